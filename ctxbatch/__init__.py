@@ -1,0 +1,56 @@
+"""ctxbatch: large text corpora into searchable tables of word-in-context vectors.
+
+Importing this package is cheap; torch and transformers load with the first function that needs them.
+"""
+
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctxbatch.config import RunConfig
+from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ctxbatch.runner import RunReport
+    from ctxbatch.store import Store
+
+__version__ = metadata.version("ctxbatch")
+__all__ = ["CtxbatchError", "InputError", "ResourceError", "RunConfig", "StoreError", "open", "run"]
+
+
+def run(
+    inputs: "Sequence[str | Path] | str | Path",
+    out: str | Path,
+    config: RunConfig | None = None,
+    *,
+    quiet: bool = True,
+) -> "RunReport":
+    """Turn text into a store, or finish the store that an interrupted run has left.
+
+    Args:
+        inputs: Files and folders of text.
+        out: The store's folder.
+        config: The options; the defaults of ``ctxbatch run`` if not given.
+        quiet: Show no progress on standard error.
+
+    Raises:
+        InputError: An input, an option or the model cannot be used as it is.
+        StoreError: ``out`` is no store, is damaged, or was made with another configuration or text.
+        ResourceError: The disk, a permission or another run stands in the way; run again when mended.
+    """
+    from ctxbatch import runner
+
+    return runner.run(inputs, out, config, quiet=quiet)
+
+
+def open(out: str | Path) -> "Store":  # noqa: A001 (as in `ctxbatch.open`)
+    """Open a store for reading.
+
+    Raises:
+        StoreError: The folder is no store, or its manifest is damaged.
+    """
+    from ctxbatch.store import Store
+
+    return Store(out)

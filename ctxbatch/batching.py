@@ -1,0 +1,362 @@
+"""From sentences to token batches: tokenising, windows, buffers, length-sorted batches.
+
+Owns which window a word comes from and which windows share a batch. Knows nothing of models, devices
+or files.
+
+Array names end in the letters of their shape: S sentences, P wordpieces, N rows (words, or wordpieces
+with pooling ``none``), W windows, B windows of a batch, T tokens of its longest window, M wordpieces of
+a batch's rows.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding, Tokenizer
+
+from ctxbatch.config import ResolvedConfig
+from ctxbatch.errors import InputError
+from ctxbatch.readers import Reject
+from ctxbatch.segment import Sentence
+from ctxbatch.words import Ints, Pieces, Selection, Words, WordTexts, ranges, splits_on_space_only
+
+# A buffer is what a worker holds at a time and sorts by length: closed before it exceeds this many
+# wordpieces. Tokenised in groups, so that the tokenizer's threads and calls are worth their cost.
+BUFFER_PIECES = 65_536
+_GROUP_CHARACTERS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows that a buffer will store, in source order; one array entry per row.
+
+    ``window_N`` and ``piece_N`` say where a row's first wordpiece stands: the window, and the position
+    among that window's pieces, special tokens not counted. ``width_N`` is how many pieces are pooled.
+    """
+
+    sentence_N: Ints
+    word_index_N: Ints
+    char_start_N: Ints
+    char_end_N: Ints
+    n_pieces_N: Ints
+    window_N: Ints
+    piece_N: Ints
+
+    def __len__(self) -> int:
+        return len(self.sentence_N)
+
+    def take(self, selection: Selection) -> "Rows":
+        """The selected rows."""
+        return Rows(*(getattr(self, name)[selection] for name in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Some sentences of a shard, tokenised and cut into windows; all arrays index into this buffer.
+
+    A sentence larger than a buffer fills several: the first carries it, the others carry none and
+    count backwards in ``rows.sentence_N``, -1 being the last sentence carried before them.
+    """
+
+    sentences: Sequence[Sentence]
+    n_words_S: Ints
+    n_pieces_S: Ints
+    ids_P: npt.NDArray[np.int32]
+    window_start_W: Ints
+    window_length_W: Ints
+    rows: Rows
+    words: WordTexts
+    unknown_words: int
+    rejects: Sequence[Reject]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Windows of similar length, padded to one, and the rows to take from them.
+
+    ``rows_N`` indexes into the buffer's rows. The ``n_pieces_N[i]`` wordpieces of row i stand one after
+    another in ``positions_M``, which indexes into the flattened (B * T) tokens.
+    """
+
+    input_ids_BT: Ints
+    lengths_B: Ints
+    rows_N: Ints
+    positions_M: Ints
+    n_pieces_N: Ints
+
+
+# --- windows --------------------------------------------------------------------------------------
+
+
+def window_starts(n_pieces: int, size: int) -> Ints:
+    """First piece of each window of ``size`` pieces, a stride of half of one; the last ends at the end."""
+    if n_pieces <= size:
+        return np.zeros(1, np.int64)
+    stride = max(1, size // 2)
+    starts = np.arange(0, n_pieces - size + stride, stride, dtype=np.int64)
+    return np.minimum(starts, n_pieces - size)
+
+
+def choose_windows(first_N: Ints, n_pieces_N: Ints, n_pieces: int, size: int) -> Ints:
+    """The window that each word comes from: it holds the word whole, its nearest cut edge farthest away.
+
+    The sentence's own ends are no cuts; ties take the earlier window.
+
+    Args:
+        first_N: First piece of each word.
+        n_pieces_N: Number of pieces of each word.
+        n_pieces: Pieces of the sentence.
+        size: Pieces of a window.
+
+    Returns:
+        Shape (N,): index into `window_starts`, -1 where no window holds the word whole. It never
+        decreases from word to word.
+    """
+    starts_W = window_starts(n_pieces, size)
+    stride = max(1, size // 2)
+    # Windows overlap by half, so a word can only be in the last window that starts before it, in the
+    # two before that, and in the last of all, which may start off the stride.
+    newest_N = np.searchsorted(starts_W, first_N, side="right") - 1
+    candidates_NC = newest_N[:, None] + np.arange(-math.ceil(size / stride), 1)
+    start_NC = starts_W[np.clip(candidates_NC, 0, None)]
+    far = np.iinfo(np.int64).max
+    left_NC = np.where(start_NC == 0, far, first_N[:, None] - start_NC)
+    end_NC = start_NC + size
+    right_NC = np.where(end_NC >= n_pieces, far, end_NC - (first_N + n_pieces_N)[:, None])
+    margin_NC = np.minimum(left_NC, right_NC)
+    holds_NC = (candidates_NC >= 0) & ((first_N + n_pieces_N)[:, None] <= end_NC)
+    margin_NC = np.where(holds_NC, margin_NC, -1)
+    best_N = margin_NC.argmax(axis=1)[:, None]
+    chosen_N = np.take_along_axis(candidates_NC, best_N, 1)[:, 0]
+    return np.where(np.take_along_axis(margin_NC, best_N, 1)[:, 0] >= 0, chosen_N, -1)
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+class BatchMaker:
+    """Tokenises sentences into buffers and buffers into batches, for one tokenizer and configuration.
+
+    Args:
+        tokenizer_json: The serialised fast tokenizer. Truncation and padding stored in it are cleared.
+        config: The resolved configuration.
+
+    Raises:
+        InputError: The tokenizer's special tokens leave no room for text.
+    """
+
+    def __init__(self, tokenizer_json: str, config: ResolvedConfig) -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._prefix, self._suffix = _special_tokens(self._tokenizer)
+        self._regroup = splits_on_space_only(self._tokenizer)
+        self._unknown = _unknown_id(self._tokenizer)
+        self._window = config.max_tokens - len(self._prefix) - len(self._suffix)
+        if self._window < 1:
+            raise InputError(f"a window of {config.max_tokens} tokens leaves no room beside special tokens")
+        self._keep_punctuation = config.keep_punctuation
+        self._row_per_piece = config.pool == "none"
+        self._budget = config.tokens_per_batch
+        self._pad = config.pad_id
+
+    def buffers(self, sentences: Iterable[Sentence]) -> Iterator[Buffer]:
+        """Yield buffers of at most `BUFFER_PIECES` wordpieces, sentences in order."""
+        pending: list[tuple[Sentence, Encoding]] = []
+        n_pieces = 0
+        for group in _groups(sentences):
+            texts = [sentence.text for sentence in group]
+            encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+            for sentence, encoding in zip(group, encodings, strict=True):
+                if pending and n_pieces + len(encoding) > BUFFER_PIECES:
+                    yield from self._flatten(pending)
+                    pending, n_pieces = [], 0
+                pending.append((sentence, encoding))
+                n_pieces += len(encoding)
+        if pending:
+            yield from self._flatten(pending)
+
+    def batches(self, buffer: Buffer) -> Iterator[TokenBatch]:
+        """Yield a buffer's windows as batches within the token budget, longest first.
+
+        Windows that no row comes from are not run. A window longer than the budget is a batch alone.
+        """
+        rows = buffer.rows
+        n_windows = len(buffer.window_start_W)
+        bounds_W = np.searchsorted(rows.window_N, np.arange(n_windows + 1))
+        used_W = np.flatnonzero(np.diff(bounds_W))
+        order_W = used_W[np.argsort(-buffer.window_length_W[used_W], kind="stable")]
+        specials = len(self._prefix) + len(self._suffix)
+        begin = 0
+        while begin < len(order_W):
+            longest = int(buffer.window_length_W[order_W[begin]]) + specials
+            chosen_B = order_W[begin : begin + max(1, self._budget // longest)]
+            yield self._batch(buffer, chosen_B, bounds_W, longest)
+            begin += len(chosen_B)
+
+    def _batch(self, buffer: Buffer, windows_B: Ints, bounds_W: Ints, longest: int) -> TokenBatch:
+        prefix, suffix = len(self._prefix), len(self._suffix)
+        lengths_B = buffer.window_length_W[windows_B]
+        ids_BT = np.full((len(windows_B), longest), self._pad, np.int64)
+        ids_BT[:, :prefix] = self._prefix
+        row_P = np.repeat(np.arange(len(windows_B)), lengths_B)
+        column_P = ranges(np.full_like(lengths_B, prefix), lengths_B)
+        ids_BT[row_P, column_P] = buffer.ids_P[ranges(buffer.window_start_W[windows_B], lengths_B)]
+        for offset, token in enumerate(self._suffix):
+            ids_BT[np.arange(len(windows_B)), prefix + lengths_B + offset] = token
+        first_B, counts_B = bounds_W[windows_B], bounds_W[windows_B + 1] - bounds_W[windows_B]
+        rows_N = ranges(first_B, counts_B)
+        n_pieces_N = buffer.rows.n_pieces_N[rows_N]
+        start_N = (
+            np.repeat(np.arange(len(windows_B)), counts_B) * longest + prefix + buffer.rows.piece_N[rows_N]
+        )
+        return TokenBatch(
+            ids_BT, lengths_B + prefix + suffix, rows_N, ranges(start_N, n_pieces_N), n_pieces_N
+        )
+
+    def _flatten(self, pending: Sequence[tuple[Sentence, Encoding]]) -> Iterator[Buffer]:
+        sentences = [sentence for sentence, _ in pending]
+        pieces = Pieces.of([sentence.text for sentence in sentences], [encoding for _, encoding in pending])
+        words = pieces.words(self._regroup)
+        if not self._keep_punctuation:
+            words = words.without_punctuation(pieces)
+        cut = _cut_windows(pieces, words, self._window)
+        rejects = [self._reject(sentences, words, number) for number in np.flatnonzero(cut.window_N < 0)]
+        rows = self._rows(pieces, words, cut)
+        buffer = Buffer(
+            sentences=sentences,
+            n_words_S=np.bincount(words.sentence_N, minlength=len(sentences)),
+            n_pieces_S=np.diff(pieces.bounds_S),
+            ids_P=pieces.ids_P,
+            window_start_W=cut.start_W,
+            window_length_W=cut.length_W,
+            rows=rows,
+            words=pieces.texts(rows.sentence_N, rows.char_start_N, rows.char_end_N),
+            unknown_words=words.count_holding(pieces.ids_P == self._unknown),
+            rejects=rejects,
+        )
+        yield from _split(buffer)
+
+    def _reject(self, sentences: Sequence[Sentence], words: Words, number: int) -> Reject:
+        sentence = sentences[int(words.sentence_N[number])]
+        text = sentence.text[int(words.char_start_N[number]) : int(words.char_end_N[number])]
+        shown = text if len(text) <= 80 else f"{text[:40]}…{text[-20:]}"
+        size = int(words.n_pieces_N[number])
+        reason = (
+            f"word of {size} wordpieces is longer than a window of {self._window}"
+            if size > self._window
+            else f"word of {size} wordpieces lies across the edges of all windows of {self._window}"
+        )
+        record = sentence.record
+        return Reject(record.source, record.record, record.byte_start, reason, shown)
+
+    def _rows(self, pieces: Pieces, words: Words, cut: "_Windows") -> Rows:
+        kept_N = cut.window_N >= 0
+        words = words.take(kept_N)
+        window_N = cut.window_N[kept_N]
+        piece_N = words.first_N - cut.start_W[window_N]
+        index_N, start_N, end_N = words.index_N, words.char_start_N, words.char_end_N
+        sentence_N, n_pieces_N = words.sentence_N, words.n_pieces_N
+        if self._row_per_piece:
+            of_M = np.repeat(np.arange(len(window_N)), n_pieces_N)
+            piece_M = ranges(words.first_N, n_pieces_N)
+            start_M, end_M = pieces.char_start_P[piece_M], pieces.char_end_P[piece_M]
+            solid_M = end_M > start_M
+            of_M, piece_M, start_N, end_N = of_M[solid_M], piece_M[solid_M], start_M[solid_M], end_M[solid_M]
+            sentence_N, index_N, window_N = sentence_N[of_M], index_N[of_M], window_N[of_M]
+            piece_N = piece_M - cut.start_W[window_N]
+            n_pieces_N = np.ones_like(piece_N)
+        return Rows(sentence_N, index_N, start_N, end_N, n_pieces_N, window_N, piece_N)
+
+
+@dataclass(frozen=True, slots=True)
+class _Windows:
+    start_W: Ints
+    length_W: Ints
+    window_N: Ints
+
+
+def _cut_windows(pieces: Pieces, words: Words, size: int) -> _Windows:
+    """Cut every sentence into windows and give every word the one it comes from (-1: none)."""
+    n_pieces_S = np.diff(pieces.bounds_S)
+    long_S = np.flatnonzero(n_pieces_S > size)
+    if not len(long_S):
+        return _Windows(pieces.bounds_S[:-1], n_pieces_S, words.sentence_N)
+    n_windows_S = np.ones(len(n_pieces_S), np.int64)
+    starts_of = {int(number): window_starts(int(n_pieces_S[number]), size) for number in long_S}
+    n_windows_S[long_S] = [len(starts) for starts in starts_of.values()]
+    first_window_S = np.cumsum(n_windows_S) - n_windows_S
+    start_W = np.repeat(pieces.bounds_S[:-1], n_windows_S)
+    length_W = np.minimum(np.repeat(n_pieces_S, n_windows_S), size)
+    window_N = first_window_S[words.sentence_N]
+    for number, starts in starts_of.items():
+        start_W[first_window_S[number] : first_window_S[number] + len(starts)] += starts
+        mine = slice(*np.searchsorted(words.sentence_N, [number, number + 1]))
+        first_N = words.first_N[mine] - pieces.bounds_S[number]
+        chosen_N = choose_windows(first_N, words.n_pieces_N[mine], int(n_pieces_S[number]), size)
+        window_N[mine] = np.where(chosen_N < 0, -1, chosen_N + first_window_S[number])
+    return _Windows(start_W, length_W, window_N)
+
+
+def _split(buffer: Buffer) -> Iterator[Buffer]:
+    """Cut a buffer that one long sentence made too large into several, between windows."""
+    filled_W = np.cumsum(buffer.window_length_W)
+    if not len(filled_W) or len(filled_W) == 1 or filled_W[-1] <= 2 * BUFFER_PIECES:
+        yield buffer
+        return
+    part_W = (filled_W - 1) // BUFFER_PIECES
+    edges = np.flatnonzero(np.diff(part_W, prepend=-1))
+    for number, (begin, end) in enumerate(itertools.pairwise([*edges, len(part_W)])):
+        inside = slice(*np.searchsorted(buffer.rows.window_N, [begin, end]))
+        rows = buffer.rows.take(inside)
+        head = number == 0
+        yield Buffer(
+            sentences=buffer.sentences if head else [],
+            n_words_S=buffer.n_words_S if head else buffer.n_words_S[:0],
+            n_pieces_S=buffer.n_pieces_S if head else buffer.n_pieces_S[:0],
+            ids_P=buffer.ids_P,
+            window_start_W=buffer.window_start_W[begin:end],
+            window_length_W=buffer.window_length_W[begin:end],
+            rows=Rows(
+                rows.sentence_N if head else rows.sentence_N - len(buffer.sentences),
+                *(getattr(rows, name) for name in Rows.__slots__[1:5]),
+                rows.window_N - begin,
+                rows.piece_N,
+            ),
+            words=buffer.words.take(inside),
+            unknown_words=buffer.unknown_words if head else 0,
+            rejects=buffer.rejects if head else [],
+        )
+
+
+def _groups(sentences: Iterable[Sentence]) -> Iterator[list[Sentence]]:
+    group: list[Sentence] = []
+    size = 0
+    for sentence in sentences:
+        group.append(sentence)
+        size += len(sentence.text)
+        if size >= _GROUP_CHARACTERS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Ids of the special tokens that the tokenizer puts before and after a text."""
+    with_specials = tokenizer.encode("a")
+    special = list(with_specials.special_tokens_mask)
+    if 0 not in special:  # a vocabulary without "a", not even as unknown
+        return list(with_specials.ids), []
+    first, last = special.index(0), len(special) - special[::-1].index(0)
+    return list(with_specials.ids[:first]), list(with_specials.ids[last:])
+
+
+def _unknown_id(tokenizer: Tokenizer) -> int:
+    for token in ("[UNK]", "<unk>"):
+        if (number := tokenizer.token_to_id(token)) is not None:
+            return int(number)
+    return -1

@@ -1,0 +1,472 @@
+"""The command line: one function per command that parses, calls and prints.
+
+Results go to standard output, progress and messages to standard error. Errors of the project become one
+line and an exit status; anything else keeps its traceback.
+"""
+
+import json
+import logging
+import shutil
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+from typer import Argument, Option
+
+import ctxbatch
+from ctxbatch import config
+from ctxbatch.config import RunConfig
+from ctxbatch.errors import CtxbatchError, InputError, Stopped
+
+if TYPE_CHECKING:
+    from ctxbatch.runner import RunReport
+
+log = logging.getLogger("ctxbatch")
+app = typer.Typer(
+    name="ctxbatch",
+    help="Turn text into a searchable store of word-in-context vectors.",
+    epilog="Exit status: 0 done, 2 wrong command or input, 3 something was rejected, damaged or given up, "
+    "4 stopped by disk, permissions or lock and resumable, 130 or 143 after a signal.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+OutFolder = Annotated[Path, Argument(metavar="OUT", help="Folder of the store.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON for machines.")]
+VectorKind = Annotated[
+    str | None,
+    Option(
+        "--on",
+        metavar="KIND",
+        help="Vectors: shift, contextual or static. [default: the first of these that is stored]",
+    ),
+]
+
+
+def _choices(alias: Any) -> str:  # noqa: ANN401 (a Literal)
+    return "|".join(get_args(alias))
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(ctxbatch.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    inputs: Annotated[
+        list[str],
+        Argument(
+            metavar="INPUT...", help="Text files, JSON lines files, and folders of them.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path,
+        Option(
+            "-o", "--out", metavar="OUT", help="Folder of the store; made, or resumed.", show_default=False
+        ),
+    ],
+    model: Annotated[
+        str,
+        Option(
+            metavar="NAME",
+            help="A local folder, a model that an installed package carries, or a name on the Hugging Face hub.",
+        ),
+    ] = config.DEFAULT_MODEL,
+    revision: Annotated[
+        str | None, Option(metavar="R", help="Branch, tag or commit of the model on the hub.")
+    ] = None,
+    layers: Annotated[
+        str,
+        Option(
+            metavar="N[,N...]",
+            help="Layers from 1 up, or from -1 (the last) down; the first named is the default for search.",
+        ),
+    ] = "-1",
+    vectors: Annotated[str, Option(metavar="KIND[,KIND...]", help="What to store.")] = ",".join(
+        config.VECTOR_KINDS
+    ),
+    static: Annotated[
+        str | None,
+        Option(
+            metavar=_choices(config.StaticKind),
+            help="Static vectors: the embedding layer's output, or the raw row of the embedding matrix. [default: embeddings]",
+        ),
+    ] = None,
+    shift: Annotated[
+        str | None,
+        Option(
+            metavar=_choices(config.ShiftKind),
+            help="How contextual is compared with static. [default: log_ratio]",
+        ),
+    ] = None,
+    floor: Annotated[
+        float | None,
+        Option(help=f"log_ratio: values smaller than this count as zero. [default: {config.DEFAULT_FLOOR}]"),
+    ] = None,
+    delta: Annotated[
+        float | None,
+        Option(help=f"asinh: where it turns from linear to logarithmic. [default: {config.DEFAULT_DELTA}]"),
+    ] = None,
+    pool: Annotated[
+        str,
+        Option(
+            metavar=_choices(config.Pooling),
+            help="Wordpieces of a word: their mean, the first, or a row for each.",
+        ),
+    ] = "mean",
+    keep_punctuation: Annotated[
+        bool, Option("--keep-punctuation", help="Store words without a letter or digit too.")
+    ] = False,
+    record: Annotated[
+        str, Option(metavar=_choices(config.RecordKind), help="What a record of a text file is.")
+    ] = "line",
+    split: Annotated[
+        str,
+        Option(metavar=_choices(config.SplitKind), help="Split records into sentences, or take them whole."),
+    ] = "sentence",
+    lang: Annotated[
+        str | None, Option(metavar="CODE", help="Language of the text, for sentence splitting. [default: en]")
+    ] = None,
+    text_field: Annotated[
+        str | None, Option(metavar="NAME", help="JSON lines: the field with the text. [default: text]")
+    ] = None,
+    id_field: Annotated[
+        str | None, Option(metavar="NAME", help="JSON lines: the field with the document's id. [default: id]")
+    ] = None,
+    limit: Annotated[int | None, Option(metavar="RECORDS", help="Stop after this many records.")] = None,
+    dtype: Annotated[
+        str, Option(metavar=_choices(config.StoredType), help="Type of the stored vectors.")
+    ] = "float16",
+    precision: Annotated[
+        str,
+        Option(
+            metavar=_choices(config.Precision),
+            help="Arithmetic of the model; auto is bf16 where the device multiplies it natively, else fp32.",
+        ),
+    ] = "auto",
+    workers: Annotated[
+        str, Option(metavar="N", help="Worker processes; auto is one a GPU, or one a CPU core.")
+    ] = "auto",
+    shard_size: Annotated[
+        str,
+        Option(
+            metavar="BYTES",
+            help="Input per shard, as 4MB or in bytes; auto depends on the size of the corpus.",
+        ),
+    ] = "auto",
+    tokens_per_batch: Annotated[
+        str,
+        Option(metavar="N", help="Tokens of a batch, padding included; auto depends on the kind of device."),
+    ] = "auto",
+    no_index: Annotated[bool, Option("--no-index", help="Do not build the search index at the end.")] = False,
+    quiet: Annotated[bool, Option("-q", "--quiet", help="Show no progress and no summary.")] = False,
+) -> None:
+    """Turn text into a store of word vectors, or finish one that was interrupted.
+
+    The same command again goes on where the last one stopped.
+    """
+    options = RunConfig(
+        model=model,
+        revision=revision,
+        layers=_numbers("--layers", layers),
+        vectors=tuple(vectors.split(",")),  # type: ignore[arg-type]  # RunConfig checks all choices
+        static=static,  # type: ignore[arg-type]
+        shift=shift,  # type: ignore[arg-type]
+        floor=floor,
+        delta=delta,
+        pool=pool,  # type: ignore[arg-type]
+        keep_punctuation=keep_punctuation,
+        record=record,  # type: ignore[arg-type]
+        split=split,  # type: ignore[arg-type]
+        lang=lang,
+        text_field=text_field,
+        id_field=id_field,
+        limit=limit,
+        dtype=dtype,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
+        workers=_auto("--workers", workers),
+        shard_size=_size("--shard-size", shard_size),
+        tokens_per_batch=_auto("--tokens-per-batch", tokens_per_batch),
+        index=not no_index,
+    )
+    report = ctxbatch.run(inputs, out, options, quiet=quiet)
+    if not quiet:
+        _print_report(report)
+    if not report.clean:
+        raise typer.Exit(3)
+
+
+def _print_report(report: "RunReport") -> None:
+    totals = report.totals
+    say = sys.stderr.write
+    say(
+        f"{report.out}: {totals['rows']:,} rows of {totals['words']:,} words in {totals['sentences']:,} sentences, "
+        f"{totals['bytes_written'] / 1e6:,.1f} MB, {totals['tokens_per_second']:,.0f} tokens/s\n"
+    )
+    if report.index is not None:
+        say(f"{report.index}\n")
+    if totals["rejected"] or totals["rejected_words"]:
+        say(
+            f"rejected: {totals['rejected']:,} records, {totals['rejected_words']:,} words; "
+            f"see {report.out}/shards/*/rejects.jsonl\n"
+        )
+    if report.given_up:
+        shards = ", ".join(f"{shard:06d}" for shard in report.given_up)
+        say(f"given up after three tries: shards {shards}; see {report.out}/run.log, then run again\n")
+
+
+@app.command()
+def search(
+    out: OutFolder,
+    query: Annotated[
+        str,
+        Argument(
+            metavar="QUERY",
+            help='A sentence with one word marked: "I will send her a [card]."',
+            show_default=False,
+        ),
+    ],
+    k: Annotated[int, Option("-k", metavar="N", help="How many hits.")] = 10,
+    on: VectorKind = None,
+    layer: Annotated[int | None, Option(metavar="N", help="Layer. [default: the first of the run]")] = None,
+    same_word: Annotated[bool, Option("--same-word", help="Only occurrences of the marked word.")] = False,
+    other_words: Annotated[bool, Option("--other-words", help="Only occurrences of other words.")] = False,
+    word: Annotated[str | None, Option(metavar="W", help="Only occurrences of this word.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    r"""Find the nearest contexts of a word used in a sentence.
+
+    A query that starts with - goes after --; \[ is a literal bracket.
+    """
+    if same_word + other_words + (word is not None) > 1:
+        raise InputError("--same-word, --other-words and --word exclude each other: give one")
+    from ctxbatch.search import keyword_in_context, parse_query
+
+    parse_query(query)  # a wrong query is told at once, before the model is loaded
+    searcher = ctxbatch.open(out).searcher(on, layer)
+    if not searcher.indexed and searcher.rows_are_many:
+        log.warning(
+            "no index on %s: all rows are read; `ctxbatch index %s` makes it fast", searcher.column, out
+        )
+    hits = searcher.search(query, k, "same" if same_word else "other" if other_words else "any", word)
+    if as_json:
+        _print_lines(json.dumps(hit.as_dict(), ensure_ascii=False) for hit in hits)
+    elif hits:
+        _print_lines(keyword_in_context(hits, shutil.get_terminal_size((100, 24)).columns))
+    else:
+        log.warning("no row of the store matches")
+
+
+@app.command()
+def index(
+    out: OutFolder,
+    on: VectorKind = None,
+    layer: Annotated[int | None, Option(metavar="N", help="Layer. [default: the first of the run]")] = None,
+) -> None:
+    """Build the search index on one kind of vector."""
+    from ctxbatch.index import build
+    from ctxbatch.layout import locked
+
+    store = ctxbatch.open(out)
+    with locked(out):
+        print(build(store, store.config.column(on, layer)))
+
+
+@app.command()
+def stats(out: OutFolder, as_json: AsJson = False) -> None:
+    """Show what a store holds and what it took."""
+    from ctxbatch.store import totals
+
+    found = totals(ctxbatch.open(out))
+    if as_json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        print(f"{name.replace('_', ' '):<18} {_readable(name, value)}")
+
+
+def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
+    if name.endswith("bytes") or name.startswith("bytes"):
+        return f"{value / 1e6:,.1f} MB"
+    if name == "padding":
+        return f"{value:.1%}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {'/'.join(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(value)
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+@app.command()
+def verify(
+    out: OutFolder,
+    sources: Annotated[
+        bool, Option("--sources", help="Read the sources again too and compare them with the plan.")
+    ] = False,
+) -> None:
+    """Check every file of a store against its checksum; exit status 3 if something is damaged."""
+    from ctxbatch.verify import find_damage, find_source_changes
+
+    store = ctxbatch.open(out)
+    found = list(find_damage(out)) + (list(find_source_changes(out)) if sources else [])
+    _print_lines(found)
+    if found:
+        raise typer.Exit(3)
+    print(f"{out}: {len(store.commits)} of {len(store.manifest.shards)} shards committed, all intact")
+
+
+@app.command()
+def status(out: OutFolder) -> None:
+    """Show how far a run has come, and whether one is going on."""
+    from ctxbatch.layout import is_locked
+
+    store = ctxbatch.open(out)
+    done, planned = len(store.commits), len(store.manifest.shards)
+    state = (
+        "running"
+        if is_locked(out)
+        else "finished"
+        if store.complete
+        else "interrupted: run the same command again"
+    )
+    size = sum(spec.size for spec in store.manifest.shards)
+    size_done = sum(spec.size for spec in store.manifest.shards if spec.shard in store.commits)
+    share = size_done / size if size else 1.0
+    print(
+        f"{out}: {state}; {done} of {planned} shards, {share:.0%} of {size / 1e6:,.1f} MB of text, {store.n_rows:,} rows"
+    )
+    missing = [f"{spec.shard:06d}" for spec in store.manifest.shards if spec.shard not in store.commits]
+    if missing:
+        print(f"missing: {', '.join(missing[:20])}{' …' if len(missing) > 20 else ''}")
+
+
+# --- parsing --------------------------------------------------------------------------------------
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} {text!r} must be layer numbers such as -1 or 2,4,6") from None
+
+
+def _auto(option: str, text: str) -> int | None:
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{option} {text!r} must be auto or a number") from None
+
+
+def _size(option: str, text: str) -> int | None:
+    units = {
+        "kb": 1 << 10,
+        "mb": 1 << 20,
+        "gb": 1 << 30,
+        "k": 1 << 10,
+        "m": 1 << 20,
+        "g": 1 << 30,
+        "b": 1,
+        "": 1,
+    }
+    lower = text.lower().replace(" ", "")
+    if lower == "auto":
+        return None
+    number = lower.rstrip("kmgb")
+    try:
+        return int(float(number) * units[lower[len(number) :]])
+    except (ValueError, KeyError, OverflowError):
+        raise InputError(f"{option} {text!r} must be auto or a size such as 4MB") from None
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
+
+
+# --- the process ----------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Run the command line; the entry point of the ``ctxbatch`` script."""
+    _listen_to_signals()
+    _log_to_stderr()
+    try:
+        status = _run_command()
+    except CtxbatchError as error:
+        status = _complain(str(error), error.exit_status)
+    except Stopped as stopped:
+        name = signal.Signals(stopped.signum).name
+        status = _complain(
+            f"stopped by {name}; what is committed is kept, the same command goes on from there",
+            stopped.exit_status,
+        )
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader, head or less, has gone: nothing to say and nobody to tell
+        status = 141
+    sys.exit(status)
+
+
+def _run_command() -> int:
+    command = typer.main.get_command(app)
+    try:
+        result = command.main(prog_name="ctxbatch", standalone_mode=False)
+    except Exception as error:
+        # typer brings its own click; its usage errors say what is wrong in format_message.
+        if not hasattr(error, "format_message"):
+            raise
+        message = " ".join(error.format_message().split())
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(message)
+            return 2
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context else "ctxbatch"
+        hint = ""
+        if type(error).__name__ == "NoSuchOption" and where.endswith("search"):
+            hint = "; a query that starts with - goes after --"
+        return _complain(f"{message.rstrip('.')}{hint}; see `{where} --help`", 2)
+    sys.stdout.flush()
+    return result if isinstance(result, int) else 0
+
+
+def _complain(message: str, status: int) -> int:
+    sys.stderr.write(f"ctxbatch: {message}\n")
+    return status
+
+
+def _listen_to_signals() -> None:
+    def stop(signum: int, _frame: FrameType | None) -> None:
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)  # one is enough; nothing may disturb the way out
+        raise Stopped(signum)
+
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for each in handled:
+        if signal.getsignal(each) is not signal.SIG_IGN:  # nohup
+            signal.signal(each, stop)
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.INFO)
+    handler.setFormatter(logging.Formatter("ctxbatch: %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""What a run is asked to do (`RunConfig`) and what that means for one model (`ResolvedConfig`).
+
+Owns validation of options and the fingerprint. Reads no file and imports no model code.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from ctxbatch.errors import InputError
+
+VectorKind = Literal["static", "contextual", "shift"]
+StaticKind = Literal["embeddings", "lookup"]
+ShiftKind = Literal["log_ratio", "asinh", "difference"]
+Pooling = Literal["mean", "first", "none"]
+RecordKind = Literal["line", "paragraph", "file"]
+SplitKind = Literal["sentence", "none"]
+StoredType = Literal["float16", "float32"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+VECTOR_KINDS: tuple[VectorKind, ...] = get_args(VectorKind)
+DEFAULT_MODEL = "bert-base-uncased"
+DEFAULT_FLOOR = 1e-3
+DEFAULT_DELTA = 0.1
+
+
+def _check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{option} {value!r} is not one of {', '.join(choices)}")
+
+
+def _check_positive(option: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise InputError(f"{option} {value} is too small: it must be 1 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """The options of ``ctxbatch run``, by the names they have on the command line.
+
+    ``None`` means "not given": the default then holds where the option has a meaning, and giving an
+    option that has none (``floor`` with the asinh shift, say) is an error rather than ignored.
+
+    Raises:
+        InputError: An option has a value out of its range, or has no meaning beside the others.
+    """
+
+    model: str = DEFAULT_MODEL
+    revision: str | None = None
+    layers: tuple[int, ...] = (-1,)
+    vectors: tuple[VectorKind, ...] = VECTOR_KINDS
+    static: StaticKind | None = None
+    shift: ShiftKind | None = None
+    floor: float | None = None
+    delta: float | None = None
+    pool: Pooling = "mean"
+    keep_punctuation: bool = False
+    record: RecordKind = "line"
+    split: SplitKind = "sentence"
+    lang: str | None = None
+    text_field: str | None = None
+    id_field: str | None = None
+    limit: int | None = None
+    dtype: StoredType = "float16"
+    precision: Precision = "auto"
+    workers: int | None = None
+    shard_size: int | None = None
+    tokens_per_batch: int | None = None
+    index: bool = True
+
+    def __post_init__(self) -> None:
+        _check_choice("--pool", self.pool, get_args(Pooling))
+        _check_choice("--record", self.record, get_args(RecordKind))
+        _check_choice("--split", self.split, get_args(SplitKind))
+        _check_choice("--dtype", self.dtype, get_args(StoredType))
+        _check_choice("--precision", self.precision, get_args(Precision))
+        for option, value in (
+            ("--limit", self.limit),
+            ("--workers", self.workers),
+            ("--shard-size", self.shard_size),
+            ("--tokens-per-batch", self.tokens_per_batch),
+        ):
+            _check_positive(option, value)
+        self._check_vectors()
+        self._check_shift()
+        if self.split == "none" and self.lang is not None:
+            raise InputError("--lang has no meaning with --split none: leave one of them out")
+
+    def _check_vectors(self) -> None:
+        for kind in self.vectors:
+            _check_choice("--vectors", kind, VECTOR_KINDS)
+        if not self.vectors or len(set(self.vectors)) != len(self.vectors):
+            raise InputError(f"--vectors {','.join(self.vectors)!r} must name one to three kinds, each once")
+        if not self.layers or len(set(self.layers)) != len(self.layers):
+            raise InputError(f"--layers {','.join(map(str, self.layers))!r} must name layers, each once")
+        if self.static is not None:
+            _check_choice("--static", self.static, get_args(StaticKind))
+            if self.vectors == ("contextual",):
+                raise InputError("--static has no meaning with --vectors contextual: leave one of them out")
+
+    def _check_shift(self) -> None:
+        if self.shift is not None:
+            _check_choice("--shift", self.shift, get_args(ShiftKind))
+        given = {"--shift": self.shift, "--floor": self.floor, "--delta": self.delta}
+        if "shift" not in self.vectors:
+            for option, value in given.items():
+                if value is not None:
+                    raise InputError(f"{option} has no meaning without shift in --vectors")
+        kind = self.shift or "log_ratio"
+        if self.floor is not None and kind != "log_ratio":
+            raise InputError(f"--floor belongs to --shift log_ratio and has no meaning with {kind}")
+        if self.delta is not None and kind != "asinh":
+            raise InputError(f"--delta belongs to --shift asinh and has no meaning with {kind}")
+        if self.floor is not None and not 0 <= self.floor < float("inf"):
+            raise InputError(f"--floor {self.floor} must be 0 or a positive number")
+        if self.delta is not None and not 0 < self.delta < float("inf"):
+            raise InputError(f"--delta {self.delta} must be a positive number")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedConfig:
+    """Everything that decides which vectors a text gives, with nothing left open.
+
+    ``layers`` are positive and in the order asked for; options without a meaning beside the others
+    are ``None``. ``max_tokens`` is the longest window in tokens, special tokens included.
+    """
+
+    model: str
+    revision: str | None
+    model_type: str
+    hidden_size: int
+    n_layers: int
+    max_tokens: int
+    pad_id: int
+    layers: tuple[int, ...]
+    vectors: tuple[VectorKind, ...]
+    static: StaticKind | None
+    shift: ShiftKind | None
+    floor: float | None
+    delta: float | None
+    pool: Pooling
+    keep_punctuation: bool
+    split: SplitKind
+    lang: str | None
+    dtype: StoredType
+    precision: Literal["fp32", "bf16", "fp16"]
+    tokens_per_batch: int
+    digests: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the canonical JSON of every field: equal fingerprints, comparable vectors."""
+        return hashlib.sha256(canonical_json(self.as_dict()).encode()).hexdigest()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON knows them."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]  # tuples become lists
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "ResolvedConfig":
+        """The inverse of `as_dict`."""
+        return cls(**{**fields, "layers": tuple(fields["layers"]), "vectors": tuple(fields["vectors"])})
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the vector columns, in the order in which they are stored."""
+        names = ["static"] if "static" in self.vectors else []
+        for kind in ("contextual", "shift"):
+            if kind in self.vectors:
+                names += [f"{kind}_{layer}" for layer in self.layers]
+        return tuple(names)
+
+    def column(self, on: str | None = None, layer: int | None = None) -> str:
+        """The name of the stored column for a kind of vector and a layer.
+
+        Args:
+            on: ``shift``, ``contextual``, ``static`` or a column's full name; ``None`` takes the first
+                of the three that is stored.
+            layer: A layer's number; ``None`` takes the first layer of the run.
+
+        Raises:
+            InputError: The store does not hold such a column.
+        """
+        if on is None:
+            on = next(kind for kind in ("shift", "contextual", "static") if kind in self.vectors)
+        if on == "static" and layer is not None:
+            raise InputError("--layer has no meaning with --on static: static vectors have no layer")
+        name = on if on in self.columns else f"{on}_{layer or self.layers[0]}"
+        if name not in self.columns:
+            raise InputError(f"the store holds no {name}: it has {', '.join(self.columns)}")
+        return name
+
+
+def canonical_json(value: object) -> str:
+    """One spelling of a JSON value: keys sorted, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

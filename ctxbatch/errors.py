@@ -1,0 +1,44 @@
+"""The errors that a user can cause or meet, each with the exit status that the command line gives it.
+
+Every message is one line that names the value, the place and the remedy. Anything else that is
+raised is a defect of the program and keeps its traceback.
+"""
+
+
+class CtxbatchError(Exception):
+    """Base of all errors that end a command with one line instead of a traceback."""
+
+    exit_status = 2
+
+
+class InputError(CtxbatchError):
+    """A command, an option, a model or a source that cannot be used as it is."""
+
+
+class StoreError(CtxbatchError):
+    """A store or an index that is damaged, stale, of another configuration or not one at all."""
+
+
+class ResourceError(CtxbatchError):
+    """The environment stopped the run (disk, permissions, lock, memory): mend it and run again."""
+
+    exit_status = 4
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the program to stop.
+
+    Not a ``CtxbatchError``: like ``KeyboardInterrupt`` it must pass every ``except Exception``
+    of the libraries on its way out.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+    @property
+    def exit_status(self) -> int:
+        """128 + the number of the signal, as shells report it; a hang-up counts as a termination."""
+        import signal
+
+        return 128 + (signal.SIGTERM if self.signum == signal.SIGHUP else self.signum)

@@ -1,0 +1,264 @@
+"""How shards become committed shards: read and tokenise, encode, write, each overlapping the others.
+
+Owns the stages and their order; knows neither who asks for shards nor how many processes do. Stages are
+generators; `prefetch` lets one run ahead of the next in a thread of its own, and they do not run dry
+between shards.
+"""
+
+import errno
+import queue
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ctxbatch.batching import BatchMaker, Buffer
+from ctxbatch.corpus import ShardSpec
+from ctxbatch.encoder import Encoder, describe_device, library_versions, read_tokenizer
+from ctxbatch.errors import ResourceError
+from ctxbatch.layout import Manifest
+from ctxbatch.readers import Record, Reject, read
+from ctxbatch.segment import Sentence, split_sentences
+from ctxbatch.writer import ShardWriter
+
+Item = TypeVar("Item")
+# Buffers waiting between two stages: enough to overlap, few enough to keep memory small.
+_DEPTH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What has been written of a shard since the last such report."""
+
+    shard: int
+    bytes: int
+    sentences: int
+    tokens: int
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What reading a shard has met so far."""
+
+    spec: ShardSpec
+    started: float
+    records: int = 0
+    rejects: list[Reject] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("read", "encode", "write"), 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A buffer of a shard on its way through the stages; without a buffer, the shard's end."""
+
+    reading: _Reading
+    bytes: int
+    buffer: Buffer | None
+    vectors: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    finite_N: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    tokens: int = 0
+    slots: int = 0
+
+
+class Bench:
+    """A loaded model and what it takes to run shards of one store on one device.
+
+    Args:
+        out: The store's folder, its manifest written.
+        device: ``cpu`` or ``cuda:N``.
+
+    Raises:
+        CtxbatchError: The manifest or the model cannot be used.
+    """
+
+    def __init__(self, out: Path, device: str) -> None:
+        self._out = out
+        self._manifest = Manifest.read(out)
+        config = self._manifest.config
+        self._maker = BatchMaker(read_tokenizer(config), config)
+        self._encoder = Encoder(config, device)
+        self._device = device
+
+    def run_shards(
+        self, shards: Iterable[int], report: Callable[[Progress], None]
+    ) -> Iterator[dict[str, Any]]:
+        """Run shards one after another and yield the commit record of each.
+
+        Args:
+            shards: Their numbers; asked for the next one when the reading of the last is done.
+            report: Called after every buffer that is written.
+
+        Raises:
+            InputError: A source cannot be read or is not what was planned.
+            ResourceError: The disk is full, or a folder cannot be written to.
+        """
+        specs = (self._manifest.shards[shard] for shard in shards)
+        read_ahead = prefetch(self._read(specs), _DEPTH)
+        encoded = prefetch(self._encode(read_ahead), _DEPTH)
+        try:
+            yield from self._write(encoded, report)
+        except OSError as error:
+            raise as_resource_error(error, self._out) from error
+        finally:
+            encoded.close()
+            read_ahead.close()
+
+    def run_shard(self, shard: int) -> dict[str, Any]:
+        """Run one shard and return its commit record; raises what `run_shards` raises."""
+        return next(self.run_shards([shard], lambda _: None))
+
+    def _read(self, specs: Iterable[ShardSpec]) -> Iterator[_Encoded]:
+        for spec in specs:
+            reading = _Reading(spec, time.time())
+            taken = 0
+            clock = time.perf_counter()
+            for buffer in self._maker.buffers(self._sentences(reading)):
+                reading.seconds["read"] += time.perf_counter() - clock
+                size = _bytes_until(buffer.sentences, spec) - taken if buffer.sentences else 0
+                taken += size
+                yield _Encoded(reading, size, buffer)
+                clock = time.perf_counter()
+            reading.seconds["read"] += time.perf_counter() - clock
+            yield _Encoded(reading, spec.size - taken, None)
+
+    def _sentences(self, reading: _Reading) -> Iterator[Sentence]:
+        for record in read(reading.spec, self._manifest.sources, self._manifest.reading):
+            reading.records += 1
+            if isinstance(record, Record):
+                yield from split_sentences(record, self._manifest.config.lang)
+            else:
+                reading.rejects.append(record)
+
+    def _encode(self, items: Iterable[_Encoded]) -> Iterator[_Encoded]:
+        config = self._manifest.config
+        for item in items:
+            if item.buffer is None:
+                yield item
+                continue
+            clock = time.perf_counter()
+            n_rows = len(item.buffer.rows)
+            vectors = {name: np.empty((n_rows, config.hidden_size), config.dtype) for name in config.columns}
+            finite_N = np.ones(n_rows, bool)
+            tokens = slots = 0
+            for batch in self._maker.batches(item.buffer):
+                found = self._encoder.encode(batch)
+                for name, vector in found.columns.items():
+                    vectors[name][batch.rows_N] = vector
+                finite_N[batch.rows_N] = found.finite_N
+                tokens += int(batch.lengths_B.sum())
+                slots += batch.input_ids_BT.size
+            item.reading.seconds["encode"] += time.perf_counter() - clock
+            yield _Encoded(item.reading, item.bytes, item.buffer, vectors, finite_N, tokens, slots)
+
+    def _write(
+        self, items: Iterator[_Encoded], report: Callable[[Progress], None]
+    ) -> Iterator[dict[str, Any]]:
+        manifest = self._manifest
+        for first in items:
+            reading = first.reading
+            with ShardWriter(self._out, reading.spec.shard, manifest.config, manifest.sources) as writer:
+                item = first
+                while item.buffer is not None:
+                    clock = time.perf_counter()
+                    writer.write(item.buffer, item.vectors, item.finite_N)
+                    writer.counts.tokens += item.tokens
+                    writer.counts.slots += item.slots
+                    reading.seconds["write"] += time.perf_counter() - clock
+                    report(Progress(reading.spec.shard, item.bytes, len(item.buffer.sentences), item.tokens))
+                    item = next(items)
+                writer.reject(reading.rejects)
+                writer.counts.records = reading.records
+                commit = writer.commit(self._facts(reading))
+            report(Progress(reading.spec.shard, item.bytes, 0, 0))
+            yield commit
+
+    def _facts(self, reading: _Reading) -> dict[str, Any]:
+        return {
+            "fingerprint": self._manifest.config.fingerprint,
+            "inputs": [asdict(segment) for segment in reading.spec.segments],
+            "timing": {
+                "started": reading.started,
+                "finished": time.time(),
+                "busy_seconds": {stage: round(seconds, 4) for stage, seconds in reading.seconds.items()},
+            },
+            "device": describe_device(self._device),
+            "versions": library_versions(),
+            "peak_memory_bytes": peak_memory(),
+        }
+
+
+def _bytes_until(sentences: Sequence[Sentence], spec: ShardSpec) -> int:
+    """How many of a shard's input bytes lie before the last sentence's record; for the progress bar."""
+    last = sentences[-1].record
+    passed = 0
+    for segment in spec.segments:
+        if segment.source == last.source:
+            return passed + max(0, last.byte_start - segment.start)
+        passed += segment.end - segment.start
+    return passed
+
+
+def as_resource_error(error: OSError, out: Path) -> ResourceError:
+    """Say in one line what stopped the writing of a store, and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(f"the disk of {out} is full: make room and run the same command again")
+    return ResourceError(f"{out} cannot be written to ({error.strerror or error}): mend it and run again")
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had resident, in bytes."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # no /proc: not Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# --- running ahead --------------------------------------------------------------------------------
+
+_END = object()
+
+
+def prefetch(items: Iterator[Item], depth: int) -> Iterator[Item]:
+    """Yield an iterator's items, drawn by a thread that runs at most ``depth`` ahead.
+
+    What the iterator raises is raised here. Closing this generator stops the thread at its next item.
+    """
+    waiting: queue.Queue[Any] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(item: object) -> bool:
+        while not stopped.is_set():
+            try:
+                waiting.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def draw() -> None:
+        try:
+            for item in items:
+                if not put((item, None)):
+                    return
+            put(_END)
+        except BaseException as error:  # handed to the thread that waits for the items
+            put((None, error))
+
+    threading.Thread(target=draw, daemon=True).start()
+    try:
+        while (entry := waiting.get()) is not _END:
+            item, error = entry
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stopped.set()

@@ -1,0 +1,185 @@
+"""Worker processes on this machine: starting them, handing out shards, noticing deaths, retrying.
+
+Decides where a shard runs, never what running it means.
+"""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from ctxbatch import errors
+from ctxbatch.errors import CtxbatchError
+
+_TRIES = 3
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+
+
+class WorkersFailedError(CtxbatchError):
+    """Workers die before they can take a shard."""
+
+    exit_status = 4
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: subprocess.Popen[str]
+    device: str
+    loaded: bool = False
+    waiting: bool = False
+    shards: list[int] = field(default_factory=list)
+
+    def send(self, shard: int | None) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps({"shard": shard}) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has died; its reader thread says so
+
+
+class Pool:
+    """Runs shards in worker processes, one per entry of ``devices``.
+
+    A context manager: no worker outlives it.
+
+    Args:
+        out: The store's folder, its manifest written.
+        devices: ``cpu`` or ``cuda:N``, one per worker.
+        lock: The descriptor of the store's lock, which workers inherit.
+        log: Where workers' messages and tracebacks go.
+    """
+
+    def __init__(self, out: Path, devices: Sequence[str], lock: int, log: IO[str]) -> None:
+        self._out = out
+        self._devices = devices
+        self._lock = lock
+        self._log = log
+        self._inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.wait()
+
+    def run(
+        self,
+        shards: Iterable[int],
+        on_message: Callable[[dict[str, Any]], None],
+    ) -> list[int]:
+        """Run shards until each is committed or has failed three times; returns those given up.
+
+        Args:
+            shards: Their numbers.
+            on_message: Told of every ``progress``, ``committed``, ``retry`` and ``given up``; and, with
+                ``say: tick``, at least once a second.
+
+        Raises:
+            CtxbatchError: A worker met something that stops the whole run.
+        """
+        pending = deque(shards)
+        open_shards = set(pending)
+        failures: dict[int, int] = {}
+        given_up: list[int] = []
+        for device in self._devices[: len(pending)]:
+            self._start(device)
+        while open_shards:
+            self._hand_out(pending, failures)
+            try:
+                worker, message = self._inbox.get(timeout=1.0)
+            except queue.Empty:
+                on_message({"say": "tick"})
+                continue
+            if message is None:
+                for shard in self._bury(worker):
+                    failures[shard] = failures.get(shard, 0) + 1
+                    if failures[shard] >= _TRIES:
+                        open_shards.discard(shard)
+                        given_up.append(shard)
+                        on_message({"say": "given up", "shard": shard})
+                    else:
+                        pending.append(shard)
+                        on_message({"say": "retry", "shard": shard})
+                if open_shards:
+                    self._start(worker.device)
+                continue
+            self._take(worker, message)
+            if message["say"] == "committed":
+                open_shards.discard(message["shard"])
+            on_message(message)
+        return sorted(given_up)
+
+    def _start(self, device: str) -> None:
+        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", **dict.fromkeys(_THREADS, "1")}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ctxbatch.worker", str(self._out), device],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            pass_fds=[self._lock],
+            env=environment,
+            text=True,
+        )
+        worker = _Worker(process, device)
+        self._workers.append(worker)
+        threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
+
+    def _listen(self, worker: _Worker) -> None:
+        assert worker.process.stdout is not None
+        for line in worker.process.stdout:
+            try:
+                self._inbox.put((worker, json.loads(line)))
+            except ValueError:
+                break  # half a line: it died in the middle of it
+        self._inbox.put((worker, None))
+
+    def _take(self, worker: _Worker, message: dict[str, Any]) -> None:
+        if message["say"] == "error":
+            kind = getattr(errors, message["kind"], CtxbatchError)
+            raise kind(message["message"])
+        if message["say"] == "loaded":
+            worker.loaded = True
+        elif message["say"] == "ready":
+            worker.waiting = True
+        elif message["say"] == "committed":
+            worker.shards.remove(message["shard"])
+
+    def _hand_out(self, pending: "deque[int]", failures: dict[int, int]) -> None:
+        """Give waiting workers their next shard; one that has failed before runs alone in its worker.
+
+        A worker reads its next shard while it finishes the last, so a death can cost two. Alone, a shard
+        that kills its worker takes no other down with it.
+        """
+        for worker in self._workers:
+            if not worker.waiting or not pending or any(shard in failures for shard in worker.shards):
+                continue
+            if pending[0] in failures and worker.shards:
+                continue
+            shard = pending.popleft()
+            worker.waiting = False
+            worker.shards.append(shard)
+            worker.send(shard)
+
+    def _bury(self, worker: _Worker) -> list[int]:
+        """Forget a worker that has died; returns the shards it leaves undone."""
+        self._workers.remove(worker)
+        worker.process.kill()
+        code = worker.process.wait()
+        if not worker.loaded:
+            raise WorkersFailedError(
+                f"a worker on {worker.device} ended with status {code} before it was ready: "
+                f"see the end of {self._log.name}"
+            )
+        return worker.shards

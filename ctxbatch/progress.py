@@ -1,0 +1,88 @@
+"""What a person sees of a run: a bar on a terminal, a line every half minute elsewhere, nothing if quiet."""
+
+import logging
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+_LOG_SECONDS = 30.0
+log = logging.getLogger("ctxbatch")
+
+
+class ProgressBar:
+    """Counts bytes, sentences and tokens of all shards; work of a shard that failed is taken back.
+
+    Args:
+        total: Bytes of input in the shards to run.
+        quiet: Show nothing; what is logged is logged all the same.
+    """
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        self._total = total
+        self._open: dict[int, tuple[int, int, int]] = {}
+        self._done = (0, 0, 0)
+        self._started = self._logged = time.monotonic()
+        self._terminal = not quiet and sys.stderr.isatty()
+        self._lines = not quiet and not self._terminal
+        self._bar = tqdm(
+            total=total,
+            unit="B",
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=not self._terminal,
+            file=sys.stderr,
+            leave=False,
+            bar_format="{percentage:3.0f}% {bar} {n_fmt}B/{total_fmt}B, {remaining} left{postfix}",
+        )
+
+    def on_message(self, message: dict[str, Any]) -> None:
+        """Take note of what a worker says."""
+        say, shard = message["say"], message.get("shard")
+        if say == "progress":
+            new = (message["bytes"], message["sentences"], message["tokens"])
+            self._open[message["shard"]] = _add(self._open.get(message["shard"], (0, 0, 0)), new)
+        elif say == "committed":
+            self._done = _add(self._done, self._open.pop(message["shard"], (0, 0, 0)))
+            log.debug("shard %06d committed: %s rows", shard, f"{message['counts']['rows']:,}")
+        elif say == "retry":
+            self._open.pop(message["shard"], None)
+            log.warning("a worker died in shard %06d: it is run again", shard)
+        elif say == "given up":
+            self._open.pop(message["shard"], None)
+            log.error("shard %06d is given up: its worker died three times", shard)
+        self._show()
+
+    def _show(self) -> None:
+        total = self._done
+        for part in self._open.values():
+            total = _add(total, part)
+        size, sentences, tokens = total
+        now = time.monotonic()
+        rate = tokens / max(now - self._started, 1e-9)
+        if self._terminal:
+            self._bar.n = size
+            self._bar.set_postfix_str(f"{sentences:,} sentences, {rate:,.0f} tokens/s", refresh=False)
+            self._bar.refresh()
+        if now - self._logged >= _LOG_SECONDS:
+            self._logged = now
+            share = size / max(self._total, 1)
+            left = (now - self._started) * (1 - share) / share if share else 0
+            level = logging.INFO if self._lines else logging.DEBUG
+            log.log(
+                level,
+                "%3.0f %%, %s sentences, %s tokens/s, %s left",
+                100 * share,
+                f"{sentences:,}",
+                f"{rate:,.0f}",
+                tqdm.format_interval(left) if share else "unknown time",
+            )
+
+    def close(self) -> None:
+        """Clear the bar."""
+        self._bar.close()
+
+
+def _add(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]

@@ -1,0 +1,282 @@
+"""Nearest contexts: a sentence with a marked word in, rows of the store in order of cosine out.
+
+Encodes the query exactly as the store was made, lets the index propose where there is one and the exact
+cosine decide, and lays hits out as keyword-in-context lines.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from wcwidth import wcswidth, wcwidth
+
+from ctxbatch.batching import BatchMaker, Buffer
+from ctxbatch.encoder import Encoder, read_tokenizer
+from ctxbatch.errors import InputError, StoreError
+from ctxbatch.index import SCAN_ROWS, Floats, merge, normalised, open_index, propose, scan
+from ctxbatch.readers import Record
+from ctxbatch.segment import Sentence
+from ctxbatch.store import Ints, Store
+
+WordFilter = Literal["any", "same", "other"]
+_GATHER_ROWS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    """A row found: its cosine to the query, and the word in its sentence.
+
+    ``char_start`` and ``char_end`` are the word's code points in ``text``, the sentence.
+    """
+
+    score: float
+    row_id: int
+    word: str
+    char_start: int
+    char_end: int
+    text: str
+    source: str
+    record: int
+    doc_id: str | None
+    sentence_id: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON knows them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedSentence:
+    """A query: a sentence, and the code points in it that were between the brackets."""
+
+    text: str
+    start: int
+    end: int
+
+
+def parse_query(query: str) -> MarkedSentence:
+    r"""Read a sentence with one ``[word]`` marked; ``\[`` and ``\]`` are literal brackets.
+
+    Raises:
+        InputError: No word is marked, more than one is, or a bracket has no partner.
+    """
+    example = 'mark the word to search for with brackets: "I will send her a [card]."'
+    parts = [part.replace("\\[", "[").replace("\\]", "]") for part in re.split(r"(?<!\\)[\[\]]", query)]
+    brackets = re.findall(r"(?<!\\)[\[\]]", query)
+    if not brackets:
+        raise InputError(f"no word is marked in {query!r}: {example}")
+    if brackets != ["[", "]"]:
+        raise InputError(
+            f"one word must be marked in {query!r}, and literal brackets written \\[ and \\]: {example}"
+        )
+    before, marked, after = parts
+    if not marked.strip():
+        raise InputError(f"the brackets in {query!r} are empty: {example}")
+    return MarkedSentence(before + marked + after, len(before), len(before) + len(marked))
+
+
+class Searcher:
+    """Answers queries on one kind of vector of a store; loads the model and the index once.
+
+    Args:
+        store: The store.
+        on: ``shift``, ``contextual`` or ``static``; default the first that is stored.
+        layer: The layer; default the first of the run.
+
+    Raises:
+        InputError: The store holds no such vectors, or its model cannot be found.
+        StoreError: The store is incomplete or empty, or the index is damaged or stale.
+    """
+
+    def __init__(self, store: Store, on: str | None = None, layer: int | None = None) -> None:
+        self.column = store.config.column(on, layer)
+        self._store = store
+        if not store.complete:
+            done, planned = len(store.commits), len(store.manifest.shards)
+            raise StoreError(
+                f"{store.path} is not finished ({done} of {planned} shards): run it to the end first"
+            )
+        if not store.n_rows:
+            raise StoreError(f"{store.path} holds no words to search")
+        self._index = open_index(store, self.column)
+
+    @property
+    def indexed(self) -> bool:
+        """Whether an index proposes; without one every query reads all rows."""
+        return self._index is not None
+
+    @property
+    def rows_are_many(self) -> bool:
+        """Whether there are so many rows that an index is worth building."""
+        return self._store.n_rows >= SCAN_ROWS
+
+    @cached_property
+    def _model(self) -> tuple[BatchMaker, Encoder]:
+        config = self._store.config
+        return BatchMaker(read_tokenizer(config), config), Encoder(config, "cpu")
+
+    def search(
+        self, query: str, k: int = 10, words: WordFilter = "any", word: str | None = None
+    ) -> list[SearchHit]:
+        """Find the rows whose vectors are nearest to a marked word's.
+
+        Args:
+            query: A sentence with one word marked: ``"I will send her a [card]."``
+            k: How many hits; fewer come back only where fewer rows qualify.
+            words: ``same`` for rows of the marked word alone, ``other`` for rows of all other words.
+            word: Only rows of this word; excludes ``words``. Words are compared casefolded.
+
+        Raises:
+            InputError: The query marks no single word, its vector is zero, or an argument is wrong.
+        """
+        if k < 1:
+            raise InputError(f"-k {k} must be 1 or more")
+        if word is not None and words != "any":
+            raise InputError(f"a given word ({word!r}) and the filter {words!r} exclude each other")
+        vectors, surface = self._encode(parse_query(query))
+        if word is not None:
+            selected = self._rows_of(word, same=True)
+        elif words != "any":
+            selected = self._rows_of(surface, same=words == "same")
+        else:
+            selected = None
+        ids, scores = self._nearest(vectors, k, selected)
+        return [self._hit(row, score) for row, score in zip(ids, scores, strict=True)]
+
+    def _encode(self, query: MarkedSentence) -> tuple[Floats, str]:
+        """The normalised vectors of the marked word, (Q, D), one unless rows are pieces; and its text."""
+        maker, encoder = self._model
+        stripped = query.text.strip()
+        shift = query.text.index(stripped) if stripped else 0
+        sentence = Sentence(Record(0, 0, 0, None, query.text), shift, stripped)
+        found: list[np.ndarray[Any, Any]] = []
+        surface = ""
+        for buffer in maker.buffers([sentence]):
+            rows = self._marked_rows(buffer, query.start - shift, query.end - shift)
+            for batch in maker.batches(buffer):
+                mine = np.flatnonzero(np.isin(batch.rows_N, rows))
+                if len(mine):
+                    found.append(encoder.encode(batch).columns[self.column][mine])
+            if len(rows):
+                start = int(buffer.rows.char_start_N[rows].min())
+                surface = stripped[start : int(buffer.rows.char_end_N[rows].max())]
+        if not found:
+            marked = query.text[query.start : query.end]
+            raise InputError(f"[{marked}] is no word of the sentence as the store counts words: mark a word")
+        vectors = normalised(np.concatenate(found))
+        vectors = vectors[np.linalg.norm(vectors, axis=1) > 0]
+        if not len(vectors):
+            raise InputError(
+                f"the {self.column} vector of {surface!r} is zero in this sentence: nothing is near it"
+            )
+        return vectors, surface
+
+    def _marked_rows(self, buffer: Buffer, start: int, end: int) -> Ints:
+        rows = buffer.rows
+        marked = np.flatnonzero((rows.char_start_N < end) & (rows.char_end_N > start))
+        if len(np.unique(rows.word_index_N[marked])) > 1:
+            names = ", ".join(repr(buffer.words[int(row)]) for row in marked)
+            raise InputError(f"the brackets hold several words of the model ({names}): mark one of them")
+        return marked
+
+    def _rows_of(self, word: str, same: bool) -> Ints:
+        """The row_ids whose word, casefolded, is the given one, or is not."""
+        wanted = word.casefold()
+        selected = [np.zeros(0, np.int64)]
+        for shard in self._store.commits:
+            texts = self._store.words_of(shard)
+            distinct = pc.unique(texts)
+            matching = pa.array(
+                [text for text in distinct.to_pylist() if text.casefold() == wanted], pa.string()
+            )
+            mask = pc.is_in(texts, matching).to_numpy()
+            selected.append(np.flatnonzero(mask if same else ~mask) + (shard << 32))
+        return np.concatenate(selected)
+
+    def _nearest(self, queries: Floats, k: int, selected: Ints | None) -> tuple[Ints, Floats]:
+        """The best k rows over all queries, a row scoring as its best query does."""
+        if selected is not None:
+            ids, scores = scan_rows(self._store, self.column, queries, k, selected)
+        elif self._index is None:
+            ids, scores = scan(self._store.blocks(self.column), queries, k)
+        else:
+            ids, scores = propose(self._index, self._store, self.column, queries, k)
+        order = np.lexsort((ids.ravel(), -scores.ravel()))
+        ids, scores = ids.ravel()[order], scores.ravel()[order]
+        _, first = np.unique(ids, return_index=True)
+        best = np.sort(first)
+        best = best[ids[best] >= 0][:k]
+        return ids[best], scores[best]
+
+    def _hit(self, row_id: np.int64, score: np.float32) -> SearchHit:
+        word, sentence = self._store.row(int(row_id))
+        return SearchHit(
+            score=float(score),
+            row_id=int(row_id),
+            word=word["word"],
+            char_start=word["char_start"],
+            char_end=word["char_end"],
+            text=sentence["text"],
+            source=sentence["source"],
+            record=sentence["record"],
+            doc_id=sentence["doc_id"],
+            sentence_id=word["sentence_id"],
+        )
+
+
+def scan_rows(store: Store, column: str, queries: Floats, k: int, rows: Ints) -> tuple[Ints, Floats]:
+    """Exact search among some rows: row_ids and cosines (Q, k); -1 and -inf where there are fewer."""
+    ids = np.full((len(queries), k), -1, np.int64)
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    for begin in range(0, len(rows), _GATHER_ROWS):
+        part = rows[begin : begin + _GATHER_ROWS]
+        ids, scores = merge(ids, scores, part, queries @ normalised(store.take(column, part)).T)
+    return ids, scores
+
+
+# --- keyword in context ---------------------------------------------------------------------------
+
+
+def keyword_in_context(hits: Sequence[SearchHit], width: int) -> Iterator[str]:
+    """Lay hits out one a line, aligned on the word, with score and source:line.
+
+    Args:
+        hits: The hits.
+        width: Columns of the terminal; wide characters count two.
+    """
+    places = [f"{hit.source}:{hit.record + 1}" for hit in hits]
+    longest = max(map(_columns, places), default=0)
+    room = max(20, width - longest - 9)
+    word_room = max((_columns(_flat(hit.word)) for hit in hits), default=0)
+    left_room = max(6, (room - word_room) // 2)
+    right_room = max(6, room - word_room - left_room)
+    for hit, place in zip(hits, places, strict=True):
+        before = _cut(_flat(hit.text[: hit.char_start])[::-1], left_room)[::-1]
+        rest = f"{_flat(hit.text[hit.char_start : hit.char_end])}{_flat(hit.text[hit.char_end :])}"
+        after = _cut(rest, word_room + right_room)
+        padding = " " * (word_room + right_room - _columns(after))
+        yield f"{hit.score:6.3f}  {' ' * (left_room - _columns(before))}{before}{after}{padding} {place}".rstrip()
+
+
+def _flat(text: str) -> str:
+    """Text on one line: white space and control characters become single spaces' worth of columns."""
+    return "".join(" " if char.isspace() or wcwidth(char) < 0 else char for char in text)
+
+
+def _columns(text: str) -> int:
+    return max(0, wcswidth(text))
+
+
+def _cut(text: str, columns: int) -> str:
+    """As much of the beginning of a text as fits."""
+    used = 0
+    for number, char in enumerate(text):
+        used += wcwidth(char)
+        if used > columns:
+            return text[:number]
+    return text

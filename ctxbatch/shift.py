@@ -1,0 +1,45 @@
+"""The shift: what a context did to a word's vector. Pure functions that numpy and torch share.
+
+``contextual`` and ``static`` are arrays of one shape, usually (N, D), in float32; so is the result.
+``xp`` is the module that made them, ``numpy`` or ``torch``. To add a shift, write its function, give it
+a name in `SHIFTS` and in `ctxbatch.config.ShiftKind`.
+"""
+
+from types import ModuleType
+from typing import Any
+
+Array = Any  # numpy.ndarray or torch.Tensor: both answer the few operations used here
+
+
+def log_ratio(contextual: Array, static: Array, xp: ModuleType, *, floor: float) -> Array:
+    """ln(contextual / static) per dimension, where it is defined and means something; 0 elsewhere.
+
+    Defined where both have the same sign and neither is smaller than ``floor`` in size. With ``floor``
+    0 this is the rule of Vasiliev's article: NaN and infinities become 0. The floor is there because
+    some models scale a few dimensions to nearly nothing, whose ratios would rule every cosine.
+    """
+    c_size, s_size = xp.abs(contextual), xp.abs(static)
+    defined = ((contextual > 0) & (static > 0)) | ((contextual < 0) & (static < 0))
+    defined = defined & (c_size >= floor) & (s_size >= floor)
+    one = xp.ones_like(c_size)
+    ratio = xp.where(defined, c_size, one) / xp.where(defined, s_size, one)
+    # A quotient can still leave the range of float32 where the floor is tiny.
+    ratio = xp.where((ratio > 0) & xp.isfinite(ratio), ratio, one)
+    return xp.log(ratio)
+
+
+def asinh(contextual: Array, static: Array, xp: ModuleType, *, delta: float) -> Array:
+    """The difference asinh(contextual / delta) - asinh(static / delta), per dimension.
+
+    Follows the log ratio where both are much larger than ``delta`` and of one sign, and stays defined
+    and continuous where they are not.
+    """
+    return xp.asinh(contextual / delta) - xp.asinh(static / delta)
+
+
+def difference(contextual: Array, static: Array, xp: ModuleType) -> Array:  # noqa: ARG001 (one signature)
+    """The difference contextual - static, per dimension."""
+    return contextual - static
+
+
+SHIFTS = {"log_ratio": log_ratio, "asinh": asinh, "difference": difference}

@@ -1,0 +1,261 @@
+"""Reading a store: which shards are committed, memory-mapped vectors, datasets, totals, verification.
+
+Nothing here writes. Vectors are numpy views on the mapped files: they cost address space, not memory.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from ctxbatch.config import ResolvedConfig
+from ctxbatch.errors import StoreError
+from ctxbatch.layout import Manifest, read_json
+from ctxbatch.writer import (
+    COMMIT,
+    REJECTS,
+    SENTENCES,
+    WORDS,
+    Counts,
+    sentences_schema,
+    shard_folder,
+    words_schema,
+)
+
+if TYPE_CHECKING:
+    from ctxbatch.search import Searcher
+
+Vectors = npt.NDArray[Any]
+Ints = npt.NDArray[np.int64]
+
+
+class Store:
+    """A store on disk, as far as it is finished.
+
+    Args:
+        out: Its folder.
+
+    Raises:
+        StoreError: The folder is no store, or its manifest or a commit record is damaged.
+    """
+
+    def __init__(self, out: str | Path) -> None:
+        self.path = Path(out)
+        self.manifest = Manifest.read(self.path)
+        self.commits = committed_shards(self.path, self.manifest)
+        self._tables: dict[tuple[int, str], pa.Table] = {}
+
+    @property
+    def config(self) -> ResolvedConfig:
+        """The resolved configuration."""
+        return self.manifest.config
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned shard is committed."""
+        return len(self.commits) == len(self.manifest.shards)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all committed shards."""
+        return sum(commit["counts"]["rows"] for commit in self.commits.values())
+
+    @cached_property
+    def words(self) -> ds.Dataset:
+        """All words.arrow files as one dataset, rows in source order."""
+        return self._dataset(WORDS, words_schema(self.config))
+
+    @cached_property
+    def sentences(self) -> ds.Dataset:
+        """All sentences.arrow files as one dataset, in source order."""
+        return self._dataset(SENTENCES, sentences_schema(self.config))
+
+    def _dataset(self, name: str, schema: pa.Schema) -> ds.Dataset:
+        files = [str(shard_folder(self.path, shard) / name) for shard in self.commits]
+        return ds.dataset(files, schema=schema.remove_metadata(), format="ipc")
+
+    def scanner(self, columns: Sequence[str] | None = None) -> ds.Scanner:
+        """A scanner over the words that casts half floats to float32 as it reads, for DuckDB.
+
+        Args:
+            columns: Names of the columns to read; all of them by default.
+        """
+        half = pa.float16()
+        projection: dict[str, pc.Expression] = {}
+        for name in columns or self.words.schema.names:
+            kind = self.words.schema.field(name).type
+            is_half = pa.types.is_fixed_size_list(kind) and kind.value_type == half
+            field = pc.field(name)
+            projection[name] = field.cast(pa.list_(pa.float32(), kind.list_size)) if is_half else field
+        return self.words.scanner(columns=projection)
+
+    def vectors(self, on: str | None = None, layer: int | None = None) -> Iterator[Vectors]:
+        """Yield a kind's vectors, memory-mapped and in row order: an (N, D) view per record batch.
+
+        Args:
+            on: ``shift``, ``contextual``, ``static`` or a column's name; default the first that is stored.
+            layer: The layer; default the first of the run.
+
+        Raises:
+            InputError: The store holds no such vectors.
+        """
+        column = self.config.column(on, layer)
+        for _, view in self.blocks(column):
+            yield view
+
+    def blocks(self, column: str) -> Iterator[tuple[int, Vectors]]:
+        """Like `vectors`, for a column's full name, each view with the row_id of its first row."""
+        for shard in self.commits:
+            first = shard << 32
+            for view in self._views(shard, column):
+                yield first, view
+                first += len(view)
+
+    def take(self, column: str, row_ids: Ints) -> Vectors:
+        """Copy the vectors of some rows: shape (len(row_ids), D), in their order."""
+        taken = np.empty((len(row_ids), self.config.hidden_size), self.config.dtype)
+        shards, rows = row_ids >> 32, row_ids & 0xFFFFFFFF
+        for shard in np.unique(shards):
+            mine = np.flatnonzero(shards == shard)
+            first = 0
+            for view in self._views(int(shard), column):
+                here = mine[(rows[mine] >= first) & (rows[mine] < first + len(view))]
+                taken[here] = view[rows[here] - first]
+                first += len(view)
+        return taken
+
+    def row_ids(self) -> Ints:
+        """The row_id of every row, in order."""
+        parts = [
+            np.arange(commit["counts"]["rows"], dtype=np.int64) + (shard << 32)
+            for shard, commit in self.commits.items()
+        ]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
+
+    def row(self, row_id: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A row of words.arrow, without its vectors, and its sentence."""
+        shard = row_id >> 32
+        words = self._table(shard, WORDS)
+        plain = [name for name in words.schema.names if name not in self.config.columns]
+        word = words.select(plain).slice(row_id & 0xFFFFFFFF, 1).to_pylist()[0]
+        sentence = self._table(shard, SENTENCES).slice(word["sentence_id"] & 0xFFFFFFFF, 1).to_pylist()[0]
+        return word, sentence
+
+    def words_of(self, shard: int) -> pa.ChunkedArray:
+        """The surface texts of a shard's rows."""
+        return self._table(shard, WORDS)["word"]
+
+    def _views(self, shard: int, column: str) -> Iterator[Vectors]:
+        for chunk in self._table(shard, WORDS)[column].chunks:
+            flat = chunk.flatten().to_numpy(zero_copy_only=True)
+            yield flat.reshape(len(chunk), self.config.hidden_size)
+
+    def _table(self, shard: int, name: str) -> pa.Table:
+        """A shard's file, memory-mapped; opened once."""
+        key = (shard, name)
+        if key not in self._tables:
+            self._tables[key] = open_arrow(shard_folder(self.path, shard) / name)
+        return self._tables[key]
+
+    def searcher(self, on: str | None = None, layer: int | None = None) -> "Searcher":
+        """A searcher for nearest contexts; loads the model and the index once."""
+        from ctxbatch.search import Searcher
+
+        return Searcher(self, on, layer)
+
+
+def committed_shards(out: Path, manifest: Manifest) -> dict[int, dict[str, Any]]:
+    """The commit records of all shards that are there and intact, by shard, in order."""
+    commits = {}
+    for spec in manifest.shards:
+        path = shard_folder(out, spec.shard) / COMMIT
+        if path.exists():
+            try:
+                commits[spec.shard] = read_json(path)
+            except StoreError:
+                continue  # not intact, so not committed: a rerun makes it anew, verify names it
+    return commits
+
+
+def open_arrow(path: Path) -> pa.Table:
+    """Map an Arrow IPC file.
+
+    Raises:
+        StoreError: The file is missing or is no Arrow file.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            return pa.ipc.open_file(source).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StoreError(f"{path} is damaged or missing: run `ctxbatch verify` on the store") from error
+
+
+# --- totals ---------------------------------------------------------------------------------------
+
+
+def totals(store: Store) -> dict[str, Any]:
+    """What the committed shards hold and took, as ``ctxbatch stats --json`` prints it.
+
+    ``seconds`` is the union of the shards' working intervals, so shards worked on side by side count
+    once and a night between two runs not at all; ``padding`` is the share of computed positions that
+    were padding.
+    """
+    counts = sum((Counts(**commit["counts"]) for commit in store.commits.values()), Counts())
+    seconds = _union(
+        (commit["timing"]["started"], commit["timing"]["finished"]) for commit in store.commits.values()
+    )
+    content = asdict(counts)
+    del content["slots"]
+    return {
+        **content,
+        "shards": len(store.commits),
+        "shards_planned": len(store.manifest.shards),
+        "bytes_written": sum(
+            file["bytes"] for commit in store.commits.values() for file in commit["files"].values()
+        ),
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(counts.tokens / seconds, 1) if seconds else 0.0,
+        "padding": round(1 - counts.tokens / counts.slots, 4) if counts.slots else 0.0,
+        "peak_memory_bytes": max(
+            (commit["peak_memory_bytes"] for commit in store.commits.values()), default=0
+        ),
+        "model": store.config.model,
+        "columns": list(store.config.columns),
+        "fingerprint": store.config.fingerprint,
+        "devices": sorted({commit["device"] for commit in store.commits.values()}),
+        "versions": _distinct(commit["versions"] for commit in store.commits.values()),
+    }
+
+
+def _union(intervals: Iterable[tuple[float, float]]) -> float:
+    total, reached = 0.0, -math.inf
+    for begin, end in sorted(intervals):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total
+
+
+def _distinct(versions: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
+    """All versions met, by library: more than one means a store of mixed origin."""
+    found: dict[str, set[str]] = {}
+    for each in versions:
+        for name, version in each.items():
+            found.setdefault(name, set()).add(version)
+    return {name: sorted(versions) for name, versions in found.items()}
+
+
+def rejects(store: Store) -> Iterator[dict[str, Any]]:
+    """What was not processed: source, record, byte_start and reason, and the word if it is only that."""
+    for shard, commit in store.commits.items():
+        if REJECTS in commit["files"]:
+            with (shard_folder(store.path, shard) / REJECTS).open(encoding="utf-8") as lines:
+                yield from map(json.loads, lines)

@@ -1,0 +1,194 @@
+"""What a word is: wordpieces grouped into words, with exact offsets into their sentence.
+
+Owns the word rules for every kind of tokenizer. Everything per word or per piece is a numpy array; only
+the tokenizer's own lists pass through Python.
+
+Array names end in the letters of their shape: S sentences, C characters (code points) of all sentences
+one after another, P wordpieces, N words.
+"""
+
+import functools
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding, Tokenizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+Ints = npt.NDArray[np.int64]
+Selection = npt.NDArray[np.generic] | slice
+
+
+@dataclass(frozen=True, slots=True)
+class WordTexts:
+    """The surface texts of rows as one UTF-8 string with offsets, as Arrow keeps strings."""
+
+    utf8: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int32]
+
+    def __getitem__(self, row: int) -> str:
+        return self.utf8[self.offsets[row] : self.offsets[row + 1]].tobytes().decode()
+
+    def take(self, selection: Selection) -> "WordTexts":
+        """The selected rows' texts."""
+        starts, ends = self.offsets[:-1][selection], self.offsets[1:][selection]
+        return _gather_texts(self.utf8, starts.astype(np.int64), ends.astype(np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Words of a buffer: their sentence, index in it, characters and pieces (``first_N`` counts all P)."""
+
+    sentence_N: Ints
+    index_N: Ints
+    char_start_N: Ints
+    char_end_N: Ints
+    first_N: Ints
+    n_pieces_N: Ints
+
+    def take(self, selection: Selection) -> "Words":
+        """The selected words."""
+        return Words(*(getattr(self, name)[selection] for name in self.__slots__))
+
+    def without_punctuation(self, pieces: "Pieces") -> "Words":
+        """Words with at least one letter or digit, numbered anew within each sentence."""
+        letters_C = pieces.cumulated(_character_table("isalnum"))
+        base_N = pieces.text_start_S[self.sentence_N]
+        count_N = letters_C[base_N + self.char_end_N] - letters_C[base_N + self.char_start_N]
+        words = self.take(count_N > 0)
+        return replace(words, index_N=count_within(words.sentence_N))
+
+    def count_holding(self, marked_P: npt.NDArray[np.bool_]) -> int:
+        """How many words hold a marked piece."""
+        total_P = np.concatenate([[0], np.cumsum(marked_P)])
+        return int(np.count_nonzero(total_P[self.first_N + self.n_pieces_N] - total_P[self.first_N]))
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Wordpieces of some sentences one after another; offsets are stripped of white space."""
+
+    texts_S: Sequence[str]
+    code_points_C: npt.NDArray[np.uint32]
+    text_start_S: Ints
+    bounds_S: Ints
+    ids_P: npt.NDArray[np.int32]
+    word_P: Ints
+    char_start_P: Ints
+    char_end_P: Ints
+
+    @classmethod
+    def of(cls, texts: Sequence[str], encodings: Sequence[Encoding]) -> "Pieces":
+        """Flatten the tokenizer's output for some texts."""
+        chain = itertools.chain.from_iterable
+        bounds_S = np.concatenate([[0], np.cumsum([len(encoding) for encoding in encodings], dtype=np.int64)])
+        n_pieces = int(bounds_S[-1])
+        ids_P = np.fromiter(chain(e.ids for e in encodings), np.int32, n_pieces)
+        word_P = np.fromiter(chain(e.word_ids for e in encodings), np.int64, n_pieces)
+        offsets = np.fromiter(chain(chain(e.offsets for e in encodings)), np.int64, 2 * n_pieces)
+        code_points_C = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
+        text_start_S = np.concatenate([[0], np.cumsum([len(text) for text in texts], dtype=np.int64)])
+        base_P = np.repeat(text_start_S[:-1], np.diff(bounds_S))
+        start_P, end_P = _strip(code_points_C, offsets[::2] + base_P, offsets[1::2] + base_P)
+        return cls(
+            texts, code_points_C, text_start_S, bounds_S, ids_P, word_P, start_P - base_P, end_P - base_P
+        )
+
+    def words(self, regroup: bool) -> Words:
+        """Group the pieces into words; ``regroup`` where the tokenizer's own words are no words."""
+        sentence_P = np.repeat(np.arange(len(self.texts_S)), np.diff(self.bounds_S))
+        word_P = self._bert_words() if regroup else self.word_P
+        starts_P = np.ones(len(word_P), bool)
+        starts_P[1:] = (word_P[1:] != word_P[:-1]) | (sentence_P[1:] != sentence_P[:-1])
+        first_N = np.flatnonzero(starts_P)
+        if not len(first_N):
+            return Words(*(np.zeros(0, np.int64) for _ in range(6)))
+        n_pieces_N = np.diff(np.append(first_N, len(word_P)))
+        # A piece of nothing but white space is part of the word for pooling, but not of its text.
+        solid_P = self.char_end_P > self.char_start_P
+        far = np.iinfo(np.int64).max
+        start_N = np.minimum.reduceat(np.where(solid_P, self.char_start_P, far), first_N)
+        end_N = np.maximum.reduceat(np.where(solid_P, self.char_end_P, -1), first_N)
+        sentence_N = sentence_P[first_N]
+        words = Words(sentence_N, sentence_N, start_N, end_N, first_N, n_pieces_N).take(end_N > start_N)
+        return replace(words, index_N=count_within(words.sentence_N))
+
+    def _bert_words(self) -> Ints:
+        """For each piece, the number of the word of BERT's pre-tokenizer in which it starts; -1 for space."""
+        split = BertPreTokenizer().pre_tokenize_str
+        words = [np.zeros(0, np.int64)]
+        for number, text in enumerate(self.texts_S):
+            word_starts = [start for _, (start, _) in split(text)]
+            starts_P = self.char_start_P[self.bounds_S[number] : self.bounds_S[number + 1]]
+            words.append(np.searchsorted(word_starts, starts_P, side="right") - 1)
+        return np.where(self.char_end_P > self.char_start_P, np.concatenate(words), -1)
+
+    def cumulated(self, table: npt.NDArray[np.bool_]) -> Ints:
+        """How many of the first c characters the table marks, for c from 0 to all: shape (C + 1,)."""
+        return np.concatenate([[0], np.cumsum(table[self.code_points_C])])
+
+    def texts(self, sentence_N: Ints, start_N: Ints, end_N: Ints) -> WordTexts:
+        """The texts at some offsets of some sentences."""
+        utf8 = np.frombuffer("".join(self.texts_S).encode(), np.uint8)
+        cp = self.code_points_C
+        width_C = 1 + (cp >= 0x80).astype(np.int64) + (cp >= 0x800) + (cp >= 0x10000)
+        byte_C = np.concatenate([[0], np.cumsum(width_C)])
+        base_N = self.text_start_S[sentence_N]
+        return _gather_texts(utf8, byte_C[base_N + start_N], byte_C[base_N + end_N])
+
+
+# --- small tools -------------------------------------------------------------------------------
+
+
+def ranges(starts: Ints, lengths: Ints) -> Ints:
+    """start, start + 1, … for every start, as many as its length says, one after another."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
+
+
+def _gather_texts(utf8: npt.NDArray[np.uint8], starts: Ints, ends: Ints) -> WordTexts:
+    lengths = ends - starts
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return WordTexts(utf8[ranges(starts, lengths)], offsets)
+
+
+def count_within(groups: Ints) -> Ints:
+    """0, 1, 2, … within each run of equal neighbours."""
+    if not len(groups):
+        return groups
+    first = np.flatnonzero(np.diff(groups, prepend=groups[0] - 1))
+    return np.arange(len(groups)) - np.repeat(first, np.diff(np.append(first, len(groups))))
+
+
+@functools.cache
+def _character_table(predicate: str) -> npt.NDArray[np.bool_]:
+    """What a predicate of `str` says of every code point."""
+    test = getattr(str, predicate)
+    return np.fromiter((test(chr(code)) for code in range(sys.maxunicode + 1)), bool, sys.maxunicode + 1)
+
+
+def _strip(code_points: npt.NDArray[np.uint32], start: Ints, end: Ints) -> tuple[Ints, Ints]:
+    """Move offsets inward past white space; an empty span stays where it began."""
+    space_C = _character_table("isspace")[code_points]
+    if not space_C.any():
+        return start, end
+    n = len(code_points)
+    here = np.arange(n)
+    next_solid = np.minimum.accumulate(np.where(space_C, n, here)[::-1])[::-1]
+    last_solid = np.maximum.accumulate(np.where(space_C, -1, here))
+    inside = end > start
+    safe_start, safe_last = np.minimum(start, n - 1), np.clip(end - 1, 0, n - 1)
+    new_start = np.where(inside, next_solid[safe_start], start)
+    new_end = np.where(inside, last_solid[safe_last] + 1, start)
+    solid = new_end > new_start
+    return np.where(solid, new_start, start), np.where(solid, new_end, start)
+
+
+def splits_on_space_only(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer's own words are what stands between spaces (SentencePiece models)."""
+    if tokenizer.pre_tokenizer is None:
+        return True
+    return len(tokenizer.pre_tokenizer.pre_tokenize_str("a,b")) == 1

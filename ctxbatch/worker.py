@@ -1,0 +1,67 @@
+"""A worker process: ``python -m ctxbatch.worker OUT DEVICE``, started by `ctxbatch.pool`.
+
+Reads shard numbers from standard input, a JSON object a line, and says on standard output what became
+of them. Ends at once when standard input closes: then its coordinator is gone.
+"""
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from ctxbatch.errors import CtxbatchError
+
+
+def main() -> None:
+    """Run shards until told that there are no more."""
+    # The terminal sends Ctrl-C to the whole process group; the coordinator alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints goes to the log, not between the messages
+    jobs: queue.Queue[int | None] = queue.Queue()
+    threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
+    try:
+        _work(Path(sys.argv[1]), sys.argv[2], jobs, channel)
+    except CtxbatchError as error:
+        _say(channel, "error", kind=type(error).__name__, message=str(error))
+
+
+def _work(out: Path, device: str, jobs: "queue.Queue[int | None]", channel: IO[str]) -> None:
+    from ctxbatch import encoder
+    from ctxbatch.pipeline import Bench
+
+    encoder.use_one_thread()
+    bench = Bench(out, device)
+    _say(channel, "loaded")
+
+    def shards() -> Iterator[int]:
+        while True:
+            _say(channel, "ready")
+            shard = jobs.get()
+            if shard is None:
+                return
+            yield shard
+
+    for commit in bench.run_shards(shards(), lambda progress: _say(channel, "progress", **asdict(progress))):
+        _say(channel, "committed", shard=commit["shard"], counts=commit["counts"])
+
+
+def _listen(jobs: "queue.Queue[int | None]") -> None:
+    for line in sys.stdin:
+        jobs.put(json.loads(line)["shard"])
+    os._exit(1)
+
+
+def _say(channel: IO[str], what: str, **content: Any) -> None:  # noqa: ANN401 (JSON values)
+    channel.write(json.dumps({"say": what, **content}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,340 @@
+"""Writing a shard: the Arrow schemas, the files of a shard, and the commit record that makes it count.
+
+A shard is written into a folder of its own beside its place, synced, and renamed into place; its
+`shard.json` is written last. Rows that hold a NaN or an infinity are left out here, by name.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ctxbatch.batching import Buffer
+from ctxbatch.config import ResolvedConfig
+from ctxbatch.corpus import Source
+from ctxbatch.layout import FORMAT_VERSION, SHARDS, sync_folder, write_json
+from ctxbatch.readers import Reject
+from ctxbatch.segment import Sentence
+from ctxbatch.words import WordTexts
+
+WORDS = "words.arrow"
+SENTENCES = "sentences.arrow"
+REJECTS = "rejects.jsonl"
+COMMIT = "shard.json"
+BATCH_ROWS = 65_536
+BATCH_TEXT_BYTES = 64 << 20
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a shard holds and what it took; `Counts` of several shards add up.
+
+    ``words`` are all words found, ``rejected_words`` those of them that were rejected; ``slots`` are the
+    positions that the model computed, padding included, ``tokens`` the unmasked ones among them.
+    """
+
+    records: int = 0
+    sentences: int = 0
+    words: int = 0
+    rows: int = 0
+    wordpieces: int = 0
+    tokens: int = 0
+    slots: int = 0
+    rejected: int = 0
+    rejected_words: int = 0
+    unknown_words: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(*(a + b for a, b in zip(self.as_tuple(), other.as_tuple(), strict=True)))
+
+    def as_tuple(self) -> tuple[int, ...]:
+        """The counts in the order of the fields."""
+        return tuple(asdict(self).values())
+
+
+def words_schema(config: ResolvedConfig) -> pa.Schema:
+    """The schema of words.arrow: where each word stands, then its vectors."""
+    value_type = pa.float16() if config.dtype == "float16" else pa.float32()
+    vector_type = pa.list_(pa.field("item", value_type, nullable=False), config.hidden_size)
+    fields = [
+        ("row_id", pa.int64()),
+        ("sentence_id", pa.int64()),
+        ("word_index", pa.int32()),
+        ("word", pa.string()),
+        ("char_start", pa.int32()),
+        ("char_end", pa.int32()),
+        ("n_pieces", pa.int32()),
+    ]
+    columns = [pa.field(name, kind, nullable=False) for name, kind in fields]
+    columns.append(pa.field("salience", pa.float32()))
+    columns += [pa.field(name, vector_type, nullable=False) for name in config.columns]
+    return pa.schema(columns, _metadata(config))
+
+
+def sentences_schema(config: ResolvedConfig) -> pa.Schema:
+    """The schema of sentences.arrow: every sentence, with its place in the source and its text."""
+    return pa.schema(
+        [
+            pa.field("sentence_id", pa.int64(), nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("record", pa.int64(), nullable=False),
+            pa.field("byte_start", pa.int64()),
+            pa.field("doc_id", pa.string()),
+            pa.field("char_start", pa.int32(), nullable=False),
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("n_words", pa.int32(), nullable=False),
+            pa.field("n_pieces", pa.int32(), nullable=False),
+        ],
+        _metadata(config),
+    )
+
+
+def _metadata(config: ResolvedConfig) -> dict[str, str]:
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "model": config.model,
+        "revision": config.revision,
+        "layers": ",".join(map(str, config.layers)),
+        "pooling": config.pool,
+        "static": config.static,
+        "shift": config.shift,
+        "floor": config.floor,
+        "delta": config.delta,
+        "dtype": config.dtype,
+        "fingerprint": config.fingerprint,
+    }
+    return {f"ctxbatch.{name}": str(value) for name, value in facts.items() if value is not None}
+
+
+class _HashedFile:
+    """A binary file whose checksum and size are known when it is closed, without reading it again."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream: IO[bytes] = path.open("wb")
+        self._digest = hashlib.sha256()
+        self.size = 0
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        self._digest.update(data)
+        self.size += memoryview(data).nbytes
+        return self._stream.write(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            try:
+                self._stream.flush()
+                os.fsync(self._stream.fileno())
+            finally:
+                self._stream.close()
+
+    def facts(self) -> dict[str, Any]:
+        return {"bytes": self.size, "sha256": self._digest.hexdigest()}
+
+
+class _ArrowFile:
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.file = _HashedFile(path)
+        self._sink = pa.PythonFile(self.file, mode="w")
+        self._writer = pa.ipc.new_file(self._sink, schema)
+        self.schema = schema
+
+    def write(self, arrays: Sequence[pa.Array], text_bytes: int) -> None:
+        """Write rows in record batches of at most `BATCH_ROWS` rows and `BATCH_TEXT_BYTES` of text."""
+        batch = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        parts = max(-(-batch.num_rows // BATCH_ROWS), -(-text_bytes // BATCH_TEXT_BYTES), 1)
+        step = max(1, -(-batch.num_rows // parts))
+        for begin in range(0, batch.num_rows, step):
+            self._writer.write_batch(batch.slice(begin, step))
+
+    def close(self) -> None:
+        self._writer.close()
+        self._sink.close()
+        self.file.close()
+
+    def abandon(self) -> None:
+        self.file.closed = True
+        self.file._stream.close()
+
+
+class ShardWriter:
+    """Writes one shard, buffer by buffer, and commits it. A context manager: without a commit, no trace.
+
+    Args:
+        out: The store's folder.
+        shard: The shard's number.
+        config: The resolved configuration.
+        sources: The manifest's sources, whose paths the sentences name.
+    """
+
+    def __init__(self, out: Path, shard: int, config: ResolvedConfig, sources: Sequence[Source]) -> None:
+        self._place = shard_folder(out, shard)
+        self._beside = self._place.with_name(f".{self._place.name}.{os.getpid()}.tmp")
+        self._shard = shard
+        self._sources = sources
+        self.counts = Counts()
+        self._rejects: list[Reject] = []
+        self._carried: Sequence[Sentence] = []
+        self._columns = config.columns
+        shutil.rmtree(self._beside, ignore_errors=True)
+        self._beside.mkdir(parents=True)
+        self._words = _ArrowFile(self._beside / WORDS, words_schema(config))
+        self._sentences = _ArrowFile(self._beside / SENTENCES, sentences_schema(config))
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._words.abandon()
+            self._sentences.abandon()
+            shutil.rmtree(self._beside, ignore_errors=True)
+
+    def write(
+        self, buffer: Buffer, vectors: Mapping[str, npt.NDArray[Any]], finite_N: npt.NDArray[np.bool_]
+    ) -> None:
+        """Append a buffer's sentences and rows; ``vectors`` holds its rows' vectors, (N, D) per column."""
+        first_sentence = self.counts.sentences
+        self._write_sentences(buffer, first_sentence)
+        self.reject(buffer.rejects)
+        words, rows = buffer.words, buffer.rows
+        if not finite_N.all():
+            self.reject(self._not_finite(buffer, vectors, finite_N))
+            keep = np.flatnonzero(finite_N)
+            words, rows = words.take(keep), rows.take(keep)
+            vectors = {name: vector[keep] for name, vector in vectors.items()}
+        base = self._shard << 32
+        row_ids = np.arange(self.counts.rows, self.counts.rows + len(rows), dtype=np.int64) + base
+        arrays = [
+            pa.array(row_ids),
+            pa.array(rows.sentence_N + first_sentence + base),
+            pa.array(rows.word_index_N.astype(np.int32)),
+            _strings(words),
+            pa.array(rows.char_start_N.astype(np.int32)),
+            pa.array(rows.char_end_N.astype(np.int32)),
+            pa.array(rows.n_pieces_N.astype(np.int32)),
+            pa.nulls(len(rows), pa.float32()),
+        ]
+        arrays += [_vectors(vectors[name], self._words.schema.field(name).type) for name in self._columns]
+        self._words.write(arrays, len(words.utf8))
+        self.counts.rows += len(rows)
+        self.counts.words += int(buffer.n_words_S.sum())
+        self.counts.wordpieces += int(buffer.n_pieces_S.sum())
+        self.counts.unknown_words += buffer.unknown_words
+
+    def _write_sentences(self, buffer: Buffer, first: int) -> None:
+        sentences = buffer.sentences
+        if not sentences:
+            return
+        ids = np.arange(first, first + len(sentences), dtype=np.int64) + (self._shard << 32)
+        texts = [sentence.text for sentence in sentences]
+        arrays = [
+            pa.array(ids),
+            pa.array([self._sources[sentence.record.source].path for sentence in sentences]),
+            pa.array([sentence.record.record for sentence in sentences], pa.int64()),
+            pa.array([sentence.record.byte_start for sentence in sentences], pa.int64()),
+            pa.array([sentence.record.doc_id for sentence in sentences], pa.string()),
+            pa.array([sentence.char_start for sentence in sentences], pa.int32()),
+            pa.array(texts, pa.string()),
+            pa.array(buffer.n_words_S.astype(np.int32)),
+            pa.array(buffer.n_pieces_S.astype(np.int32)),
+        ]
+        self._sentences.write(arrays, sum(map(len, texts)) * 4)
+        self._carried = sentences
+        self.counts.sentences += len(sentences)
+
+    def _not_finite(
+        self, buffer: Buffer, vectors: Mapping[str, npt.NDArray[Any]], finite_N: npt.NDArray[np.bool_]
+    ) -> Iterable[Reject]:
+        for row in np.flatnonzero(~finite_N):
+            column = next(name for name in self._columns if not np.isfinite(vectors[name][row]).all())
+            record = self._carried[int(buffer.rows.sentence_N[row])].record
+            reason = f"{column} is not finite in {vectors[column].dtype}"
+            yield Reject(record.source, record.record, record.byte_start, reason, buffer.words[int(row)])
+
+    def reject(self, rejects: Iterable[Reject]) -> None:
+        """Note what is not processed."""
+        for reject in rejects:
+            self._rejects.append(reject)
+            if reject.word is None:
+                self.counts.rejected += 1
+            else:
+                self.counts.rejected_words += 1
+
+    def commit(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Close and sync the files, write the commit record, and rename the shard into place.
+
+        Args:
+            facts: What else the commit record is to say: inputs, timings, device, versions.
+
+        Returns:
+            The commit record.
+        """
+        self._words.close()
+        self._sentences.close()
+        files = {WORDS: self._words.file.facts(), SENTENCES: self._sentences.file.facts()}
+        if self._rejects:
+            rejects = _HashedFile(self._beside / REJECTS)
+            for reject in self._rejects:
+                rejects.write((json.dumps(self._reject_line(reject), ensure_ascii=False) + "\n").encode())
+            rejects.close()
+            files[REJECTS] = rejects.facts()
+        record = {
+            "format_version": FORMAT_VERSION,
+            "shard": self._shard,
+            "counts": asdict(self.counts),
+            "files": files,
+            **facts,
+        }
+        write_json(self._beside / COMMIT, record)
+        if self._place.exists():  # what is left of a shard whose commit record is damaged
+            shutil.rmtree(self._place)
+        self._beside.rename(self._place)
+        sync_folder(self._place.parent)
+        return record
+
+    def _reject_line(self, reject: Reject) -> dict[str, Any]:
+        line = {
+            "source": self._sources[reject.source].path,
+            "record": reject.record,
+            "byte_start": reject.byte_start,
+            "reason": reject.reason,
+        }
+        return line if reject.word is None else {**line, "word": reject.word}
+
+
+def shard_folder(out: Path, shard: int) -> Path:
+    """Where a shard's files are."""
+    return out / SHARDS / f"{shard:06d}"
+
+
+def remove_leftovers(out: Path) -> None:
+    """Remove what shards that were never committed have left. Only under the store's lock."""
+    for folder in (out / SHARDS).glob(".*.tmp"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _strings(words: WordTexts) -> pa.Array:
+    return pa.StringArray.from_buffers(
+        len(words.offsets) - 1, pa.py_buffer(words.offsets), pa.py_buffer(words.utf8)
+    )
+
+
+def _vectors(vectors_ND: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(vectors_ND).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, type=kind)
