@@ -11,7 +11,7 @@ a batch's rows.
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -224,8 +224,8 @@ class BatchMaker:
         if not self._keep_punctuation:
             words = words.without_punctuation(pieces)
         cut = _cut_windows(pieces, words, self._window)
-        rejects = [self._reject(sentences, words, number) for number in np.flatnonzero(cut.window_N < 0)]
-        rows = self._rows(pieces, words, cut)
+        rejects = [self._reject(sentences, words, int(n)) for n in np.flatnonzero(cut.window_N < 0)]
+        rows, texts = self._rows(pieces, words, cut.window_N, cut.start_W)
         buffer = Buffer(
             sentences=sentences,
             n_words_S=np.bincount(words.sentence_N, minlength=len(sentences)),
@@ -234,7 +234,7 @@ class BatchMaker:
             window_start_W=cut.start_W,
             window_length_W=cut.length_W,
             rows=rows,
-            words=pieces.texts(rows.sentence_N, rows.char_start_N, rows.char_end_N),
+            words=texts,
             unknown_words=words.count_holding(pieces.ids_P == self._unknown),
             rejects=rejects,
         )
@@ -253,23 +253,33 @@ class BatchMaker:
         record = sentence.record
         return Reject(record.source, record.record, record.byte_start, reason, shown)
 
-    def _rows(self, pieces: Pieces, words: Words, cut: "_Windows") -> Rows:
-        kept_N = cut.window_N >= 0
-        words = words.take(kept_N)
-        window_N = cut.window_N[kept_N]
-        piece_N = words.first_N - cut.start_W[window_N]
-        index_N, start_N, end_N = words.index_N, words.char_start_N, words.char_end_N
-        sentence_N, n_pieces_N = words.sentence_N, words.n_pieces_N
-        if self._row_per_piece:
-            of_M = np.repeat(np.arange(len(window_N)), n_pieces_N)
-            piece_M = ranges(words.first_N, n_pieces_N)
-            start_M, end_M = pieces.char_start_P[piece_M], pieces.char_end_P[piece_M]
-            solid_M = end_M > start_M
-            of_M, piece_M, start_N, end_N = of_M[solid_M], piece_M[solid_M], start_M[solid_M], end_M[solid_M]
-            sentence_N, index_N, window_N = sentence_N[of_M], index_N[of_M], window_N[of_M]
-            piece_N = piece_M - cut.start_W[window_N]
-            n_pieces_N = np.ones_like(piece_N)
-        return Rows(sentence_N, index_N, start_N, end_N, n_pieces_N, window_N, piece_N)
+    def _rows(self, pieces: Pieces, words: Words, window_N: Ints, start_W: Ints) -> tuple[Rows, WordTexts]:
+        """The rows of the words that have a window, and the text of each row's whole word."""
+        held_N = window_N >= 0
+        words, window_N = words.take(held_N), window_N[held_N]
+        texts = pieces.texts(words.sentence_N, words.char_start_N, words.char_end_N)
+        rows = Rows(
+            words.sentence_N,
+            words.index_N,
+            words.char_start_N,
+            words.char_end_N,
+            words.n_pieces_N,
+            window_N,
+            words.first_N - start_W[window_N],
+        )
+        if not self._row_per_piece:
+            return rows, texts
+        word_M = np.repeat(np.arange(len(rows)), rows.n_pieces_N)
+        piece_M = ranges(words.first_N, words.n_pieces_N)
+        solid_M = pieces.char_end_P[piece_M] > pieces.char_start_P[piece_M]
+        word_M, piece_M = word_M[solid_M], piece_M[solid_M]
+        return replace(
+            rows.take(word_M),
+            char_start_N=pieces.char_start_P[piece_M],
+            char_end_N=pieces.char_end_P[piece_M],
+            n_pieces_N=np.ones_like(piece_M),
+            piece_N=piece_M - start_W[window_N[word_M]],
+        ), texts.take(word_M)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,11 +330,10 @@ def _split(buffer: Buffer) -> Iterator[Buffer]:
             ids_P=buffer.ids_P,
             window_start_W=buffer.window_start_W[begin:end],
             window_length_W=buffer.window_length_W[begin:end],
-            rows=Rows(
-                rows.sentence_N if head else rows.sentence_N - len(buffer.sentences),
-                *(getattr(rows, name) for name in Rows.__slots__[1:5]),
-                rows.window_N - begin,
-                rows.piece_N,
+            rows=replace(
+                rows,
+                sentence_N=rows.sentence_N if head else rows.sentence_N - len(buffer.sentences),
+                window_N=rows.window_N - begin,
             ),
             words=buffer.words.take(inside),
             unknown_words=buffer.unknown_words if head else 0,

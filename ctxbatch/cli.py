@@ -81,7 +81,7 @@ def run(
         str,
         Option(
             metavar="NAME",
-            help="A local folder, a model that an installed package carries, or a name on the Hugging Face hub.",
+            help="A local folder, a model that an installed package carries, or a name on the hub.",
         ),
     ] = config.DEFAULT_MODEL,
     revision: Annotated[
@@ -101,7 +101,8 @@ def run(
         str | None,
         Option(
             metavar=_choices(config.StaticKind),
-            help="Static vectors: the embedding layer's output, or the raw row of the embedding matrix. [default: embeddings]",
+            help="Static vectors: the embedding layer's output, or the raw row of the embedding matrix. "
+            "[default: embeddings]",
         ),
     ] = None,
     shift: Annotated[
@@ -212,8 +213,9 @@ def _print_report(report: "RunReport") -> None:
     totals = report.totals
     say = sys.stderr.write
     say(
-        f"{report.out}: {totals['rows']:,} rows of {totals['words']:,} words in {totals['sentences']:,} sentences, "
-        f"{totals['bytes_written'] / 1e6:,.1f} MB, {totals['tokens_per_second']:,.0f} tokens/s\n"
+        f"{report.out}: {totals['rows']:,} rows of {totals['words']:,} words in "
+        f"{totals['sentences']:,} sentences, {totals['bytes_written'] / 1e6:,.1f} MB, "
+        f"{totals['tokens_per_second']:,.0f} tokens/s\n"
     )
     if report.index is not None:
         say(f"{report.index}\n")
@@ -345,7 +347,8 @@ def status(out: OutFolder) -> None:
     size_done = sum(spec.size for spec in store.manifest.shards if spec.shard in store.commits)
     share = size_done / size if size else 1.0
     print(
-        f"{out}: {state}; {done} of {planned} shards, {share:.0%} of {size / 1e6:,.1f} MB of text, {store.n_rows:,} rows"
+        f"{out}: {state}; {done} of {planned} shards, {share:.0%} of {size / 1e6:,.1f} MB of text, "
+        f"{store.n_rows:,} rows"
     )
     missing = [f"{spec.shard:06d}" for spec in store.manifest.shards if spec.shard not in store.commits]
     if missing:

@@ -243,7 +243,7 @@ class Encoder:
         layer casts what it is handed.
         """
         compute = _COMPUTE_TYPES[self._config.precision]
-        layers: nn.ModuleList = self._model.get_submodule(family.layers)  # type: ignore[assignment]
+        layers: nn.ModuleList = self._model.get_submodule(family.layers)
         n_layers = len(layers)
         del layers[max(self._config.layers) :]
         layers.to(compute)
@@ -280,7 +280,7 @@ class Encoder:
         for layer in self._config.layers:
             contextual_ND = pool(self._hidden[layer])
             vectors[f"contextual_{layer}"] = contextual_ND
-            if self._shift is not None:
+            if self._shift is not None and static_ND is not None:
                 vectors[f"shift_{layer}"] = self._shift(contextual_ND, static_ND)
         self._hidden.clear()
         stored = {name: vectors[name].to(self._stored) for name in self._config.columns}

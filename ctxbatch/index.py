@@ -22,6 +22,7 @@ from ctxbatch.writer import WORDS
 # Fewer rows than this are scanned faster than an index of them is loaded.
 SCAN_ROWS = 50_000
 # Chosen by measurement on the million word vectors of the King James Bible; see README.
+MIN_PROBES = 32
 N_PROBE_SHARE = 1 / 8
 CANDIDATES_PER_HIT = 60
 MIN_CANDIDATES = 600
@@ -105,17 +106,17 @@ def build(store: Store, column: str) -> IndexReport:
     return IndexReport(column, store.n_rows, path, len(content), time.monotonic() - started, recall)
 
 
-def _train(store: Store, column: str) -> tuple[faiss.IndexIVFPQFastScan, str]:
+def _train(store: Store, column: str) -> tuple[Any, str]:
     dimension = store.config.hidden_size
     n_lists = 2 ** round(np.log2(max(64, min(65_536, store.n_rows / 1024))))
     pieces = max(m for m in range(1, dimension // 4 + 1) if dimension % m == 0)
     factory = f"IVF{n_lists},PQ{pieces}x4fs"
-    index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
     random = np.random.default_rng(_SEED)
     size = min(store.n_rows, n_lists * _TRAIN_ROWS_PER_LIST)
     sample = np.sort(random.choice(store.row_ids(), size, replace=False))
     index.train(normalised(store.take(column, sample)))
-    index.nprobe = max(1, round(n_lists * N_PROBE_SHARE))
+    index.nprobe = max(MIN_PROBES, round(n_lists * N_PROBE_SHARE))
     return index, factory
 
 
@@ -223,6 +224,6 @@ def open_index(store: Store, column: str) -> Any | None:  # noqa: ANN401 (any FA
         return None
     for damage in check_index(path, store.manifest):
         raise StoreError(damage)
-    index = faiss.read_index(str(path.with_suffix(".faiss")))
+    index: Any = faiss.read_index(str(path.with_suffix(".faiss")))
     index.nprobe = read_json(path)["nprobe"]
     return index

@@ -10,7 +10,7 @@ import queue
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -227,7 +227,7 @@ def peak_memory() -> int:
 _END = object()
 
 
-def prefetch(items: Iterator[Item], depth: int) -> Iterator[Item]:
+def prefetch(items: Iterator[Item], depth: int) -> Generator[Item]:
     """Yield an iterator's items, drawn by a thread that runs at most ``depth`` ahead.
 
     What the iterator raises is raised here. Closing this generator stops the thread at its next item.

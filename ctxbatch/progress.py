@@ -23,7 +23,8 @@ class ProgressBar:
         self._total = total
         self._open: dict[int, tuple[int, int, int]] = {}
         self._done = (0, 0, 0)
-        self._started = self._logged = time.monotonic()
+        self._started: float | None = None
+        self._logged = 0.0
         self._terminal = not quiet and sys.stderr.isatty()
         self._lines = not quiet and not self._terminal
         self._bar = tqdm(
@@ -40,6 +41,10 @@ class ProgressBar:
     def on_message(self, message: dict[str, Any]) -> None:
         """Take note of what a worker says."""
         say, shard = message["say"], message.get("shard")
+        if self._started is None:
+            if say != "ready":
+                return
+            self._started = self._logged = time.monotonic()  # the model is loaded, the work begins
         if say == "progress":
             new = (message["bytes"], message["sentences"], message["tokens"])
             self._open[message["shard"]] = _add(self._open.get(message["shard"], (0, 0, 0)), new)
@@ -60,7 +65,8 @@ class ProgressBar:
             total = _add(total, part)
         size, sentences, tokens = total
         now = time.monotonic()
-        rate = tokens / max(now - self._started, 1e-9)
+        elapsed = now - (self._started or now)
+        rate = tokens / max(elapsed, 1e-9)
         if self._terminal:
             self._bar.n = size
             self._bar.set_postfix_str(f"{sentences:,} sentences, {rate:,.0f} tokens/s", refresh=False)
@@ -68,7 +74,7 @@ class ProgressBar:
         if now - self._logged >= _LOG_SECONDS:
             self._logged = now
             share = size / max(self._total, 1)
-            left = (now - self._started) * (1 - share) / share if share else 0
+            left = elapsed * (1 - share) / share if share else 0
             level = logging.INFO if self._lines else logging.DEBUG
             log.log(
                 level,

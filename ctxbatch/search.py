@@ -4,10 +4,12 @@ Encodes the query exactly as the store was made, lets the index propose where th
 cosine decide, and lays hits out as keyword-in-context lines.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -180,7 +182,7 @@ class Searcher:
         rows = buffer.rows
         marked = np.flatnonzero((rows.char_start_N < end) & (rows.char_end_N > start))
         if len(np.unique(rows.word_index_N[marked])) > 1:
-            names = ", ".join(repr(buffer.words[int(row)]) for row in marked)
+            names = ", ".join(dict.fromkeys(repr(buffer.words[int(row)]) for row in marked))
             raise InputError(f"the brackets hold several words of the model ({names}): mark one of them")
         return marked
 
@@ -249,9 +251,9 @@ def keyword_in_context(hits: Sequence[SearchHit], width: int) -> Iterator[str]:
         hits: The hits.
         width: Columns of the terminal; wide characters count two.
     """
-    places = [f"{hit.source}:{hit.record + 1}" for hit in hits]
+    places = _places(hits)
     longest = max(map(_columns, places), default=0)
-    room = max(20, width - longest - 9)
+    room = max(20, width - longest - 10)
     word_room = max((_columns(_flat(hit.word)) for hit in hits), default=0)
     left_room = max(6, (room - word_room) // 2)
     right_room = max(6, room - word_room - left_room)
@@ -260,16 +262,26 @@ def keyword_in_context(hits: Sequence[SearchHit], width: int) -> Iterator[str]:
         rest = f"{_flat(hit.text[hit.char_start : hit.char_end])}{_flat(hit.text[hit.char_end :])}"
         after = _cut(rest, word_room + right_room)
         padding = " " * (word_room + right_room - _columns(after))
-        yield f"{hit.score:6.3f}  {' ' * (left_room - _columns(before))}{before}{after}{padding} {place}".rstrip()
+        indent = " " * (left_room - _columns(before))
+        yield f"{hit.score:6.3f}  {indent}{before}{after}{padding}  {place}"
+
+
+def _places(hits: Sequence[SearchHit]) -> list[str]:
+    """source:line of every hit, without the folders that all of them share."""
+    folders = {str(Path(hit.source).parent) for hit in hits}
+    shared = (
+        os.path.commonpath(folders) if folders and len({Path(f).is_absolute() for f in folders}) == 1 else ""
+    )
+    return [f"{Path(hit.source).relative_to(shared)}:{hit.record + 1}" for hit in hits]
 
 
 def _flat(text: str) -> str:
-    """Text on one line: white space and control characters become single spaces' worth of columns."""
-    return "".join(" " if char.isspace() or wcwidth(char) < 0 else char for char in text)
+    """Text on one line: runs of white space and control characters become one space."""
+    return re.sub(r"\s+", " ", "".join(char if wcwidth(char) >= 0 else " " for char in text))
 
 
 def _columns(text: str) -> int:
-    return max(0, wcswidth(text))
+    return max(0, int(wcswidth(text)))
 
 
 def _cut(text: str, columns: int) -> str:

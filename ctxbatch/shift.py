@@ -5,6 +5,7 @@
 a name in `SHIFTS` and in `ctxbatch.config.ShiftKind`.
 """
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -29,7 +30,7 @@ def log_ratio(contextual: Array, static: Array, xp: ModuleType, *, floor: float)
 
 
 def asinh(contextual: Array, static: Array, xp: ModuleType, *, delta: float) -> Array:
-    """The difference asinh(contextual / delta) - asinh(static / delta), per dimension.
+    """Subtract the inverse hyperbolic sines of both, each divided by ``delta``, per dimension.
 
     Follows the log ratio where both are much larger than ``delta`` and of one sign, and stays defined
     and continuous where they are not.
@@ -38,8 +39,8 @@ def asinh(contextual: Array, static: Array, xp: ModuleType, *, delta: float) -> 
 
 
 def difference(contextual: Array, static: Array, xp: ModuleType) -> Array:  # noqa: ARG001 (one signature)
-    """The difference contextual - static, per dimension."""
+    """Subtract static from contextual, per dimension."""
     return contextual - static
 
 
-SHIFTS = {"log_ratio": log_ratio, "asinh": asinh, "difference": difference}
+SHIFTS: dict[str, Callable[..., Array]] = {"log_ratio": log_ratio, "asinh": asinh, "difference": difference}

@@ -1,0 +1,173 @@
+"""The slow, obviously right version: one sentence at a time, fp32, eager attention, plain numpy.
+
+Shares no code with the package. Written from the definitions in the README: what a word is, which
+window it comes from, how pieces are pooled, what the shift is.
+"""
+
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+
+@dataclass
+class OracleRow:
+    word: str
+    word_index: int
+    char_start: int
+    char_end: int
+    n_pieces: int
+    static: np.ndarray
+    contextual: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+class Oracle:
+    def __init__(self, folder: str | Path):
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        self.model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+        self.config = self.model.config
+        special = self.tokenizer("a")["input_ids"]
+        plain = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        at = next(i for i in range(len(special)) if special[i : i + len(plain)] == plain)
+        self.prefix, self.suffix = special[:at], special[at + len(plain) :]
+        positions = self.config.max_position_embeddings
+        if self.config.model_type in ("roberta", "xlm-roberta", "mpnet"):
+            positions -= self.config.pad_token_id + 1
+        self.window = min(positions, self.tokenizer.model_max_length) - len(self.prefix) - len(self.suffix)
+
+    def rows(self, text, *, pool="mean", static="embeddings", keep_punctuation=False):
+        """The rows of one sentence, and the words that no window holds whole."""
+        encoding = self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, padding=False
+        )
+        ids = encoding["input_ids"]
+        spans = [strip(text, start, end) for start, end in encoding["offset_mapping"]]
+        words = self._words(text, spans, encoding.word_ids())
+        if not keep_punctuation:
+            words = [w for w in words if any(c.isalnum() for c in text[w[0] : w[1]])]
+        windows = cut_windows(len(ids), self.window)
+        hidden = [self._hidden(ids[start:end], static) for start, end in windows]
+        rows, rejected = [], []
+        for index, (char_start, char_end, pieces) in enumerate(words):
+            number = best_window(windows, pieces[0], pieces[-1] + 1, len(ids))
+            if number is None:
+                rejected.append(text[char_start:char_end])
+                continue
+            local = [len(self.prefix) + piece - windows[number][0] for piece in pieces]
+            if pool == "none":
+                for piece, position in zip(pieces, local, strict=True):
+                    start, end = spans[piece]
+                    if end > start:
+                        rows.append(
+                            self._row(
+                                text[char_start:char_end], index, start, end, 1, hidden[number], [position]
+                            )
+                        )
+            else:
+                taken = local[:1] if pool == "first" else local
+                rows.append(
+                    self._row(
+                        text[char_start:char_end],
+                        index,
+                        char_start,
+                        char_end,
+                        len(local),
+                        hidden[number],
+                        taken,
+                    )
+                )
+        return rows, rejected
+
+    def _row(self, word, index, start, end, n_pieces, hidden, positions):
+        static, *layers = [state[positions].mean(axis=0) for state in hidden]
+        return OracleRow(word, index, start, end, n_pieces, static, dict(enumerate(layers, 1)))
+
+    def _words(self, text, spans, word_ids):
+        """(char_start, char_end, pieces) of every word."""
+        if self.config.model_type == "xlm-roberta":
+            words = bert_words(text)
+            word_ids = [
+                max((i for i, (start, _) in enumerate(words) if start <= span[0]), default=None)
+                if span[1] > span[0]
+                else None
+                for span in spans
+            ]
+        groups = {}
+        for piece, word in enumerate(word_ids):
+            if word is not None:
+                groups.setdefault(word, []).append(piece)
+        found = []
+        for pieces in groups.values():
+            solid = [spans[piece] for piece in pieces if spans[piece][1] > spans[piece][0]]
+            if solid:
+                found.append((min(s for s, _ in solid), max(e for _, e in solid), pieces))
+        return found
+
+    @torch.no_grad()
+    def _hidden(self, ids, static):
+        """Static vectors, then the hidden states of every layer, each (tokens, D)."""
+        batch = torch.tensor([[*self.prefix, *ids, *self.suffix]])
+        states = self.model(input_ids=batch, output_hidden_states=True).hidden_states
+        first = self.model.get_input_embeddings().weight[batch[0]] if static == "lookup" else states[0][0]
+        return [first.numpy(), *(state[0].numpy() for state in states[1:])]
+
+
+def strip(text, start, end):
+    while start < end and text[start].isspace():
+        start += 1
+    while start < end and text[end - 1].isspace():
+        end -= 1
+    return start, end
+
+
+def bert_words(text):
+    """Runs between white space, with every punctuation character on its own."""
+    words, start = [], None
+    for i, c in enumerate([*text, " "]):
+        punctuation = unicodedata.category(c).startswith("P") or (
+            c.isascii() and not c.isalnum() and c.isprintable()
+        )
+        if c.isspace() or punctuation:
+            if start is not None:
+                words.append((start, i))
+            start = None
+            if not c.isspace():
+                words.append((i, i + 1))
+        elif start is None:
+            start = i
+    return words
+
+
+def cut_windows(n_pieces, size):
+    windows, start = [], 0
+    while start + size < n_pieces:
+        windows.append((start, start + size))
+        start += max(1, size // 2)
+    windows.append((max(0, n_pieces - size), n_pieces))
+    return windows
+
+
+def best_window(windows, first, end, n_pieces):
+    best, best_margin = None, -1
+    for number, (start, stop) in enumerate(windows):
+        if start <= first and end <= stop:
+            left = float("inf") if start == 0 else first - start
+            right = float("inf") if stop == n_pieces else stop - end
+            if min(left, right) > best_margin:
+                best, best_margin = number, min(left, right)
+    return best
+
+
+def log_ratio(contextual, static, floor):
+    shift = np.zeros_like(contextual)
+    for i, (c, s) in enumerate(zip(contextual.tolist(), static.tolist(), strict=True)):
+        if c * s > 0 and abs(c) >= floor and abs(s) >= floor:
+            shift[i] = np.log(c / s)
+    return shift
+
+
+def asinh(contextual, static, delta):
+    return np.arcsinh(contextual / delta) - np.arcsinh(static / delta)

@@ -1,0 +1,47 @@
+"""Stores made inside the test's own process, and what tests read of them."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from ctxbatch import encoder
+from ctxbatch.config import RunConfig
+from ctxbatch.corpus import find_sources, plan, resolve_reading
+from ctxbatch.layout import Manifest
+from ctxbatch.pipeline import Bench
+from ctxbatch.store import Store
+
+
+def make_store(out: Path, inputs: list[Path], config: RunConfig) -> Store:
+    """What `ctxbatch.run` does, without worker processes and without an index."""
+    sources, _ = find_sources(inputs, out)
+    reading = resolve_reading(config, sources)
+    resolved = encoder.resolve(config, "cpu")
+    out.mkdir(parents=True, exist_ok=True)
+    Manifest(resolved, reading, tuple(sources), tuple(plan(sources, reading))).write(out)
+    bench = Bench(out, "cpu")
+    for _ in bench.run_shards([spec.shard for spec in Manifest.read(out).shards], lambda _: None):
+        pass
+    return Store(out)
+
+
+def arrow_digests(out: Path) -> dict[str, str]:
+    """Checksums of all Arrow files of a store by their place in it."""
+    return {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.glob("shards/*/*.arrow"))
+    }
+
+
+def rows_of(store) -> list[dict]:
+    """All rows with their vectors as float32 arrays, and their sentences' fields."""
+    words = store.words.to_table()
+    sentences = {s["sentence_id"]: s for s in store.sentences.to_table().to_pylist()}
+    vectors = {name: np.concatenate(list(store.vectors(name))) for name in store.config.columns}
+    plain = words.drop_columns(list(vectors)).to_pylist()
+    for number, row in enumerate(plain):
+        row["sentence"] = sentences[row["sentence_id"]]
+        for name, block in vectors.items():
+            row[name] = block[number].astype(np.float32)
+    return plain
