@@ -29,7 +29,7 @@ from ctxbatch.writer import ShardWriter
 
 Item = TypeVar("Item")
 # Buffers waiting between two stages: enough to overlap, few enough to keep memory small.
-_DEPTH = 2
+_DEPTH = 1
 
 
 @dataclass(frozen=True, slots=True)

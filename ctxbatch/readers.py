@@ -141,7 +141,7 @@ class _BadRecordError(ValueError):
 
 def _json_fields(line: bytes, reading: Reading) -> tuple[str, str | None]:
     try:
-        fields = json.loads(line.decode())
+        fields = json.loads(_without_line_end(line).decode())
     except UnicodeDecodeError as error:
         raise _BadRecordError(f"not UTF-8 at byte {error.start} of the line") from error
     except RecursionError as error:

@@ -115,10 +115,15 @@ class Oracle:
         return [first.numpy(), *(state[0].numpy() for state in states[1:])]
 
 
+def is_space(c):
+    """Unicode's white space, as tokenizers know it; str.isspace exceeds it by four control characters."""
+    return c.isspace() and c not in "\x1c\x1d\x1e\x1f"
+
+
 def strip(text, start, end):
-    while start < end and text[start].isspace():
+    while start < end and is_space(text[start]):
         start += 1
-    while start < end and text[end - 1].isspace():
+    while start < end and is_space(text[end - 1]):
         end -= 1
     return start, end
 
@@ -130,11 +135,12 @@ def bert_words(text):
         punctuation = unicodedata.category(c).startswith("P") or (
             c.isascii() and not c.isalnum() and c.isprintable()
         )
-        if c.isspace() or punctuation:
+        space = is_space(c)
+        if space or punctuation:
             if start is not None:
                 words.append((start, i))
             start = None
-            if not c.isspace():
+            if not space:
                 words.append((i, i + 1))
         elif start is None:
             start = i

@@ -1,0 +1,131 @@
+"""Options are checked, none is ignored, and the fingerprint covers what changes bytes and nothing else."""
+
+import dataclasses
+
+import pytest
+
+from ctxbatch import encoder
+from ctxbatch.config import ResolvedConfig, RunConfig
+from ctxbatch.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool": "max"}, r"--pool 'max' is not one of mean, first, none"),
+        ({"shift": "cosine"}, r"--shift 'cosine' is not one of log_ratio, asinh, difference"),
+        ({"dtype": "int8"}, r"--dtype 'int8' is not one of"),
+        ({"precision": "fp8"}, r"--precision 'fp8' is not one of"),
+        (
+            {"vectors": ("static", "static")},
+            r"--vectors 'static,static' must name one to three kinds, each once",
+        ),
+        ({"vectors": ("statik",)}, r"--vectors 'statik' is not one of static, contextual, shift"),
+        ({"layers": (2, 2)}, r"--layers '2,2' must name layers, each once"),
+        ({"limit": 0}, r"--limit 0 is too small"),
+        ({"workers": -1}, r"--workers -1 is too small"),
+        (
+            {"shift": "asinh", "floor": 0.1},
+            r"--floor belongs to --shift log_ratio and has no meaning with asinh",
+        ),
+        ({"delta": 0.1}, r"--delta belongs to --shift asinh and has no meaning with log_ratio"),
+        ({"floor": -1.0}, r"--floor -1.0 must be 0 or a positive number"),
+        ({"floor": float("nan")}, r"--floor nan must be"),
+        ({"shift": "asinh", "delta": 0.0}, r"--delta 0.0 must be a positive number"),
+        (
+            {"vectors": ("contextual",), "shift": "asinh"},
+            r"--shift has no meaning without shift in --vectors",
+        ),
+        (
+            {"vectors": ("contextual",), "static": "lookup"},
+            r"--static has no meaning with --vectors contextual",
+        ),
+        ({"split": "none", "lang": "en"}, r"--lang has no meaning with --split none"),
+    ],
+)
+def test_a_wrong_option_is_refused_with_value_and_remedy(options, message):
+    with pytest.raises(InputError, match=message):
+        RunConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": (4,)}, r"--layers 4: .* has layers 1 to 3 \(or -3 to -1\)"),
+        ({"layers": (0,)}, r"--layers 0: "),
+        ({"layers": (3, -1)}, r"--layers 3,-1 names a layer of .* twice"),
+        ({"lang": "english"}, r"--lang 'english' is unknown"),
+        ({"precision": "fp16"}, r"--precision fp16 needs a GPU"),
+        ({"revision": "main"}, r"--revision main has no meaning"),
+    ],
+)
+def test_an_option_that_the_model_or_machine_cannot_meet_is_refused(options, message, tiny):
+    with pytest.raises(InputError, match=message):
+        encoder.resolve(RunConfig(model=str(tiny()), **options), "cpu")
+
+
+def test_resolving_leaves_nothing_open(tiny):
+    config = encoder.resolve(RunConfig(model=str(tiny()), layers=(-1, 1), vectors=("shift", "static")), "cpu")
+    assert config.layers == (3, 1)
+    assert config.vectors == ("static", "shift")
+    assert config.columns == ("static", "shift_3", "shift_1")
+    assert config.precision in ("fp32", "bf16")
+    assert (config.floor, config.delta, config.lang) == (1e-3, None, "en")
+    assert set(config.digests) == {"weights", "tokenizer", "model_config"}
+    assert ResolvedConfig.from_dict(config.as_dict()) == config
+
+
+CHANGES = [
+    {"layers": (2,)},
+    {"vectors": ("shift",)},
+    {"static": "lookup"},
+    {"shift": "asinh"},
+    {"floor": 0.01},
+    {"pool": "first"},
+    {"keep_punctuation": True},
+    {"split": "none"},
+    {"lang": "de"},
+    {"dtype": "float32"},
+    {"tokens_per_batch": 100},
+]
+
+
+def test_the_fingerprint_covers_what_changes_bytes_and_nothing_else(tiny):
+    def fingerprint(**options):
+        return encoder.resolve(RunConfig(model=str(tiny()), **options), "cpu").fingerprint
+
+    base = fingerprint()
+    assert len({base, *(fingerprint(**change) for change in CHANGES)}) == len(CHANGES) + 1
+    for same in ({"workers": 3}, {"index": False}, {"layers": (3,)}, {"floor": 1e-3}, {"shift": "log_ratio"}):
+        assert fingerprint(**same) == base
+
+
+def test_every_option_of_the_configuration_reaches_the_resolved_one_or_the_plan():
+    resolved = {field.name for field in dataclasses.fields(ResolvedConfig)}
+    plan = {"record", "text_field", "id_field", "limit", "shard_size"}
+    process = {"workers", "index"}
+    assert {field.name for field in dataclasses.fields(RunConfig)} <= resolved | plan | process
+
+
+@pytest.mark.parametrize(
+    ("on", "layer", "column"),
+    [
+        (None, None, "shift_3"),
+        ("contextual", None, "contextual_3"),
+        ("shift", 1, "shift_1"),
+        ("static", None, "static"),
+        ("shift_1", None, "shift_1"),
+    ],
+)
+def test_columns_are_found_by_kind_and_layer(on, layer, column, tiny):
+    config = encoder.resolve(RunConfig(model=str(tiny()), layers=(3, 1)), "cpu")
+    assert config.column(on, layer) == column
+
+
+def test_a_column_that_is_not_stored_is_refused_with_those_that_are(tiny):
+    config = encoder.resolve(RunConfig(model=str(tiny()), vectors=("shift",)), "cpu")
+    for on, layer in (("contextual", None), ("shift", 2), ("nonsense", None)):
+        with pytest.raises(InputError, match="it has shift_3"):
+            config.column(on, layer)
+    with pytest.raises(InputError, match="static vectors have no layer"):
+        config.column("static", 3)

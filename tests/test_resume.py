@@ -1,0 +1,273 @@
+"""A run may end at any instruction: the same command finishes it, and the bytes are the same."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import command
+from models import TEXT
+from stores import arrow_digests
+
+import ctxbatch
+from ctxbatch.layout import is_locked
+
+N_LINES = 400
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "long.txt"
+    lines = [line for line in TEXT.splitlines() if line.strip()]
+    path.write_text("".join(f"{n}: {lines[n % len(lines)]}\n" for n in range(N_LINES)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def arguments(corpus, tiny):
+    def build(out, *more):
+        return ["run", corpus, "-o", out, "--model", tiny(), "--shard-size", "4000", *more]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def reference(arguments, cli, tmp_path_factory):
+    """An undisturbed run with two workers."""
+    out = tmp_path_factory.mktemp("reference") / "out"
+    result = cli(*arguments(out, "--workers", "2"))
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_for(condition, process):
+    """Poll until something holds; a run that ends before is a failure of the test's premise."""
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+
+
+def committed(out):
+    return len(list(out.glob("shards/[0-9]*/shard.json")))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_runs_finish_with_the_bytes_of_an_undisturbed_one(seed, arguments, reference, tmp_path, cli):
+    out = tmp_path / "out"
+    chance = random.Random(seed)
+    for kill in (os.killpg, os.kill, os.killpg):
+        before = committed(out)
+        process = start(*arguments(out, "--workers", str(chance.choice((1, 2, 3)))))
+        # Some moment after work has begun: from the first temporary folder to some shards later.
+        wait_for(
+            lambda: committed(out) >= before + chance.randint(0, 1) and list(out.glob("shards/.*.tmp")),
+            process,
+        )
+        time.sleep(chance.uniform(0, 0.1))
+        kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    result = cli(*arguments(out, "--workers", "1"))
+    assert result.returncode == 0, result.stderr
+    assert arrow_digests(out) == arrow_digests(reference)
+    assert not list(out.glob("shards/.*"))
+    assert cli("verify", out).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
+)
+def test_a_signal_leaves_a_resumable_store_and_says_so(signum, status, arguments, reference, tmp_path, cli):
+    out = tmp_path / "out"
+    process = start(*arguments(out))
+    wait_for(lambda: committed(out) >= 1, process)
+    os.killpg(process.pid, signum)  # as a terminal does: to coordinator and workers alike
+    _, errors = process.communicate()
+    assert process.returncode == status, errors
+    assert errors.splitlines()[-1].startswith(
+        f"ctxbatch: stopped by {signum.name}; what is committed is kept"
+    )
+    assert "Traceback" not in errors
+    assert not is_locked(out)
+    assert "interrupted" in cli("status", out).stdout
+    before = {path: path.stat().st_mtime_ns for path in out.glob("shards/[0-9]*/shard.json")}
+    assert cli(*arguments(out)).returncode == 0
+    assert arrow_digests(out) == arrow_digests(reference)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())  # nothing done twice
+
+
+def test_a_second_run_on_the_same_store_is_refused_and_the_first_goes_on(arguments, tmp_path, cli, reference):
+    out = tmp_path / "out"
+    process = start(*arguments(out))
+    wait_for(lambda: is_locked(out), process)
+    second = cli(*arguments(out))
+    assert second.returncode == 4
+    assert re.fullmatch(
+        rf"ctxbatch: another run is writing to .* \(process {process.pid}\): .*\n", second.stderr
+    )
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert arrow_digests(out) == arrow_digests(reference)
+
+
+def test_a_worker_that_dies_is_replaced_and_its_shard_given_up_after_three_tries(
+    arguments, tmp_path, cli, reference
+):
+    out = tmp_path / "out"
+    process = start(*arguments(out, "--workers", "1"))
+    killed = set()
+    while process.poll() is None:
+        for folder in out.glob("shards/.000002.*.tmp"):
+            pid = int(folder.name.split(".")[2])
+            if pid not in killed:
+                killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.001)
+    _, errors = process.communicate()
+    assert process.returncode == 3, errors
+    assert len(killed) == 3
+    assert "given up after three tries: shards 000002; see" in errors
+    assert "a worker died in shard 000002: it is run again" in errors
+    missing = set(arrow_digests(reference)) - set(arrow_digests(out))
+    assert {Path(name).parent.name for name in missing} == {"000002"}
+    assert cli(*arguments(out)).returncode == 0
+    assert arrow_digests(out) == arrow_digests(reference)
+
+
+def test_workers_end_when_their_coordinator_is_gone(arguments, tmp_path):
+    out = tmp_path / "out"
+    process = start(*arguments(out, "--workers", "2"))
+    wait_for(lambda: committed(out) >= 1, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while is_locked(out):  # workers hold the lock as long as they live
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# --- what may be resumed --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(reference, corpus, tmp_path):
+    """A finished store, and its corpus at its own path, both free to be spoilt and restored."""
+    out = tmp_path / "out"
+    shutil.copytree(reference, out)
+    content, status = corpus.read_bytes(), corpus.stat()
+    yield out
+    corpus.write_bytes(content)
+    os.utime(corpus, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_another_option_is_refused_with_both_values(copy, arguments, cli):
+    result = cli(*arguments(copy, "--shift", "asinh"))
+    assert result.returncode == 2
+    assert "was made with --shift log_ratio, this command says asinh" in result.stderr
+    assert (
+        "was made with --shard-size 4000, this command says 9000"
+        in cli(*arguments(copy, "--shard-size", "9000")).stderr
+    )
+    assert "--layers 3, this command says 2,3" in cli(*arguments(copy, "--layers", "2,3")).stderr
+
+
+def test_other_sources_are_refused_by_name(copy, arguments, corpus, cli, tmp_path):
+    other = tmp_path / "more.txt"
+    other.write_text("more\n")
+    run, *rest = arguments(copy)
+    assert f"{other} is no source of" in cli(run, other, *rest).stderr
+    assert f"{corpus} is missing from the sources" in cli(run, other, *rest[1:]).stderr.replace(
+        f"{other} is no source of", f"{corpus} is missing from the sources"
+    )
+    corpus.write_text("longer", encoding="utf-8")
+    assert f"{corpus} has 6 bytes" in cli(*arguments(copy)).stderr
+
+
+def test_a_touch_is_accepted_and_a_changed_byte_is_not(copy, arguments, corpus, cli):
+    before = corpus.stat()
+    os.utime(corpus)
+    assert cli(*arguments(copy)).returncode == 0
+    content = corpus.read_bytes()
+    corpus.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    result = cli(*arguments(copy))
+    assert result.returncode == 2
+    assert re.search(r"has changed between bytes \d+ and \d+", result.stderr)
+    os.utime(corpus, ns=(before.st_atime_ns, before.st_mtime_ns))  # a change that hides behind its time
+    assert cli("verify", copy).returncode == 0
+    found = cli("verify", copy, "--sources")
+    assert found.returncode == 3
+    assert re.search(r"long.txt has changed between bytes \d+ and \d+", found.stdout)
+
+
+@pytest.mark.parametrize("name", ["words.arrow", "sentences.arrow", "shard.json"])
+def test_a_flipped_byte_in_a_shard_is_found(name, copy, cli):
+    path = copy / "shards" / "000001" / name
+    content = bytearray(path.read_bytes())
+    content[random.Random(name).randrange(len(content))] ^= 4
+    path.write_bytes(content)
+    result = cli("verify", copy)
+    assert result.returncode == 3
+    assert f"000001/{name} is damaged" in result.stdout
+
+
+def test_a_shard_without_an_intact_commit_record_is_made_again(copy, arguments, reference, cli):
+    record = copy / "shards" / "000001" / "shard.json"
+    record.write_text(record.read_text().replace('"rows": ', '"rows": 1'))
+    (copy / "shards" / "000003" / "shard.json").unlink()
+    (copy / "shards" / "000000" / "words.arrow").unlink()
+    shutil.rmtree(copy / "shards" / "000000")
+    assert cli(*arguments(copy)).returncode == 0
+    assert arrow_digests(copy) == arrow_digests(reference)
+
+
+def test_a_damaged_manifest_is_found_and_a_new_run_asked_for(copy, cli):
+    path = copy / "manifest.json"
+    path.write_text(path.read_text().replace('"pool": "mean"', '"pool": "none"'))
+    result = cli("verify", copy)
+    assert result.returncode == 2
+    assert (
+        "does not match its checksum; the store cannot be trusted: run again with another -o" in result.stderr
+    )
+
+
+def test_a_newer_format_is_refused(copy, cli):
+    from ctxbatch.layout import read_json, write_json
+
+    path = copy / "manifest.json"
+    write_json(path, {**read_json(path), "format_version": 99})
+    assert (
+        "has format version 99, this program reads up to 1: install a newer ctxbatch"
+        in cli("stats", copy).stderr
+    )
+
+
+def test_the_time_between_two_runs_does_not_count(copy):
+    from ctxbatch.layout import read_json, write_json
+    from ctxbatch.store import totals
+
+    for number, (begin, end) in enumerate([(0, 10), (5, 12), (10_000, 10_003)]):
+        path = copy / "shards" / f"{number:06d}" / "shard.json"
+        record = read_json(path)
+        record["timing"] |= {"started": begin, "finished": end}
+        write_json(path, record)
+    for path in sorted(copy.glob("shards/*"))[3:]:
+        shutil.rmtree(path)
+    assert totals(ctxbatch.open(copy))["seconds"] == 15
+
+
+def test_the_log_keeps_what_happened(reference):
+    log = (reference / "run.log").read_text()
+    assert "planned" in log
+    assert "shard 000001 committed" in log
+    assert json.dumps(ctxbatch.open(reference).config.fingerprint)[1:-1] in log
