@@ -25,11 +25,11 @@ class ResourceError(CtxbatchError):
     exit_status = 4
 
 
-class Stopped(KeyboardInterrupt):
+class Stopped(BaseException):
     """A signal asked the program to stop.
 
-    Not a ``CtxbatchError``: like ``KeyboardInterrupt`` it must pass every ``except Exception``
-    of the libraries on its way out.
+    No ``Exception``, so that it passes every ``except Exception`` of the libraries on its way out, and no
+    ``KeyboardInterrupt`` either, which typer makes into an exit status of its own.
     """
 
     def __init__(self, signum: int) -> None:

@@ -62,6 +62,16 @@ class IndexReport:
         )
 
 
+def ensure(store: Store, column: str) -> IndexReport:
+    """Like `build`, but leaves alone an index that is intact and of these very shards."""
+    path = index_path(store.path, column)
+    record = path.with_suffix(".json")
+    if not record.exists() or any(check_index(record, store.manifest)):
+        return build(store, column)
+    facts = read_json(record)
+    return IndexReport(column, store.n_rows, path, facts["bytes"], facts["seconds"], facts["recall_at_10"])
+
+
 def build(store: Store, column: str) -> IndexReport:
     """Build the index on a column, replacing the one that is there. Only under the store's lock.
 
@@ -90,12 +100,14 @@ def build(store: Store, column: str) -> IndexReport:
     content = faiss.serialize_index(index).tobytes()
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, content)
+    seconds = round(time.monotonic() - started, 1)
     recall = _measure_recall(index, store, column)
     facts = {
         "column": column,
         "rows": store.n_rows,
         "factory": factory,
         "nprobe": index.nprobe,
+        "seconds": seconds,
         "recall_at_10": round(recall, 4),
         "faiss_version": faiss.__version__,
         "built_from": built_from(store.commits),
@@ -103,7 +115,7 @@ def build(store: Store, column: str) -> IndexReport:
         "sha256": file_digest(path),
     }
     write_json(path.with_suffix(".json"), facts)
-    return IndexReport(column, store.n_rows, path, len(content), time.monotonic() - started, recall)
+    return IndexReport(column, store.n_rows, path, len(content), seconds, recall)
 
 
 def _train(store: Store, column: str) -> tuple[Any, str]:

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -75,7 +75,7 @@ def run(
             manifest = _open_manifest(out, resolved, reading, sources)
             remove_leftovers(out)
             given_up = _work(out, manifest, _workers(config, devices), lock, log_file, quiet)
-            report = index.build(Store(out), resolved.column()) if config.index and not given_up else None
+            report = index.ensure(Store(out), resolved.column()) if config.index and not given_up else None
         except OSError as error:
             raise as_resource_error(error, out) from error
         result = RunReport(out, totals(Store(out)), tuple(given_up), report)
@@ -124,33 +124,31 @@ def _open_manifest(
         log.debug("planned %d shards from %d sources", len(shards), len(sources))
         return manifest
     manifest = Manifest.read(out)
-    for name, stored, asked in _differences(manifest, resolved, reading):
-        raise StoreError(
-            f"{out} was made with {name} {stored}, this command says {asked}: "
-            "use the same options to resume, or another -o"
-        )
+    _check_options(out, manifest, resolved, reading)
     _check_sources(out, manifest, sources)
     return manifest
 
 
-def _differences(
-    manifest: Manifest, resolved: ResolvedConfig, reading: Reading
-) -> Iterator[tuple[str, object, object]]:
-    options = {"pool", "layers", "vectors", "static", "shift", "floor", "delta", "dtype", "precision", "lang"}
-    options |= {"model", "revision", "split", "record", "limit", "keep_punctuation", "text_field", "id_field"}
-    options |= {"shard_size", "tokens_per_batch"}
+def _check_options(out: Path, manifest: Manifest, resolved: ResolvedConfig, reading: Reading) -> None:
+    """Refuse another configuration than the store's, naming what differs."""
+    options = {field.name for field in fields(RunConfig)}
     stored = _flat({**manifest.config.as_dict(), **asdict(manifest.reading)})
     asked = _flat({**resolved.as_dict(), **asdict(reading)})
-    # What the user typed first; what follows from it, such as digests, after.
-    for name in sorted(stored.keys() | asked.keys(), key=lambda name: (name not in options, name)):
-        if stored.get(name) != asked.get(name):
-            shown = f"--{name.replace('_', '-')}" if name in options else name.replace("_", " ")
-            yield shown, _shown(stored.get(name)), _shown(asked.get(name))
+    different = [name for name in stored.keys() | asked.keys() if stored.get(name) != asked.get(name)]
+    if not different:
+        return
+    # What was typed rather than what follows from it, such as another default or a digest.
+    name = min(different, key=lambda n: (n not in options, None in (stored.get(n), asked.get(n)), n))
+    shown = f"--{name.replace('_', '-')}" if name in options else name.replace("_", " ")
+    raise StoreError(
+        f"{out} was made with {shown} {_shown(stored.get(name))}, "
+        f"this command says {_shown(asked.get(name))}: use the same options to resume, or another -o"
+    )
 
 
-def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for name, value in fields.items():
+    for name, value in content.items():
         if isinstance(value, Mapping):
             flat |= {f"{name} of {key}": part for key, part in value.items()}
         else:

@@ -12,7 +12,7 @@ from transformers import BertTokenizer, MPNetTokenizer, RobertaTokenizer, XLMRob
 TEXT = """\
 The old bank stood by the river, and its door was never locked; nobody wanted what lay inside.
 I want an apple. I want an orange! I want an adventure?
-Don't you think that unbelievable things happen here, in the middle of no-man's-land (at 3.14 o'clock)?
+Don't you think that unbelievable things happen here, in no-man's-land (at 3.14)?
 Naïve façade, café crème: the résumé of Zoë, 汉字 and 漢字 in one line, with emoji 😀 and 👩‍👩‍👧 too.
   Spaces   at the beginning,\ttabs and\u00a0hard spaces in the middle, and at the end   \n
 "Quoted speech," she said, "is not the same as [MASK] or <mask>."

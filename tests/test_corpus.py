@@ -36,7 +36,7 @@ def test_lines_are_conserved_whatever_the_shard_size(tmp_path, parts, end, size,
     path.write_bytes(content)
     if not content:
         return
-    sources, shards, records = read_all([path], shard_size=size)
+    _, shards, records = read_all([path], shard_size=size)
     expected = content.decode().removesuffix(end).split(end) if closed else content.decode().split(end)
     if not closed and parts and not parts[-1]:
         expected = expected[:-1]

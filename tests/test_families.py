@@ -125,7 +125,7 @@ def test_word_longer_than_a_window_is_rejected_by_name_and_the_rest_stored(tiny,
     assert counted["words"] == counted["rows"] + len(rejected)
 
 
-def test_unsupported_family_is_refused_with_the_list(tiny, text_file, tmp_path):
+def test_unsupported_family_is_refused_with_the_list(text_file, tmp_path):
     import transformers
 
     folder = tmp_path / "gpt"

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -65,7 +66,7 @@ def test_stats_json_counts_what_is_there(finished, cli):
     assert totals["sentences"] == store.sentences.count_rows()
     assert totals["wordpieces"] == sum(store.sentences.to_table()["n_pieces"].to_pylist())
     assert totals["tokens"] >= totals["wordpieces"]
-    assert totals["shards"] == len(list(out.glob("shards/*"))) > 3
+    assert totals["shards"] == len(list(out.glob("shards/*"))) == 3
     assert totals["bytes_written"] == sum(
         path.stat().st_size for path in out.glob("shards/*/*") if path.name != "shard.json"
     )
@@ -104,12 +105,12 @@ def test_columns_ids_and_metadata_are_the_contract(finished, tiny):
     assert metadata["ctxbatch.format_version"] == "1"
 
 
-def test_every_word_stands_at_its_offsets_in_its_sentence_and_the_sentence_in_its_source(finished, corpus):
+def test_every_word_stands_at_its_offsets_in_its_sentence_and_the_sentence_in_its_source(finished):
     out, _ = finished
     for row in rows_of(ctxbatch.open(out)):
         sentence = row["sentence"]
         assert sentence["text"][row["char_start"] : row["char_end"]] == row["word"]
-        raw = open(sentence["source"], "rb").read()[sentence["byte_start"] :].split(b"\n")[0].decode()
+        raw = Path(sentence["source"]).read_bytes()[sentence["byte_start"] :].split(b"\n")[0].decode()
         text = json.loads(raw)["text"] if sentence["source"].endswith("jsonl") else raw
         assert text[sentence["char_start"] :].startswith(sentence["text"])
     assert {s for s in ctxbatch.open(out).sentences.to_table()["doc_id"].to_pylist() if s} == {"doc-1", "3"}
@@ -239,7 +240,8 @@ def test_a_disk_that_refuses_ends_with_status_4_and_the_same_command_goes_on(tin
 
 
 def test_help_and_mistakes_do_not_wait_for_torch():
-    code = "import sys, ctxbatch.cli; sys.exit(bool({'torch', 'transformers', 'pyarrow', 'faiss'} & set(sys.modules)))"
+    heavy = {"torch", "transformers", "pyarrow", "faiss"}
+    code = f"import sys, ctxbatch.cli; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Installs what the tests need into .venv, then runs ruff, mypy and the tests. Arguments go to pytest.
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "[test,lint]"
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+.venv/bin/python -m pytest "$@"
