@@ -258,7 +258,8 @@ def search(
 
     parse_query(query)  # a wrong query is told at once, before the model is loaded
     searcher = ctxbatch.open(out).searcher(on, layer)
-    if not searcher.indexed and searcher.rows_are_many:
+    filtered = same_word or other_words or word is not None
+    if not filtered and not searcher.indexed and searcher.rows_are_many:
         log.warning(
             "no index on %s: all rows are read; `ctxbatch index %s` makes it fast", searcher.column, out
         )

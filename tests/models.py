@@ -16,9 +16,10 @@ Don't you think that unbelievable things happen here, in no-man's-land (at 3.14)
 Naïve façade, café crème: the résumé of Zoë, 汉字 and 漢字 in one line, with emoji 😀 and 👩‍👩‍👧 too.
   Spaces   at the beginning,\ttabs and\u00a0hard spaces in the middle, and at the end   \n
 "Quoted speech," she said, "is not the same as [MASK] or <mask>."
-One two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen \
-eighteen nineteen twenty twenty-one twenty-two twenty-three twenty-four twenty-five twenty-six twenty-seven \
-twenty-eight twenty-nine thirty, unbelievableness and antidisestablishmentarianism included, all without a stop
+One two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen \
+seventeen eighteen nineteen twenty twenty-one twenty-two twenty-three twenty-four twenty-five \
+twenty-six twenty-seven twenty-eight twenty-nine thirty, unbelievableness and \
+antidisestablishmentarianism included, all without a stop
 --- *** ---
 קוראים לי נועה ואני גרה בתל אביב. Привет, мир! e\u0301te\u0301
 """

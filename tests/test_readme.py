@@ -1,0 +1,77 @@
+"""The README shows what there is: its options exist, its recipes run; every option has help."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from models import TEXT
+from stores import make_store
+
+from ctxbatch import RunConfig
+from ctxbatch.cli import app
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+COMMANDS = typer.main.get_command(app).commands
+RECIPES = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "RunConfig" not in block]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_has_help(name):
+    command = COMMANDS[name]
+    assert command.help
+    for parameter in command.params:
+        assert parameter.help, f"{name} {parameter.name}"
+
+
+def test_every_option_of_the_readme_exists():
+    known = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
+    known |= {"--help", "--version"}
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README))
+    assert shown <= known
+    for line in re.findall(r"^\$ ctxbatch (.*)", README, re.M):
+        name, *_ = line.split()
+        options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+        assert set(re.findall(r"(?<![\w-])-{1,2}[a-z][a-z-]*", line.split(" | ")[0])) <= options, line
+
+
+def test_every_option_of_run_is_in_the_configuration():
+    plain = {p.name for p in COMMANDS["run"].params} - {"inputs", "out", "quiet", "help", "no_index"}
+    assert plain <= set(RunConfig.__slots__)
+
+
+def test_the_annotated_tree_names_every_module():
+    modules = {path.name for path in (Path(__file__).parent.parent / "ctxbatch").glob("[a-z]*.py")}
+    assert modules == set(re.findall(r"^  (\w+\.py)  ", README, re.M))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny):
+    """A folder with a store ``out``, as the README's recipes expect it."""
+    folder = tmp_path_factory.mktemp("recipes")
+    (folder / "corpus.txt").write_text(TEXT * 5, encoding="utf-8")
+    make_store(folder / "out", [folder / "corpus.txt"], RunConfig(model=str(tiny()), shard_size=2000))
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(RECIPES)))
+def test_recipes_of_the_readme_run(number, folder, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(folder / "hf"))
+    result = subprocess.run(
+        [sys.executable, "-c", RECIPES[number]], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+
+
+def test_the_python_example_of_the_readme_runs(folder, tiny, tmp_path):
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "RunConfig" in block]
+    (tmp_path / "corpus.txt").write_text("I sent her a card.\nThe card was a joker.\n")
+    code = example.replace('"all-MiniLM-L6-v2"', repr(str(tiny())))
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert " card corpus.txt 0 I sent her a card." in result.stdout
