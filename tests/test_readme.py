@@ -27,7 +27,9 @@ def test_every_command_and_option_has_help(name):
 
 
 def test_every_option_of_the_readme_exists():
-    known = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
+    known = {
+        option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts
+    }
     known |= {"--help", "--version"}
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README))
     assert shown <= known
@@ -66,7 +68,7 @@ def test_recipes_of_the_readme_run(number, folder, monkeypatch):
     assert result.stdout.strip()
 
 
-def test_the_python_example_of_the_readme_runs(folder, tiny, tmp_path):
+def test_the_python_example_of_the_readme_runs(tiny, tmp_path):
     (example,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "RunConfig" in block]
     (tmp_path / "corpus.txt").write_text("I sent her a card.\nThe card was a joker.\n")
     code = example.replace('"all-MiniLM-L6-v2"', repr(str(tiny())))

@@ -1,0 +1,45 @@
+"""On real weights (all-MiniLM-L6-v2) the store equals the oracle, and bf16 is close to fp32."""
+
+from pathlib import Path
+
+import pytest
+from oracle import Oracle
+from parity import compare, mean_cosine
+from stores import make_store
+
+from ctxbatch import RunConfig
+from ctxbatch.models import find_model
+
+MODEL = "all-MiniLM-L6-v2"
+TEXT = Path(__file__).parent.parent / "scripts" / "demo" / "devils-dictionary.txt"
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real")
+    return {
+        precision: make_store(
+            folder / precision,
+            [TEXT],
+            RunConfig(model=MODEL, precision=precision, record="paragraph", limit=40),
+        )
+        for precision in ("fp32", "bf16")
+    }
+
+
+def test_every_stored_value_lies_within_rounding_of_the_oracle(stores):
+    found = compare(stores["fp32"], Oracle(find_model(MODEL, None).path))
+    assert found["rows"] > 1000
+    assert found["excess"] <= 0
+    assert found["shift_excess"] <= 0
+
+
+def test_bf16_is_close_to_fp32(stores):
+    assert mean_cosine(stores["fp32"], stores["bf16"], "contextual") >= 0.9995
+    assert mean_cosine(stores["fp32"], stores["bf16"], "shift") >= 0.97
+
+
+def test_the_shift_finds_the_sense_of_a_word(stores):
+    """The README's promise in small: hits on the marked word come first."""
+    hits = stores["fp32"].searcher().search("He was a [lawyer] and a liar.", 3, words="same")
+    assert {hit.word.casefold() for hit in hits} <= {"lawyer"}
