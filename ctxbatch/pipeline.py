@@ -7,7 +7,6 @@ between shards.
 
 import errno
 import queue
-import resource
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -213,13 +212,9 @@ def as_resource_error(error: OSError, out: Path) -> ResourceError:
 
 def peak_memory() -> int:
     """The most memory that this process has had resident, in bytes."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # no /proc: not Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 # --- running ahead --------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from typing import IO, Any
 from ctxbatch import errors
 from ctxbatch.errors import CtxbatchError
 
+# Of a shard whose worker dies, and of starting a worker.
 _TRIES = 3
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
@@ -64,6 +65,7 @@ class Pool:
         self._log = log
         self._inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         self._workers: list[_Worker] = []
+        self._failed_starts = 0
 
     def __enter__(self) -> "Pool":
         return self
@@ -151,6 +153,7 @@ class Pool:
             raise kind(message["message"])
         if message["say"] == "loaded":
             worker.loaded = True
+            self._failed_starts = 0
         elif message["say"] == "ready":
             worker.waiting = True
         elif message["say"] == "committed":
@@ -177,9 +180,10 @@ class Pool:
         self._workers.remove(worker)
         worker.process.kill()
         code = worker.process.wait()
-        if not worker.loaded:
+        self._failed_starts += not worker.loaded
+        if self._failed_starts >= _TRIES:
             raise WorkersFailedError(
-                f"a worker on {worker.device} ended with status {code} before it was ready: "
+                f"workers on {worker.device} end with status {code} before they are ready: "
                 f"see the end of {self._log.name}"
             )
         return worker.shards

@@ -56,8 +56,11 @@ def read(spec: ShardSpec, sources: Sequence[Source], reading: Reading) -> Iterat
         read_format = _READERS[source.format]
         digest = hashlib.sha256()
         with open_source(source) as stream:
-            stream.seek(segment.start)
-            yield from read_format(_lines(stream, segment, digest), segment, reading)
+            try:
+                stream.seek(segment.start)
+                yield from read_format(_lines(stream, segment, digest), segment, reading)
+            except OSError as error:
+                raise InputError(f"{source.path} cannot be read: {error.strerror}") from error
         if digest.hexdigest() != segment.sha256:
             raise SourceChangedError(
                 f"{source.path} changed after the run was planned (bytes {segment.start} to {segment.end}): "

@@ -85,12 +85,8 @@ def run(
 
 def _workers(config: RunConfig, devices: Sequence[str]) -> list[str]:
     """The device of each worker: one a GPU, or one a core that this process may use."""
-    n_workers = config.workers or (_usable_cores() if devices == ["cpu"] else len(devices))
+    n_workers = config.workers or (len(os.sched_getaffinity(0)) if devices == ["cpu"] else len(devices))
     return [devices[number % len(devices)] for number in range(n_workers)]
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _work(

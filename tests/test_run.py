@@ -46,7 +46,7 @@ def test_run_ends_with_a_summary_and_status_3_where_something_was_rejected(finis
     assert "Traceback" not in result.stderr
     named = [
         json.loads(line)
-        for path in out.glob("shards/*/rejects.jsonl")
+        for path in sorted(out.glob("shards/*/rejects.jsonl"))
         for line in path.read_text().splitlines()
     ]
     word, record = named
