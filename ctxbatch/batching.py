@@ -26,6 +26,7 @@ from ctxbatch.words import Ints, Pieces, Selection, Words, WordTexts, ranges, sp
 # A buffer is what a worker holds at a time and sorts by length: closed before it exceeds this many
 # wordpieces. Tokenised in groups, so that the tokenizer's threads and calls are worth their cost.
 BUFFER_PIECES = 65_536
+_BUFFER_CHARACTERS = 1 << 20
 _GROUP_CHARACTERS = 16_384
 
 
@@ -34,7 +35,7 @@ class Rows:
     """The rows that a buffer will store, in source order; one array entry per row.
 
     ``window_N`` and ``piece_N`` say where a row's first wordpiece stands: the window, and the position
-    among that window's pieces, special tokens not counted. ``width_N`` is how many pieces are pooled.
+    among that window's pieces, special tokens not counted. ``n_pieces_N`` pieces are pooled.
     """
 
     sentence_N: Ints
@@ -164,18 +165,21 @@ class BatchMaker:
         self._pad = config.pad_id
 
     def buffers(self, sentences: Iterable[Sentence]) -> Iterator[Buffer]:
-        """Yield buffers of at most `BUFFER_PIECES` wordpieces, sentences in order."""
+        """Yield buffers of about `BUFFER_PIECES` wordpieces at most, sentences in order."""
         pending: list[tuple[Sentence, Encoding]] = []
-        n_pieces = 0
+        n_pieces = n_characters = 0
         for group in _groups(sentences):
             texts = [sentence.text for sentence in group]
             encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
             for sentence, encoding in zip(group, encodings, strict=True):
-                if pending and n_pieces + len(encoding) > BUFFER_PIECES:
+                full = n_pieces + len(encoding) > BUFFER_PIECES or n_characters > _BUFFER_CHARACTERS
+                if pending and full:
                     yield from self._flatten(pending)
-                    pending, n_pieces = [], 0
+                    pending, n_pieces, n_characters = [], 0, 0
                 pending.append((sentence, encoding))
                 n_pieces += len(encoding)
+                # Text can have few pieces, or none; what a sentence costs besides counts as well.
+                n_characters += len(sentence.text) + 64
         if pending:
             yield from self._flatten(pending)
 

@@ -4,8 +4,10 @@ Results go to standard output, progress and messages to standard error. Errors o
 line and an exit status; anything else keeps its traceback.
 """
 
+import io
 import json
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -88,12 +90,13 @@ def run(
         str | None, Option(metavar="R", help="Branch, tag or commit of the model on the hub.")
     ] = None,
     layers: Annotated[
-        str,
+        str | None,
         Option(
             metavar="N[,N...]",
-            help="Layers from 1 up, or from -1 (the last) down; the first named is the default for search.",
+            help="Layers from 1 up, or from -1 (the last) down; the first named is the default for search. "
+            "[default: -1]",
         ),
-    ] = "-1",
+    ] = None,
     vectors: Annotated[str, Option(metavar="KIND[,KIND...]", help="What to store.")] = ",".join(
         config.VECTOR_KINDS
     ),
@@ -181,7 +184,7 @@ def run(
     options = RunConfig(
         model=model,
         revision=revision,
-        layers=_numbers("--layers", layers),
+        layers=None if layers is None else _numbers("--layers", layers),
         vectors=tuple(vectors.split(",")),  # type: ignore[arg-type]  # RunConfig checks all choices
         static=static,  # type: ignore[arg-type]
         shift=shift,  # type: ignore[arg-type]
@@ -408,23 +411,34 @@ def main() -> None:
     """Run the command line; the entry point of the ``ctxbatch`` script."""
     _listen_to_signals()
     _log_to_stderr()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no Unicode
     try:
         status = _run_command()
     except CtxbatchError as error:
         status = _complain(str(error), error.exit_status)
-    except Stopped as stopped:
-        name = signal.Signals(stopped.signum).name
-        status = _complain(
-            f"stopped by {name}; what is committed is kept, the same command goes on from there",
-            stopped.exit_status,
-        )
     except BrokenPipeError:
         sys.stderr.close()  # the reader, head or less, has gone: nothing to say and nobody to tell
         status = 141
+    except OSError as error:
+        status = _complain(f"{error.filename or 'the disk'}: {error.strerror}: mend it and run again", 4)
+    except Stopped as stopped:
+        message = f"stopped by {signal.Signals(stopped.signum).name}"
+        if sys.argv[1:2] == ["run"]:
+            message += "; what is committed is kept, the same command goes on from there"
+        status = _complain(message, stopped.exit_status)
     sys.exit(status)
 
 
 def _run_command() -> int:
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"argument {os.fsencode(argument)!r} is not UTF-8: rename or retype it"
+            ) from None
     command = typer.main.get_command(app)
     try:
         result = command.main(prog_name="ctxbatch", standalone_mode=False)
@@ -432,16 +446,15 @@ def _run_command() -> int:
         # typer brings its own click; its usage errors say what is wrong in format_message.
         if not hasattr(error, "format_message"):
             raise
-        message = " ".join(error.format_message().split())
         if type(error).__name__ == "NoArgsIsHelpError":
-            print(message)
+            print(error.format_message())
             return 2
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "ctxbatch"
-        hint = ""
-        if type(error).__name__ == "NoSuchOption" and where.endswith("search"):
-            hint = "; a query that starts with - goes after --"
-        return _complain(f"{message.rstrip('.')}{hint}; see `{where} --help`", 2)
+        message = " ".join(error.format_message().split()).rstrip(".")
+        marked = any(argument.startswith("-") and "[" in argument for argument in sys.argv[2:])
+        hint = "; a query that starts with - goes after --" if where.endswith("search") and marked else ""
+        return _complain(f"{message}{hint}; see `{where} --help`", 2)
     sys.stdout.flush()
     return result if isinstance(result, int) else 0
 

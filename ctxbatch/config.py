@@ -49,7 +49,7 @@ class RunConfig:
 
     model: str = DEFAULT_MODEL
     revision: str | None = None
-    layers: tuple[int, ...] = (-1,)
+    layers: tuple[int, ...] | None = None
     vectors: tuple[VectorKind, ...] = VECTOR_KINDS
     static: StaticKind | None = None
     shift: ShiftKind | None = None
@@ -93,8 +93,15 @@ class RunConfig:
             _check_choice("--vectors", kind, VECTOR_KINDS)
         if not self.vectors or len(set(self.vectors)) != len(self.vectors):
             raise InputError(f"--vectors {','.join(self.vectors)!r} must name one to three kinds, each once")
-        if not self.layers or len(set(self.layers)) != len(self.layers):
+        if self.layers is not None and (not self.layers or len(set(self.layers)) != len(self.layers)):
             raise InputError(f"--layers {','.join(map(str, self.layers))!r} must name layers, each once")
+        if self.vectors == ("static",):
+            if self.layers is not None:
+                raise InputError(
+                    "--layers has no meaning with --vectors static: static vectors have no layer"
+                )
+            if self.precision != "auto":
+                raise InputError("--precision has no meaning with --vectors static: they are always fp32")
         if self.static is not None:
             _check_choice("--static", self.static, get_args(StaticKind))
             if self.vectors == ("contextual",):
@@ -179,16 +186,20 @@ class ResolvedConfig:
         Args:
             on: ``shift``, ``contextual``, ``static`` or a column's full name; ``None`` takes the first
                 of the three that is stored.
-            layer: A layer's number; ``None`` takes the first layer of the run.
+            layer: A layer's number, negative from the end; ``None`` takes the first layer of the run.
 
         Raises:
             InputError: The store does not hold such a column.
         """
         if on is None:
             on = next(kind for kind in ("shift", "contextual", "static") if kind in self.vectors)
-        if on == "static" and layer is not None:
-            raise InputError("--layer has no meaning with --on static: static vectors have no layer")
-        name = on if on in self.columns else f"{on}_{layer or self.layers[0]}"
+        name = on
+        if layer is not None:
+            if on == "static":
+                raise InputError("--layer has no meaning with --on static: static vectors have no layer")
+            name = f"{on}_{layer + self.n_layers + 1 if layer < 0 else layer}"
+        elif on not in self.columns and self.layers:
+            name = f"{on}_{self.layers[0]}"
         if name not in self.columns:
             raise InputError(f"the store holds no {name}: it has {', '.join(self.columns)}")
         return name

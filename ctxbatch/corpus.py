@@ -16,6 +16,7 @@ from ctxbatch.errors import InputError
 
 FORMATS = {".txt": "text", ".jsonl": "json lines", ".ndjson": "json lines"}
 _CHUNK = 1 << 20
+BOM = b"\xef\xbb\xbf"
 _MEGABYTE = 1 << 20
 
 
@@ -84,7 +85,7 @@ def find_sources(inputs: Sequence[str | Path], out: Path) -> tuple[list[Source],
     left_out: list[str] = []
     for given in inputs:
         path = Path(given)
-        if path.is_dir():
+        if _is_folder(path):
             known, unknown = _walk(path, out)
             left_out += map(str, unknown)
             if not known:
@@ -102,22 +103,47 @@ def find_sources(inputs: Sequence[str | Path], out: Path) -> tuple[list[Source],
     return list(sources.values()), left_out
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # a name too long, say
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def _known_formats() -> str:
     return ", ".join(sorted(FORMATS))
 
 
 def _walk(folder: Path, out: Path) -> tuple[list[Path], list[Path]]:
+    """The readable and the other files below a folder; links are followed, each folder entered once."""
     known: list[Path] = []
     unknown: list[Path] = []
-    for root, folders, files in os.walk(folder, onerror=_refuse_folder):
+    entered: set[Path] = set()
+    for root, folders, files in os.walk(folder, onerror=_refuse_folder, followlinks=True):
         here = Path(root)
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and (here / name).resolve() != out.resolve()
-        )
+        real = here.resolve()
+        if real in entered or real == out.resolve():
+            folders.clear()
+            continue
+        entered.add(real)
+        if is_store(here):
+            folders.clear()
+            unknown.append(here)
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith("."):
                 (known if Path(name).suffix.lower() in FORMATS else unknown).append(here / name)
     return sorted(known), sorted(unknown)
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a store of this program, whose files are no text to read."""
+    try:
+        with (folder / "manifest.json").open("rb") as stream:
+            return b'"ctxbatch store"' in stream.read(200)
+    except OSError:
+        return False
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -126,6 +152,10 @@ def _refuse_folder(error: OSError) -> None:
 
 def _source(path: Path) -> Source:
     format_name = FORMATS.get(path.suffix.lower())
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{os.fsencode(path)!r}: the file's name is not UTF-8: rename it") from None
     try:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
@@ -215,6 +245,14 @@ def plan(sources: Sequence[Source], reading: Reading) -> list[ShardSpec]:
     return shards
 
 
+def source_size(source: Source) -> int | None:
+    """The size of a source now; ``None`` where it is not there."""
+    try:
+        return Path(source.path).stat().st_size
+    except OSError:
+        return None
+
+
 def open_source(source: Source) -> BinaryIO:
     """Open a source for reading bytes.
 
@@ -281,7 +319,7 @@ def _take_paragraphs(stream: BinaryIO, room: int, limit: int | None, digest: Dig
     size = paragraphs = lines = 0
     inside = False
     while line := stream.readline():
-        blank = not line.strip()
+        blank = not (line.removeprefix(BOM) if not lines else line).strip()
         if not blank and not inside:
             if paragraphs and (size >= room or paragraphs == limit):
                 stream.seek(-len(line), os.SEEK_CUR)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +85,7 @@ def resolve(config: RunConfig, device: str) -> ResolvedConfig:
         InputError: The model cannot be found, read or used, or does not have what an option asks for.
     """
     lang = resolve_language(config)
-    precision = _resolve_precision(config.precision, device)
+    precision = _resolve_precision(config, device)
     folder = find_model(config.model, config.revision)
     model_config = _read_model_config(folder)
     family = FAMILIES[model_config.model_type]
@@ -104,7 +104,7 @@ def resolve(config: RunConfig, device: str) -> ResolvedConfig:
         n_layers=int(model_config.num_hidden_layers),
         max_tokens=min(longest, positions),
         pad_id=pad_id,
-        layers=_resolve_layers(config.layers, int(model_config.num_hidden_layers), folder.name),
+        layers=_resolve_layers(config, int(model_config.num_hidden_layers), folder.name),
         vectors=tuple(kind for kind in ("static", "contextual", "shift") if kind in config.vectors),
         static=_resolve_static(config, model_config, folder.name) if has_static else None,
         shift=shift,
@@ -120,7 +120,7 @@ def resolve(config: RunConfig, device: str) -> ResolvedConfig:
         digests={
             "weights": folder.weights_digest(),
             "tokenizer": hashlib.sha256(tokenizer_json.encode()).hexdigest(),
-            "model_config": hashlib.sha256((folder.path / "config.json").read_bytes()).hexdigest(),
+            "model_config": folder.config_digest(),
         },
         versions={name: metadata.version(name) for name in ("sentencex", "tokenizers")},
     )
@@ -131,13 +131,16 @@ def _default_token_budget(device: str) -> int:
     return 16_384 if device.startswith("cuda") else 2_048
 
 
-def _resolve_precision(precision: str, device: str) -> Any:  # noqa: ANN401 (a literal of ResolvedConfig)
+def _resolve_precision(config: RunConfig, device: str) -> Literal["fp32", "bf16", "fp16"]:
+    if config.vectors == ("static",):
+        return "fp32"
     on_gpu = device.startswith("cuda")
-    if precision == "auto":
-        return "bf16" if on_gpu or _cpu_multiplies_bf16() else "fp32"
-    if precision == "fp16" and not on_gpu:
+    if config.precision == "auto":
+        native = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_multiplies_bf16()
+        return "bf16" if native else "fp32"
+    if config.precision == "fp16" and not on_gpu:
         raise InputError("--precision fp16 needs a GPU, and this machine shows none: take auto, bf16 or fp32")
-    return precision
+    return config.precision
 
 
 def _cpu_multiplies_bf16() -> bool:
@@ -145,7 +148,10 @@ def _cpu_multiplies_bf16() -> bool:
     return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
-def _resolve_layers(layers: tuple[int, ...], n_layers: int, name: str) -> tuple[int, ...]:
+def _resolve_layers(config: RunConfig, n_layers: int, name: str) -> tuple[int, ...]:
+    if config.vectors == ("static",):
+        return ()
+    layers = config.layers or (-1,)
     positive = tuple(layer + n_layers + 1 if layer < 0 else layer for layer in layers)
     for given, layer in zip(layers, positive, strict=True):
         if not 1 <= layer <= n_layers:
@@ -224,10 +230,11 @@ class Encoder:
 
     def __init__(self, config: ResolvedConfig, device: str) -> None:
         folder = find_model(config.model, config.revision)
-        if folder.weights_digest() != config.digests["weights"]:
-            raise StoreError(
-                f"{folder.path}: the weights of {config.model} are not those that the store was made with"
-            )
+        for what, digest in (("weights", folder.weights_digest()), ("model_config", folder.config_digest())):
+            if digest != config.digests[what]:
+                raise StoreError(
+                    f"{folder.path}: the {what.replace('_', ' ')} is not that which the store was made with"
+                )
         self._config = config
         self._device = torch.device(device)
         self._stored = _STORED_TYPES[config.dtype]
@@ -245,7 +252,7 @@ class Encoder:
         compute = _COMPUTE_TYPES[self._config.precision]
         layers: nn.ModuleList = self._model.get_submodule(family.layers)
         n_layers = len(layers)
-        del layers[max(self._config.layers) :]
+        del layers[max(self._config.layers, default=1) :]  # the first layer shows what goes into it
         layers.to(compute)
         for layer in layers:
             layer.register_forward_pre_hook(functools.partial(_cast_inputs, compute))

@@ -4,6 +4,7 @@ Owns the first bytes of a store and the rule that one run at a time writes to it
 once are written beside their place, synced and renamed, so that they are there whole or not at all.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -154,10 +155,20 @@ def check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise StoreError(f"-o {out} is a file: name a folder")
     if out.is_dir() and not (out / MANIFEST).exists():
-        foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in (LOCK, LOG, SHARDS))
+        foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in (LOCK, LOG))
         foreign = [name for name in foreign if not name.startswith(f".{MANIFEST}.")]
         if foreign:
             raise StoreError(f"-o {out} holds other things ({foreign[0]}, …) and no store: name a new folder")
+
+
+# --- a disk that refuses --------------------------------------------------------------------------
+
+
+def as_resource_error(error: OSError, out: Path) -> ResourceError:
+    """Say in one line what stopped the writing of a store, and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(f"the disk of {out} is full: make room and run the same command again")
+    return ResourceError(f"{out} cannot be written to ({error.strerror or error}): mend it and run again")
 
 
 # --- the lock -------------------------------------------------------------------------------------

@@ -35,6 +35,10 @@ class ModelFolder:
         """The safetensors files, sorted."""
         return sorted(self.path.glob("*.safetensors"))
 
+    def config_digest(self) -> str:
+        """The sha256 of config.json."""
+        return hashlib.sha256((self.path / "config.json").read_bytes()).hexdigest()
+
     def weights_digest(self) -> str:
         """The sha256 of the weights; of the files' digests, where there are several."""
         digests = []
@@ -69,8 +73,11 @@ def find_model(name: str, revision: str | None) -> ModelFolder:
 
 
 def _local_folder(name: str) -> ModelFolder | None:
-    path = Path(name).expanduser()
-    return ModelFolder(str(path.resolve()), path.resolve(), None) if path.is_dir() else None
+    try:
+        path = Path(name).expanduser().resolve()
+        return ModelFolder(str(path), path, None) if path.is_dir() else None
+    except (OSError, RuntimeError) as error:  # a name too long, a user who does not exist
+        raise InputError(f"--model {name} cannot be read: {error}") from error
 
 
 def _package_folder(name: str) -> ModelFolder | None:

@@ -5,11 +5,11 @@ generators; `prefetch` lets one run ahead of the next in a thread of its own, an
 between shards.
 """
 
-import errno
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,8 +20,7 @@ import numpy.typing as npt
 from ctxbatch.batching import BatchMaker, Buffer
 from ctxbatch.corpus import ShardSpec
 from ctxbatch.encoder import Encoder, describe_device, library_versions, read_tokenizer
-from ctxbatch.errors import ResourceError
-from ctxbatch.layout import Manifest
+from ctxbatch.layout import Manifest, as_resource_error
 from ctxbatch.readers import Record, Reject, read
 from ctxbatch.segment import Sentence, split_sentences
 from ctxbatch.writer import ShardWriter
@@ -98,19 +97,15 @@ class Bench:
             ResourceError: The disk is full, or a folder cannot be written to.
         """
         specs = (self._manifest.shards[shard] for shard in shards)
-        read_ahead = prefetch(self._read(specs), _DEPTH)
-        encoded = prefetch(self._encode(read_ahead), _DEPTH)
+        stopped = threading.Event()
+        read_ahead = prefetch(self._read(specs), _DEPTH, stopped)
+        encoded = prefetch(self._encode(read_ahead), _DEPTH, stopped)
         try:
             yield from self._write(encoded, report)
         except OSError as error:
             raise as_resource_error(error, self._out) from error
         finally:
-            encoded.close()
-            read_ahead.close()
-
-    def run_shard(self, shard: int) -> dict[str, Any]:
-        """Run one shard and return its commit record; raises what `run_shards` raises."""
-        return next(self.run_shards([shard], lambda _: None))
+            stopped.set()
 
     def _read(self, specs: Iterable[ShardSpec]) -> Iterator[_Encoded]:
         for spec in specs:
@@ -203,13 +198,6 @@ def _bytes_until(sentences: Sequence[Sentence], spec: ShardSpec) -> int:
     return passed
 
 
-def as_resource_error(error: OSError, out: Path) -> ResourceError:
-    """Say in one line what stopped the writing of a store, and what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(f"the disk of {out} is full: make room and run the same command again")
-    return ResourceError(f"{out} cannot be written to ({error.strerror or error}): mend it and run again")
-
-
 def peak_memory() -> int:
     """The most memory that this process has had resident, in bytes."""
     status = Path("/proc/self/status").read_text()
@@ -220,40 +208,43 @@ def peak_memory() -> int:
 # --- running ahead --------------------------------------------------------------------------------
 
 _END = object()
+_POLL_SECONDS = 0.2
 
 
-def prefetch(items: Iterator[Item], depth: int) -> Generator[Item]:
-    """Yield an iterator's items, drawn by a thread that runs at most ``depth`` ahead.
+def prefetch(items: Iterable[Item], depth: int, stopped: threading.Event) -> Iterator[Item]:
+    """Yield items that a thread of its own draws from an iterable, at most ``depth`` ahead.
 
-    What the iterator raises is raised here. Closing this generator stops the thread at its next item.
+    What the iterable raises is raised here. Once ``stopped`` is set, thread and generator end; without
+    it, a stage that nobody listens to any more would wait for ever.
     """
-    waiting: queue.Queue[Any] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(item: object) -> bool:
-        while not stopped.is_set():
-            try:
-                waiting.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-            return True
-        return False
+    waiting: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
 
     def draw() -> None:
         try:
             for item in items:
-                if not put((item, None)):
+                if not _put(waiting, (item, None), stopped):
                     return
-            put(_END)
+            _put(waiting, (_END, None), stopped)
         except BaseException as error:  # handed to the thread that waits for the items
-            put((None, error))
+            _put(waiting, (_END, error), stopped)
 
     threading.Thread(target=draw, daemon=True).start()
-    try:
-        while (entry := waiting.get()) is not _END:
-            item, error = entry
+    while not stopped.is_set():
+        with contextlib.suppress(queue.Empty):
+            item, error = waiting.get(timeout=_POLL_SECONDS)
             if error is not None:
                 raise error
+            if item is _END:
+                return
             yield item
-    finally:
-        stopped.set()
+
+
+def _put(waiting: queue.Queue[Any], entry: object, stopped: threading.Event) -> bool:
+    """Put an entry as soon as there is room; false where nobody listens any more."""
+    while not stopped.is_set():
+        try:
+            waiting.put(entry, timeout=_POLL_SECONDS)
+        except queue.Full:
+            continue
+        return True
+    return False

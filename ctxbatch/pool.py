@@ -17,10 +17,14 @@ from typing import IO, Any
 
 from ctxbatch import errors
 from ctxbatch.errors import CtxbatchError
+from ctxbatch.writer import remove_leftovers
 
 # Of a shard whose worker dies, and of starting a worker.
 _TRIES = 3
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+# oneDNN keeps the code it makes for a shape for a thousand shapes, and batches have thousands of shapes:
+# kept for few, a worker's memory stays flat, and nothing is slower (measured).
+_MEMORY = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
 
 
 class WorkersFailedError(CtxbatchError):
@@ -37,7 +41,7 @@ class _Worker:
     waiting: bool = False
     shards: list[int] = field(default_factory=list)
 
-    def send(self, shard: int | None) -> None:
+    def send(self, shard: int) -> None:
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps({"shard": shard}) + "\n")
@@ -124,9 +128,15 @@ class Pool:
         return sorted(given_up)
 
     def _start(self, device: str) -> None:
-        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", **dict.fromkeys(_THREADS, "1")}
+        environment = {
+            **os.environ,
+            **dict.fromkeys(_THREADS, "1"),
+            **_MEMORY,
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         process = subprocess.Popen(
-            [sys.executable, "-m", "ctxbatch.worker", str(self._out), device],
+            # -P: the folder that the user stands in is no place to import from.
+            [sys.executable, "-P", "-m", "ctxbatch.worker", str(self._out), device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -178,8 +188,12 @@ class Pool:
     def _bury(self, worker: _Worker) -> list[int]:
         """Forget a worker that has died; returns the shards it leaves undone."""
         self._workers.remove(worker)
-        worker.process.kill()
-        code = worker.process.wait()
+        try:
+            code = worker.process.wait(timeout=5)  # its output has ended, so it is ending
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            code = worker.process.wait()
+        remove_leftovers(self._out, worker.process.pid)
         self._failed_starts += not worker.loaded
         if self._failed_starts >= _TRIES:
             raise WorkersFailedError(

@@ -11,11 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from ctxbatch.corpus import Digest, Reading, Segment, ShardSpec, Source, open_source
+from ctxbatch.corpus import BOM, Digest, Reading, Segment, ShardSpec, Source, open_source
 from ctxbatch.errors import InputError
 
 _CHUNK = 1 << 20
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +39,11 @@ class Reject:
     word: str | None = None
 
 
-class SourceChangedError(InputError):
-    """A source no longer holds the bytes that were planned."""
-
-
 def read(spec: ShardSpec, sources: Sequence[Source], reading: Reading) -> Iterator[Record | Reject]:
     """Yield a shard's records, and what cannot be one, in source order.
 
     Raises:
-        SourceChangedError: The bytes read are not those that were planned.
-        InputError: A source cannot be read.
+        InputError: A source cannot be read, or its bytes are not those that were planned.
     """
     for segment in spec.segments:
         source = sources[segment.source]
@@ -62,7 +56,7 @@ def read(spec: ShardSpec, sources: Sequence[Source], reading: Reading) -> Iterat
             except OSError as error:
                 raise InputError(f"{source.path} cannot be read: {error.strerror}") from error
         if digest.hexdigest() != segment.sha256:
-            raise SourceChangedError(
+            raise InputError(
                 f"{source.path} changed after the run was planned (bytes {segment.start} to {segment.end}): "
                 "restore it, or start a new run with another -o"
             )
@@ -91,8 +85,8 @@ def _lines(stream: BinaryIO, segment: Segment, digest: Digest) -> Iterator[_Line
     start, number = segment.start, segment.first_record
     while start < segment.end and (line := stream.readline(segment.end - start)):
         digest.update(line)
-        if start == 0 and line.startswith(_BOM):
-            yield number, len(_BOM), line[len(_BOM) :]
+        if start == 0 and line.startswith(BOM):
+            yield number, len(BOM), line[len(BOM) :]
         else:
             yield number, start, line
         start += len(line)

@@ -3,20 +3,19 @@
 Owns the order of these steps and the rule what may be resumed. Everything under OUT is written by others.
 """
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
-from ctxbatch import encoder, index
+from ctxbatch import index
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.corpus import Reading, Source, find_sources, plan, resolve_reading
 from ctxbatch.errors import StoreError
-from ctxbatch.layout import LOG, MANIFEST, Manifest, check_folder, locked
-from ctxbatch.pipeline import as_resource_error
+from ctxbatch.layout import LOG, MANIFEST, Manifest, as_resource_error, check_folder, locked
 from ctxbatch.pool import Pool
 from ctxbatch.progress import ProgressBar
 from ctxbatch.readers import check_segment
@@ -66,21 +65,32 @@ def run(
     check_folder(out)
     sources, left_out = find_sources([inputs] if isinstance(inputs, str | Path) else inputs, out)
     reading = resolve_reading(config, sources)
+    from ctxbatch import encoder  # torch comes last: mistakes above are told at once
+
     devices = encoder.available_devices()
     resolved = encoder.resolve(config, devices[0])
-    with locked(out) as lock, _logging_to(out) as log_file:
-        for name in left_out:
-            log.warning("left out %s: its format is unknown", name)
-        try:
+    try:
+        with locked(out) as lock, _logging_to(out) as log_file:
+            for name in left_out:
+                log.warning("left out %s: no text that can be read", name)
             manifest = _open_manifest(out, resolved, reading, sources)
             remove_leftovers(out)
             given_up = _work(out, manifest, _workers(config, devices), lock, log_file, quiet)
             report = index.ensure(Store(out), resolved.column()) if config.index and not given_up else None
-        except OSError as error:
-            raise as_resource_error(error, out) from error
-        result = RunReport(out, totals(Store(out)), tuple(given_up), report)
-        log.debug("finished: %s", dict(result.totals))
-        return result
+            result = RunReport(out, totals(Store(out)), tuple(given_up), report)
+            _warn_of_mixture(result.totals)
+            log.debug("finished: %s", dict(result.totals))
+    except OSError as error:
+        raise as_resource_error(error, out) from error
+    return result
+
+
+def _warn_of_mixture(found: Mapping[str, Any]) -> None:
+    """Say that shards differ in what their bits can depend on."""
+    kinds = {"device": found["devices"], **found["versions"]}
+    for name, values in kinds.items():
+        if len(values) > 1:
+            log.warning("the shards are of mixed origin: %s %s", name, " and ".join(values))
 
 
 def _workers(config: RunConfig, devices: Sequence[str]) -> list[str]:
@@ -190,14 +200,13 @@ def _check_bytes(out: Path, manifest: Manifest, number: int) -> None:
 # --- the log --------------------------------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def _logging_to(out: Path) -> Iterator[IO[str]]:
     """Append everything that is logged to OUT/run.log; yields the file, for the workers' messages."""
-    try:
-        stream = (out / LOG).open("a", encoding="utf-8")
-    except OSError as error:
-        raise as_resource_error(error, out) from error
+    stream = (out / LOG).open("a", encoding="utf-8", errors="backslashreplace")
     handler = logging.StreamHandler(stream)
+    level = log.level
+    log.setLevel(logging.DEBUG)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.setLevel(logging.DEBUG)
     log.addHandler(handler)
@@ -208,4 +217,6 @@ def _logging_to(out: Path) -> Iterator[IO[str]]:
         raise
     finally:
         log.removeHandler(handler)
-        stream.close()
+        log.setLevel(level)
+        with contextlib.suppress(OSError):  # a full disk: what stopped the run says so
+            stream.close()

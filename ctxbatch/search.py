@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +17,14 @@ import pyarrow.compute as pc
 from wcwidth import wcswidth, wcwidth
 
 from ctxbatch.batching import BatchMaker, Buffer
-from ctxbatch.encoder import Encoder, read_tokenizer
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.index import SCAN_ROWS, Floats, merge, normalised, open_index, propose, scan
 from ctxbatch.readers import Record
 from ctxbatch.segment import Sentence
 from ctxbatch.store import Ints, Store
+
+if TYPE_CHECKING:
+    from ctxbatch.encoder import Encoder
 
 WordFilter = Literal["any", "same", "other"]
 _GATHER_ROWS = 65_536
@@ -118,7 +119,9 @@ class Searcher:
         return self._store.n_rows >= SCAN_ROWS
 
     @cached_property
-    def _model(self) -> tuple[BatchMaker, Encoder]:
+    def _model(self) -> "tuple[BatchMaker, Encoder]":
+        from ctxbatch.encoder import Encoder, read_tokenizer  # torch comes last: mistakes are told at once
+
         config = self._store.config
         return BatchMaker(read_tokenizer(config), config), Encoder(config, "cpu")
 
@@ -208,6 +211,8 @@ class Searcher:
             ids, scores = scan(self._store.blocks(self.column), queries, k)
         else:
             ids, scores = propose(self._index, self._store, self.column, queries, k)
+            if (ids < 0).any():  # more asked for than the probed lists hold
+                ids, scores = scan(self._store.blocks(self.column), queries, k)
         order = np.lexsort((ids.ravel(), -scores.ravel()))
         ids, scores = ids.ravel()[order], scores.ravel()[order]
         _, first = np.unique(ids, return_index=True)
@@ -268,11 +273,9 @@ def keyword_in_context(hits: Sequence[SearchHit], width: int) -> Iterator[str]:
 
 def _places(hits: Sequence[SearchHit]) -> list[str]:
     """source:line of every hit, without the folders that all of them share."""
-    folders = {str(Path(hit.source).parent) for hit in hits}
-    shared = (
-        os.path.commonpath(folders) if folders and len({Path(f).is_absolute() for f in folders}) == 1 else ""
-    )
-    return [f"{Path(hit.source).relative_to(shared)}:{hit.record + 1}" for hit in hits]
+    sources = {hit.source: os.path.abspath(hit.source) for hit in hits}  # noqa: PTH100 (follows no links)
+    shared = os.path.commonpath([os.path.dirname(path) for path in sources.values()] or [""])  # noqa: PTH120
+    return [f"{os.path.relpath(sources[hit.source], shared)}:{hit.record + 1}" for hit in hits]
 
 
 def _flat(text: str) -> str:

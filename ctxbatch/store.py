@@ -1,4 +1,4 @@
-"""Reading a store: which shards are committed, memory-mapped vectors, datasets, totals, verification.
+"""Reading a store: which shards are committed, memory-mapped vectors, datasets, totals.
 
 Nothing here writes. Vectors are numpy views on the mapped files: they cost address space, not memory.
 """
@@ -45,7 +45,7 @@ class Store:
         out: Its folder.
 
     Raises:
-        StoreError: The folder is no store, or its manifest or a commit record is damaged.
+        StoreError: The folder is no store, or its manifest is damaged.
     """
 
     def __init__(self, out: str | Path) -> None:
@@ -174,16 +174,31 @@ class Store:
 
 
 def committed_shards(out: Path, manifest: Manifest) -> dict[int, dict[str, Any]]:
-    """The commit records of all shards that are there and intact, by shard, in order."""
+    """The commit records of all shards that count, by shard, in order.
+
+    A shard counts if its record is intact and of this manifest's configuration and text, and the files
+    that it names are there in full length. Any other is made anew by a rerun, and named by verify.
+    """
     commits = {}
     for spec in manifest.shards:
-        path = shard_folder(out, spec.shard) / COMMIT
-        if path.exists():
-            try:
-                commits[spec.shard] = read_json(path)
-            except StoreError:
-                continue  # not intact, so not committed: a rerun makes it anew, verify names it
+        folder = shard_folder(out, spec.shard)
+        try:
+            commit = read_json(folder / COMMIT)
+        except StoreError:
+            continue
+        of_this_store = commit["fingerprint"] == manifest.config.fingerprint and commit["inputs"] == [
+            asdict(segment) for segment in spec.segments
+        ]
+        if of_this_store and all(_has_size(folder / name, f["bytes"]) for name, f in commit["files"].items()):
+            commits[spec.shard] = commit
     return commits
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
 
 
 def open_arrow(path: Path) -> pa.Table:

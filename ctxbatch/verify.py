@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ctxbatch.corpus import source_size
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.index import check_index, index_files
 from ctxbatch.layout import Manifest, file_digest, read_json
@@ -33,12 +34,17 @@ def find_damage(out: Path) -> Iterator[str]:
                 yield from _shard_damage(folder, manifest)
             except StoreError as error:
                 yield str(error)
+            except OSError as error:
+                yield f"{folder} cannot be read: {error.strerror}"
     for path in index_files(out):
         yield from check_index(path, manifest)
 
 
 def _shard_damage(folder: Path, manifest: Manifest) -> Iterator[str]:
     commit = read_json(folder / COMMIT)
+    if commit["fingerprint"] != manifest.config.fingerprint:
+        yield f"{folder} is of another configuration than the manifest"
+        return
     for name, facts in commit["files"].items():
         path = folder / name
         if not path.is_file():
@@ -70,6 +76,11 @@ def find_source_changes(out: Path) -> Iterator[str]:
     """
     manifest = Manifest.read(out)
     named: set[int] = set()
+    for number, source in enumerate(manifest.sources):
+        size = source_size(source)
+        if size is not None and size != source.size:
+            named.add(number)
+            yield f"{source.path} has {size} bytes and had {source.size} when it was planned"
     for spec in manifest.shards:
         for segment in spec.segments:
             source = manifest.sources[segment.source]

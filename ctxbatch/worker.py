@@ -19,13 +19,13 @@ from ctxbatch.errors import CtxbatchError
 
 
 def main() -> None:
-    """Run shards until told that there are no more."""
+    """Run shards until the coordinator ends this process."""
     # The terminal sends Ctrl-C to the whole process group; the coordinator alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log, not between the messages
-    jobs: queue.Queue[int | None] = queue.Queue()
+    jobs: queue.Queue[int] = queue.Queue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     try:
         _work(Path(sys.argv[1]), sys.argv[2], jobs, channel)
@@ -33,7 +33,7 @@ def main() -> None:
         _say(channel, "error", kind=type(error).__name__, message=str(error))
 
 
-def _work(out: Path, device: str, jobs: "queue.Queue[int | None]", channel: IO[str]) -> None:
+def _work(out: Path, device: str, jobs: "queue.Queue[int]", channel: IO[str]) -> None:
     from ctxbatch import encoder
     from ctxbatch.pipeline import Bench
 
@@ -44,16 +44,13 @@ def _work(out: Path, device: str, jobs: "queue.Queue[int | None]", channel: IO[s
     def shards() -> Iterator[int]:
         while True:
             _say(channel, "ready")
-            shard = jobs.get()
-            if shard is None:
-                return
-            yield shard
+            yield jobs.get()
 
     for commit in bench.run_shards(shards(), lambda progress: _say(channel, "progress", **asdict(progress))):
         _say(channel, "committed", shard=commit["shard"], counts=commit["counts"])
 
 
-def _listen(jobs: "queue.Queue[int | None]") -> None:
+def _listen(jobs: "queue.Queue[int]") -> None:
     for line in sys.stdin:
         jobs.put(json.loads(line)["shard"])
     os._exit(1)

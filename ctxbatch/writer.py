@@ -4,6 +4,7 @@ A shard is written into a folder of its own beside its place, synced, and rename
 `shard.json` is written last. Rows that hold a NaN or an infinity are left out here, by name.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ import pyarrow as pa
 from ctxbatch.batching import Buffer
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus import Source
-from ctxbatch.layout import FORMAT_VERSION, SHARDS, sync_folder, write_json
+from ctxbatch.layout import FORMAT_VERSION, INDEX, SHARDS, sync_folder, write_json
 from ctxbatch.readers import Reject
 from ctxbatch.segment import Sentence
 from ctxbatch.words import WordTexts
@@ -31,7 +32,6 @@ SENTENCES = "sentences.arrow"
 REJECTS = "rejects.jsonl"
 COMMIT = "shard.json"
 BATCH_ROWS = 65_536
-BATCH_TEXT_BYTES = 64 << 20
 
 
 @dataclass(slots=True)
@@ -152,13 +152,11 @@ class _ArrowFile:
         self._writer = pa.ipc.new_file(self._sink, schema)
         self.schema = schema
 
-    def write(self, arrays: Sequence[pa.Array], text_bytes: int) -> None:
-        """Write rows in record batches of at most `BATCH_ROWS` rows and `BATCH_TEXT_BYTES` of text."""
+    def write(self, arrays: Sequence[pa.Array]) -> None:
+        """Write rows in record batches of at most `BATCH_ROWS`; buffers bound the text in them."""
         batch = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
-        parts = max(-(-batch.num_rows // BATCH_ROWS), -(-text_bytes // BATCH_TEXT_BYTES), 1)
-        step = max(1, -(-batch.num_rows // parts))
-        for begin in range(0, batch.num_rows, step):
-            self._writer.write_batch(batch.slice(begin, step))
+        for begin in range(0, batch.num_rows, BATCH_ROWS):
+            self._writer.write_batch(batch.slice(begin, BATCH_ROWS))
 
     def close(self) -> None:
         self._writer.close()
@@ -191,6 +189,7 @@ class ShardWriter:
         self._columns = config.columns
         shutil.rmtree(self._beside, ignore_errors=True)
         self._beside.mkdir(parents=True)
+        sync_folder(out)
         self._words = _ArrowFile(self._beside / WORDS, words_schema(config))
         self._sentences = _ArrowFile(self._beside / SENTENCES, sentences_schema(config))
 
@@ -201,8 +200,9 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._words.abandon()
-            self._sentences.abandon()
+            for file in (self._words, self._sentences):
+                with contextlib.suppress(OSError):  # a full disk refuses the last bytes of a buffer too
+                    file.abandon()
             shutil.rmtree(self._beside, ignore_errors=True)
 
     def write(
@@ -231,7 +231,7 @@ class ShardWriter:
             pa.nulls(len(rows), pa.float32()),
         ]
         arrays += [_vectors(vectors[name], self._words.schema.field(name).type) for name in self._columns]
-        self._words.write(arrays, len(words.utf8))
+        self._words.write(arrays)
         self.counts.rows += len(rows)
         self.counts.words += int(buffer.n_words_S.sum())
         self.counts.wordpieces += int(buffer.n_pieces_S.sum())
@@ -242,7 +242,6 @@ class ShardWriter:
         if not sentences:
             return
         ids = np.arange(first, first + len(sentences), dtype=np.int64) + (self._shard << 32)
-        texts = [sentence.text for sentence in sentences]
         arrays = [
             pa.array(ids),
             pa.array([self._sources[sentence.record.source].path for sentence in sentences]),
@@ -250,11 +249,11 @@ class ShardWriter:
             pa.array([sentence.record.byte_start for sentence in sentences], pa.int64()),
             pa.array([sentence.record.doc_id for sentence in sentences], pa.string()),
             pa.array([sentence.char_start for sentence in sentences], pa.int32()),
-            pa.array(texts, pa.string()),
+            pa.array([sentence.text for sentence in sentences], pa.string()),
             pa.array(buffer.n_words_S.astype(np.int32)),
             pa.array(buffer.n_pieces_S.astype(np.int32)),
         ]
-        self._sentences.write(arrays, sum(map(len, texts)) * 4)
+        self._sentences.write(arrays)
         self._carried = sentences
         self.counts.sentences += len(sentences)
 
@@ -302,10 +301,12 @@ class ShardWriter:
             **facts,
         }
         write_json(self._beside / COMMIT, record)
-        if self._place.exists():  # what is left of a shard whose commit record is damaged
-            shutil.rmtree(self._place)
+        aside = self._place.with_name(f".{self._place.name}.{os.getpid()}.old.tmp")
+        if self._place.exists():  # a shard that is damaged, set aside whole: half of it must not count
+            self._place.rename(aside)
         self._beside.rename(self._place)
         sync_folder(self._place.parent)
+        shutil.rmtree(aside, ignore_errors=True)
         return record
 
     def _reject_line(self, reject: Reject) -> dict[str, Any]:
@@ -323,10 +324,18 @@ def shard_folder(out: Path, shard: int) -> Path:
     return out / SHARDS / f"{shard:06d}"
 
 
-def remove_leftovers(out: Path) -> None:
-    """Remove what shards that were never committed have left. Only under the store's lock."""
-    for folder in (out / SHARDS).glob(".*.tmp"):
+def remove_leftovers(out: Path, pid: int | None = None) -> None:
+    """Remove what is left of shards and files that were never finished. Only under the store's lock.
+
+    Args:
+        out: The store's folder.
+        pid: Only what this process left; of all processes by default.
+    """
+    process = "*" if pid is None else str(pid)
+    for folder in (out / SHARDS).glob(f".*.{process}.*tmp"):
         shutil.rmtree(folder, ignore_errors=True)
+    for file in (*out.glob(f".*.{process}.tmp"), *(out / INDEX).glob(f".*.{process}.tmp")):
+        file.unlink(missing_ok=True)
 
 
 def _strings(words: WordTexts) -> pa.Array:

@@ -40,6 +40,8 @@ from ctxbatch.errors import InputError
             {"vectors": ("contextual",), "static": "lookup"},
             r"--static has no meaning with --vectors contextual",
         ),
+        ({"vectors": ("static",), "layers": (1,)}, r"--layers has no meaning with --vectors static"),
+        ({"vectors": ("static",), "precision": "bf16"}, r"--precision has no meaning with --vectors static"),
         ({"split": "none", "lang": "en"}, r"--lang has no meaning with --split none"),
     ],
 )
@@ -113,6 +115,8 @@ def test_every_option_of_the_configuration_reaches_the_resolved_one_or_the_plan(
         (None, None, "shift_3"),
         ("contextual", None, "contextual_3"),
         ("shift", 1, "shift_1"),
+        ("shift", -3, "shift_1"),
+        ("contextual", -1, "contextual_3"),
         ("static", None, "static"),
         ("shift_1", None, "shift_1"),
     ],
@@ -124,7 +128,7 @@ def test_columns_are_found_by_kind_and_layer(on, layer, column, tiny):
 
 def test_a_column_that_is_not_stored_is_refused_with_those_that_are(tiny):
     config = encoder.resolve(RunConfig(model=str(tiny()), vectors=("shift",)), "cpu")
-    for on, layer in (("contextual", None), ("shift", 2), ("nonsense", None)):
+    for on, layer in (("contextual", None), ("shift", 2), ("shift", 0), ("shift_3", 3), ("nonsense", None)):
         with pytest.raises(InputError, match="it has shift_3"):
             config.column(on, layer)
     with pytest.raises(InputError, match="static vectors have no layer"):

@@ -180,12 +180,32 @@ def test_folders_are_walked_in_order_and_unknown_files_named(tmp_path):
     assert [Path(p).name for p in left_out] == ["notes.pdf"]
 
 
-def test_a_store_inside_the_input_folder_is_not_read(tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "rejects.jsonl").write_text("{}")
+def test_stores_inside_the_input_folder_are_not_read(tmp_path):
     (tmp_path / "a.txt").write_text("x")
-    assert len(find_sources([tmp_path], out)[0]) == 1
+    for name in ("out", "older"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rejects.jsonl").write_text("{}")
+    (tmp_path / "older" / "manifest.json").write_text('{"format": "ctxbatch store"}')
+    sources, left_out = find_sources([tmp_path], tmp_path / "out")
+    assert [Path(s.path).name for s in sources] == ["a.txt"]
+    assert [Path(p).name for p in left_out] == ["older"]
+
+
+def test_linked_folders_are_entered_once(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "b.txt").write_text("x")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "linked").symlink_to(tmp_path / "real")
+    (folder / "loop").symlink_to(folder)
+    assert [Path(s.path).name for s in find_sources([folder], tmp_path / "out")[0]] == ["b.txt"]
+
+
+def test_a_first_line_of_only_a_byte_order_mark_is_blank(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbf\n\nfirst\n\nsecond\n")
+    _, _, records = read_all([path], record="paragraph", limit=1)
+    assert [r.text for r in records] == ["first"]
 
 
 @pytest.mark.parametrize(

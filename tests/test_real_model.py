@@ -39,7 +39,16 @@ def test_bf16_is_close_to_fp32(stores):
     assert mean_cosine(stores["fp32"], stores["bf16"], "shift") >= 0.97
 
 
-def test_the_shift_finds_the_sense_of_a_word(stores):
-    """The README's promise in small: hits on the marked word come first."""
-    hits = stores["fp32"].searcher().search("He was a [lawyer] and a liar.", 3, words="same")
-    assert {hit.word.casefold() for hit in hits} <= {"lawyer"}
+def test_nearest_contexts_of_a_word_are_of_that_word_and_of_related_ones(stores):
+    store = stores["fp32"]
+    found = store.searcher("shift").search("This [book] was written long ago.", 5)
+    assert {hit.word.casefold() for hit in found} <= {"book", "books"}
+    others = store.searcher("contextual").search("This [book] was written long ago.", 5, words="other")
+    assert {hit.word.casefold() for hit in others} & {
+        "volume",
+        "work",
+        "books",
+        "dictionary",
+        "pages",
+        "copy",
+    }

@@ -243,6 +243,50 @@ def test_a_shard_without_an_intact_commit_record_is_made_again(copy, arguments, 
     assert arrow_digests(copy) == arrow_digests(reference)
 
 
+def test_a_shard_of_another_run_does_not_count(copy, arguments, reference, cli):
+    """Neither one of another configuration, nor one of other text, nor one whose files are cut off."""
+    from ctxbatch.layout import read_json, write_json
+
+    for number, change in enumerate(({"fingerprint": "another"}, {"inputs": []})):
+        path = copy / "shards" / f"{number:06d}" / "shard.json"
+        write_json(path, {**read_json(path), **change})
+    cut = copy / "shards" / "000002" / "words.arrow"
+    cut.write_bytes(cut.read_bytes()[:-1])
+    assert sorted(set(ctxbatch.open(reference).commits) - set(ctxbatch.open(copy).commits)) == [0, 1, 2]
+    assert cli(*arguments(copy)).returncode == 0
+    assert arrow_digests(copy) == arrow_digests(reference)
+
+
+def test_shards_without_a_manifest_are_no_store_and_stay_as_they_are(copy, corpus, tiny):
+    (copy / "manifest.json").unlink()
+    before = arrow_digests(copy)
+    with pytest.raises(StoreError, match="holds other things .* and no store"):
+        ctxbatch.run(corpus, copy, RunConfig(model=str(tiny())))
+    assert arrow_digests(copy) == before
+
+
+def test_a_run_killed_before_its_first_shard_is_begun_again(arguments, reference, tmp_path, cli):
+    out = tmp_path / "out"
+    for begun in (out / ".lock", out / "run.log", out / "manifest.json", out / "shards"):
+        process = start(*arguments(out))
+        wait_for(begun.exists, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert cli(*arguments(out)).returncode == 0
+    assert arrow_digests(out) == arrow_digests(reference)
+
+
+def test_shards_of_mixed_origin_are_reported(copy, corpus, tiny, caplog):
+    from ctxbatch.layout import read_json, write_json
+
+    path = copy / "shards" / "000001" / "shard.json"
+    record = read_json(path)
+    write_json(path, {**record, "versions": {**record["versions"], "torch": "1.0"}})
+    report = ctxbatch.run(corpus, copy, RunConfig(model=str(tiny()), shard_size=20000))
+    assert report.clean
+    assert "the shards are of mixed origin: torch 1.0 and " in caplog.text
+
+
 def test_a_damaged_manifest_is_found_and_a_new_run_asked_for(copy, cli):
     path = copy / "manifest.json"
     path.write_text(path.read_text().replace('"pool": "mean"', '"pool": "none"'))
@@ -282,4 +326,5 @@ def test_the_log_keeps_what_happened(reference):
     log = (reference / "run.log").read_text()
     assert "planned" in log
     assert "shard 000001 committed" in log
+    assert "finished: " in log
     assert json.dumps(ctxbatch.open(reference).config.fingerprint)[1:-1] in log

@@ -173,7 +173,16 @@ def test_python_runs_the_same_as_the_command_line(corpus, tiny, tmp_path):
     config = RunConfig(model=str(tiny()), workers=1, limit=6)
     report = ctxbatch.run(corpus / "a.txt", tmp_path / "out", config)
     assert report.clean
+    assert "shard 000000 committed" in (tmp_path / "out" / "run.log").read_text()
     assert report.totals["rows"] == ctxbatch.open(tmp_path / "out").n_rows > 50
+
+
+def test_files_where_the_user_stands_are_not_imported(tiny, tmp_path):
+    (tmp_path / "queue.py").write_text("raise SystemExit('imported the wrong queue')")
+    (tmp_path / "a.txt").write_text("Some text.\n")
+    run = [Path(sys.executable).parent / "ctxbatch", "run", "a.txt", "-o", "out", "--model", tiny(), "-q"]
+    result = subprocess.run(list(map(str, run)), capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 # --- mistakes -------------------------------------------------------------------------------------
@@ -210,7 +219,11 @@ def assert_refused(result, status, message):
         (["serch", "out", "x"], "No such command 'serch'"),
         (["search", "out", "no mark"], "no word is marked in 'no mark': mark the word to search for"),
         (["search", "out", "-x [y]"], "a query that starts with - goes after --"),
+        (["search", "out", "-know [y]"], "a query that starts with - goes after --"),
         (["search", "out", "[a] [b]"], "one word must be marked"),
+        (["run", "a" * 300, "-o", "out"], "cannot be read: File name too long"),
+        (["run", "a.txt", "-o", "out", "--model", "~nosuchuser/x"], "--model ~nosuchuser/x cannot be read"),
+        (["run", "a.txt", "-o", "out", "--vectors", "static", "--layers", "2"], "--layers has no meaning"),
         (["search", "out", "[a]"], "out is no ctxbatch store: it has no manifest.json"),
         (["search", "out", "[a]", "--same-word", "--word", "b"], "exclude each other"),
         (["stats", "."], ". is no ctxbatch store"),
@@ -223,9 +236,19 @@ def test_a_mistake_is_one_line_with_value_and_remedy(arguments, message, cli, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_a_disk_that_refuses_ends_with_status_4_and_the_same_command_goes_on(tiny, cli, tmp_path):
+@pytest.mark.parametrize("shard_size", ["2000", "auto"])
+def test_a_disk_that_refuses_ends_with_status_4_and_the_same_command_goes_on(shard_size, tiny, cli, tmp_path):
     (tmp_path / "a.txt").write_text("This line is repeated many times.\n" * 300)
-    arguments = ["run", tmp_path / "a.txt", "-o", tmp_path / "out", "--model", tiny(), "--shard-size", "2000"]
+    arguments = [
+        "run",
+        tmp_path / "a.txt",
+        "-o",
+        tmp_path / "out",
+        "--model",
+        tiny(),
+        "--shard-size",
+        shard_size,
+    ]
     limited = subprocess.run(
         ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash", *command(*arguments)],
         capture_output=True,
@@ -234,15 +257,32 @@ def test_a_disk_that_refuses_ends_with_status_4_and_the_same_command_goes_on(tin
     )
     assert_refused(limited, 4, "run again")
     assert ctxbatch.open(tmp_path / "out").commits == {}
+    assert not list((tmp_path / "out" / "shards").iterdir())
     result = cli(*arguments)
     assert result.returncode == 0, result.stderr
     assert ctxbatch.open(tmp_path / "out").complete
 
 
-def test_help_and_mistakes_do_not_wait_for_torch():
-    heavy = {"torch", "transformers", "pyarrow", "faiss"}
-    code = f"import sys, ctxbatch.cli; sys.exit(bool({heavy} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["--help"], {"torch", "transformers", "pyarrow", "faiss"}),
+        (["run", "missing.txt", "-o", "out"], {"torch", "transformers"}),
+        (["search", "out", "no mark"], {"torch", "transformers"}),
+    ],
+)
+def test_help_and_mistakes_do_not_wait_for_torch(arguments, heavy):
+    code = f"""
+import sys
+from ctxbatch import cli
+sys.argv = ["ctxbatch", *{arguments}]
+try:
+    cli.main()
+finally:
+    print("heavy:", {heavy} & set(sys.modules))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "heavy: set()" in result.stdout, result.stderr
 
 
 def test_version_and_bare_command(cli):
@@ -250,12 +290,13 @@ def test_version_and_bare_command(cli):
     assert "Usage: ctxbatch" in cli().stdout
 
 
-def test_output_to_a_closed_pipe_is_no_error(finished):
+def test_output_to_a_closed_pipe_is_no_traceback(finished):
     result = subprocess.run(
-        ["bash", "-c", 'set -o pipefail; "$@" | true', "bash", *command("stats", finished[0])],
+        ["bash", "-c", '"$@" | true; exit "${PIPESTATUS[0]}"', "bash", *command("stats", finished[0])],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         check=False,
     )
     assert result.stderr == ""
+    assert result.returncode != 0

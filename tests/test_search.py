@@ -144,7 +144,10 @@ def test_zero_vectors_score_zero_and_a_zero_query_is_an_error(tiny, tmp_path):
     store = make_store(tmp_path / "out", [tmp_path / "a.txt"], RunConfig(model=str(tiny()), floor=1e6))
     with pytest.raises(InputError, match="vector of 'two' is zero"):
         store.searcher().search("one [two]")
-    assert not index.normalised(np.zeros((2, 4))).any()
+    rows = [(0, np.array([[0, 0], [1, 0], [-1, 0]], np.float16))]
+    ids, scores = index.scan(iter(rows), np.array([[1, 0]], np.float32), 3)
+    assert ids.tolist() == [[1, 0, 2]]
+    assert scores.tolist() == [[1.0, 0.0, -1.0]]
 
 
 def test_an_unfinished_store_is_not_searched(store, tmp_path):
@@ -191,6 +194,25 @@ def test_the_index_proposes_and_the_exact_cosine_decides(indexed):
         assert all(abs(by_row[hit.row_id] - hit.score) < 1e-3 for hit in hits)
         found += [by_row[hit.row_id] >= tenth - 1e-6 for hit in hits]
     assert np.mean(found) >= 0.95
+
+
+def test_as_many_hits_as_there_are_rows_come_back_from_an_index_too(indexed):
+    assert len(Searcher(indexed).search(QUERIES[0], indexed.n_rows)) == indexed.n_rows
+
+
+def test_a_changed_model_is_refused(tiny, tmp_path):
+    import shutil
+
+    from ctxbatch.encoder import Encoder
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny(), folder)
+    (tmp_path / "a.txt").write_text("one two three\n")
+    small = make_store(tmp_path / "out", [tmp_path / "a.txt"], RunConfig(model=str(folder)))
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"gelu"', '"relu"'))
+    with pytest.raises(StoreError, match="the model config is not that which the store was made with"):
+        Encoder(small.config, "cpu")
 
 
 def test_an_index_names_what_it_was_built_from(indexed):
