@@ -260,7 +260,7 @@ def test_a_shard_of_another_run_does_not_count(copy, arguments, reference, cli):
 def test_shards_without_a_manifest_are_no_store_and_stay_as_they_are(copy, corpus, tiny):
     (copy / "manifest.json").unlink()
     before = arrow_digests(copy)
-    with pytest.raises(StoreError, match="holds other things .* and no store"):
+    with pytest.raises(StoreError, match=r"holds other things .* and no store"):
         ctxbatch.run(corpus, copy, RunConfig(model=str(tiny())))
     assert arrow_digests(copy) == before
 
