@@ -79,6 +79,7 @@ class Pool:
             worker.process.kill()
         for worker in self._workers:
             worker.process.wait()
+            remove_leftovers(self._out, worker.process.pid)
 
     def run(
         self,

@@ -37,7 +37,7 @@ def finished(corpus, tiny, cli, tmp_path_factory):
     return out, cli("run", corpus, "-o", out, "--model", tiny(), "--layers", "3,1", "--shard-size", "300")
 
 
-def test_run_ends_with_a_summary_and_status_3_where_something_was_rejected(finished):
+def test_run_ends_with_a_summary_and_status_3_where_something_was_rejected(finished, corpus):
     out, result = finished
     assert result.returncode == 3, result.stderr
     assert result.stdout == ""
@@ -50,8 +50,9 @@ def test_run_ends_with_a_summary_and_status_3_where_something_was_rejected(finis
         for line in path.read_text().splitlines()
     ]
     word, record = named
-    assert (word["record"], word["word"]) == (6, "antidisestablishmentarianism")
-    assert (record["record"], record["byte_start"]) == (2, 103)
+    assert (word["record"], word["word"]) == (7, "antidisestablishmentarianism")
+    before = (corpus / "b.jsonl").read_bytes().index(b"{broken")
+    assert (record["record"], record["byte_start"]) == (2, before)
     assert record["source"].endswith("b.jsonl")
     assert record["reason"].startswith("not JSON")
 
