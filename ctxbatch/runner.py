@@ -47,19 +47,7 @@ def run(
     *,
     quiet: bool = True,
 ) -> RunReport:
-    """Turn text into a store, or finish the store that an interrupted run has left.
-
-    Args:
-        inputs: Files and folders of text.
-        out: The store's folder.
-        config: The options; the defaults of ``ctxbatch run`` if not given.
-        quiet: Show no progress on standard error.
-
-    Raises:
-        InputError: An input, an option or the model cannot be used as it is.
-        StoreError: ``out`` is no store, is damaged, or was made with another configuration or text.
-        ResourceError: The disk, a permission or another run stands in the way; run again when mended.
-    """
+    """What `ctxbatch.run` does; arguments and errors are described there."""
     config = config or RunConfig()
     out = Path(out)
     check_folder(out)
