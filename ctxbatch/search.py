@@ -256,9 +256,9 @@ def keyword_in_context(hits: Sequence[SearchHit], width: int) -> Iterator[str]:
         hits: The hits.
         width: Columns of the terminal; wide characters count two.
     """
-    places = _places(hits)
+    places = [_tail(place, max(12, width // 3)) for place in _places(hits)]
     longest = max(map(_columns, places), default=0)
-    room = max(20, width - longest - 10)
+    room = max(12, width - longest - 10)
     word_room = max((_columns(_flat(hit.word)) for hit in hits), default=0)
     left_room = max(6, (room - word_room) // 2)
     right_room = max(6, room - word_room - left_room)
@@ -285,6 +285,11 @@ def _flat(text: str) -> str:
 
 def _columns(text: str) -> int:
     return max(0, int(wcswidth(text)))
+
+
+def _tail(text: str, columns: int) -> str:
+    """A text, or as much of its end as fits behind an ellipsis."""
+    return text if _columns(text) <= columns else f"…{_cut(text[::-1], columns - 1)[::-1]}"
 
 
 def _cut(text: str, columns: int) -> str:

@@ -300,6 +300,17 @@ def test_keyword_in_context_is_aligned_on_the_word_whatever_its_width():
     assert lines[0].endswith("one.txt:7")
 
 
+@pytest.mark.parametrize("width", [40, 60, 200])
+def test_lines_fit_narrow_and_wide_terminals(width):
+    hits = [
+        hit("A rather long beginning of a ", "word", " and as long an end of it", "a-file-of-some-name.txt")
+    ]
+    (line,) = keyword_in_context(hits, width)
+    assert wcswidth(line) <= width
+    assert "word" in line
+    assert line.endswith("txt:7")
+
+
 def test_places_of_hits_drop_only_the_folders_that_all_share():
     lines = list(keyword_in_context([hit("", "a", "", "x/y/1.txt"), hit("", "b", "", "x/z/1.txt")], 60))
     assert lines[0].endswith("y/1.txt:7")
