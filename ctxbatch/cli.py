@@ -330,7 +330,14 @@ def verify(
     _print_lines(found)
     if found:
         raise typer.Exit(3)
-    print(f"{out}: {len(store.commits)} of {len(store.manifest.shards)} shards committed, all intact")
+    done, planned = len(store.commits), len(store.manifest.shards)
+    if done < planned:
+        print(
+            f"{out}: {planned - done} of {planned} shards are missing: run the same command again; "
+            f"the {done} that are there are intact"
+        )
+    else:
+        print(f"{out}: {done} of {planned} shards committed, all intact")
 
 
 @app.command()

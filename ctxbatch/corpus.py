@@ -84,6 +84,8 @@ def find_sources(inputs: Sequence[str | Path], out: Path) -> tuple[list[Source],
     sources: dict[Path, Source] = {}
     left_out: list[str] = []
     for given in inputs:
+        if not str(given):
+            raise InputError("an input is empty: name a file or a folder")
         path = Path(given)
         if _is_folder(path):
             known, unknown = _walk(path, out)

@@ -185,6 +185,10 @@ def _read_model_config(folder: ModelFolder) -> Any:  # noqa: ANN401 (a class per
 
 def _read_tokenizer(folder: ModelFolder) -> tuple[str, int]:
     """The serialised tokenizer, its stored truncation and padding cleared, and its longest input."""
+    # Without one of these transformers makes up a tokenizer to which every word is unknown.
+    files = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+    if not any(any(folder.path.glob(name)) for name in files):
+        raise InputError(f"--model {folder.name}: {folder.path} holds no tokenizer ({', '.join(files)})")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
         backend = tokenizer.backend_tokenizer

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -141,6 +141,9 @@ class Searcher:
         """
         if k < 1:
             raise InputError(f"-k {k} must be 1 or more")
+        if words not in get_args(WordFilter):
+            raise InputError(f"the filter {words!r} is not one of {', '.join(get_args(WordFilter))}")
+        k = min(k, self._store.n_rows)
         if word is not None and words != "any":
             raise InputError(f"a given word ({word!r}) and the filter {words!r} exclude each other")
         vectors, surface = self._encode(parse_query(query))

@@ -136,6 +136,13 @@ def test_unsupported_family_is_refused_with_the_list(text_file, tmp_path):
         make_store(tmp_path / "out", [text_file], RunConfig(model=str(folder)))
 
 
+def test_a_model_without_a_tokenizer_is_refused(text_file, tmp_path):
+    folder = make_model(tmp_path / "model", "bert")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match="holds no tokenizer"):
+        make_store(tmp_path / "out", [text_file], RunConfig(model=str(folder)))
+
+
 def test_weights_without_a_layer_are_refused(text_file, tmp_path):
     from safetensors.torch import load_file, save_file
 

@@ -222,6 +222,7 @@ def assert_refused(result, status, message):
         (["search", "out", "-x [y]"], "a query that starts with - goes after --"),
         (["search", "out", "-know [y]"], "a query that starts with - goes after --"),
         (["search", "out", "[a] [b]"], "one word must be marked"),
+        (["run", "", "-o", "out"], "an input is empty: name a file or a folder"),
         (["run", "a" * 300, "-o", "out"], "cannot be read: File name too long"),
         (["run", "a.txt", "-o", "out", "--model", "~nosuchuser/x"], "--model ~nosuchuser/x cannot be read"),
         (["run", "a.txt", "-o", "out", "--vectors", "static", "--layers", "2"], "--layers has no meaning"),

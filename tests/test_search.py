@@ -102,6 +102,8 @@ def test_filters_agree_with_brute_force(store):
 def test_fewer_hits_only_where_there_are_fewer_rows(store):
     assert len(store.searcher().search("I want an [apple].", 10**6)) == store.n_rows
     assert store.searcher().search("I want an [apple].", 5, word="no such word") == []
+    with pytest.raises(InputError, match="the filter 'some' is not one of any, same, other"):
+        store.searcher().search("I want an [apple].", words="some")
 
 
 def test_a_word_of_several_pieces_queries_with_each_where_rows_are_pieces(corpus, tiny, tmp_path):
