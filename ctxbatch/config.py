@@ -164,7 +164,8 @@ class ResolvedConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON knows them."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]  # tuples become lists
+        fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # tuples become lists
+        return fields
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ResolvedConfig":

@@ -50,7 +50,7 @@ def read_json(path: Path) -> dict[str, Any]:
         StoreError: The file is missing, is no JSON object, or does not match its own checksum.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content: dict[str, Any] = json.loads(path.read_bytes())
         checksum = content.pop("checksum")
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
@@ -58,7 +58,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path} is damaged: it is not the JSON that was written") from error
     if checksum != _checksum(content):
         raise StoreError(f"{path} is damaged: its content does not match its checksum")
-    return content  # type: ignore[no-any-return]
+    return content
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
