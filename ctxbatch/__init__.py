@@ -13,11 +13,23 @@ from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ctxbatch.estimate import Estimate
     from ctxbatch.runner import RunReport
+    from ctxbatch.search import Searcher
     from ctxbatch.store import Store
 
 __version__ = metadata.version("ctxbatch")
-__all__ = ["CtxbatchError", "InputError", "ResourceError", "RunConfig", "StoreError", "open", "run"]
+__all__ = [
+    "CtxbatchError",
+    "InputError",
+    "ResourceError",
+    "RunConfig",
+    "StoreError",
+    "estimate",
+    "open",
+    "run",
+    "searcher",
+]
 
 
 def run(
@@ -43,6 +55,45 @@ def run(
     from ctxbatch import runner
 
     return runner.run(inputs, out, config, quiet=quiet)
+
+
+def estimate(
+    inputs: "Sequence[str | Path] | str | Path", out: str | Path, config: RunConfig | None = None
+) -> "Estimate":
+    """Say what a run would come to, from a sample of the inputs: words, bytes on disk, time. Writes nothing.
+
+    Args:
+        inputs: Files, folders and globs of text.
+        out: The store's folder.
+        config: The options of the run.
+
+    Raises:
+        InputError: An input, an option or the model cannot be used as it is.
+        StoreError: ``out`` is a folder of something else.
+    """
+    from ctxbatch import runner
+
+    return runner.make_estimate(inputs, out, config)
+
+
+def searcher(
+    outs: "Sequence[str | Path] | str | Path", on: str | None = None, layer: int | None = None
+) -> "Searcher":
+    """A searcher for nearest contexts over one or more stores; loads the model and the indexes once.
+
+    Args:
+        outs: The stores' folders; all of one configuration.
+        on: ``shift``, ``contextual`` or ``static``; default the first that is stored.
+        layer: The layer; default the first of the run.
+
+    Raises:
+        InputError: The stores hold no such vectors, or their model cannot be found.
+        StoreError: A store is unfinished, empty, damaged or of another configuration than the first.
+    """
+    from ctxbatch.search import Searcher
+
+    folders = [outs] if isinstance(outs, str | Path) else outs
+    return Searcher([open(out) for out in folders], on, layer)
 
 
 def open(out: str | Path) -> "Store":  # noqa: A001 (as in `ctxbatch.open`)

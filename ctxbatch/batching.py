@@ -164,6 +164,11 @@ class BatchMaker:
         self._budget = config.tokens_per_batch
         self._pad = config.pad_id
 
+    @property
+    def n_specials(self) -> int:
+        """Special tokens of every window."""
+        return len(self._prefix) + len(self._suffix)
+
     def buffers(self, sentences: Iterable[Sentence]) -> Iterator[Buffer]:
         """Yield buffers of about `BUFFER_PIECES` wordpieces at most, sentences in order."""
         pending: list[tuple[Sentence, Encoding]] = []
@@ -193,10 +198,9 @@ class BatchMaker:
         bounds_W = np.searchsorted(rows.window_N, np.arange(n_windows + 1))
         used_W = np.flatnonzero(np.diff(bounds_W))
         order_W = used_W[np.argsort(-buffer.window_length_W[used_W], kind="stable")]
-        specials = len(self._prefix) + len(self._suffix)
         begin = 0
         while begin < len(order_W):
-            longest = int(buffer.window_length_W[order_W[begin]]) + specials
+            longest = int(buffer.window_length_W[order_W[begin]]) + self.n_specials
             chosen_B = order_W[begin : begin + max(1, self._budget // longest)]
             yield self._batch(buffer, chosen_B, bounds_W, longest)
             begin += len(chosen_B)

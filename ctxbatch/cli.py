@@ -4,6 +4,8 @@ Results go to standard output, progress and messages to standard error. Errors o
 line and an exit status; anything else keeps its traceback.
 """
 
+import functools
+import inspect
 import io
 import json
 import logging
@@ -11,7 +13,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -25,6 +27,7 @@ from ctxbatch.config import RunConfig
 from ctxbatch.errors import CtxbatchError, InputError, Stopped
 
 if TYPE_CHECKING:
+    from ctxbatch.estimate import Estimate
     from ctxbatch.runner import RunReport
 
 log = logging.getLogger("ctxbatch")
@@ -65,20 +68,22 @@ def _main(
         raise typer.Exit
 
 
-@app.command()
-def run(
-    inputs: Annotated[
-        list[str],
-        Argument(
-            metavar="INPUT...", help="Text files, JSON lines files, and folders of them.", show_default=False
-        ),
-    ],
-    out: Annotated[
-        Path,
-        Option(
-            "-o", "--out", metavar="OUT", help="Folder of the store; made, or resumed.", show_default=False
-        ),
-    ],
+Inputs = Annotated[
+    list[str],
+    Argument(
+        metavar="INPUT...",
+        help="Files, folders and globs: text, JSON lines, CSV, TSV (also compressed), Parquet, Arrow.",
+        show_default=False,
+    ),
+]
+NewOutFolder = Annotated[
+    Path,
+    Option("-o", "--out", metavar="OUT", help="Folder of the store; made, or resumed.", show_default=False),
+]
+Quiet = Annotated[bool, Option("-q", "--quiet", help="Show no progress and no summary.")]
+
+
+def _run_options(
     model: Annotated[
         str,
         Option(
@@ -143,11 +148,39 @@ def run(
     lang: Annotated[
         str | None, Option(metavar="CODE", help="Language of the text, for sentence splitting. [default: en]")
     ] = None,
+    format_name: Annotated[
+        str | None,
+        Option(
+            "--format",
+            metavar=_choices(config.FormatName),
+            help="Format of all inputs, whatever their suffixes say. [default: by suffix]",
+        ),
+    ] = None,
     text_field: Annotated[
-        str | None, Option(metavar="NAME", help="JSON lines: the field with the text. [default: text]")
+        str | None,
+        Option(
+            metavar="NAME",
+            help="Field or column with the text; nested ones with dots, as meta.body. [default: text]",
+        ),
     ] = None,
     id_field: Annotated[
-        str | None, Option(metavar="NAME", help="JSON lines: the field with the document's id. [default: id]")
+        str | None,
+        Option(metavar="NAME", help="Field or column with the document's id. [default: id, if there is one]"),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        Option(metavar="NAME", help="Encoding of text without a byte order mark. [default: utf-8]"),
+    ] = None,
+    errors: Annotated[
+        str,
+        Option(
+            metavar=_choices(config.DecodeErrors),
+            help="Bytes that are no text: reject their record, or replace them by U+FFFD.",
+        ),
+    ] = "strict",
+    max_rejects: Annotated[
+        str | None,
+        Option(metavar="N|SHARE", help="Stop when more records than this are rejected, as 100 or 1%."),
     ] = None,
     limit: Annotated[int | None, Option(metavar="RECORDS", help="Stop after this many records.")] = None,
     dtype: Annotated[
@@ -175,13 +208,11 @@ def run(
         Option(metavar="N", help="Tokens of a batch, padding included; auto depends on the kind of device."),
     ] = "auto",
     no_index: Annotated[bool, Option("--no-index", help="Do not build the search index at the end.")] = False,
-    quiet: Annotated[bool, Option("-q", "--quiet", help="Show no progress and no summary.")] = False,
-) -> None:
-    """Turn text into a store of word vectors, or finish one that was interrupted.
-
-    The same command again goes on where the last one stopped.
-    """
-    options = RunConfig(
+    force: Annotated[
+        bool, Option("--force", help="Begin even if the disk seems too small for the result.")
+    ] = False,
+) -> RunConfig:
+    return RunConfig(
         model=model,
         revision=revision,
         layers=None if layers is None else _numbers("--layers", layers),
@@ -197,6 +228,10 @@ def run(
         lang=lang,
         text_field=text_field,
         id_field=id_field,
+        format=format_name,  # type: ignore[arg-type]
+        encoding=encoding,
+        errors=errors,  # type: ignore[arg-type]
+        max_rejects=_max_rejects(max_rejects),
         limit=limit,
         dtype=dtype,  # type: ignore[arg-type]
         precision=precision,  # type: ignore[arg-type]
@@ -204,7 +239,38 @@ def run(
         shard_size=_size("--shard-size", shard_size),
         tokens_per_batch=_auto("--tokens-per-batch", tokens_per_batch),
         index=not no_index,
+        force=force,
     )
+
+
+def _takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options above, and their `RunConfig` to the command, as ``options``."""
+    taken = inspect.signature(_run_options).parameters
+    first: list[inspect.Parameter] = []
+    last: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name != "options":
+            (first if parameter.default is parameter.empty else last).append(parameter)
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:  # noqa: ANN401 (whatever the command line says)
+        options = _run_options(**{name: given.pop(name) for name in taken})
+        command(options=options, **given)
+
+    parameters = [*first, *taken.values(), *last]
+    by_name = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+    with_options.__signature__ = inspect.Signature(by_name)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_options
+
+
+@app.command()
+@_takes_run_options
+def run(inputs: Inputs, out: NewOutFolder, options: RunConfig, quiet: Quiet = False) -> None:
+    """Turn text into a store of word vectors, or finish one that was interrupted.
+
+    The same command again goes on where the last one stopped.
+    """
     report = ctxbatch.run(inputs, out, options, quiet=quiet)
     if not quiet:
         _print_report(report)
@@ -212,9 +278,50 @@ def run(
         raise typer.Exit(3)
 
 
+@app.command()
+@_takes_run_options
+def plan(inputs: Inputs, out: NewOutFolder, options: RunConfig, as_json: AsJson = False) -> None:
+    """Say what a run would come to, from a sample: words, time, room on the disk. Writes nothing.
+
+    Takes the options of `ctxbatch run`.
+    """
+    found = ctxbatch.estimate(inputs, out, options)
+    if as_json:
+        print(json.dumps(found.as_dict()))
+    else:
+        _print_lines(_estimate_lines(found, out))
+
+
+def _estimate_lines(found: "Estimate", out: Path) -> Iterator[str]:
+    compressed = f" ({found.sources_compressed:,} compressed)" if found.sources_compressed else ""
+    about = "" if found.sampled == 1 and not compressed else "about "
+    yield f"sources    {found.sources:,}{compressed}, {about}{found.bytes / 1e6:,.1f} MB of input"
+    yield f"sample     {found.sampled:.1%} of it"
+    yield f"records    {about}{found.records:,}"
+    yield f"sentences  {about}{found.sentences:,}"
+    yield f"words      {about}{found.words:,} in {found.rows:,} rows"
+    size, index_size = found.bytes_on_disk / 1e6, found.bytes_of_index / 1e6
+    yield f"on disk    about {size:,.1f} MB in {found.shards:,} shards, index {index_size:,.1f} MB"
+    if found.seconds is None:
+        yield f"time       unknown: no run with this model and device is remembered ({found.tokens:,} tokens)"
+    else:
+        rate = f"{found.tokens:,} tokens at {found.tokens_per_second:,.0f} tokens/s as in the last run"
+        yield f"time       about {_duration(found.seconds)} ({rate})"
+    short = "" if found.fits else ": too little, `ctxbatch run` would refuse to begin"
+    yield f"free disk  {found.bytes_free / 1e6:,.1f} MB for {out}{short}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def _print_report(report: "RunReport") -> None:
     totals = report.totals
     say = sys.stderr.write
+    if not report.n_run and not report.given_up:
+        say(f"{report.out} was finished before: nothing to do\n")
     say(
         f"{report.out}: {totals['rows']:,} rows of {totals['words']:,} words in "
         f"{totals['sentences']:,} sentences, {totals['bytes_written'] / 1e6:,.1f} MB, "
@@ -234,7 +341,9 @@ def _print_report(report: "RunReport") -> None:
 
 @app.command()
 def search(
-    out: OutFolder,
+    outs: Annotated[
+        list[Path], Argument(metavar="OUT...", help="Folders of one or more stores of one configuration.")
+    ],
     query: Annotated[
         str,
         Argument(
@@ -260,11 +369,13 @@ def search(
     from ctxbatch.search import keyword_in_context, parse_query
 
     parse_query(query)  # a wrong query is told at once, before the model is loaded
-    searcher = ctxbatch.open(out).searcher(on, layer)
+    searcher = ctxbatch.searcher(outs, on, layer)
     filtered = same_word or other_words or word is not None
-    if not filtered and not searcher.indexed and searcher.rows_are_many:
+    for store in () if filtered else searcher.worth_indexing:
         log.warning(
-            "no index on %s: all rows are read; `ctxbatch index %s` makes it fast", searcher.column, out
+            "no index on %s: all rows are read; `ctxbatch index %s` makes it fast",
+            searcher.column,
+            store.path,
         )
     hits = searcher.search(query, k, "same" if same_word else "other" if other_words else "any", word)
     if as_json:
@@ -321,23 +432,32 @@ def verify(
     sources: Annotated[
         bool, Option("--sources", help="Read the sources again too and compare them with the plan.")
     ] = False,
+    repair: Annotated[
+        bool, Option("--repair", help="Make damaged or missing shards and damaged indexes anew.")
+    ] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Check every file of a store against its checksum; exit status 3 if something is damaged."""
+    """Check every file of a store and what is in it; exit status 3 if something is damaged."""
     from ctxbatch.verify import find_damage, find_source_changes
 
     store = ctxbatch.open(out)
-    found = list(find_damage(out)) + (list(find_source_changes(out)) if sources else [])
+    if repair:
+        from ctxbatch import runner
+
+        repaired = runner.repair(out, quiet=quiet)
+        _print_lines(f"repaired: {damage.text}" for damage in repaired)
+        store = ctxbatch.open(out)
+    found = [damage.text for damage in find_damage(out)]
+    found += find_source_changes(out) if sources else []
+    missing, planned = len(store.manifest.shards) - len(store.commits), len(store.manifest.shards)
+    if missing:
+        found.append(
+            f"{out}: {missing} of {planned} shards are missing: run the same command, or add --repair"
+        )
     _print_lines(found)
     if found:
         raise typer.Exit(3)
-    done, planned = len(store.commits), len(store.manifest.shards)
-    if done < planned:
-        print(
-            f"{out}: {planned - done} of {planned} shards are missing: run the same command again; "
-            f"the {done} that are there are intact"
-        )
-    else:
-        print(f"{out}: {done} of {planned} shards committed, all intact")
+    print(f"{out}: {planned} of {planned} shards committed, all intact")
 
 
 @app.command()
@@ -383,6 +503,18 @@ def _auto(option: str, text: str) -> int | None:
         return int(text)
     except ValueError:
         raise InputError(f"{option} {text!r} must be auto or a number") from None
+
+
+def _max_rejects(text: str | None) -> int | float | None:
+    """A count as an ``int``, a share as a ``float``."""
+    if text is None:
+        return None
+    try:
+        if text.endswith("%"):
+            return float(text[:-1]) / 100
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        raise InputError(f"--max-rejects {text!r} must be a count, as 100, or a share, as 1%") from None
 
 
 def _size(option: str, text: str) -> int | None:

@@ -19,6 +19,8 @@ RecordKind = Literal["line", "paragraph", "file"]
 SplitKind = Literal["sentence", "none"]
 StoredType = Literal["float16", "float32"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+FormatName = Literal["txt", "jsonl", "csv", "tsv", "parquet", "arrow"]
+DecodeErrors = Literal["strict", "replace"]
 
 VECTOR_KINDS: tuple[VectorKind, ...] = get_args(VectorKind)
 DEFAULT_MODEL = "bert-base-uncased"
@@ -42,6 +44,7 @@ class RunConfig:
 
     ``None`` means "not given": the default then holds where the option has a meaning, and giving an
     option that has none (``floor`` with the asinh shift, say) is an error rather than ignored.
+    ``max_rejects`` is a number of records as an ``int``, a share of them as a ``float``.
 
     Raises:
         InputError: An option has a value out of its range, or has no meaning beside the others.
@@ -62,6 +65,10 @@ class RunConfig:
     lang: str | None = None
     text_field: str | None = None
     id_field: str | None = None
+    format: FormatName | None = None
+    encoding: str | None = None
+    errors: DecodeErrors = "strict"
+    max_rejects: int | float | None = None
     limit: int | None = None
     dtype: StoredType = "float16"
     precision: Precision = "auto"
@@ -69,11 +76,15 @@ class RunConfig:
     shard_size: int | None = None
     tokens_per_batch: int | None = None
     index: bool = True
+    force: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("--pool", self.pool, get_args(Pooling))
         _check_choice("--record", self.record, get_args(RecordKind))
         _check_choice("--split", self.split, get_args(SplitKind))
+        if self.format is not None:
+            _check_choice("--format", self.format, get_args(FormatName))
+        _check_choice("--errors", self.errors, get_args(DecodeErrors))
         _check_choice("--dtype", self.dtype, get_args(StoredType))
         _check_choice("--precision", self.precision, get_args(Precision))
         for option, value in (
@@ -83,6 +94,10 @@ class RunConfig:
             ("--tokens-per-batch", self.tokens_per_batch),
         ):
             _check_positive(option, value)
+        if self.max_rejects is not None:
+            highest = 1 if isinstance(self.max_rejects, float) else float("inf")
+            if not 0 <= self.max_rejects <= highest:
+                raise InputError(f"--max-rejects {self.max_rejects} must be a count or a share up to 100%")
         self._check_vectors()
         self._check_shift()
         if self.split == "none" and self.lang is not None:

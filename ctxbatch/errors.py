@@ -19,6 +19,12 @@ class StoreError(CtxbatchError):
     """A store or an index that is damaged, stale, of another configuration or not one at all."""
 
 
+class TooManyRejectsError(CtxbatchError):
+    """More of the input is rejected than ``--max-rejects`` allows; what is committed is kept."""
+
+    exit_status = 3
+
+
 class ResourceError(CtxbatchError):
     """The environment stopped the run (disk, permissions, lock, memory): mend it and run again."""
 

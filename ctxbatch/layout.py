@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from ctxbatch.config import ResolvedConfig, canonical_json
-from ctxbatch.corpus import Reading, Segment, ShardSpec, Source
+from ctxbatch.corpus import ShardSpec
 from ctxbatch.errors import ResourceError, StoreError
+from ctxbatch.readers import Segment
+from ctxbatch.sources import Source
+from ctxbatch.units import Reading
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 SHARDS = "shards"
 INDEX = "index"
@@ -39,24 +42,30 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         OSError: The disk refuses.
     """
+    write_atomically(path, _sealed(content))
+
+
+def _sealed(content: Mapping[str, Any]) -> bytes:
     sealed = {**content, "checksum": _checksum(content)}
-    write_atomically(path, (json.dumps(sealed, indent=1, ensure_ascii=False) + "\n").encode())
+    return (json.dumps(sealed, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote.
 
     Raises:
-        StoreError: The file is missing, is no JSON object, or does not match its own checksum.
+        StoreError: The file is missing, is no JSON object, or is not byte for byte what was written.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-        checksum = content.pop("checksum")
+        raw = path.read_bytes()
+        content: dict[str, Any] = json.loads(raw)
+        del content["checksum"]
+        intact = raw == _sealed(content)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is damaged: it is not the JSON that was written") from error
-    if checksum != _checksum(content):
+    if not intact:
         raise StoreError(f"{path} is damaged: its content does not match its checksum")
     return content
 
@@ -135,15 +144,25 @@ class Manifest:
                 f"{out} has format version {content['format_version']}, this program reads up to "
                 f"{FORMAT_VERSION}: install a newer ctxbatch"
             )
+        if content["format_version"] < FORMAT_VERSION:
+            raise StoreError(
+                f"{out} has format version {content['format_version']}, from before the first release: "
+                "run again with another -o"
+            )
         return cls(
             ResolvedConfig.from_dict(content["config"]),
             Reading(**content["reading"]),
-            tuple(Source(**source) for source in content["sources"]),
+            tuple(map(_source, content["sources"])),
             tuple(
                 ShardSpec(shard["shard"], tuple(Segment(**segment) for segment in shard["segments"]))
                 for shard in content["shards"]
             ),
         )
+
+
+def _source(fields: dict[str, Any]) -> Source:
+    columns = fields["columns"]
+    return Source(**{**fields, "columns": None if columns is None else tuple(columns)})
 
 
 def check_folder(out: Path) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from ctxbatch.batching import BatchMaker, Buffer
 from ctxbatch.corpus import ShardSpec
 from ctxbatch.encoder import Encoder, describe_device, library_versions, read_tokenizer
 from ctxbatch.layout import Manifest, as_resource_error
-from ctxbatch.readers import Record, Reject, read
+from ctxbatch.readers import Reader, Record, Reject
 from ctxbatch.segment import Sentence, split_sentences
 from ctxbatch.writer import ShardWriter
 
@@ -32,12 +32,18 @@ _DEPTH = 1
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What has been written of a shard since the last such report."""
+    """What has been written of a shard since the last such report; and what was read of it, in all.
+
+    ``rejected`` counts records, ``first_reject`` names one.
+    """
 
     shard: int
     bytes: int
     sentences: int
     tokens: int
+    records: int
+    rejected: int
+    first_reject: str | None
 
 
 @dataclass(slots=True)
@@ -46,6 +52,7 @@ class _Reading:
 
     spec: ShardSpec
     started: float
+    bytes: int = 0
     records: int = 0
     rejects: list[Reject] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("read", "encode", "write"), 0.0))
@@ -81,6 +88,7 @@ class Bench:
         config = self._manifest.config
         self._maker = BatchMaker(read_tokenizer(config), config)
         self._encoder = Encoder(config, device)
+        self._reader = Reader(self._manifest.sources, self._manifest.reading)
         self._device = device
 
     def run_shards(
@@ -114,15 +122,16 @@ class Bench:
             clock = time.perf_counter()
             for buffer in self._maker.buffers(self._sentences(reading)):
                 reading.seconds["read"] += time.perf_counter() - clock
-                size = _bytes_until(buffer.sentences, spec) - taken if buffer.sentences else 0
-                taken += size
-                yield _Encoded(reading, size, buffer)
+                yield _Encoded(reading, reading.bytes - taken, buffer)
+                taken = reading.bytes
                 clock = time.perf_counter()
             reading.seconds["read"] += time.perf_counter() - clock
             yield _Encoded(reading, spec.size - taken, None)
 
     def _sentences(self, reading: _Reading) -> Iterator[Sentence]:
-        for record in read(reading.spec, self._manifest.sources, self._manifest.reading):
+        before = self._reader.bytes_read
+        for record in self._reader.read(reading.spec.segments):
+            reading.bytes = self._reader.bytes_read - before
             reading.records += 1
             if isinstance(record, Record):
                 yield from split_sentences(record, self._manifest.config.lang)
@@ -164,13 +173,31 @@ class Bench:
                     writer.counts.tokens += item.tokens
                     writer.counts.slots += item.slots
                     reading.seconds["write"] += time.perf_counter() - clock
-                    report(Progress(reading.spec.shard, item.bytes, len(item.buffer.sentences), item.tokens))
+                    report(self._progress(item))
                     item = next(items)
                 writer.reject(reading.rejects)
                 writer.counts.records = reading.records
+                report(self._progress(item))
                 commit = writer.commit(self._facts(reading))
-            report(Progress(reading.spec.shard, item.bytes, 0, 0))
             yield commit
+
+    def _progress(self, item: _Encoded) -> Progress:
+        reading = item.reading
+        first = None
+        if reading.rejects:
+            reject = reading.rejects[0]
+            source = self._manifest.sources[reject.source].path
+            first = f"{source}, record {reject.record}: {reject.reason}"
+        n_sentences = len(item.buffer.sentences) if item.buffer is not None else 0
+        return Progress(
+            reading.spec.shard,
+            item.bytes,
+            n_sentences,
+            item.tokens,
+            reading.records,
+            len(reading.rejects),
+            first,
+        )
 
     def _facts(self, reading: _Reading) -> dict[str, Any]:
         return {
@@ -185,17 +212,6 @@ class Bench:
             "versions": library_versions(),
             "peak_memory_bytes": peak_memory(),
         }
-
-
-def _bytes_until(sentences: Sequence[Sentence], spec: ShardSpec) -> int:
-    """How many of a shard's input bytes lie before the last sentence's record; for the progress bar."""
-    last = sentences[-1].record
-    passed = 0
-    for segment in spec.segments:
-        if segment.source == last.source:
-            return passed + max(0, last.byte_start - segment.start)
-        passed += segment.end - segment.start
-    return passed
 
 
 def peak_memory() -> int:

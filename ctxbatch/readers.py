@@ -1,29 +1,42 @@
-"""Readers: a shard's bytes become records, or rejects with their reasons.
+"""Readers: what was planned becomes records, or rejects with their reasons.
 
-Readers see exactly the bytes that were planned, or fail. To add a format, add its suffix to
-`ctxbatch.corpus.FORMATS` and a reader to `_READERS`.
+Owns what a unit must hold to be a record, and that workers see exactly what was planned, or fail.
 """
 
 import hashlib
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any
 
-from ctxbatch.corpus import BOM, Digest, Reading, Segment, ShardSpec, Source, open_source
 from ctxbatch.errors import InputError
+from ctxbatch.sources import Source
+from ctxbatch.units import OpenSource, Reading, Unit, without_line_end
 
-_CHUNK = 1 << 20
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Whole records of a source, the first being number ``first_record``.
+
+    ``start`` and ``end`` count bytes of the decompressed source, of a table its rows; ``size`` is in bytes
+    either way. ``sha256`` is of everything that was read between them.
+    """
+
+    source: int
+    start: int
+    end: int
+    first_record: int
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A line, paragraph, file or JSON object: its text and where it begins in its source."""
+    """A line, paragraph, file, JSON object or row: its text and where it begins in its source."""
 
     source: int
     record: int
-    byte_start: int
+    byte_start: int | None
     doc_id: str | None
     text: str
 
@@ -34,132 +47,105 @@ class Reject:
 
     source: int
     record: int
-    byte_start: int
+    byte_start: int | None
     reason: str
     word: str | None = None
 
 
-def read(spec: ShardSpec, sources: Sequence[Source], reading: Reading) -> Iterator[Record | Reject]:
-    """Yield a shard's records, and what cannot be one, in source order.
-
-    Raises:
-        InputError: A source cannot be read, or its bytes are not those that were planned.
-    """
-    for segment in spec.segments:
-        source = sources[segment.source]
-        read_format = _READERS[source.format]
-        digest = hashlib.sha256()
-        with open_source(source) as stream:
-            try:
-                stream.seek(segment.start)
-                yield from read_format(_lines(stream, segment, digest), segment, reading)
-            except OSError as error:
-                raise InputError(f"{source.path} cannot be read: {error.strerror}") from error
-        if digest.hexdigest() != segment.sha256:
-            raise InputError(
-                f"{source.path} changed after the run was planned (bytes {segment.start} to {segment.end}): "
-                "restore it, or start a new run with another -o"
-            )
-
-
-def check_segment(segment: Segment, source: Source) -> bool:
-    """Whether a source still holds a segment's bytes.
-
-    Raises:
-        InputError: The source cannot be read.
-    """
-    digest = hashlib.sha256()
-    with open_source(source) as stream:
-        stream.seek(segment.start)
-        left = segment.end - segment.start
-        while left and (chunk := stream.read(min(left, _CHUNK))):
-            digest.update(chunk)
-            left -= len(chunk)
-    return digest.hexdigest() == segment.sha256
-
-
-_Line = tuple[int, int, bytes]  # number and first byte of the line, and the line with its end
-
-
-def _lines(stream: BinaryIO, segment: Segment, digest: Digest) -> Iterator[_Line]:
-    start, number = segment.start, segment.first_record
-    while start < segment.end and (line := stream.readline(segment.end - start)):
-        digest.update(line)
-        if start == 0 and line.startswith(BOM):
-            yield number, len(BOM), line[len(BOM) :]
-        else:
-            yield number, start, line
-        start += len(line)
-        number += 1
-
-
-def _read_text(lines: Iterator[_Line], segment: Segment, reading: Reading) -> Iterator[Record | Reject]:
-    groups: Iterable[list[_Line]]
-    if reading.record == "line":
-        groups = ([line] for line in lines)
-    elif reading.record == "file":
-        groups = [list(lines)]
-    else:
-        groups = (
-            list(group)
-            for blank, group in itertools.groupby(lines, key=lambda line: not line[2].strip())
-            if not blank
-        )
-    for group in filter(None, groups):
-        number, start, _ = group[0]
-        try:
-            text = _without_line_end(b"".join(line for _, _, line in group)).decode()
-        except UnicodeDecodeError as error:
-            yield Reject(segment.source, number, start, f"not UTF-8 at byte {start + error.start}")
-        else:
-            yield Record(segment.source, number, start, None, text)
-
-
-def _without_line_end(line: bytes) -> bytes:
-    return line.removesuffix(b"\n").removesuffix(b"\r") if line.endswith(b"\n") else line
-
-
-def _read_json_lines(lines: Iterator[_Line], segment: Segment, reading: Reading) -> Iterator[Record | Reject]:
-    for number, start, line in lines:
-        if not line.strip():
-            yield Record(segment.source, number, start, None, "")
-            continue
-        try:
-            text, doc_id = _json_fields(line, reading)
-        except _BadRecordError as error:
-            yield Reject(segment.source, number, start, str(error))
-        else:
-            yield Record(segment.source, number, start, doc_id, text)
+# --- records --------------------------------------------------------------------------------------
 
 
 class _BadRecordError(ValueError):
-    """Why a line is no record."""
+    """Why a unit is no record."""
 
 
-def _json_fields(line: bytes, reading: Reading) -> tuple[str, str | None]:
+def to_record(unit: Unit, number: int, source: OpenSource) -> Record | Reject:
+    """Make a record, or a reject, of a unit of source ``number``."""
+    start = source.byte_start(unit)
+    if unit.problem is not None:
+        return Reject(number, unit.number, start, unit.problem)
     try:
-        fields = json.loads(_without_line_end(line).decode())
-    except UnicodeDecodeError as error:
-        raise _BadRecordError(f"not UTF-8 at byte {error.start} of the line") from error
+        text, doc_id = _CONTENT[source.source.format](unit, source)
+        (text + (doc_id or "")).encode()
+    except _BadRecordError as error:
+        return Reject(number, unit.number, start, str(error))
+    except UnicodeEncodeError:
+        return Reject(number, unit.number, start, "holds half of a surrogate pair, which is no text")
+    return Record(number, unit.number, start, doc_id, text)
+
+
+def _decoded(unit: Unit, source: OpenSource) -> str:
+    text, problem = source.text_of(unit)
+    if problem is not None:
+        raise _BadRecordError(problem)
+    return without_line_end(text)
+
+
+def _text_content(unit: Unit, source: OpenSource) -> tuple[str, str | None]:
+    return _decoded(unit, source), None
+
+
+def _json_content(unit: Unit, source: OpenSource) -> tuple[str, str | None]:
+    if source.is_blank(unit):
+        return "", None
+    fields = json_object(_decoded(unit, source))
+    wanted = source.reading.text_field
+    text = json_field(fields, wanted)
+    if text is _MISSING:
+        raise _BadRecordError(f"no field {wanted!r}")
+    if not isinstance(text, str):
+        raise _BadRecordError(f"field {wanted!r} is {_json_type(text)}, not a string")
+    doc_id = json_field(fields, source.reading.id_field)
+    if doc_id is None or doc_id is _MISSING:
+        return text, None
+    return text, doc_id if isinstance(doc_id, str) else json.dumps(doc_id)
+
+
+def json_object(line: str) -> dict[str, Any]:
+    """Parse a line that should hold a JSON object.
+
+    Raises:
+        ValueError: It does not.
+    """
+    try:
+        fields = json.loads(line)
     except RecursionError as error:
         raise _BadRecordError("not JSON: nested too deeply") from error
     except ValueError as error:
-        raise _BadRecordError(f"not JSON: {error}") from error
+        # Python's message on a number of thousands of digits advises to change its own settings.
+        why = "a number of more digits than are read" if "digits" in str(error) else error
+        raise _BadRecordError(f"not JSON: {why}") from error
     if not isinstance(fields, dict):
         raise _BadRecordError(f"not a JSON object but {_json_type(fields)}")
-    if reading.text_field not in fields:
-        raise _BadRecordError(f"no field {reading.text_field!r}")
-    text = fields[reading.text_field]
-    if not isinstance(text, str):
-        raise _BadRecordError(f"field {reading.text_field!r} is {_json_type(text)}, not a string")
-    doc_id = fields.get(reading.id_field)
-    if doc_id is not None and not isinstance(doc_id, str):
-        doc_id = json.dumps(doc_id)
-    try:
-        (text + (doc_id or "")).encode()
-    except UnicodeEncodeError as error:
-        raise _BadRecordError("holds half of a surrogate pair, which is no text") from error
-    return text, doc_id
+    return fields
+
+
+_MISSING = object()
+
+
+def json_field(fields: dict[str, Any], name: str) -> Any:  # noqa: ANN401 (a JSON value)
+    """A field by its name or, with dots, inside objects; `_MISSING` if there is none."""
+    if name in fields:
+        return fields[name]
+    value: Any = fields
+    for part in name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return _MISSING
+        value = value[part]
+    return value
+
+
+def has_json_field(fields: dict[str, Any], name: str) -> bool:
+    """Whether an object holds a field, maybe with null in it."""
+    return json_field(fields, name) is not _MISSING
+
+
+def json_field_names(fields: dict[str, Any], prefix: str = "") -> list[str]:
+    """The names of an object's fields, those inside objects with dots."""
+    names: list[str] = []
+    for name, value in fields.items():
+        names += json_field_names(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name]
+    return names
 
 
 def _json_type(value: object) -> str:
@@ -170,4 +156,104 @@ def _json_type(value: object) -> str:
     )
 
 
-_READERS = {"text": _read_text, "json lines": _read_json_lines}
+def _csv_content(unit: Unit, source: OpenSource) -> tuple[str, str | None]:
+    columns, fields = source.source.columns, unit.value
+    assert columns is not None
+    if not fields:
+        return "", None
+    name = source.reading.id_field
+    return fields[columns.index(source.reading.text_field)], (
+        fields[columns.index(name)] if name in columns else None
+    )
+
+
+def _table_content(unit: Unit, source: OpenSource) -> tuple[str, str | None]:
+    _, data, name = unit.value
+    if data is None:
+        raise _BadRecordError(f"field {source.reading.text_field!r} is null, not a string")
+    try:
+        return data.decode(errors=source.reading.errors), name
+    except UnicodeDecodeError as error:
+        raise _BadRecordError(f"not UTF-8 at byte {error.start} of the text") from error
+
+
+_CONTENT: dict[str, Callable[[Unit, OpenSource], tuple[str, str | None]]] = {
+    "txt": _text_content,
+    "jsonl": _json_content,
+    "csv": _csv_content,
+    "tsv": _csv_content,
+    "parquet": _table_content,
+    "arrow": _table_content,
+}
+
+
+# --- reading what was planned ---------------------------------------------------------------------
+
+
+class Reader:
+    """Reads segments; those of one source in order read it once, even if it is compressed.
+
+    ``bytes_read`` counts the bytes of all segments so far.
+    """
+
+    def __init__(self, sources: Sequence[Source], reading: Reading) -> None:
+        self._sources = sources
+        self._reading = reading
+        self._open: OpenSource | None = None
+        self.bytes_read = 0
+
+    def close(self) -> None:
+        """Close the source that is open."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def read(self, segments: Sequence[Segment]) -> Iterator[Record | Reject]:
+        """Yield the records of segments, and what cannot be one, in source order.
+
+        Raises:
+            InputError: A source cannot be read, or its bytes are not those that were planned.
+        """
+        for segment in segments:
+            source = self._opened(segment.source)
+            digest = hashlib.sha256()
+            for unit in self._units(source, segment):
+                digest.update(unit.content)
+                self.bytes_read += len(unit.data)
+                if unit.is_record:
+                    yield to_record(unit, segment.source, source)
+            if digest.hexdigest() != segment.sha256:
+                raise InputError(
+                    f"{source.source.path} changed after the run was planned "
+                    f"({place(source.source, segment)}): restore it, or start a new run with another -o"
+                )
+
+    def is_unchanged(self, segment: Segment) -> bool:
+        """Whether a source still holds what was planned.
+
+        Raises:
+            InputError: The source cannot be read.
+        """
+        digest = hashlib.sha256()
+        for unit in self._units(self._opened(segment.source), segment):
+            digest.update(unit.content)
+        return digest.hexdigest() == segment.sha256
+
+    def _opened(self, number: int) -> OpenSource:
+        source = self._sources[number]
+        if self._open is None or self._open.source is not source:
+            self.close()
+            self._open = OpenSource(source, self._reading)
+        return self._open
+
+    def _units(self, source: OpenSource, segment: Segment) -> Iterator[Unit]:
+        # Never one unit more than the segment has: going back in a compressed source means beginning anew.
+        for unit in source.units(segment.start, segment.first_record):
+            yield unit
+            if unit.end >= segment.end:
+                return
+
+
+def place(source: Source, segment: Segment) -> str:
+    """Where a segment lies, in words."""
+    return f"{'rows' if source.is_table else 'bytes'} {segment.start} to {segment.end}"

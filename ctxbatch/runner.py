@@ -1,4 +1,4 @@
-"""One run from inputs to a finished store: resolve, plan or resume, work, index.
+"""One run from inputs to a finished store: resolve, plan or resume, work, index; and its repair.
 
 Owns the order of these steps and the rule what may be resumed. Everything under OUT is written by others.
 """
@@ -13,24 +13,35 @@ from typing import IO, Any
 
 from ctxbatch import index
 from ctxbatch.config import ResolvedConfig, RunConfig
-from ctxbatch.corpus import Reading, Source, find_sources, plan, resolve_reading
-from ctxbatch.errors import StoreError
+from ctxbatch.corpus import examine, plan, resolve_reading
+from ctxbatch.errors import StoreError, TooManyRejectsError
+from ctxbatch.estimate import Estimate, check_room, estimate, remember_rate
 from ctxbatch.layout import LOG, MANIFEST, Manifest, as_resource_error, check_folder, locked
 from ctxbatch.pool import Pool
 from ctxbatch.progress import ProgressBar
-from ctxbatch.readers import check_segment
+from ctxbatch.readers import Reader, place
+from ctxbatch.sources import Source, find_sources
 from ctxbatch.store import Store, committed_shards, totals
-from ctxbatch.writer import remove_leftovers
+from ctxbatch.units import Reading
+from ctxbatch.verify import Damage, find_damage
+from ctxbatch.writer import remove_leftovers, withdraw_shard
 
 log = logging.getLogger("ctxbatch")
+# A share of rejected records means nothing before so many have been read.
+_MIN_RECORDS_FOR_SHARE = 100
+_SHOWN_LEFT_OUT = 3
 
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """What a run ends with: the store's totals, the shards given up, and the index, if one was wanted."""
+    """What a run ends with: the store's totals, the shards given up, and the index, if one was wanted.
+
+    ``n_run`` is the number of shards that this run made; none if the store was finished before.
+    """
 
     out: Path
     totals: Mapping[str, Any]
+    n_run: int
     given_up: tuple[int, ...]
     index: index.IndexReport | None
 
@@ -51,26 +62,98 @@ def run(
     config = config or RunConfig()
     out = Path(out)
     check_folder(out)
-    sources, left_out = find_sources([inputs] if isinstance(inputs, str | Path) else inputs, out)
+    sources, left_out = find_sources(_listed(inputs), out, config.format)
     reading = resolve_reading(config, sources)
+    if not (out / MANIFEST).exists():
+        sources = examine(sources, reading, config)
     from ctxbatch import encoder  # torch comes last: mistakes above are told at once
 
     devices = encoder.available_devices()
     resolved = encoder.resolve(config, devices[0])
-    try:
-        with locked(out) as lock, _logging_to(out) as log_file:
-            for name in left_out:
-                log.warning("left out %s: no text that can be read", name)
-            manifest = _open_manifest(out, resolved, reading, sources)
-            remove_leftovers(out)
-            given_up = _work(out, manifest, _workers(config, devices), lock, log_file, quiet)
-            report = index.ensure(Store(out), resolved.column()) if config.index and not given_up else None
-            result = RunReport(out, totals(Store(out)), tuple(given_up), report)
-            _warn_of_mixture(result.totals)
-            log.debug("finished: %s", dict(result.totals))
-    except OSError as error:
-        raise as_resource_error(error, out) from error
+    with _writing_to(out) as (lock, log_file):
+        _tell_left_out(left_out)
+        names = [encoder.describe_device(device) for device in devices]
+        manifest = _open_manifest(out, config, resolved, reading, sources, names)
+        remove_leftovers(out)
+        workers = _workers(config.workers, devices)
+        before = committed_shards(out, manifest)
+        if not config.force:
+            _check_room_for_rest(out, manifest, before)
+        given_up = _work(out, manifest, workers, lock, log_file, quiet, config.max_rejects)
+        report = index.ensure(Store(out), resolved.column()) if config.index and not given_up else None
+        store = Store(out)
+        result = RunReport(out, totals(store), len(store.commits) - len(before), tuple(given_up), report)
+        _warn_of_mixture(result.totals)
+        if not before:
+            remember_rate(result.totals, resolved)
+        log.debug("finished: %s", dict(result.totals))
     return result
+
+
+def make_estimate(
+    inputs: Sequence[str | Path] | str | Path, out: str | Path, config: RunConfig | None = None
+) -> Estimate:
+    """What `ctxbatch.estimate` does; arguments and errors are described there."""
+    config = config or RunConfig()
+    out = Path(out)
+    check_folder(out)
+    sources, left_out = find_sources(_listed(inputs), out, config.format)
+    reading = resolve_reading(config, sources)
+    sources = examine(sources, reading, config)
+    from ctxbatch import encoder
+
+    _tell_left_out(left_out)
+    devices = encoder.available_devices()
+    names = [encoder.describe_device(device) for device in devices]
+    return estimate(sources, reading, encoder.resolve(config, devices[0]), out, names)
+
+
+def repair(out: str | Path, *, quiet: bool = True) -> list[Damage]:
+    """Make damaged and missing shards anew from the sources, and damaged indexes from the shards.
+
+    Args:
+        out: The store's folder.
+        quiet: Show no progress on standard error.
+
+    Returns:
+        What was damaged.
+
+    Raises:
+        InputError: A source or the model is not there any more, or has changed.
+        StoreError: The folder is no store, or its manifest is damaged.
+        ResourceError: The disk, a permission or another run stands in the way.
+    """
+    out = Path(out)
+    manifest = Manifest.read(out)
+    from ctxbatch import encoder
+
+    with _writing_to(out) as (lock, log_file):
+        found = list(find_damage(out))
+        for damage in found:
+            log.info("%s", damage.text)
+            if damage.shard is not None:
+                withdraw_shard(out, damage.shard)
+        remove_leftovers(out)
+        workers = _workers(None, encoder.available_devices())
+        if given_up := _work(out, manifest, workers, lock, log_file, quiet, None):
+            raise StoreError(f"shards {given_up} of {out} cannot be made: see {out / LOG}")
+        store = Store(out)
+        for path in index.index_files(out):
+            index.ensure(store, path.stem)
+        _warn_of_mixture(totals(store))
+    return found
+
+
+def _listed(inputs: Sequence[str | Path] | str | Path) -> Sequence[str | Path]:
+    return [inputs] if isinstance(inputs, str | Path) else inputs
+
+
+def _tell_left_out(left_out: Sequence[str]) -> None:
+    for each in left_out:
+        log.debug("left out %s", each)
+    if left_out:
+        rest = f" and {len(left_out) - _SHOWN_LEFT_OUT} more" if len(left_out) > _SHOWN_LEFT_OUT else ""
+        log.warning("left out %s%s", "; ".join(left_out[:_SHOWN_LEFT_OUT]), rest)
 
 
 def _warn_of_mixture(found: Mapping[str, Any]) -> None:
@@ -81,37 +164,114 @@ def _warn_of_mixture(found: Mapping[str, Any]) -> None:
             log.warning("the shards are of mixed origin: %s %s", name, " and ".join(values))
 
 
-def _workers(config: RunConfig, devices: Sequence[str]) -> list[str]:
+def _check_room_for_rest(out: Path, manifest: Manifest, done: Mapping[int, Mapping[str, Any]]) -> None:
+    """Refuse to go on where the disk cannot hold what is missing, to judge by what is there."""
+    size_done = sum(spec.size for spec in manifest.shards if spec.shard in done)
+    if size_done:
+        size = sum(spec.size for spec in manifest.shards)
+        written = sum(file["bytes"] for commit in done.values() for file in commit["files"].values())
+        check_room(out, round(written * (size - size_done) / size_done))
+
+
+def _workers(wanted: int | None, devices: Sequence[str]) -> list[str]:
     """The device of each worker: one a GPU, or one a core that this process may use."""
-    n_workers = config.workers or (len(os.sched_getaffinity(0)) if devices == ["cpu"] else len(devices))
+    n_workers = wanted or (len(os.sched_getaffinity(0)) if devices == ["cpu"] else len(devices))
     return [devices[number % len(devices)] for number in range(n_workers)]
 
 
 def _work(
-    out: Path, manifest: Manifest, devices: Sequence[str], lock: int, log_file: IO[str], quiet: bool
+    out: Path,
+    manifest: Manifest,
+    devices: Sequence[str],
+    lock: int,
+    log_file: IO[str],
+    quiet: bool,
+    max_rejects: float | None,
 ) -> list[int]:
+    """Run all shards that are not committed; returns those given up."""
     done = committed_shards(out, manifest)
     todo = [spec for spec in manifest.shards if spec.shard not in done]
     if done and todo:
         log.info("resuming: %d of %d shards are done", len(done), len(manifest.shards))
+    watch = _RejectWatch(out, max_rejects, done)
     if not todo:
+        watch.check(finished=True)
         return []
     bar = ProgressBar(sum(spec.size for spec in todo), quiet)
+
+    def on_message(message: dict[str, Any]) -> None:
+        bar.on_message(message)
+        watch.on_message(message)
+
     try:
         with Pool(out, devices, lock, log_file) as pool:
-            return pool.run([spec.shard for spec in todo], bar.on_message)
+            given_up = pool.run([spec.shard for spec in todo], on_message)
     finally:
         bar.close()
+    watch.check(finished=True)
+    return given_up
+
+
+class _RejectWatch:
+    """Stops a run whose rejected records are more than ``--max-rejects``."""
+
+    def __init__(self, out: Path, limit: float | None, done: Mapping[int, Mapping[str, Any]]) -> None:
+        self._out = out
+        self._limit = limit
+        self._counts = {
+            shard: (commit["counts"]["records"], commit["counts"]["rejected"])
+            for shard, commit in done.items()
+        }
+        self._example = ""
+
+    def on_message(self, message: Mapping[str, Any]) -> None:
+        """Take note of what a worker says.
+
+        Raises:
+            TooManyRejectsError: More is rejected than the limit allows.
+        """
+        if message["say"] == "progress":
+            self._counts[message["shard"]] = (message["records"], message["rejected"])
+            if message["first_reject"]:
+                self._example = f", such as {message['first_reject']}"
+            self.check()
+
+    def check(self, finished: bool = False) -> None:
+        """Compare what was rejected so far with the limit.
+
+        Raises:
+            TooManyRejectsError: It is more.
+        """
+        if self._limit is None:
+            return
+        records, rejected = (sum(column) for column in zip(*self._counts.values(), strict=True))
+        is_share = isinstance(self._limit, float)
+        if is_share and records < _MIN_RECORDS_FOR_SHARE and not finished:
+            return
+        if rejected > (self._limit * records if is_share else self._limit):
+            limit = f"{100 * self._limit:g}%" if is_share else f"{self._limit:,}"
+            raise TooManyRejectsError(
+                f"{rejected:,} of {records:,} records are rejected{self._example}: that is more than "
+                f"--max-rejects {limit}; mend input or options, or raise it to go on in {self._out}"
+            )
 
 
 # --- resuming -------------------------------------------------------------------------------------
 
 
 def _open_manifest(
-    out: Path, resolved: ResolvedConfig, reading: Reading, sources: Sequence[Source]
+    out: Path,
+    config: RunConfig,
+    resolved: ResolvedConfig,
+    reading: Reading,
+    sources: Sequence[Source],
+    devices: Sequence[str],
 ) -> Manifest:
     """The store's manifest, made now or checked against what is asked for now."""
     if not (out / MANIFEST).exists():
+        if not config.force:
+            expected = estimate(sources, reading, resolved, out, devices)
+            check_room(out, expected.bytes_on_disk + expected.bytes_of_index)
         shards = plan(sources, reading)
         manifest = Manifest(resolved, reading, tuple(sources), tuple(shards))
         manifest.write(out)
@@ -176,16 +336,28 @@ def _check_sources(out: Path, manifest: Manifest, sources: Sequence[Source]) -> 
 
 def _check_bytes(out: Path, manifest: Manifest, number: int) -> None:
     source = manifest.sources[number]
+    reader = Reader(manifest.sources, manifest.reading)
     for spec in manifest.shards:
         for segment in spec.segments:
-            if segment.source == number and not check_segment(segment, source):
+            if segment.source == number and not reader.is_unchanged(segment):
                 raise StoreError(
-                    f"{source.path} has changed between bytes {segment.start} and {segment.end} since {out} "
-                    "was planned: restore it, or use another -o"
+                    f"{source.path} has changed in {place(source, segment)} since {out} was planned: "
+                    "restore it, or use another -o"
                 )
+    reader.close()
 
 
 # --- the log --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _writing_to(out: Path) -> Iterator[tuple[int, IO[str]]]:
+    """Hold the store's lock and log to it; yields the lock's descriptor and the log file for workers."""
+    try:
+        with locked(out) as lock, _logging_to(out) as log_file:
+            yield lock, log_file
+    except OSError as error:
+        raise as_resource_error(error, out) from error
 
 
 @contextlib.contextmanager

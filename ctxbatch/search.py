@@ -34,7 +34,8 @@ _GATHER_ROWS = 65_536
 class SearchHit:
     """A row found: its cosine to the query, and the word in its sentence.
 
-    ``char_start`` and ``char_end`` are the word's code points in ``text``, the sentence.
+    ``char_start`` and ``char_end`` are the word's code points in ``text``, the sentence. ``store`` is the
+    folder of the store that holds the row.
     """
 
     score: float
@@ -47,6 +48,7 @@ class SearchHit:
     record: int
     doc_id: str | None
     sentence_id: int
+    store: str
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON knows them."""
@@ -84,46 +86,45 @@ def parse_query(query: str) -> MarkedSentence:
 
 
 class Searcher:
-    """Answers queries on one kind of vector of a store; loads the model and the index once.
+    """Answers queries on one kind of vector of some stores; loads the model and the indexes once.
 
     Args:
-        store: The store.
+        stores: The stores, all of one configuration; hits are merged.
         on: ``shift``, ``contextual`` or ``static``; default the first that is stored.
         layer: The layer; default the first of the run.
 
     Raises:
         InputError: The store holds no such vectors, or its model cannot be found.
-        StoreError: The store is incomplete or empty, or the index is damaged or stale.
+        StoreError: A store is incomplete, empty or of another configuration than the first, or an index
+            is damaged or stale.
     """
 
-    def __init__(self, store: Store, on: str | None = None, layer: int | None = None) -> None:
-        self.column = store.config.column(on, layer)
-        self._store = store
-        if not store.complete:
-            done, planned = len(store.commits), len(store.manifest.shards)
-            raise StoreError(
-                f"{store.path} is not finished ({done} of {planned} shards): run it to the end first"
-            )
-        if not store.n_rows:
-            raise StoreError(f"{store.path} holds no words to search")
-        self._index = open_index(store, self.column)
+    def __init__(self, stores: Sequence[Store], on: str | None = None, layer: int | None = None) -> None:
+        self._config = stores[0].config
+        self.column = self._config.column(on, layer)
+        for number, store in enumerate(stores):
+            _check_searchable(store)
+            if store.config.fingerprint != self._config.fingerprint:
+                raise StoreError(_difference(stores[0], store))
+            if store.path.resolve() in (other.path.resolve() for other in stores[:number]):
+                raise InputError(f"{store.path} is named twice: name every store once")
+        self._stores = [(store, open_index(store, self.column)) for store in stores]
 
     @property
     def indexed(self) -> bool:
-        """Whether an index proposes; without one every query reads all rows."""
-        return self._index is not None
+        """Whether indexes propose; a store without one is read whole by every query."""
+        return all(index is not None for _, index in self._stores)
 
     @property
-    def rows_are_many(self) -> bool:
-        """Whether there are so many rows that an index is worth building."""
-        return self._store.n_rows >= SCAN_ROWS
+    def worth_indexing(self) -> list[Store]:
+        """The stores that lack an index and have so many rows that one is worth building."""
+        return [store for store, index in self._stores if index is None and store.n_rows >= SCAN_ROWS]
 
     @cached_property
     def _model(self) -> "tuple[BatchMaker, Encoder]":
         from ctxbatch.encoder import Encoder, read_tokenizer  # torch comes last: mistakes are told at once
 
-        config = self._store.config
-        return BatchMaker(read_tokenizer(config), config), Encoder(config, "cpu")
+        return BatchMaker(read_tokenizer(self._config), self._config), Encoder(self._config, "cpu")
 
     def search(
         self, query: str, k: int = 10, words: WordFilter = "any", word: str | None = None
@@ -143,18 +144,20 @@ class Searcher:
             raise InputError(f"-k {k} must be 1 or more")
         if words not in get_args(WordFilter):
             raise InputError(f"the filter {words!r} is not one of {', '.join(get_args(WordFilter))}")
-        k = min(k, self._store.n_rows)
         if word is not None and words != "any":
             raise InputError(f"a given word ({word!r}) and the filter {words!r} exclude each other")
         vectors, surface = self._encode(parse_query(query))
-        if word is not None:
-            selected = self._rows_of(word, same=True)
-        elif words != "any":
-            selected = self._rows_of(surface, same=words == "same")
-        else:
-            selected = None
-        ids, scores = self._nearest(vectors, k, selected)
-        return [self._hit(row, score) for row, score in zip(ids, scores, strict=True)]
+        found = []
+        for number, (store, index) in enumerate(self._stores):
+            if word is not None:
+                selected = _rows_of(store, word, same=True)
+            elif words != "any":
+                selected = _rows_of(store, surface, same=words == "same")
+            else:
+                selected = None
+            ids, scores = self._nearest(store, index, vectors, min(k, store.n_rows), selected)
+            found += [(-float(score), number, int(row)) for row, score in zip(ids, scores, strict=True)]
+        return [_hit(self._stores[number][0], row, -score) for score, number, row in sorted(found)[:k]]
 
     def _encode(self, query: MarkedSentence) -> tuple[Floats, str]:
         """The normalised vectors of the marked word, (Q, D), one unless rows are pieces; and its text."""
@@ -192,30 +195,23 @@ class Searcher:
             raise InputError(f"the brackets hold several words of the model ({names}): mark one of them")
         return marked
 
-    def _rows_of(self, word: str, same: bool) -> Ints:
-        """The row_ids whose word, casefolded, is the given one, or is not."""
-        wanted = word.casefold()
-        selected = [np.zeros(0, np.int64)]
-        for shard in self._store.commits:
-            texts = self._store.words_of(shard)
-            distinct = pc.unique(texts)
-            matching = pa.array(
-                [text for text in distinct.to_pylist() if text.casefold() == wanted], pa.string()
-            )
-            mask = pc.is_in(texts, matching).to_numpy()
-            selected.append(np.flatnonzero(mask if same else ~mask) + (shard << 32))
-        return np.concatenate(selected)
-
-    def _nearest(self, queries: Floats, k: int, selected: Ints | None) -> tuple[Ints, Floats]:
-        """The best k rows over all queries, a row scoring as its best query does."""
+    def _nearest(
+        self,
+        store: Store,
+        index: Any | None,  # noqa: ANN401 (any FAISS index)
+        queries: Floats,
+        k: int,
+        selected: Ints | None,
+    ) -> tuple[Ints, Floats]:
+        """The best k rows of a store over all queries, a row scoring as its best query does."""
         if selected is not None:
-            ids, scores = scan_rows(self._store, self.column, queries, k, selected)
-        elif self._index is None:
-            ids, scores = scan(self._store.blocks(self.column), queries, k)
+            ids, scores = scan_rows(store, self.column, queries, k, selected)
+        elif index is None:
+            ids, scores = scan(store.blocks(self.column), queries, k)
         else:
-            ids, scores = propose(self._index, self._store, self.column, queries, k)
+            ids, scores = propose(index, store, self.column, queries, k)
             if (ids < 0).any():  # more asked for than the probed lists hold
-                ids, scores = scan(self._store.blocks(self.column), queries, k)
+                ids, scores = scan(store.blocks(self.column), queries, k)
         order = np.lexsort((ids.ravel(), -scores.ravel()))
         ids, scores = ids.ravel()[order], scores.ravel()[order]
         _, first = np.unique(ids, return_index=True)
@@ -223,20 +219,55 @@ class Searcher:
         best = best[ids[best] >= 0][:k]
         return ids[best], scores[best]
 
-    def _hit(self, row_id: np.int64, score: np.float32) -> SearchHit:
-        word, sentence = self._store.row(int(row_id))
-        return SearchHit(
-            score=float(score),
-            row_id=int(row_id),
-            word=word["word"],
-            char_start=word["char_start"],
-            char_end=word["char_end"],
-            text=sentence["text"],
-            source=sentence["source"],
-            record=sentence["record"],
-            doc_id=sentence["doc_id"],
-            sentence_id=word["sentence_id"],
+
+def _check_searchable(store: Store) -> None:
+    if not store.complete:
+        done, planned = len(store.commits), len(store.manifest.shards)
+        raise StoreError(
+            f"{store.path} is not finished ({done} of {planned} shards): run it to the end first"
         )
+    if not store.n_rows:
+        raise StoreError(f"{store.path} holds no words to search")
+
+
+def _difference(one: Store, other: Store) -> str:
+    """Why two stores cannot be searched together."""
+    first, second = one.config.as_dict(), other.config.as_dict()
+    name = next(name for name in first if first[name] != second[name])
+    return (
+        f"{one.path} and {other.path} cannot be searched together: {name.replace('_', ' ')} is "
+        f"{first[name]} and {second[name]}"
+    )
+
+
+def _rows_of(store: Store, word: str, same: bool) -> Ints:
+    """The row_ids whose word, casefolded, is the given one, or is not."""
+    wanted = word.casefold()
+    selected = [np.zeros(0, np.int64)]
+    for shard in store.commits:
+        texts = store.words_of(shard)
+        distinct = pc.unique(texts)
+        matching = pa.array([text for text in distinct.to_pylist() if text.casefold() == wanted], pa.string())
+        mask = pc.is_in(texts, matching).to_numpy()
+        selected.append(np.flatnonzero(mask if same else ~mask) + (shard << 32))
+    return np.concatenate(selected)
+
+
+def _hit(store: Store, row_id: int, score: float) -> SearchHit:
+    word, sentence = store.row(row_id)
+    return SearchHit(
+        score=score,
+        row_id=row_id,
+        word=word["word"],
+        char_start=word["char_start"],
+        char_end=word["char_end"],
+        text=sentence["text"],
+        source=sentence["source"],
+        record=sentence["record"],
+        doc_id=sentence["doc_id"],
+        sentence_id=word["sentence_id"],
+        store=str(store.path),
+    )
 
 
 def scan_rows(store: Store, column: str, queries: Floats, k: int, rows: Ints) -> tuple[Ints, Floats]:

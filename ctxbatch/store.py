@@ -170,7 +170,7 @@ class Store:
         """A searcher for nearest contexts; loads the model and the index once."""
         from ctxbatch.search import Searcher
 
-        return Searcher(self, on, layer)
+        return Searcher([self], on, layer)
 
 
 def committed_shards(out: Path, manifest: Manifest) -> dict[int, dict[str, Any]]:

@@ -21,10 +21,10 @@ import pyarrow as pa
 
 from ctxbatch.batching import Buffer
 from ctxbatch.config import ResolvedConfig
-from ctxbatch.corpus import Source
 from ctxbatch.layout import FORMAT_VERSION, INDEX, SHARDS, sync_folder, write_json
 from ctxbatch.readers import Reject
 from ctxbatch.segment import Sentence
+from ctxbatch.sources import Source
 from ctxbatch.words import WordTexts
 
 WORDS = "words.arrow"
@@ -322,6 +322,11 @@ class ShardWriter:
 def shard_folder(out: Path, shard: int) -> Path:
     """Where a shard's files are."""
     return out / SHARDS / f"{shard:06d}"
+
+
+def withdraw_shard(out: Path, shard: int) -> None:
+    """Make a shard count no more, so that it is made anew. Only under the store's lock."""
+    (shard_folder(out, shard) / COMMIT).unlink(missing_ok=True)
 
 
 def remove_leftovers(out: Path, pid: int | None = None) -> None:

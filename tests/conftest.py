@@ -1,12 +1,14 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ctxbatch-tests-")  # rates of past runs
 
 from models import make_model
 from oracle import Oracle

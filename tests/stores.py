@@ -7,16 +7,18 @@ import numpy as np
 
 from ctxbatch import encoder
 from ctxbatch.config import RunConfig
-from ctxbatch.corpus import find_sources, plan, resolve_reading
+from ctxbatch.corpus import examine, plan, resolve_reading
 from ctxbatch.layout import Manifest
 from ctxbatch.pipeline import Bench
+from ctxbatch.sources import find_sources
 from ctxbatch.store import Store
 
 
 def make_store(out: Path, inputs: list[Path], config: RunConfig) -> Store:
     """What `ctxbatch.run` does, without worker processes and without an index."""
-    sources, _ = find_sources(inputs, out)
+    sources, _ = find_sources(inputs, out, config.format)
     reading = resolve_reading(config, sources)
+    sources = examine(sources, reading, config)
     resolved = encoder.resolve(config, "cpu")
     out.mkdir(parents=True, exist_ok=True)
     Manifest(resolved, reading, tuple(sources), tuple(plan(sources, reading))).write(out)

@@ -214,12 +214,12 @@ def test_a_touch_is_accepted_and_a_changed_byte_is_not(copy, arguments, corpus, 
     corpus.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
     result = cli(*arguments(copy))
     assert result.returncode == 2
-    assert re.search(r"has changed between bytes \d+ and \d+", result.stderr)
+    assert re.search(r"has changed in bytes \d+ to \d+", result.stderr)
     os.utime(corpus, ns=(before.st_atime_ns, before.st_mtime_ns))  # a change that hides behind its time
     assert cli("verify", copy).returncode == 0
     found = cli("verify", copy, "--sources")
     assert found.returncode == 3
-    assert re.search(r"long.txt has changed between bytes \d+ and \d+", found.stdout)
+    assert re.search(r"long.txt has changed in bytes \d+ to \d+", found.stdout)
 
 
 @pytest.mark.parametrize("name", ["words.arrow", "sentences.arrow", "shard.json"])
@@ -303,7 +303,7 @@ def test_a_newer_format_is_refused(copy, cli):
     path = copy / "manifest.json"
     write_json(path, {**read_json(path), "format_version": 99})
     assert (
-        "has format version 99, this program reads up to 1: install a newer ctxbatch"
+        "has format version 99, this program reads up to 2: install a newer ctxbatch"
         in cli("stats", copy).stderr
     )
 

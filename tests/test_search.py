@@ -185,7 +185,7 @@ def indexed(store, tmp_path, monkeypatch):
 
 
 def test_the_index_proposes_and_the_exact_cosine_decides(indexed):
-    searcher = Searcher(indexed)
+    searcher = Searcher([indexed])
     assert searcher.indexed
     found = []
     for query in QUERIES:
@@ -199,7 +199,7 @@ def test_the_index_proposes_and_the_exact_cosine_decides(indexed):
 
 
 def test_as_many_hits_as_there_are_rows_come_back_from_an_index_too(indexed):
-    assert len(Searcher(indexed).search(QUERIES[0], indexed.n_rows)) == indexed.n_rows
+    assert len(Searcher([indexed]).search(QUERIES[0], indexed.n_rows)) == indexed.n_rows
 
 
 def test_a_changed_model_is_refused(tiny, tmp_path):
@@ -234,9 +234,9 @@ def test_a_damaged_or_stale_index_is_refused_with_the_command_that_rebuilds_it(i
     for content in (whole[:-1], whole[:100] + bytes([whole[100] ^ 1]) + whole[101:], b""):
         path.write_bytes(content)
         with pytest.raises(StoreError) as error:
-            Searcher(indexed)
+            Searcher([indexed])
         assert command in str(error.value)
-        assert command in "".join(find_damage(indexed.path))
+        assert command in "".join(damage.text for damage in find_damage(indexed.path))
     path.write_bytes(whole)
     assert list(find_damage(indexed.path)) == []
     from ctxbatch.layout import read_json, write_json
@@ -244,7 +244,7 @@ def test_a_damaged_or_stale_index_is_refused_with_the_command_that_rebuilds_it(i
     facts = read_json(path.with_suffix(".json"))
     write_json(path.with_suffix(".json"), {**facts, "built_from": {**facts["built_from"], "0": "another"}})
     with pytest.raises(StoreError, match="was built from other shards than those that are there"):
-        Searcher(indexed)
+        Searcher([indexed])
 
 
 def test_an_interrupted_build_leaves_no_index(indexed, monkeypatch):
@@ -254,7 +254,7 @@ def test_an_interrupted_build_leaves_no_index(indexed, monkeypatch):
     monkeypatch.setattr(index, "write_json", stop)
     with pytest.raises(KeyboardInterrupt):
         index.build(indexed, "shift_3")
-    searcher = Searcher(indexed)
+    searcher = Searcher([indexed])
     assert not searcher.indexed
     assert len(searcher.search(QUERIES[0])) == 10
 
@@ -274,7 +274,7 @@ def test_the_command_prints_json_objects_or_aligned_lines(store, cli):
     assert result.returncode == 0, result.stderr
     hits = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(hits) == 5
-    fields = "score row_id word char_start char_end text source record doc_id sentence_id"
+    fields = "score row_id word char_start char_end text source record doc_id sentence_id store"
     assert list(hits[0]) == fields.split()
     shown = cli("search", store.path, "--other-words", "--", "- I want an [apple].").stdout.splitlines()
     assert len(shown) == 10
@@ -284,7 +284,7 @@ def test_the_command_prints_json_objects_or_aligned_lines(store, cli):
 
 def hit(before, word, after, source="/a/b/one.txt", record=6):
     text = before + word + after
-    return SearchHit(0.5, 0, word, len(before), len(before) + len(word), text, source, record, None, 0)
+    return SearchHit(0.5, 0, word, len(before), len(before) + len(word), text, source, record, None, 0, "out")
 
 
 def test_keyword_in_context_is_aligned_on_the_word_whatever_its_width():

@@ -1,0 +1,321 @@
+"""What a run will come to, before it is begun: a sample of the input, tokenised and extrapolated.
+
+Owns the sample, the size that a store will have on disk, and the rates of past runs on this machine.
+"""
+
+import itertools
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ctxbatch.batching import BatchMaker
+from ctxbatch.config import ResolvedConfig
+from ctxbatch.errors import ResourceError
+from ctxbatch.index import SCAN_ROWS
+from ctxbatch.layout import write_atomically
+from ctxbatch.readers import Record, to_record
+from ctxbatch.segment import split_sentences
+from ctxbatch.sources import Source
+from ctxbatch.streams import ByteStream, DamagedError
+from ctxbatch.tables import Table
+from ctxbatch.units import OpenSource, Reading
+
+log = logging.getLogger("ctxbatch")
+_SAMPLE_BYTES = 1 << 20
+_MIN_BYTES_A_SOURCE = 16 << 10
+_SOURCES_A_KIND = 32
+_PLACES_A_SOURCE = 16
+# How far a compressed source is decompressed to learn what a compressed byte is worth.
+_PROBED_BYTES = 4 << 20
+_MAX_DECOMPRESSED = 256 << 20
+_PROBE_STEP = 1 << 20
+# Bytes of a row and of a sentence on disk besides texts and vectors: ids, offsets and counts.
+_ROW_BYTES = 40.2
+_SENTENCE_BYTES = 48
+_MIN_SECONDS_FOR_RATE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run over some sources will come to.
+
+    ``bytes`` are of the input, decompressed; ``seconds`` and ``tokens_per_second`` are ``None`` where no
+    run with this model has been timed on this device. Exact only where ``sampled`` is 1.
+    """
+
+    sources: int
+    sources_compressed: int
+    bytes: int
+    sampled: float
+    records: int
+    sentences: int
+    words: int
+    rows: int
+    tokens: int
+    shards: int
+    bytes_on_disk: int
+    bytes_of_index: int
+    bytes_free: int
+    tokens_per_second: float | None
+    seconds: float | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the disk has room for the store and its index."""
+        return self.bytes_on_disk + self.bytes_of_index <= self.bytes_free
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON knows them."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _Totals:
+    """Sums over a sample, and then over what it stands for; floats, because they are scaled."""
+
+    bytes: float = 0
+    records: float = 0
+    sentences: float = 0
+    words: float = 0
+    rows: float = 0
+    tokens: float = 0
+    disk: float = 0
+
+    def add(self, other: "_Totals", factor: float) -> None:
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + factor * getattr(other, name))
+
+
+def estimate(
+    sources: Sequence[Source], reading: Reading, config: ResolvedConfig, out: Path, devices: Sequence[str]
+) -> Estimate:
+    """Estimate a run from a sample of about a megabyte, drawn from all over the input.
+
+    Args:
+        sources: What `ctxbatch.corpus.examine` has made of the sources.
+        reading: How they are read.
+        config: The resolved configuration.
+        out: The store's folder, which need not exist.
+        devices: Names of the devices, as commit records have them.
+
+    Raises:
+        InputError: A source cannot be read.
+    """
+    from ctxbatch.encoder import read_tokenizer  # torch comes last: mistakes are told at once
+
+    maker = BatchMaker(read_tokenizer(config), config)
+    total, sampled = _Totals(), 0.0
+    kinds: dict[tuple[str, str | None], list[Source]] = {}
+    for source in sources:
+        if source.size:
+            kinds.setdefault((source.format, source.compression), []).append(source)
+    chosen = {kind: _spread(group, _SOURCES_A_KIND) for kind, group in kinds.items()}
+    budget = max(_MIN_BYTES_A_SOURCE, _SAMPLE_BYTES // max(1, sum(map(len, chosen.values()))))
+    for kind, group in kinds.items():
+        factor = sum(s.size for s in group) / sum(s.size for s in chosen[kind])
+        for source in chosen[kind]:
+            found, share = _sample(source, reading, budget, maker, config)
+            if share:
+                total.add(found, factor / share)
+                sampled += found.bytes
+    whole = total.bytes
+    if reading.limit is not None and total.records > reading.limit:
+        share, part = reading.limit / total.records, _Totals()
+        part.add(total, share)
+        total = part
+    rate = _known_rate(config, devices)
+    return Estimate(
+        sources=len(sources),
+        sources_compressed=sum(source.compression is not None for source in sources),
+        bytes=round(total.bytes),
+        sampled=min(1.0, round(sampled / whole, 4)) if whole else 1.0,
+        records=round(total.records),
+        sentences=round(total.sentences),
+        words=round(total.words),
+        rows=round(total.rows),
+        tokens=round(total.tokens),
+        shards=max(1, round(total.bytes / reading.shard_size)),
+        bytes_on_disk=round(total.disk),
+        bytes_of_index=_index_bytes(total.rows, config),
+        bytes_free=free_bytes(out),
+        tokens_per_second=rate,
+        seconds=round(total.tokens / rate, 1) if rate else None,
+    )
+
+
+def _spread(group: Sequence[Source], most: int) -> list[Source]:
+    """At most so many sources, evenly over the group."""
+    if len(group) <= most:
+        return list(group)
+    return [group[number * len(group) // most] for number in range(most)]
+
+
+def _index_bytes(rows: float, config: ResolvedConfig) -> int:
+    return round(rows * (config.hidden_size / 8 + 11)) if rows >= SCAN_ROWS else 0
+
+
+# --- the sample -----------------------------------------------------------------------------------
+
+
+def _sample(
+    source: Source, reading: Reading, budget: int, maker: BatchMaker, config: ResolvedConfig
+) -> tuple[_Totals, float]:
+    """Sums over a part of a source, and the part's share of it; 0 where nothing can be read."""
+    try:
+        extent, exact = _extent(source)
+    except DamagedError:
+        return _Totals(), 0.0
+    if reading.record == "file":  # parts of a file have to do
+        reading = replace(reading, record="paragraph")
+    opened = OpenSource(source, reading)
+    try:
+        read = 0.0
+        records: list[tuple[float, Record]] = []
+        places = _places(source, exact, budget)
+        for start in places:
+            size, some = _read_from(opened, start, budget // len(places) if len(places) > 1 else budget)
+            read += size
+            records += some
+    finally:
+        opened.close()
+    found = _Totals(bytes=sum(size for size, _ in records), records=len(records))
+    _count(found, [record for _, record in records], source, maker, config)
+    return found, min(1.0, read / extent) if extent else 0.0
+
+
+def _extent(source: Source) -> tuple[float, int]:
+    """How long a source is, in rows or decompressed bytes, and how much of that is certainly there."""
+    if source.is_table:
+        n_rows = Table(source.path, source.format).n_rows
+        return n_rows, n_rows
+    if source.compression is None:
+        return source.size, source.size
+    stream = ByteStream(source.path, source.compression)
+    try:
+        while stream.compressed_position() < _PROBED_BYTES and stream.position < _MAX_DECOMPRESSED:
+            if not stream.read(_PROBE_STEP):
+                return stream.position, stream.position
+    except DamagedError:
+        return stream.position, stream.position
+    finally:
+        stream.close()
+    return stream.position / stream.compressed_position() * source.size, stream.position
+
+
+def _places(source: Source, length: int, budget: int) -> list[int]:
+    """Where to read: at the beginning, and evenly spread where a record's beginning can be found."""
+    if source.format in ("csv", "tsv") or (not source.is_table and length <= budget):
+        return [0]
+    step = max(1, length // _PLACES_A_SOURCE)
+    return [place // 4 * 4 for place in range(0, length, step)][:_PLACES_A_SOURCE]
+
+
+def _read_from(opened: OpenSource, start: int, budget: int) -> tuple[float, list[tuple[float, Record]]]:
+    """Records from some place on: how far they reach, and each with its bytes.
+
+    Of a record that is larger than the budget a part stands for the whole, so its share is what counts.
+    """
+    reached = 0.0
+    records: list[tuple[float, Record]] = []
+    taken = 0
+    units = opened.units(start)
+    if start and not opened.source.is_table:
+        next(units, None)  # what is left of a record
+    for unit in units:
+        if unit.problem is not None or taken >= budget:
+            break
+        share = min(1.0, budget / max(1, len(unit.data)))
+        reached += (unit.end - unit.start) * share
+        taken += len(unit.data)
+        record = to_record(unit, 0, opened) if unit.is_record else None
+        if isinstance(record, Record):
+            text = record.text[: max(1, int(len(record.text) * share))]
+            records.append((len(unit.data) * share, replace(record, text=text)))
+    return reached, records
+
+
+def _count(
+    found: _Totals, records: Sequence[Record], source: Source, maker: BatchMaker, config: ResolvedConfig
+) -> None:
+    sentences = itertools.chain.from_iterable(split_sentences(record, config.lang) for record in records)
+    vector_bytes = len(config.columns) * config.hidden_size * (2 if config.dtype == "float16" else 4)
+    specials = maker.n_specials
+    for buffer in maker.buffers(sentences):
+        n_rows = len(buffer.rows)
+        found.sentences += len(buffer.sentences)
+        found.words += int(buffer.n_words_S.sum())
+        found.rows += n_rows
+        found.tokens += int(buffer.window_length_W.sum()) + specials * len(buffer.window_length_W)
+        texts = sum(len(sentence.text.encode()) for sentence in buffer.sentences)
+        ids = sum(len(sentence.record.doc_id or "") for sentence in buffer.sentences)
+        found.disk += n_rows * (vector_bytes + _ROW_BYTES) + len(buffer.words.utf8) + texts + ids
+        found.disk += len(buffer.sentences) * (_SENTENCE_BYTES + len(source.path))
+
+
+# --- room on the disk -----------------------------------------------------------------------------
+
+
+def free_bytes(out: Path) -> int:
+    """Bytes free on the disk where a store is or will be."""
+    folder = out.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def check_room(out: Path, needed: int) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Raises:
+        ResourceError: It cannot.
+    """
+    free = free_bytes(out)
+    if needed > free:
+        raise ResourceError(
+            f"{out} needs about {needed / 1e9:,.2f} GB more and its disk has {free / 1e9:,.2f} GB free: make "
+            "room, name another -o or fewer --vectors, or try all the same with --force"
+        )
+
+
+# --- rates of past runs ---------------------------------------------------------------------------
+
+
+def _rates_file() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "ctxbatch" / "rates.json"
+
+
+def _rate_key(config: ResolvedConfig, devices: Sequence[str]) -> str:
+    """What a rate depends on: the devices, the model, how much of it is run and what is stored."""
+    parts = [*sorted(set(devices)), config.digests["weights"], config.precision, ",".join(config.columns)]
+    return " ".join([*parts, config.dtype])
+
+
+def _read_rates() -> dict[str, float]:
+    try:
+        rates = json.loads(_rates_file().read_bytes())
+        return {str(key): float(rate) for key, rate in rates.items() if float(rate) > 0}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _known_rate(config: ResolvedConfig, devices: Sequence[str]) -> float | None:
+    return _read_rates().get(_rate_key(config, devices))
+
+
+def remember_rate(totals: Mapping[str, Any], config: ResolvedConfig) -> None:
+    """Keep a finished run's tokens per second for later estimates; a cache that may be lost."""
+    if totals["seconds"] < _MIN_SECONDS_FOR_RATE:
+        return
+    path = _rates_file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rates = _read_rates() | {_rate_key(config, totals["devices"]): totals["tokens_per_second"]}
+        write_atomically(path, json.dumps(rates, indent=1).encode())
+    except OSError as error:
+        log.debug("the rate of this run cannot be kept: %s", error)

@@ -1,0 +1,242 @@
+"""The bytes of a source: decompressed, read line by line, each with its position.
+
+Owns compression, encodings and line ends. A stream that is damaged gives what can be had before the
+damage and then raises `DamagedError`, at the same byte every time.
+"""
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import pyarrow as pa
+
+from ctxbatch.errors import InputError
+
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".lz4": "lz4"}
+# Longer records are rejected by name: a worker holds a record whole, several times over.
+MAX_RECORD_BYTES = 256 << 20
+_MAGIC = {
+    b"\x1f\x8b\x08": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+_BZIP2_BLOCKS = (b"\x31\x41\x59\x26\x53\x59", b"\x17\x72\x45\x38\x50\x90")
+# The four-byte marks first: that of UTF-32-LE begins with that of UTF-16-LE.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+# Always read in pieces of one size: how much a decompressor gives out before it finds a damage depends on
+# how much it is asked for. pyarrow loses what it has of a piece, so its pieces are small.
+_STEP = 65_536
+_ARROW_STEP = 4_096
+_BUFFER = 1 << 20
+
+
+class DamagedError(Exception):
+    """A source cannot be decompressed, or read as the table it claims to be, from here on."""
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _Decompressed(io.RawIOBase):
+    def __init__(self, compression: str, file: IO[bytes]) -> None:
+        self._compression = compression
+        self._read = _DECOMPRESSORS[compression](file)
+        self._piece = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 (any writable buffer)
+        if not self._piece:
+            self._piece = memoryview(self._next())
+        size = min(len(buffer), len(self._piece))
+        buffer[:size] = self._piece[:size]
+        self._piece = self._piece[size:]
+        return size
+
+    def _next(self) -> bytes:
+        try:
+            return self._read()
+        except EOFError as error:
+            raise DamagedError(f"the {self._compression} data end too early") from error
+        except (zlib.error, lzma.LZMAError, OSError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's error, not the data's
+            why = " ".join(str(error).split())
+            if "Truncated" in why:
+                raise DamagedError(f"the {self._compression} data end too early") from error
+            raise DamagedError(f"the {self._compression} data are damaged ({why})") from error
+
+
+def _pieces(stream: io.BufferedIOBase) -> Callable[[], bytes]:
+    return lambda: stream.read1(_STEP)
+
+
+def _arrow_pieces(name: str) -> Callable[[IO[bytes]], Callable[[], bytes]]:
+    def open_stream(file: IO[bytes]) -> Callable[[], bytes]:
+        stream = pa.CompressedInputStream(file, name)
+        return lambda: stream.read(_ARROW_STEP)
+
+    return open_stream
+
+
+_DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Callable[[], bytes]]] = {
+    # Closed with the file they read from, whose owner closes it.
+    "gzip": lambda file: _pieces(gzip.GzipFile(fileobj=file)),
+    "bzip2": lambda file: _pieces(bz2.BZ2File(file)),
+    "xz": lambda file: _pieces(lzma.LZMAFile(file)),  # noqa: SIM115
+    "zstd": _arrow_pieces("zstd"),
+    "lz4": _arrow_pieces("lz4"),
+}
+
+
+class ByteStream:
+    """A source's bytes, decompressed. ``position`` is the byte that comes next.
+
+    Forward seeks in a compressed source skip; backward ones begin anew.
+
+    Raises:
+        InputError: The source cannot be opened.
+    """
+
+    def __init__(self, path: str, compression: str | None) -> None:
+        self._path = path
+        self._compression = compression
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._file: IO[bytes] = Path(self._path).open("rb")  # noqa: SIM115 (`close` closes it)
+        except OSError as error:
+            raise InputError(f"{self._path} cannot be read: {error.strerror}") from error
+        self._stream: Any = self._file
+        if self._compression is not None:
+            self._stream = io.BufferedReader(_Decompressed(self._compression, self._file), _BUFFER)
+        self.position = 0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def seek(self, position: int) -> None:
+        """Go to a byte; behind the last one nothing is left to read.
+
+        Raises:
+            DamagedError: The source is damaged before it.
+        """
+        if self._compression is None:
+            self._stream.seek(position)
+            self.position = position
+            return
+        if position < self.position:
+            self.close()
+            self._open()
+        while self.position < position and self.read(min(position - self.position, _BUFFER)):
+            pass
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, fewer than asked for only at the end.
+
+        Raises:
+            DamagedError: The source is damaged here.
+        """
+        data: bytes = self._stream.read(size)
+        self.position += len(data)
+        return data
+
+    def readline(self, newline: bytes) -> bytes:
+        r"""The next line with its end, or `MAX_RECORD_BYTES` of it if it is longer.
+
+        Args:
+            newline: The encoded line feed; of several bytes in UTF-16 and UTF-32.
+
+        Raises:
+            DamagedError: The source is damaged within the line; ``position`` is where the line begins.
+        """
+        line: bytes = self._stream.readline(MAX_RECORD_BYTES)
+        if len(newline) > 1:
+            line = self._wide_line(line, newline)
+        self.position += len(line)
+        return line
+
+    def _wide_line(self, line: bytes, newline: bytes) -> bytes:
+        width = len(newline)
+        while line and len(line) < MAX_RECORD_BYTES:
+            line += self._stream.read(-len(line) % width)
+            if line.endswith(newline):
+                break
+            more = self._stream.readline(MAX_RECORD_BYTES - len(line))
+            if not more:
+                break
+            line += more
+        return line
+
+    def compressed_position(self) -> int:
+        """How much of the file has been read, about: in compressed bytes."""
+        return self._file.tell()
+
+
+def find_compression(path: Path, head: bytes) -> str | None:
+    """How a file is compressed, by its suffix or, failing that, by how it begins."""
+    if (by_suffix := COMPRESSIONS.get(path.suffix.lower())) is not None:
+        return by_suffix
+    found = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
+    return None if found == "bzip2" and head[4:10] not in _BZIP2_BLOCKS else found
+
+
+# --- encodings ------------------------------------------------------------------------------------
+
+
+def check_encoding(name: str) -> str:
+    """The name of an encoding as Python spells it.
+
+    Raises:
+        InputError: It is unknown, or its line ends are not found by their bytes.
+    """
+    try:
+        canonical = codecs.lookup(name).name
+        wide = canonical.startswith(("utf-16", "utf-32"))
+        if not wide and '\n\r\t,"{'.encode(canonical) != b'\n\r\t,"{':
+            raise InputError(f"--encoding {name} cannot be read by line: convert the text to UTF-8 first")
+    except (LookupError, UnicodeError, TypeError, ValueError):
+        raise InputError(
+            f"--encoding {name!r} is unknown: give a name such as utf-8, latin-1, cp1252, utf-16 or gb18030"
+        ) from None
+    return {"utf-16": "utf-16-le", "utf-32": "utf-32-le", "utf-8-sig": "utf-8"}.get(canonical, canonical)
+
+
+def marked_encoding(head: bytes) -> str | None:
+    """The encoding that a byte order mark at the beginning of a source names."""
+    return next((name for mark, name in _MARKS if head.startswith(mark)), None)
+
+
+def newline_of(encoding: str) -> bytes:
+    """The line feed in an encoding."""
+    return "\n".encode(encoding)
+
+
+def decode(data: bytes, encoding: str, errors: str, start: int) -> tuple[str, str | None]:
+    """Decode bytes that stand at position ``start`` of a source.
+
+    Returns:
+        The text, and ``None`` or why it is not text; then the text has replacement characters.
+    """
+    try:
+        return data.decode(encoding, errors), None
+    except UnicodeDecodeError as error:
+        return data.decode(encoding, "replace"), f"not {encoding.upper()} at byte {start + error.start}"

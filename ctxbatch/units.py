@@ -1,0 +1,294 @@
+"""Units: what of a source is read as a whole, a record as it lies there or what is between two records.
+
+Owns where a record begins and ends in every format. The plan and the workers walk over the same units, so
+they agree on it. To add a format, add its suffix to `ctxbatch.sources.FORMATS`, a function to `_UNITS`, and
+one to `_CONTENT` of `ctxbatch.readers`.
+"""
+
+import csv
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ctxbatch.config import DecodeErrors, RecordKind
+from ctxbatch.errors import InputError
+from ctxbatch.sources import Source
+from ctxbatch.streams import MAX_RECORD_BYTES, ByteStream, DamagedError, decode, newline_of
+from ctxbatch.tables import Row, Table
+
+# A quoted field of CSV may hold line ends; one that goes on for longer has lost its closing quote.
+_MAX_QUOTED_BYTES = 16 << 20
+csv.field_size_limit(MAX_RECORD_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How sources become records and shards; part of the plan, not of the vectors' definition."""
+
+    format: str | None
+    record: RecordKind
+    text_field: str
+    id_field: str
+    encoding: str
+    errors: DecodeErrors
+    limit: int | None
+    shard_size: int
+
+
+class Unit(NamedTuple):
+    """A record as it lies in its source or, with ``is_record`` false, what lies between two.
+
+    ``problem`` says why it is rejected, where that is known without looking at its text. A damage takes
+    a position of its own behind the last byte that could be read.
+    """
+
+    number: int
+    start: int
+    end: int
+    data: bytes
+    is_record: bool = True
+    problem: str | None = None
+    value: Any = None
+
+    @property
+    def content(self) -> bytes:
+        """What a checksum is made of."""
+        return self.data if self.problem is None else self.data + self.problem.encode()
+
+
+def _lost(number: int, position: int, error: DamagedError) -> Unit:
+    return Unit(number, position, position + 1, b"", problem=f"{error}: the rest is lost")
+
+
+class OpenSource:
+    """A source that is open for walking over its units, forward best.
+
+    Raises:
+        InputError: It cannot be opened.
+    """
+
+    def __init__(self, source: Source, reading: Reading) -> None:
+        self.source = source
+        self.reading = reading
+        self._stream = None if source.is_table else ByteStream(source.path, source.compression)
+        self.encoding = source.encoding or reading.encoding
+        self.newline = newline_of(self.encoding)
+        self.mark = "\ufeff".encode(self.encoding) if self.encoding.startswith("utf") else b""
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def units(self, start: int = 0, number: int = 0) -> Iterator[Unit]:
+        """Yield the units from a position on, which must be one where a unit begins.
+
+        Args:
+            start: A byte of the decompressed source, or a row.
+            number: The number of the line, or row, that begins there.
+
+        Raises:
+            InputError: The source cannot be read.
+        """
+        try:
+            yield from _UNITS[self.source.format](self, start, number)
+        except OSError as error:
+            raise InputError(f"{self.source.path} cannot be read: {error.strerror or error}") from error
+
+    def lines(self, start: int, number: int) -> Iterator[Unit]:
+        """Yield a unit per line, with its end."""
+        stream = self._stream
+        assert stream is not None
+        try:
+            stream.seek(start)
+            while line := stream.readline(self.newline):
+                begin = stream.position - len(line)
+                if len(line) < MAX_RECORD_BYTES:
+                    yield Unit(number, begin, stream.position, line)
+                else:
+                    problem = f"longer than {MAX_RECORD_BYTES >> 20} MiB"
+                    yield Unit(number, begin, stream.position, line, problem=problem)
+                    while line and not line.endswith(self.newline):
+                        begin, line = stream.position, stream.readline(self.newline)
+                        yield Unit(number, begin, stream.position, line, is_record=False)
+                number += 1
+        except DamagedError as error:
+            yield _lost(number, stream.position, error)
+
+    def without_mark(self, unit: Unit) -> bytes:
+        """A unit's bytes without the source's byte order mark."""
+        return unit.data.removeprefix(self.mark) if unit.start == 0 and self.mark else unit.data
+
+    def byte_start(self, unit: Unit) -> int | None:
+        """The byte where a unit's text begins; a table's rows have none."""
+        return None if self.source.is_table else unit.start + len(unit.data) - len(self.without_mark(unit))
+
+    def text_of(self, unit: Unit) -> tuple[str, str | None]:
+        """A unit's text with its line end; and ``None``, or why it is no text."""
+        data = self.without_mark(unit)
+        start = unit.end - len(data)
+        return decode(data, self.encoding, self.reading.errors, start)
+
+    def is_blank(self, unit: Unit) -> bool:
+        """Whether a line holds nothing but ASCII white space."""
+        data = self.without_mark(unit)
+        if len(self.newline) > 1:
+            data = data.decode(self.encoding, "replace").encode()
+        return not data.strip()
+
+
+def _text_units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
+    lines = source.lines(start, number)
+    if source.reading.record == "line":
+        return lines
+    by_paragraph = source.reading.record == "paragraph"
+    return _groups(lines, source.is_blank if by_paragraph else lambda _: False)
+
+
+def _groups(lines: Iterator[Unit], is_blank: Callable[[Unit], bool]) -> Iterator[Unit]:
+    """Join lines up to the next blank one; a group that is too long is given up, its rest is passed over."""
+    group: list[Unit] = []
+    size = 0
+    rejected = False
+    for line in lines:
+        if line.is_record and line.problem is None and is_blank(line):
+            if group:
+                yield _joined(group)
+            group, size, rejected = [], 0, False
+            yield line._replace(is_record=False)
+        elif rejected:
+            yield line._replace(is_record=False)
+        else:
+            group.append(line)
+            size += len(line.data)
+            if size >= MAX_RECORD_BYTES or line.problem is not None:
+                yield _joined(group, line.problem or f"longer than {MAX_RECORD_BYTES >> 20} MiB")
+                group, size, rejected = [], 0, True
+    if group:
+        yield _joined(group)
+
+
+def _joined(units: Sequence[Unit], problem: str | None = None, value: object = None) -> Unit:
+    data = units[0].data if len(units) == 1 else b"".join(unit.data for unit in units)
+    return Unit(units[0].number, units[0].start, units[-1].end, data, problem=problem, value=value)
+
+
+def _json_units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
+    return source.lines(start, number)
+
+
+class _RowEndMissingError(csv.Error):
+    """A quoted field that does not end."""
+
+
+def _csv_units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
+    """Rows of CSV or TSV, their fields in ``value``; a row may be several lines, the header is no record."""
+    header = start == 0
+    for row in _CsvRows(source, start):
+        if row.is_record and header:
+            header = False
+            yield row._replace(number=number, is_record=row.problem is not None)
+        else:
+            yield row._replace(number=number)
+            number += row.is_record
+
+
+class _CsvRows:
+    """Joins lines to rows. After a row that is not valid, reading goes on with its second line.
+
+    In TSV a quote that makes a row invalid is a character like others.
+    """
+
+    def __init__(self, source: OpenSource, start: int) -> None:
+        self._source = source
+        self._lines = source.lines(start, 0)
+        self._tabs = source.source.format == "tsv"
+        self._again: deque[Unit] = deque()
+        self._taken: list[Unit] = []
+        self._apart: Unit | None = None
+        self._problem: str | None = None
+
+    def __iter__(self) -> Iterator[Unit]:
+        while True:
+            self._apart = None
+            reader = csv.reader(self._texts(), delimiter="\t" if self._tabs else ",", strict=True)
+            try:
+                for fields in reader:
+                    yield self._row(fields)
+                    self._taken, self._problem = [], None
+            except csv.Error as error:
+                first, *rest = self._taken
+                if self._apart is not None:
+                    rest.append(self._apart)
+                self._again.extendleft(reversed(rest))
+                self._taken, self._problem = [], None
+                yield self._literal(first) or _joined([first], f"not CSV: {error}")
+            else:
+                if self._apart is None:
+                    return
+                yield self._apart
+
+    def _texts(self) -> Iterator[str]:
+        """Lines as text, up to one that is rejected as it is."""
+        size = 0
+        while (line := self._again.popleft() if self._again else next(self._lines, None)) is not None:
+            if line.problem is not None or not line.is_record:
+                self._apart = line
+                return
+            size = size + len(line.data) if self._taken else len(line.data)
+            self._taken.append(line)
+            if size > _MAX_QUOTED_BYTES and len(self._taken) > 1:
+                raise _RowEndMissingError("a quoted field does not end")
+            text, problem = self._source.text_of(line)
+            self._problem = self._problem or problem
+            yield text
+
+    def _row(self, fields: list[str]) -> Unit:
+        columns = self._source.source.columns
+        if columns is not None and fields and len(fields) != len(columns):
+            if (literal := self._literal(self._taken[0])) and len(self._taken) == 1:
+                return literal
+            problem = f"the row has {len(fields)}, the header {len(columns)} fields"
+            return _joined(self._taken, self._problem or problem)
+        return _joined(self._taken, self._problem, fields)
+
+    def _literal(self, line: Unit) -> Unit | None:
+        columns = self._source.source.columns
+        text, problem = self._source.text_of(line)
+        fields = without_line_end(text).split("\t")
+        if not self._tabs or problem or (columns is not None and len(fields) != len(columns)):
+            return None
+        return _joined([line], None, fields)
+
+
+def _table_units(source: OpenSource, start: int, _number: int) -> Iterator[Unit]:
+    row = start
+    try:
+        table = Table(source.source.path, source.source.format)
+        for each in table.rows(start, source.reading.text_field, source.reading.id_field):
+            row = each[0] + 1
+            yield Unit(each[0], each[0], row, _row_content(each), value=each)
+    except DamagedError as error:
+        yield _lost(row, row, error)
+
+
+def _row_content(row: Row) -> bytes:
+    _, text, name = row
+    identifier = (name or "").encode(errors="surrogatepass")
+    return b"null" if text is None else b"%d:%b%b\n" % (len(text), text, identifier)
+
+
+_UNITS: dict[str, Callable[[OpenSource, int, int], Iterator[Unit]]] = {
+    "txt": _text_units,
+    "jsonl": _json_units,
+    "csv": _csv_units,
+    "tsv": _csv_units,
+    "parquet": _table_units,
+    "arrow": _table_units,
+}
+
+
+def without_line_end(text: str) -> str:
+    """A text without the LF or CRLF at its end."""
+    return text[:-1].removesuffix("\r") if text.endswith("\n") else text
