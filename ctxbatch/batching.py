@@ -10,6 +10,7 @@ a batch's rows.
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,13 +22,23 @@ from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.readers import Reject
 from ctxbatch.segment import Sentence
-from ctxbatch.words import Ints, Pieces, Selection, Words, WordTexts, ranges, splits_on_space_only
+from ctxbatch.words import (
+    Ints,
+    LongEncoding,
+    Pieces,
+    Selection,
+    Words,
+    WordTexts,
+    ranges,
+    splits_on_space_only,
+)
 
 # A buffer is what a worker holds at a time and sorts by length: closed before it exceeds this many
 # wordpieces. Tokenised in groups, so that the tokenizer's threads and calls are worth their cost.
 BUFFER_PIECES = 65_536
 _BUFFER_CHARACTERS = 1 << 20
 _GROUP_CHARACTERS = 16_384
+_PART_CHARACTERS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +182,11 @@ class BatchMaker:
 
     def buffers(self, sentences: Iterable[Sentence]) -> Iterator[Buffer]:
         """Yield buffers of about `BUFFER_PIECES` wordpieces at most, sentences in order."""
-        pending: list[tuple[Sentence, Encoding]] = []
+        pending: list[tuple[Sentence, Encoding | LongEncoding]] = []
         n_pieces = n_characters = 0
         for group in _groups(sentences):
             texts = [sentence.text for sentence in group]
-            encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+            encodings = self._encode(texts)
             for sentence, encoding in zip(group, encodings, strict=True):
                 full = n_pieces + len(encoding) > BUFFER_PIECES or n_characters > _BUFFER_CHARACTERS
                 if pending and full:
@@ -225,7 +236,20 @@ class BatchMaker:
             ids_BT, lengths_B + prefix + suffix, rows_N, ranges(start_N, n_pieces_N), n_pieces_N
         )
 
-    def _flatten(self, pending: Sequence[tuple[Sentence, Encoding]]) -> Iterator[Buffer]:
+    def _encode(self, texts: Sequence[str]) -> Sequence[Encoding | LongEncoding]:
+        if max(map(len, texts)) <= 2 * _PART_CHARACTERS:
+            return list(self._tokenizer.encode_batch(texts, add_special_tokens=False))
+        return [self._encode_in_parts(text) for text in texts]
+
+    def _encode_in_parts(self, text: str) -> LongEncoding:
+        """Tokenise a text of any length in bounded memory: the tokenizer's own objects are large."""
+        parts = (
+            (start, self._tokenizer.encode(text[start:end], add_special_tokens=False))
+            for start, end in itertools.pairwise([0, *_cuts(text), len(text)])
+        )
+        return LongEncoding.of(parts)
+
+    def _flatten(self, pending: Sequence[tuple[Sentence, Encoding | LongEncoding]]) -> Iterator[Buffer]:
         sentences = [sentence for sentence, _ in pending]
         pieces = Pieces.of([sentence.text for sentence in sentences], [encoding for _, encoding in pending])
         words = pieces.words(self._regroup)
@@ -347,6 +371,18 @@ def _split(buffer: Buffer) -> Iterator[Buffer]:
             unknown_words=buffer.unknown_words if head else 0,
             rejects=buffer.rejects if head else [],
         )
+
+
+# No tokenizer joins what stands on the two sides of such a place.
+_SAFE_CUT = re.compile(r"(?<=[0-9A-Za-z]) (?=[0-9A-Za-z])")
+
+
+def _cuts(text: str) -> Iterator[int]:
+    """Where a text can be cut into parts of `_PART_CHARACTERS` that are tokenised as the whole is."""
+    start = 0
+    while (found := _SAFE_CUT.search(text, start + _PART_CHARACTERS)) is not None:
+        start = found.start()
+        yield start
 
 
 def _groups(sentences: Iterable[Sentence]) -> Iterator[list[Sentence]]:

@@ -10,7 +10,7 @@ one after another, P wordpieces, N words.
 import functools
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,6 +69,33 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True)
+class LongEncoding:
+    """What the tokenizer says of a long text, put together from parts; named as in `tokenizers.Encoding`.
+
+    ``ids`` and ``word_ids`` have shape (P,), ``offsets`` (P, 2).
+    """
+
+    ids: npt.NDArray[np.int32]
+    word_ids: Ints
+    offsets: Ints
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[int, Encoding]]) -> "LongEncoding":
+        """Join the encodings of parts of a text, each with the character where its part begins."""
+        ids, words, offsets = [], [], []
+        n_words = 0
+        for start, encoding in parts:
+            ids.append(np.array(encoding.ids, np.int32))
+            words.append(np.array(encoding.word_ids, np.int64) + n_words)
+            offsets.append(np.array(encoding.offsets, np.int64).reshape(-1, 2) + start)
+            n_words = int(words[-1].max(initial=n_words - 1)) + 1
+        return cls(np.concatenate(ids), np.concatenate(words), np.concatenate(offsets))
+
+
+@dataclass(frozen=True, slots=True)
 class Pieces:
     """Wordpieces of some sentences one after another; offsets are stripped of white space."""
 
@@ -82,7 +109,7 @@ class Pieces:
     char_end_P: Ints
 
     @classmethod
-    def of(cls, texts: Sequence[str], encodings: Sequence[Encoding]) -> "Pieces":
+    def of(cls, texts: Sequence[str], encodings: Sequence[Encoding | LongEncoding]) -> "Pieces":
         """Flatten the tokenizer's output for some texts."""
         chain = itertools.chain.from_iterable
         bounds_S = np.concatenate([[0], np.cumsum([len(encoding) for encoding in encodings], dtype=np.int64)])

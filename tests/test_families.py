@@ -1,11 +1,14 @@
 """Every supported family encodes as the slow oracle does, words included."""
 
+import random
+
 import numpy as np
 import oracle as slow
 import pytest
 from models import FAMILIES, TEXT, make_model
-from stores import make_store, rows_of
+from stores import arrow_digests, make_store, rows_of
 
+from ctxbatch import batching
 from ctxbatch.config import RunConfig
 from ctxbatch.errors import InputError
 
@@ -123,6 +126,37 @@ def test_word_longer_than_a_window_is_rejected_by_name_and_the_rest_stored(tiny,
     assert counted["rejected_words"] == len(rejected)
     assert counted["rejected"] == 0
     assert counted["words"] == counted["rows"] + len(rejected)
+
+
+def test_a_line_of_twenty_thousand_words_gives_every_word_once_from_the_right_window(tiny, oracle, tmp_path):
+    chance = random.Random(4)
+    words = chance.choices(
+        ["one,", "two", "inside;", "the", "Bank", "un", "bankable", "3.14", "café", "twenty-one"], k=20_000
+    )
+    path = tmp_path / "long.txt"
+    path.write_text(" ".join(words) + "\n", encoding="utf-8")
+    config = RunConfig(model=str(tiny()), precision="fp32", dtype="float32", split="none")
+    store = make_store(tmp_path / "out", [path], config)
+    assert len(store.sentences.to_table()) == 1
+    assert store.n_rows > 20_000
+    assert assert_equal_rows(store, oracle(), layers=(3,)) == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_long_texts_are_tokenised_in_parts_as_the_whole_is(family, tiny, tmp_path, monkeypatch):
+    path = tmp_path / "long.txt"
+    path.write_text(TEXT.replace("\n", " ") * 3, encoding="utf-8")
+    config = RunConfig(model=str(tiny(family)), split="none", vectors=("static",), static="lookup")
+    if family == "electra":
+        config = RunConfig(model=str(tiny(family)), split="none", vectors=("static",))
+    whole = make_store(tmp_path / "whole", [path], config)
+    encoded = []
+    original = batching.LongEncoding.of
+    monkeypatch.setattr(batching, "_PART_CHARACTERS", 30)
+    monkeypatch.setattr(batching.LongEncoding, "of", lambda parts: encoded.append(0) or original(parts))
+    parts = make_store(tmp_path / "parts", [path], config)
+    assert len(encoded) == 1
+    assert arrow_digests(parts.path) == arrow_digests(whole.path)
 
 
 def test_unsupported_family_is_refused_with_the_list(text_file, tmp_path):
