@@ -34,7 +34,7 @@ log = logging.getLogger("ctxbatch")
 app = typer.Typer(
     name="ctxbatch",
     help="Turn text into a searchable store of word-in-context vectors.",
-    epilog="Exit status: 0 done, 2 wrong command or input, 3 something was rejected, damaged or given up, "
+    epilog="Exit status: 0 done, 2 wrong command or input, 3 something rejected, damaged, missing or given up, "
     "4 stopped by disk, permissions or lock and resumable, 130 or 143 after a signal.",
     no_args_is_help=True,
     add_completion=False,
@@ -148,7 +148,7 @@ def _run_options(
     lang: Annotated[
         str | None, Option(metavar="CODE", help="Language of the text, for sentence splitting. [default: en]")
     ] = None,
-    format_name: Annotated[
+    format: Annotated[  # noqa: A002 (named as its option)
         str | None,
         Option(
             "--format",
@@ -228,7 +228,7 @@ def _run_options(
         lang=lang,
         text_field=text_field,
         id_field=id_field,
-        format=format_name,  # type: ignore[arg-type]
+        format=format,  # type: ignore[arg-type]
         encoding=encoding,
         errors=errors,  # type: ignore[arg-type]
         max_rejects=_max_rejects(max_rejects),

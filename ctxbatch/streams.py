@@ -20,7 +20,7 @@ from ctxbatch.errors import InputError
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".lz4": "lz4"}
 # Longer records are rejected by name: a worker holds a record whole, several times over.
-MAX_RECORD_BYTES = 256 << 20
+MAX_RECORD_BYTES = 64 << 20
 _MAGIC = {
     b"\x1f\x8b\x08": "gzip",
     b"BZh": "bzip2",

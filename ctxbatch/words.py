@@ -12,6 +12,7 @@ import itertools
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -154,16 +155,16 @@ class Pieces:
             words.append(np.searchsorted(word_starts, starts_P, side="right") - 1)
         return np.where(self.char_end_P > self.char_start_P, np.concatenate(words), -1)
 
-    def cumulated(self, table: npt.NDArray[np.bool_]) -> Ints:
+    def cumulated(self, table: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
         """How many of the first c characters the table marks, for c from 0 to all: shape (C + 1,)."""
-        return np.concatenate([[0], np.cumsum(table[self.code_points_C])])
+        return _cumulated(table[self.code_points_C])
 
     def texts(self, sentence_N: Ints, start_N: Ints, end_N: Ints) -> WordTexts:
         """The texts at some offsets of some sentences."""
         utf8 = np.frombuffer("".join(self.texts_S).encode(), np.uint8)
         cp = self.code_points_C
-        width_C = 1 + (cp >= 0x80).astype(np.int64) + (cp >= 0x800) + (cp >= 0x10000)
-        byte_C = np.concatenate([[0], np.cumsum(width_C)])
+        width_C = 1 + (cp >= 0x80).view(np.uint8) + (cp >= 0x800) + (cp >= 0x10000)
+        byte_C = _cumulated(width_C)
         base_N = self.text_start_S[sentence_N]
         return _gather_texts(utf8, byte_C[base_N + start_N], byte_C[base_N + end_N])
 
@@ -175,6 +176,13 @@ def ranges(starts: Ints, lengths: Ints) -> Ints:
     """start, start + 1, … for every start, as many as its length says, one after another."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
+
+
+def _cumulated(numbers: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """The sum of the first c numbers, for c from 0 to all; no buffer holds 2 GB of text."""
+    sums = np.zeros(len(numbers) + 1, np.int32)
+    np.cumsum(numbers, out=sums[1:])
+    return sums
 
 
 def _gather_texts(utf8: npt.NDArray[np.uint8], starts: Ints, ends: Ints) -> WordTexts:
@@ -210,7 +218,7 @@ def _strip(code_points: npt.NDArray[np.uint32], start: Ints, end: Ints) -> tuple
     if not space_C.any():
         return start, end
     n = len(code_points)
-    here = np.arange(n)
+    here = np.arange(n, dtype=np.int32)
     next_solid = np.minimum.accumulate(np.where(space_C, n, here)[::-1])[::-1]
     last_solid = np.maximum.accumulate(np.where(space_C, -1, here))
     inside = end > start

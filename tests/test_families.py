@@ -130,15 +130,13 @@ def test_word_longer_than_a_window_is_rejected_by_name_and_the_rest_stored(tiny,
 
 def test_a_line_of_twenty_thousand_words_gives_every_word_once_from_the_right_window(tiny, oracle, tmp_path):
     chance = random.Random(4)
-    words = chance.choices(
-        ["one,", "two", "inside;", "the", "Bank", "un", "bankable", "3.14", "café", "twenty-one"], k=20_000
-    )
+    words = chance.choices(["I", "want", "an", "and", "the", "in,", "bank"], [9, 9, 9, 9, 9, 3, 1], k=20_000)
     path = tmp_path / "long.txt"
     path.write_text(" ".join(words) + "\n", encoding="utf-8")
     config = RunConfig(model=str(tiny()), precision="fp32", dtype="float32", split="none")
     store = make_store(tmp_path / "out", [path], config)
     assert len(store.sentences.to_table()) == 1
-    assert store.n_rows > 20_000
+    assert store.n_rows == 20_000
     assert assert_equal_rows(store, oracle(), layers=(3,)) == []
 
 
