@@ -34,7 +34,7 @@ log = logging.getLogger("ctxbatch")
 app = typer.Typer(
     name="ctxbatch",
     help="Turn text into a searchable store of word-in-context vectors.",
-    epilog="Exit status: 0 done, 2 wrong command or input, 3 something rejected, damaged, missing or given up, "
+    epilog="Exit status: 0 done, 2 wrong command or input, 3 something rejected, damaged or missing, "
     "4 stopped by disk, permissions or lock and resumable, 130 or 143 after a signal.",
     no_args_is_help=True,
     add_completion=False,
