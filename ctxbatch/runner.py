@@ -130,7 +130,7 @@ def repair(out: str | Path, *, quiet: bool = True) -> list[Damage]:
     with _writing_to(out) as (lock, log_file):
         found = list(find_damage(out))
         for damage in found:
-            log.info("%s", damage.text)
+            log.debug("repairing: %s", damage.text)
             if damage.shard is not None:
                 withdraw_shard(out, damage.shard)
         remove_leftovers(out)

@@ -1,0 +1,250 @@
+"""The options of a run as the command line has them, for every command that takes them.
+
+Owns how an option is spelled and parsed; what its value may be is for `ctxbatch.config` to say.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, get_args
+
+from typer import Option
+
+from ctxbatch import config
+from ctxbatch.config import RunConfig
+from ctxbatch.errors import InputError
+
+
+def _choices(alias: Any) -> str:  # noqa: ANN401 (a Literal)
+    return "|".join(get_args(alias))
+
+
+def run_options(
+    model: Annotated[
+        str,
+        Option(
+            metavar="NAME",
+            help="A local folder, a model that an installed package carries, or a name on the hub.",
+        ),
+    ] = config.DEFAULT_MODEL,
+    revision: Annotated[
+        str | None, Option(metavar="R", help="Branch, tag or commit of the model on the hub.")
+    ] = None,
+    layers: Annotated[
+        str | None,
+        Option(
+            metavar="N[,N...]",
+            help="Layers from 1 up, or from -1 (the last) down; the first named is the default for search. "
+            "[default: -1]",
+        ),
+    ] = None,
+    vectors: Annotated[str, Option(metavar="KIND[,KIND...]", help="What to store.")] = ",".join(
+        config.VECTOR_KINDS
+    ),
+    static: Annotated[
+        str | None,
+        Option(
+            metavar=_choices(config.StaticKind),
+            help="Static vectors: the embedding layer's output, or the raw row of the embedding matrix. "
+            "[default: embeddings]",
+        ),
+    ] = None,
+    shift: Annotated[
+        str | None,
+        Option(
+            metavar=_choices(config.ShiftKind),
+            help="How contextual is compared with static. [default: log_ratio]",
+        ),
+    ] = None,
+    floor: Annotated[
+        float | None,
+        Option(help=f"log_ratio: values smaller than this count as zero. [default: {config.DEFAULT_FLOOR}]"),
+    ] = None,
+    delta: Annotated[
+        float | None,
+        Option(help=f"asinh: where it turns from linear to logarithmic. [default: {config.DEFAULT_DELTA}]"),
+    ] = None,
+    pool: Annotated[
+        str,
+        Option(
+            metavar=_choices(config.Pooling),
+            help="Wordpieces of a word: their mean, the first, or a row for each.",
+        ),
+    ] = "mean",
+    keep_punctuation: Annotated[
+        bool, Option("--keep-punctuation", help="Store words without a letter or digit too.")
+    ] = False,
+    record: Annotated[
+        str, Option(metavar=_choices(config.RecordKind), help="What a record of a text file is.")
+    ] = "line",
+    split: Annotated[
+        str,
+        Option(metavar=_choices(config.SplitKind), help="Split records into sentences, or take them whole."),
+    ] = "sentence",
+    lang: Annotated[
+        str | None, Option(metavar="CODE", help="Language of the text, for sentence splitting. [default: en]")
+    ] = None,
+    format: Annotated[  # noqa: A002 (named as its option)
+        str | None,
+        Option(
+            "--format",
+            metavar=_choices(config.FormatName),
+            help="Format of all inputs, whatever their suffixes say. [default: by suffix]",
+        ),
+    ] = None,
+    text_field: Annotated[
+        str | None,
+        Option(
+            metavar="NAME",
+            help="Field or column with the text; nested ones with dots, as meta.body. [default: text]",
+        ),
+    ] = None,
+    id_field: Annotated[
+        str | None,
+        Option(metavar="NAME", help="Field or column with the document's id. [default: id, if there is one]"),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        Option(metavar="NAME", help="Encoding of text without a byte order mark. [default: utf-8]"),
+    ] = None,
+    errors: Annotated[
+        str,
+        Option(
+            metavar=_choices(config.DecodeErrors),
+            help="Bytes that are no text: reject their record, or replace them by U+FFFD.",
+        ),
+    ] = "strict",
+    max_rejects: Annotated[
+        str | None,
+        Option(metavar="N|SHARE", help="Stop when more records than this are rejected, as 100 or 1%."),
+    ] = None,
+    limit: Annotated[int | None, Option(metavar="RECORDS", help="Stop after this many records.")] = None,
+    dtype: Annotated[
+        str, Option(metavar=_choices(config.StoredType), help="Type of the stored vectors.")
+    ] = "float16",
+    precision: Annotated[
+        str,
+        Option(
+            metavar=_choices(config.Precision),
+            help="Arithmetic of the model; auto is bf16 where the device multiplies it natively, else fp32.",
+        ),
+    ] = "auto",
+    workers: Annotated[
+        str, Option(metavar="N", help="Worker processes; auto is one a GPU, or one a CPU core.")
+    ] = "auto",
+    shard_size: Annotated[
+        str,
+        Option(
+            metavar="BYTES",
+            help="Input per shard, as 4MB or in bytes; auto depends on the size of the corpus.",
+        ),
+    ] = "auto",
+    tokens_per_batch: Annotated[
+        str,
+        Option(metavar="N", help="Tokens of a batch, padding included; auto depends on the kind of device."),
+    ] = "auto",
+    no_index: Annotated[bool, Option("--no-index", help="Do not build the search index at the end.")] = False,
+    force: Annotated[
+        bool, Option("--force", help="Begin even if the disk seems too small for the result.")
+    ] = False,
+) -> RunConfig:
+    """The options of a run, each with its help and default."""
+    return RunConfig(
+        model=model,
+        revision=revision,
+        layers=None if layers is None else _numbers("--layers", layers),
+        vectors=tuple(vectors.split(",")),  # type: ignore[arg-type]  # RunConfig checks all choices
+        static=static,  # type: ignore[arg-type]
+        shift=shift,  # type: ignore[arg-type]
+        floor=floor,
+        delta=delta,
+        pool=pool,  # type: ignore[arg-type]
+        keep_punctuation=keep_punctuation,
+        record=record,  # type: ignore[arg-type]
+        split=split,  # type: ignore[arg-type]
+        lang=lang,
+        text_field=text_field,
+        id_field=id_field,
+        format=format,  # type: ignore[arg-type]
+        encoding=encoding,
+        errors=errors,  # type: ignore[arg-type]
+        max_rejects=_max_rejects(max_rejects),
+        limit=limit,
+        dtype=dtype,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
+        workers=_auto("--workers", workers),
+        shard_size=_size("--shard-size", shard_size),
+        tokens_per_batch=_auto("--tokens-per-batch", tokens_per_batch),
+        index=not no_index,
+        force=force,
+    )
+
+
+def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options above, and their `RunConfig` to the command, as ``options``."""
+    taken = inspect.signature(run_options).parameters
+    first: list[inspect.Parameter] = []
+    last: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name != "options":
+            (first if parameter.default is parameter.empty else last).append(parameter)
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:  # noqa: ANN401 (whatever the command line says)
+        options = run_options(**{name: given.pop(name) for name in taken})
+        command(options=options, **given)
+
+    parameters = [*first, *taken.values(), *last]
+    by_name = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+    with_options.__signature__ = inspect.Signature(by_name)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_options
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} {text!r} must be layer numbers such as -1 or 2,4,6") from None
+
+
+def _auto(option: str, text: str) -> int | None:
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{option} {text!r} must be auto or a number") from None
+
+
+def _max_rejects(text: str | None) -> int | float | None:
+    """A count as an ``int``, a share as a ``float``."""
+    if text is None:
+        return None
+    try:
+        if text.endswith("%"):
+            return float(text[:-1]) / 100
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        raise InputError(f"--max-rejects {text!r} must be a count, as 100, or a share, as 1%") from None
+
+
+def _size(option: str, text: str) -> int | None:
+    units = {
+        "kb": 1 << 10,
+        "mb": 1 << 20,
+        "gb": 1 << 30,
+        "k": 1 << 10,
+        "m": 1 << 20,
+        "g": 1 << 30,
+        "b": 1,
+        "": 1,
+    }
+    lower = text.lower().replace(" ", "")
+    if lower == "auto":
+        return None
+    number = lower.rstrip("kmgb")
+    try:
+        return int(float(number) * units[lower[len(number) :]])
+    except (ValueError, KeyError, OverflowError):
+        raise InputError(f"{option} {text!r} must be auto or a size such as 4MB") from None
