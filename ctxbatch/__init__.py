@@ -13,7 +13,7 @@ from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ctxbatch.estimate import Estimate
+    from ctxbatch.forecast import Estimate
     from ctxbatch.runner import RunReport
     from ctxbatch.search import Searcher
     from ctxbatch.store import Store

@@ -25,7 +25,7 @@ from ctxbatch.errors import CtxbatchError, InputError, Stopped
 from ctxbatch.options import takes_run_options
 
 if TYPE_CHECKING:
-    from ctxbatch.estimate import Estimate
+    from ctxbatch.forecast import Estimate
     from ctxbatch.runner import RunReport
 
 log = logging.getLogger("ctxbatch")
@@ -65,7 +65,7 @@ def _main(
 Inputs = Annotated[
     list[str],
     Argument(
-        metavar="INPUT...",
+        metavar="INPUT",
         help="Files, folders and globs: text, JSON lines, CSV, TSV (also compressed), Parquet, Arrow.",
         show_default=False,
     ),
@@ -107,21 +107,27 @@ def plan(inputs: Inputs, out: NewOutFolder, options: RunConfig, as_json: AsJson 
 
 def _estimate_lines(found: "Estimate", out: Path) -> Iterator[str]:
     compressed = f" ({found.sources_compressed:,} compressed)" if found.sources_compressed else ""
-    about = "" if found.sampled == 1 and not compressed else "about "
-    yield f"sources    {found.sources:,}{compressed}, {about}{found.bytes / 1e6:,.1f} MB of input"
+    about = "" if found.sampled == 1 else "about "
+    yield f"sources    {found.sources:,}{compressed}, {about}{_size_of(found.bytes)} of input"
     yield f"sample     {found.sampled:.1%} of it"
-    yield f"records    {about}{found.records:,}"
+    rejected = f", {about}{found.rejected:,} of them to be rejected" if found.rejected else ""
+    yield f"records    {about}{found.records:,}{rejected}"
     yield f"sentences  {about}{found.sentences:,}"
     yield f"words      {about}{found.words:,} in {found.rows:,} rows"
-    size, index_size = found.bytes_on_disk / 1e6, found.bytes_of_index / 1e6
-    yield f"on disk    about {size:,.1f} MB in {found.shards:,} shards, index {index_size:,.1f} MB"
+    size, index_size = _size_of(found.bytes_on_disk), _size_of(found.bytes_of_index)
+    yield f"on disk    about {size} in {found.shards:,} shards, index {index_size}"
     if found.seconds is None:
         yield f"time       unknown: no run with this model and device is remembered ({found.tokens:,} tokens)"
     else:
-        rate = f"{found.tokens:,} tokens at {found.tokens_per_second:,.0f} tokens/s as in the last run"
+        rate = f"{found.tokens:,} tokens at {found.tokens_per_second:,.0f} tokens/s as in an earlier run"
         yield f"time       about {_duration(found.seconds)} ({rate})"
     short = "" if found.fits else ": too little, `ctxbatch run` would refuse to begin"
-    yield f"free disk  {found.bytes_free / 1e6:,.1f} MB for {out}{short}"
+    yield f"free disk  {_size_of(found.bytes_free)} for {out}{short}"
+
+
+def _size_of(n_bytes: float) -> str:
+    unit, name = next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if n_bytes >= u), (1, "B"))
+    return f"{n_bytes / unit:,.1f} {name}" if unit > 1 else f"{n_bytes:,.0f} B"
 
 
 def _duration(seconds: float) -> str:
@@ -155,7 +161,7 @@ def _print_report(report: "RunReport") -> None:
 @app.command()
 def search(
     outs: Annotated[
-        list[Path], Argument(metavar="OUT...", help="Folders of one or more stores of one configuration.")
+        list[Path], Argument(metavar="OUT", help="Folders of one or more stores of one configuration.")
     ],
     query: Annotated[
         str,
@@ -229,7 +235,7 @@ def stats(out: OutFolder, as_json: AsJson = False) -> None:
 
 def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
     if name.endswith("bytes") or name.startswith("bytes"):
-        return f"{value / 1e6:,.1f} MB"
+        return _size_of(value)
     if name == "padding":
         return f"{value:.1%}"
     if isinstance(value, dict):
@@ -258,10 +264,17 @@ def verify(
         from ctxbatch import runner
 
         repaired = runner.repair(out, quiet=quiet)
-        _print_lines(f"repaired: {damage.text}" for damage in repaired)
+        if repaired.shards:
+            print(f"made anew: shards {', '.join(f'{shard:06d}' for shard in repaired.shards)}")
+        if repaired.indexes:
+            print(f"built anew: index on {', '.join(repaired.indexes)}")
         store = ctxbatch.open(out)
-    found = [damage.text for damage in find_damage(out)]
-    found += find_source_changes(out) if sources else []
+    damages = list(find_damage(out))
+    found = [damage.text for damage in damages]
+    if any(damage.shard is not None for damage in damages):
+        found.append(f"`ctxbatch verify {out} --repair` makes what is damaged anew from the sources")
+    if sources and (changes := list(find_source_changes(out))):
+        found += [*changes, "restore the sources, or start a new run with another -o"]
     missing, planned = len(store.manifest.shards) - len(store.commits), len(store.manifest.shards)
     if missing:
         found.append(

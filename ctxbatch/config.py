@@ -68,6 +68,7 @@ class RunConfig:
     format: FormatName | None = None
     encoding: str | None = None
     errors: DecodeErrors = "strict"
+    delimiter: str | None = None
     max_rejects: int | float | None = None
     limit: int | None = None
     dtype: StoredType = "float16"
@@ -97,7 +98,10 @@ class RunConfig:
         if self.max_rejects is not None:
             highest = 1 if isinstance(self.max_rejects, float) else float("inf")
             if not 0 <= self.max_rejects <= highest:
-                raise InputError(f"--max-rejects {self.max_rejects} must be a count or a share up to 100%")
+                given = f"{self.max_rejects:.0%}" if highest == 1 else self.max_rejects
+                raise InputError(f"--max-rejects {given} must be a count or a share up to 100%")
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise InputError(f"--delimiter {self.delimiter!r} must be one character, as ; or \\t")
         self._check_vectors()
         self._check_shift()
         if self.split == "none" and self.lang is not None:

@@ -5,6 +5,7 @@ checksum. Before that, every source is looked at for what would make the whole r
 encoding, a field that is not there.
 """
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -16,8 +17,8 @@ from ctxbatch.config import RunConfig
 from ctxbatch.errors import InputError
 from ctxbatch.readers import Segment, has_json_field, json_field_names, json_object
 from ctxbatch.sources import Source
-from ctxbatch.streams import ByteStream, DamagedError, check_encoding, marked_encoding
-from ctxbatch.tables import Table, column_names, column_type, find_column, is_text
+from ctxbatch.streams import ByteStream, DamagedError, check_encoding, marked_encoding, newline_of
+from ctxbatch.tables import Table, column_type, find_column, is_text
 from ctxbatch.units import OpenSource, Reading, Unit
 
 # What a compressed byte is taken to be worth where only the order of size matters.
@@ -25,6 +26,9 @@ EXPANSION = 4
 _MEGABYTE = 1 << 20
 _SAMPLE_RECORDS = 1_000
 _SHOWN_FIELDS = 12
+_HEAD_BYTES = 4096
+# A larger share of NULs is no text of one byte a character.
+_MAX_NULS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
         for option, value in (("--text-field", config.text_field), ("--id-field", config.id_field)):
             if value is not None:
                 raise InputError(f"{option} {value} has no meaning: none of the inputs has fields")
+    if config.delimiter is not None and not formats & {"csv", "tsv"}:
+        raise InputError(f"--delimiter {config.delimiter} has no meaning: none of the inputs is CSV or TSV")
     if config.encoding is not None and all(source.is_table for source in sources):
         raise InputError(f"--encoding {config.encoding} has no meaning: tables are UTF-8")
     return Reading(
@@ -63,6 +69,7 @@ def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
         id_field=config.id_field or "id",
         encoding=check_encoding(config.encoding or "utf-8"),
         errors=config.errors,
+        delimiter=config.delimiter,
         limit=config.limit,
         shard_size=config.shard_size or _default_shard_size(sources),
     )
@@ -89,24 +96,35 @@ def examine(sources: Iterable[Source], reading: Reading, config: RunConfig) -> l
 
 
 def _examine(source: Source, reading: Reading, config: RunConfig) -> Source:
-    try:
-        if source.is_table:
+    if source.is_table:
+        with contextlib.suppress(DamagedError):  # it is rejected by name when it is read
             _check_table(source, reading, config)
-            return source
-        if not source.size:
-            return source
-        stream = ByteStream(source.path, source.compression)
-        try:
-            source = replace(source, encoding=marked_encoding(stream.read(4)) or reading.encoding)
-        finally:
-            stream.close()
-    except DamagedError:
-        return source  # it is rejected by name when it is read
+        return source
+    if not source.size:
+        return source
+    head = _head(source)
+    source = replace(source, encoding=marked_encoding(head) or reading.encoding)
+    if len(newline_of(source.encoding or "")) == 1 and head.count(0) > len(head) * _MAX_NULS:
+        raise InputError(f"{source.path} looks like UTF-16 without a byte order mark: say --encoding utf-16")
     if source.format in ("csv", "tsv"):
         return _with_header(source, reading, config)
     if source.format == "jsonl":
         _check_json(source, reading, config)
     return source
+
+
+def _head(source: Source) -> bytes:
+    """The first bytes of a source, fewer where it is damaged."""
+    stream = ByteStream(source.path, source.compression)
+    head = b""
+    try:
+        while len(head) < _HEAD_BYTES and (more := stream.read(_HEAD_BYTES - len(head))):
+            head += more
+    except DamagedError:
+        pass
+    finally:
+        stream.close()
+    return head
 
 
 def _wanted(reading: Reading, config: RunConfig) -> list[tuple[str, str]]:
@@ -116,10 +134,12 @@ def _wanted(reading: Reading, config: RunConfig) -> list[tuple[str, str]]:
 
 
 def _check_table(source: Source, reading: Reading, config: RunConfig) -> None:
-    schema = Table(source.path, source.format).schema
+    table = Table(source.path, source.format)
+    schema = table.schema
     for option, name in _wanted(reading, config):
+        _check_once(source, name, schema.names)
         if (path := find_column(schema, name)) is None:
-            raise _no_field(source, option, name, column_names(schema))
+            raise _no_field(source, option, name, table.columns)
         if option == "--text-field" and not is_text(kind := column_type(schema, path)):
             raise InputError(f"{source.path}: field {name!r} is {kind}, not text: name another by {option}")
 
@@ -127,18 +147,33 @@ def _check_table(source: Source, reading: Reading, config: RunConfig) -> None:
 def _with_header(source: Source, reading: Reading, config: RunConfig) -> Source:
     opened = OpenSource(source, reading)
     try:
-        header = next(opened.units(), None)
+        header = next((unit for unit in opened.units() if unit.is_record or unit.value), None)
     finally:
         opened.close()
-    if header is None or header.problem is not None:
-        if header is not None and header.end > header.start + 1:
-            raise InputError(f"{source.path} has no header that can be read: {header.problem}")
+    if header is None or header.is_lost:
         return replace(source, columns=())
+    if header.problem is not None:
+        raise InputError(f"{source.path} has no header that can be read: {header.problem}")
     columns: tuple[str, ...] = tuple(header.value)
     for option, name in _wanted(reading, config):
+        _check_once(source, name, columns)
         if name not in columns:
-            raise _no_field(source, option, name, columns)
+            raise _no_field(source, option, name, columns, _delimiter_hint(reading, columns))
     return replace(source, columns=columns)
+
+
+def _check_once(source: Source, name: str, columns: Sequence[str]) -> None:
+    if columns.count(name) > 1:
+        raise InputError(
+            f"{source.path} has {columns.count(name)} fields {name!r}: give them different names"
+        )
+
+
+def _delimiter_hint(reading: Reading, columns: Sequence[str]) -> str:
+    if len(columns) != 1 or reading.delimiter is not None:
+        return ""
+    found = next((sign for sign in ";\t|," if sign in columns[0]), None)
+    return f"; or say --delimiter {found!r}" if found else ""
 
 
 def _check_json(source: Source, reading: Reading, config: RunConfig) -> None:
@@ -146,13 +181,16 @@ def _check_json(source: Source, reading: Reading, config: RunConfig) -> None:
     opened = OpenSource(source, reading)
     missing = dict(_wanted(reading, config))
     names: dict[str, None] = {}
+    first_line = ""
     try:
         for unit in itertools.islice(opened.units(), _SAMPLE_RECORDS):
             if unit.problem is not None:
                 return
+            text = opened.text_of(unit)[0]
             try:
-                fields = json_object(opened.text_of(unit)[0])
+                fields = json_object(text)
             except ValueError:
+                first_line = first_line or text.strip()
                 continue
             names |= dict.fromkeys(json_field_names(fields))
             missing = {o: name for o, name in missing.items() if not has_json_field(fields, name)}
@@ -163,11 +201,17 @@ def _check_json(source: Source, reading: Reading, config: RunConfig) -> None:
     if names:
         option, name = next(iter(missing.items()))
         raise _no_field(source, option, name, list(names))
+    if first_line in ("[", "{") or first_line.startswith("[{"):
+        raise InputError(f"{source.path} is JSON, but not one object a line: `jq -c '.[]'` makes an array so")
 
 
-def _no_field(source: Source, option: str, name: str, there: Sequence[str]) -> InputError:
-    shown = ", ".join(there[:_SHOWN_FIELDS]) + (", …" if len(there) > _SHOWN_FIELDS else "")
-    return InputError(f"{source.path} has no field {name!r}; it has {shown}: name one by {option}")
+def _no_field(source: Source, option: str, name: str, there: Sequence[str], hint: str = "") -> InputError:
+    shown = ", ".join(map(_shown, there[:_SHOWN_FIELDS])) + (", …" if len(there) > _SHOWN_FIELDS else "")
+    return InputError(f"{source.path} has no field {name!r}; it has {shown}: name one by {option}{hint}")
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() else repr(name)
 
 
 # --- planning -------------------------------------------------------------------------------------
@@ -210,7 +254,7 @@ class _Planner:
                     break
                 self.left = None if self.left is None else self.left - 1
                 self._count(unit, opened.source)
-                if self._is_full():
+                if unit.may_begin and self._is_full():
                     self._close_segment()
                     self.close_shard()
             if self._open is None:

@@ -156,18 +156,18 @@ def scan(blocks: Iterator[tuple[int, npt.NDArray[Any]]], queries: Floats, k: int
 
 
 def merge(ids: Ints, scores: Floats, new_ids: Ints, new_scores: Floats) -> tuple[Ints, Floats]:
-    """Keep the best k of (Q, k) hits and new ones (Q, M), best first, ties by row_id."""
+    """Keep the best k of (Q, k) hits and new ones, scores (Q, M) of ids (M,), best first, ties by row_id."""
     k = ids.shape[1]
-    if new_scores.shape[1] > k:
-        top = np.argpartition(-new_scores, k - 1, axis=1)[:, :k]
-        new_scores = np.take_along_axis(new_scores, top, 1)
-        found = new_ids[top] if new_ids.ndim == 1 else np.take_along_axis(new_ids, top, 1)
-    else:
-        found = np.broadcast_to(new_ids, new_scores.shape)
-    all_ids = np.concatenate([ids, found], axis=1)
-    all_scores = np.concatenate([scores, new_scores], axis=1)
-    order = np.lexsort((all_ids, -all_scores), axis=1)[:, :k]
-    return np.take_along_axis(all_ids, order, 1), np.take_along_axis(all_scores, order, 1)
+    best_ids, best_scores = np.empty_like(ids), np.empty_like(scores)
+    for query, found in enumerate(new_scores):
+        # All that tie with the k-th stay in, so that which of them are kept depends on their ids alone.
+        lowest = np.partition(found, -k)[-k] if len(found) > k else -np.inf
+        kept = np.flatnonzero(found >= max(lowest, scores[query, -1]))
+        all_ids = np.concatenate([ids[query], new_ids[kept]])
+        all_scores = np.concatenate([scores[query], found[kept]])
+        order = np.lexsort((all_ids, -all_scores))[:k]
+        best_ids[query], best_scores[query] = all_ids[order], all_scores[order]
+    return best_ids, best_scores
 
 
 def propose(index: Any, store: Store, column: str, queries: Floats, k: int) -> tuple[Ints, Floats]:  # noqa: ANN401

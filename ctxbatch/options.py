@@ -114,6 +114,12 @@ def run_options(
             help="Bytes that are no text: reject their record, or replace them by U+FFFD.",
         ),
     ] = "strict",
+    delimiter: Annotated[
+        str | None,
+        Option(
+            metavar="CHAR", help="Between the fields of CSV; \\t is a tab. [default: a comma, in .tsv a tab]"
+        ),
+    ] = None,
     max_rejects: Annotated[
         str | None,
         Option(metavar="N|SHARE", help="Stop when more records than this are rejected, as 100 or 1%."),
@@ -168,6 +174,7 @@ def run_options(
         format=format,  # type: ignore[arg-type]
         encoding=encoding,
         errors=errors,  # type: ignore[arg-type]
+        delimiter="\t" if delimiter == "\\t" else delimiter,
         max_rejects=_max_rejects(max_rejects),
         limit=limit,
         dtype=dtype,  # type: ignore[arg-type]

@@ -171,10 +171,15 @@ def _table_content(unit: Unit, source: OpenSource) -> tuple[str, str | None]:
     _, data, name = unit.value
     if data is None:
         raise _BadRecordError(f"field {source.reading.text_field!r} is null, not a string")
+    errors = source.reading.errors
     try:
-        return data.decode(errors=source.reading.errors), name
+        text = data.decode(errors=errors)
     except UnicodeDecodeError as error:
         raise _BadRecordError(f"not UTF-8 at byte {error.start} of the text") from error
+    try:
+        return text, None if name is None else name.decode(errors=errors)
+    except UnicodeDecodeError as error:
+        raise _BadRecordError(f"not UTF-8 at byte {error.start} of the id") from error
 
 
 _CONTENT: dict[str, Callable[[Unit, OpenSource], tuple[str, str | None]]] = {

@@ -6,16 +6,16 @@ Owns the order of these steps and the rule what may be resumed. Everything under
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
 from ctxbatch import index
 from ctxbatch.config import ResolvedConfig, RunConfig
-from ctxbatch.corpus import examine, plan, resolve_reading
+from ctxbatch.corpus import ShardSpec, examine, plan, resolve_reading
 from ctxbatch.errors import StoreError, TooManyRejectsError
-from ctxbatch.estimate import Estimate, check_room, estimate, remember_rate
+from ctxbatch.forecast import Estimate, check_room, estimate, remember_rate
 from ctxbatch.layout import LOG, MANIFEST, Manifest, as_resource_error, check_folder, locked
 from ctxbatch.pool import Pool
 from ctxbatch.progress import ProgressBar
@@ -23,8 +23,8 @@ from ctxbatch.readers import Reader, place
 from ctxbatch.sources import Source, find_sources
 from ctxbatch.store import Store, committed_shards, totals
 from ctxbatch.units import Reading
-from ctxbatch.verify import Damage, find_damage
-from ctxbatch.writer import remove_leftovers, withdraw_shard
+from ctxbatch.verify import find_damage
+from ctxbatch.writer import remove_leftovers
 
 log = logging.getLogger("ctxbatch")
 # A share of rejected records means nothing before so many have been read.
@@ -79,7 +79,12 @@ def run(
         before = committed_shards(out, manifest)
         if not config.force:
             _check_room_for_rest(out, manifest, before)
-        given_up = _work(out, manifest, workers, lock, log_file, quiet, config.max_rejects)
+        todo = [spec for spec in manifest.shards if spec.shard not in before]
+        if before and todo:
+            log.info("resuming: %d of %d shards are done", len(before), len(manifest.shards))
+        watch = _RejectWatch(out, config.max_rejects, before)
+        given_up = _work(out, todo, workers, lock, log_file, quiet, watch.on_message)
+        watch.check(finished=True)
         report = index.ensure(Store(out), resolved.column()) if config.index and not given_up else None
         store = Store(out)
         result = RunReport(out, totals(store), len(store.commits) - len(before), tuple(given_up), report)
@@ -108,15 +113,20 @@ def make_estimate(
     return estimate(sources, reading, encoder.resolve(config, devices[0]), out, names)
 
 
-def repair(out: str | Path, *, quiet: bool = True) -> list[Damage]:
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What a repair has made anew: shards by number, indexes by column."""
+
+    shards: tuple[int, ...]
+    indexes: tuple[str, ...]
+
+
+def repair(out: str | Path, *, quiet: bool = True) -> RepairReport:
     """Make damaged and missing shards anew from the sources, and damaged indexes from the shards.
 
     Args:
         out: The store's folder.
         quiet: Show no progress on standard error.
-
-    Returns:
-        What was damaged.
 
     Raises:
         InputError: A source or the model is not there any more, or has changed.
@@ -130,18 +140,19 @@ def repair(out: str | Path, *, quiet: bool = True) -> list[Damage]:
     with _writing_to(out) as (lock, log_file):
         found = list(find_damage(out))
         for damage in found:
-            log.debug("repairing: %s", damage.text)
-            if damage.shard is not None:
-                withdraw_shard(out, damage.shard)
+            log.debug("to repair: %s", damage.text)
         remove_leftovers(out)
+        intact = committed_shards(out, manifest).keys() - {damage.shard for damage in found}
+        todo = [spec for spec in manifest.shards if spec.shard not in intact]
         workers = _workers(None, encoder.available_devices())
-        if given_up := _work(out, manifest, workers, lock, log_file, quiet, None):
+        if given_up := _work(out, todo, workers, lock, log_file, quiet, lambda _: None):
             raise StoreError(f"shards {given_up} of {out} cannot be made: see {out / LOG}")
         store = Store(out)
-        for path in index.index_files(out):
-            index.ensure(store, path.stem)
+        indexes = [path.stem for path in index.index_files(out) if list(index.check_index(path, manifest))]
+        for column in indexes:
+            index.build(store, column)
         _warn_of_mixture(totals(store))
-    return found
+    return RepairReport(tuple(spec.shard for spec in todo), tuple(indexes))
 
 
 def _listed(inputs: Sequence[str | Path] | str | Path) -> Sequence[str | Path]:
@@ -149,11 +160,11 @@ def _listed(inputs: Sequence[str | Path] | str | Path) -> Sequence[str | Path]:
 
 
 def _tell_left_out(left_out: Sequence[str]) -> None:
-    for each in left_out:
-        log.debug("left out %s", each)
     if left_out:
-        rest = f" and {len(left_out) - _SHOWN_LEFT_OUT} more" if len(left_out) > _SHOWN_LEFT_OUT else ""
-        log.warning("left out %s%s", "; ".join(left_out[:_SHOWN_LEFT_OUT]), rest)
+        rest = ", …" if len(left_out) > _SHOWN_LEFT_OUT else ""
+        log.warning("left out %d: %s%s", len(left_out), ", ".join(left_out[:_SHOWN_LEFT_OUT]), rest)
+        for each in left_out[_SHOWN_LEFT_OUT:]:
+            log.debug("left out %s", each)
 
 
 def _warn_of_mixture(found: Mapping[str, Any]) -> None:
@@ -181,35 +192,27 @@ def _workers(wanted: int | None, devices: Sequence[str]) -> list[str]:
 
 def _work(
     out: Path,
-    manifest: Manifest,
+    todo: Sequence[ShardSpec],
     devices: Sequence[str],
     lock: int,
     log_file: IO[str],
     quiet: bool,
-    max_rejects: float | None,
+    listen: Callable[[dict[str, Any]], None],
 ) -> list[int]:
-    """Run all shards that are not committed; returns those given up."""
-    done = committed_shards(out, manifest)
-    todo = [spec for spec in manifest.shards if spec.shard not in done]
-    if done and todo:
-        log.info("resuming: %d of %d shards are done", len(done), len(manifest.shards))
-    watch = _RejectWatch(out, max_rejects, done)
+    """Run shards, telling ``listen`` what workers say; returns those given up."""
     if not todo:
-        watch.check(finished=True)
         return []
     bar = ProgressBar(sum(spec.size for spec in todo), quiet)
 
     def on_message(message: dict[str, Any]) -> None:
         bar.on_message(message)
-        watch.on_message(message)
+        listen(message)
 
     try:
         with Pool(out, devices, lock, log_file) as pool:
-            given_up = pool.run([spec.shard for spec in todo], on_message)
+            return pool.run([spec.shard for spec in todo], on_message)
     finally:
         bar.close()
-    watch.check(finished=True)
-    return given_up
 
 
 class _RejectWatch:
@@ -222,7 +225,9 @@ class _RejectWatch:
             shard: (commit["counts"]["records"], commit["counts"]["rejected"])
             for shard, commit in done.items()
         }
-        self._example = ""
+        # What stood in shards that are not committed is nowhere to be read.
+        rejected = any(commit["counts"]["rejected"] for commit in done.values())
+        self._example = f" (see {out}/shards/*/rejects.jsonl)" if rejected else ""
 
     def on_message(self, message: Mapping[str, Any]) -> None:
         """Take note of what a worker says.
@@ -244,7 +249,8 @@ class _RejectWatch:
         """
         if self._limit is None:
             return
-        records, rejected = (sum(column) for column in zip(*self._counts.values(), strict=True))
+        records = sum(count for count, _ in self._counts.values())
+        rejected = sum(count for _, count in self._counts.values())
         is_share = isinstance(self._limit, float)
         if is_share and records < _MIN_RECORDS_FOR_SHARE and not finished:
             return
@@ -278,8 +284,8 @@ def _open_manifest(
         log.debug("planned %d shards from %d sources", len(shards), len(sources))
         return manifest
     manifest = Manifest.read(out)
-    _check_options(out, manifest, resolved, reading)
     _check_sources(out, manifest, sources)
+    _check_options(out, manifest, resolved, reading)
     return manifest
 
 
@@ -294,9 +300,9 @@ def _check_options(out: Path, manifest: Manifest, resolved: ResolvedConfig, read
     # What was typed rather than what follows from it, such as another default or a digest.
     name = min(different, key=lambda n: (n not in options, None in (stored.get(n), asked.get(n)), n))
     shown = f"--{name.replace('_', '-')}" if name in options else name.replace("_", " ")
+    made, said = _shown(shown, stored.get(name)), _shown(shown, asked.get(name))
     raise StoreError(
-        f"{out} was made with {shown} {_shown(stored.get(name))}, "
-        f"this command says {_shown(asked.get(name))}: use the same options to resume, or another -o"
+        f"{out} was made {made}, this command is {said}: use the same options to resume, or another -o"
     )
 
 
@@ -310,8 +316,10 @@ def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _shown(value: object) -> object:
-    return ",".join(map(str, value)) if isinstance(value, list) else value
+def _shown(option: str, value: object) -> str:
+    if value is None:
+        return f"without {option}"
+    return f"with {option} {','.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 def _check_sources(out: Path, manifest: Manifest, sources: Sequence[Source]) -> None:

@@ -25,6 +25,7 @@ FORMATS = {
 }
 TABLE_FORMATS = ("parquet", "arrow")
 _HEAD_BYTES = 16
+_ZIP = b"PK\x03\x04"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,11 @@ class _Found:
     sources: dict[Path, Source] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
+    def is_written_by_us(self, path: Path) -> bool:
+        """Whether a path is the store that is being made, another one, or in one."""
+        places = (path.resolve(), *path.resolve().parents)
+        return self.out in places or any(is_store(place) for place in places)
+
 
 def find_sources(
     inputs: Sequence[str | Path], out: Path, format_name: str | None = None
@@ -69,7 +75,8 @@ def find_sources(
         format_name: The format of all files, whatever their suffixes say.
 
     Returns:
-        The sources, and what was left out of folders, each with the reason. Hidden files are passed over.
+        The sources, and what was left out of folders, each with the reason in brackets. Hidden files are
+        passed over.
 
     Raises:
         InputError: An input is missing, unreadable, of an unknown format or named twice, or there are none.
@@ -78,28 +85,41 @@ def find_sources(
     for given in inputs:
         if not str(given):
             raise InputError("an input is empty: name a file or a folder")
-        for path in _expand(Path(given)):
-            if _is_folder(path):
-                _add_folder(found, path)
-            else:
-                _add_file(found, path)
-    if not found.sources:
+        path = Path(given)
+        if not glob.has_magic(str(path)) or os.path.lexists(path):
+            _add(found, path)
+            continue
+        matches = _matches(path)
+        for match in matches:
+            if not found.is_written_by_us(match):
+                _add(found, match)
+    if not inputs:
         raise InputError("no input given: name one or more files or folders")
+    if not found.sources:
+        where = ", ".join(map(str, inputs))
+        raise InputError(f"{where} holds no file that can be read ({_known_formats()})")
     if not sum(source.size for source in found.sources.values()):
         raise InputError(f"the inputs are empty: {', '.join(map(str, inputs))}")
     return list(found.sources.values()), found.left_out
 
 
-def _expand(path: Path) -> list[Path]:
-    """The paths that a pattern stands for; a path that exists stands for itself."""
-    if not glob.has_magic(str(path)) or os.path.lexists(path):
-        return [path]
-    matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute one)
+def _matches(pattern: Path) -> list[Path]:
+    """The paths that a pattern stands for, sorted."""
+    matches = [Path(m) for m in sorted(glob.glob(str(pattern), recursive=True))]  # noqa: PTH207 (takes any path)
     if not matches:
-        raise InputError(f"{path}: no file matches this pattern")
-    folders = [Path(match) for match in matches if Path(match).is_dir()]
+        raise InputError(f"{pattern}: no file matches this pattern")
     # With ** a folder matches as well as the files in it; they are not named twice by that.
-    return [Path(m) for m in matches if not any(folder in Path(m).parents for folder in folders)]
+    folders = {match for match in matches if match.is_dir()}
+    return [match for match in matches if folders.isdisjoint(match.parents)]
+
+
+def _add(found: "_Found", path: Path) -> None:
+    if not _is_folder(path):
+        _add_file(found, path)
+    elif found.is_written_by_us(path):
+        found.left_out.append(f"{path} (a ctxbatch store)")
+    else:
+        _add_folder(found, path)
 
 
 def _is_folder(path: Path) -> bool:
@@ -121,7 +141,13 @@ def _add_file(found: _Found, path: Path) -> None:
         raise InputError(f"{path} is named twice among the inputs: name it once")
     source = _source(path, found.format)
     if isinstance(source, str):
-        raise InputError(f"{path}: {source}")
+        hint = "; if it holds JSON lines, say --format jsonl" if path.suffix.lower() == ".json" else ""
+        known = (
+            f"; known are {_known_formats()}; --format names one{hint}"
+            if source.startswith("unknown")
+            else ""
+        )
+        raise InputError(f"{path}: {source}{known}")
     found.sources[real] = source
 
 
@@ -130,18 +156,22 @@ def _add_folder(found: _Found, folder: Path) -> None:
     for path in _walk(found, folder):
         if not path.is_file():
             what = "a broken link" if path.is_symlink() and not path.exists() else "no regular file"
-            found.left_out.append(f"{path}: {what}")
+            found.left_out.append(f"{path} ({what})")
         elif (real := path.resolve()) in inside:
-            found.left_out.append(f"{path}: the same file as {inside[real].path}")
+            found.left_out.append(f"{path} (the same file as {inside[real].path})")
         elif real in found.sources:
             raise InputError(f"{path} is named twice among the inputs: name it once")
         elif isinstance(source := _source(path, found.format), str):
-            found.left_out.append(f"{path}: {source}")
+            found.left_out.append(f"{_printable(path)} ({source})")
         else:
             inside[real] = source
     if not inside:
-        raise InputError(f"{folder} holds no file that can be read ({_known_formats()})")
+        found.left_out.append(f"{folder} (no file in it can be read)")
     found.sources |= inside
+
+
+def _printable(path: Path) -> str:
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _known_formats() -> str:
@@ -161,7 +191,7 @@ def _walk(found: _Found, folder: Path) -> list[Path]:
         entered.add(real)
         if is_store(here):
             folders.clear()
-            found.left_out.append(f"{here}: a ctxbatch store")
+            found.left_out.append(f"{here} (a ctxbatch store)")
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         data_files = _data_set(here, names)
@@ -179,9 +209,13 @@ def _data_set(folder: Path, names: Sequence[str]) -> list[Path] | None:
         return None
     try:
         state = json.loads((folder / "state.json").read_bytes())
-        return [folder / entry["filename"] for entry in state["_data_files"]]
+        files = [folder / entry["filename"] for entry in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file} is missing, and {folder / 'state.json'} lists it: restore it")
+    return files
 
 
 def is_store(folder: Path) -> bool:
@@ -199,21 +233,22 @@ def _refuse_folder(error: OSError) -> None:
 
 def _source(path: Path, format_name: str | None) -> Source | str:
     """A regular file as a source, or why it is none."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{os.fsencode(path)!r}: the file's name is not UTF-8: rename it") from None
+    if _printable(path) != str(path):
+        return "its name is not UTF-8: rename it"
     compressed = path.suffix.lower() in COMPRESSIONS
     suffix = (Path(path.stem) if compressed else path).suffix.lower()
     name = format_name or FORMATS.get(suffix)
     if name is None:
-        return f"unknown format {suffix!r}; it must be one of {_known_formats()}, or be named by --format"
+        return f"unknown format {suffix!r}" if suffix else "unknown format, no suffix"
     try:
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())
-            compression = find_compression(path, stream.read(_HEAD_BYTES))
+            head = stream.read(_HEAD_BYTES)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if head.startswith(_ZIP):
+        return "a zip archive: unpack it first"
+    compression = find_compression(path, head)
     if compression and name in TABLE_FORMATS:
         return f"{name} files compress inside: decompress this one first ({compression})"
     return Source(str(path), name, compression, status.st_size, status.st_mtime_ns)

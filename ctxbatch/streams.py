@@ -6,6 +6,8 @@ damage and then raises `DamagedError`, at the same byte every time.
 
 import bz2
 import codecs
+import contextlib
+import functools
 import gzip
 import io
 import lzma
@@ -38,9 +40,8 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 # Always read in pieces of one size: how much a decompressor gives out before it finds a damage depends on
-# how much it is asked for. pyarrow loses what it has of a piece, so its pieces are small.
+# how much it is asked for.
 _STEP = 65_536
-_ARROW_STEP = 4_096
 _BUFFER = 1 << 20
 
 
@@ -83,25 +84,77 @@ class _Decompressed(io.RawIOBase):
             raise DamagedError(f"the {self._compression} data are damaged ({why})") from error
 
 
-def _pieces(stream: io.BufferedIOBase) -> Callable[[], bytes]:
-    return lambda: stream.read1(_STEP)
+class _Streams:
+    """Compressed streams one after another, each of which must be whole.
+
+    The standard library's files take a later stream that cannot be decompressed for garbage, and end.
+    """
+
+    def __init__(self, file: IO[bytes], make: Callable[[], Any]) -> None:
+        self._file = file
+        self._make = make
+        self._stream = make()
+
+    def __call__(self) -> bytes:
+        while True:
+            data = b""
+            if self._stream.eof:
+                data = self._stream.unused_data.lstrip(b"\0")  # padding
+                while not data and (more := self._file.read(_STEP)):
+                    data = more.lstrip(b"\0")
+                if not data:
+                    return b""
+                self._stream = self._make()
+            elif self._stream.needs_input and not (data := self._file.read(_STEP)):
+                raise EOFError
+            if piece := self._stream.decompress(data, _STEP):
+                return bytes(piece)
 
 
-def _arrow_pieces(name: str) -> Callable[[IO[bytes]], Callable[[], bytes]]:
-    def open_stream(file: IO[bytes]) -> Callable[[], bytes]:
-        stream = pa.CompressedInputStream(file, name)
-        return lambda: stream.read(_ARROW_STEP)
+class _ArrowStream:
+    """A stream of pyarrow's, which loses what it has of a piece in which it meets a damage.
 
-    return open_stream
+    Then everything is decompressed once more, and the last piece byte by byte.
+    """
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file = file
+        self._name = name
+        self._stream = pa.CompressedInputStream(file, name)
+        self._n_pieces = 0
+        self._error: Exception | None = None
+
+    def __call__(self) -> bytes:
+        if self._error is not None:
+            raise self._error
+        try:
+            piece: bytes = self._stream.read(_STEP)
+        except (OSError, pa.ArrowException) as error:
+            self._error = error
+            piece = self._last_piece()
+            if not piece:
+                raise
+        self._n_pieces += 1
+        return piece
+
+    def _last_piece(self) -> bytes:
+        self._file.seek(0)
+        stream = pa.CompressedInputStream(self._file, self._name)
+        for _ in range(self._n_pieces):
+            stream.read(_STEP)
+        piece = bytearray()
+        with contextlib.suppress(OSError, pa.ArrowException):
+            while byte := stream.read(1):
+                piece += byte
+        return bytes(piece)
 
 
 _DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Callable[[], bytes]]] = {
-    # Closed with the file they read from, whose owner closes it.
-    "gzip": lambda file: _pieces(gzip.GzipFile(fileobj=file)),
-    "bzip2": lambda file: _pieces(bz2.BZ2File(file)),
-    "xz": lambda file: _pieces(lzma.LZMAFile(file)),  # noqa: SIM115
-    "zstd": _arrow_pieces("zstd"),
-    "lz4": _arrow_pieces("lz4"),
+    "gzip": lambda file: functools.partial(gzip.GzipFile(fileobj=file).read1, _STEP),
+    "bzip2": lambda file: _Streams(file, bz2.BZ2Decompressor),
+    "xz": lambda file: _Streams(file, lzma.LZMADecompressor),
+    "zstd": lambda file: _ArrowStream(file, "zstd"),
+    "lz4": lambda file: _ArrowStream(file, "lz4"),
 }
 
 
@@ -150,12 +203,12 @@ class ByteStream:
             pass
 
     def read(self, size: int) -> bytes:
-        """The next bytes, fewer than asked for only at the end.
+        """Some of the next bytes, at most so many; none only at the end.
 
         Raises:
             DamagedError: The source is damaged here.
         """
-        data: bytes = self._stream.read(size)
+        data: bytes = self._stream.read1(size)
         self.position += len(data)
         return data
 
@@ -176,15 +229,14 @@ class ByteStream:
 
     def _wide_line(self, line: bytes, newline: bytes) -> bytes:
         width = len(newline)
-        while line and len(line) < MAX_RECORD_BYTES:
-            line += self._stream.read(-len(line) % width)
-            if line.endswith(newline):
+        whole = bytearray(line)
+        while line and len(whole) < MAX_RECORD_BYTES:
+            whole += self._stream.read(-len(whole) % width)
+            if whole.endswith(newline):
                 break
-            more = self._stream.readline(MAX_RECORD_BYTES - len(line))
-            if not more:
-                break
-            line += more
-        return line
+            line = self._stream.readline(MAX_RECORD_BYTES - len(whole))
+            whole += line
+        return bytes(whole)
 
     def compressed_position(self) -> int:
         """How much of the file has been read, about: in compressed bytes."""
@@ -211,6 +263,7 @@ def check_encoding(name: str) -> str:
     try:
         canonical = codecs.lookup(name).name
         wide = canonical.startswith(("utf-16", "utf-32"))
+        b"text \xff".decode(canonical, "replace")
         if not wide and '\n\r\t,"{'.encode(canonical) != b'\n\r\t,"{':
             raise InputError(f"--encoding {name} cannot be read by line: convert the text to UTF-8 first")
     except (LookupError, UnicodeError, TypeError, ValueError):

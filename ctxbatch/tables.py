@@ -17,9 +17,11 @@ from ctxbatch.streams import DamagedError
 _IPC_FILE = b"ARROW1"
 _FEATHER_1 = b"FEA1"
 _ROWS = 1024
+# What pyarrow raises on a file that was damaged; much of it says nothing of files.
+_BROKEN = (pa.ArrowException, OSError, SystemError, ValueError, OverflowError, KeyError)
 
-# Number, text as bytes (None: null) and id of a row.
-Row = tuple[int, bytes | None, str | None]
+# Number of a row, its text (None: null) and its id (None: null, or no such column).
+Row = tuple[int, bytes | None, bytes | None]
 
 
 class Table:
@@ -39,7 +41,8 @@ class Table:
                 self.schema: pa.Schema = self._file.schema_arrow
             else:
                 self.schema = self._open_arrow().schema
-        except (pa.ArrowException, OSError) as error:
+            self.columns = column_names(self.schema)
+        except _BROKEN as error:
             raise self._damage(error) from error
 
     def _open_arrow(self) -> Any:  # noqa: ANN401 (a reader of a file or of a stream)
@@ -83,37 +86,36 @@ class Table:
             DamagedError: The file is damaged from the row on that would come next.
         """
         paths = find_column(self.schema, text), find_column(self.schema, identifier)
-        first: int
         batches = self._parquet_batches(start, paths) if self._is_parquet else self._arrow_batches(start)
         for first, batch in batches:
             for begin in range(max(0, start - first), batch.num_rows, _ROWS):
                 part = batch.slice(begin, _ROWS)
-                texts = _texts(part, paths[0])
-                ids = _ids(part, paths[1])
-                for offset, (each, name) in enumerate(zip(texts, ids, strict=True)):
-                    yield first + begin + offset, each, name
+                try:
+                    texts, ids = _texts(part, paths[0]), _ids(part, paths[1])
+                except _BROKEN as error:
+                    raise self._damage(error) from error
+                yield from zip(range(first + begin, first + begin + len(texts)), texts, ids, strict=True)
 
     def _parquet_batches(
         self, start: int, paths: tuple[list[str] | None, ...]
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Batches of the wanted columns, beginning with the row group that holds row ``start``."""
+        """Batches of the wanted columns, beginning with the row group that holds row ``start``.
+
+        One row group after another, so that where batches begin does not depend on ``start``.
+        """
         columns = [".".join(path) for path in paths if path]
         first = 0
-        groups: list[int] = []
         for group in range(self._file.metadata.num_row_groups):
             size = self._file.metadata.row_group(group).num_rows
-            if not groups and first + size <= start:
+            if first + size <= start:
                 first += size
-            else:
-                groups.append(group)
-        if not groups:
-            return
-        try:
-            for batch in self._file.iter_batches(_ROWS, row_groups=groups, columns=columns):
-                yield first, batch
-                first += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
-            raise self._damage(error) from error
+                continue
+            try:
+                for batch in self._file.iter_batches(_ROWS, row_groups=[group], columns=columns):
+                    yield first, batch
+                    first += batch.num_rows
+            except _BROKEN as error:
+                raise self._damage(error) from error
 
     def _arrow_batches(self, start: int) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Batches of all columns, as they lie in the file; what is mapped and not looked at costs nothing."""
@@ -130,7 +132,7 @@ class Table:
                 if first + batch.num_rows > start:
                     yield first, batch
                 first += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
+        except _BROKEN as error:
             raise self._damage(error) from error
 
 
@@ -138,11 +140,14 @@ class Table:
 
 
 def find_column(schema: pa.Schema, name: str) -> list[str] | None:
-    """The way to a column: a name as it stands, or through structs, with dots; ``None`` if there is none."""
-    if name in schema.names:
+    """The way to a column: a name as it stands, or through structs, with dots; ``None`` if there is none.
+
+    There is none either where several columns have the name.
+    """
+    if schema.get_field_index(name) >= 0:
         return [name]
     parts = name.split(".")
-    if parts[0] not in schema.names:
+    if schema.get_field_index(parts[0]) < 0:
         return None
     kind = schema.field(parts[0]).type
     for part in parts[1:]:
@@ -164,6 +169,8 @@ def is_text(kind: pa.DataType) -> bool:
     """Whether a column's values are strings, or bytes that may be such."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
+        if pa.types.is_string_view(kind):  # which pyarrow cannot decode
+            return False
     types = pa.types
     return bool(
         types.is_string(kind)
@@ -191,28 +198,41 @@ def column_names(schema: pa.Schema) -> list[str]:
 
 
 def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
+    """A column, checked for offsets and indices that would lead out of its buffers."""
     column = batch.column(path[0])
+    column.validate()
     for part in path[1:]:
         column = pc.struct_field(column, part)
-    return column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
+    if isinstance(column, pa.DictionaryArray):
+        column.validate(full=True)
+        column = column.dictionary_decode()
+    if pa.types.is_string_view(column.type):
+        column.validate(full=True)
+        column = column.cast(pa.large_string())
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        # As bytes: whether they are UTF-8 is for the one who makes records of them to say.
+        column = column.cast(pa.large_binary())
+    column.validate(full=True)
+    return column
 
 
 def _texts(batch: pa.RecordBatch, path: list[str] | None) -> list[bytes | None]:
     if path is None:
         return [None] * batch.num_rows
-    column = _column(batch, path)
-    if pa.types.is_string_view(column.type):
-        column = column.cast(pa.large_string())
-    # As bytes: whether they are UTF-8 is for the one who makes records of them to say.
-    found: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
+    found: list[bytes | None] = _column(batch, path).cast(pa.large_binary()).to_pylist()
     return found
 
 
-def _ids(batch: pa.RecordBatch, path: list[str] | None) -> list[str | None]:
+def _ids(batch: pa.RecordBatch, path: list[str] | None) -> list[bytes | None]:
     if path is None:
         return [None] * batch.num_rows
-    try:
-        values = _column(batch, path).to_pylist()
-    except UnicodeDecodeError:
-        return [None] * batch.num_rows
-    return [v if v is None or isinstance(v, str) else json.dumps(v, default=str) for v in values]
+    column = _column(batch, path)
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp(column.type.unit))
+    if pa.types.is_nested(column.type):
+        values = column.to_pylist()
+        return [None if v is None else json.dumps(v, default=str).encode() for v in values]
+    if not pa.types.is_large_binary(column.type) and not pa.types.is_binary(column.type):
+        column = column.cast(pa.large_string()).cast(pa.large_binary())
+    found: list[bytes | None] = column.to_pylist()
+    return found

@@ -19,6 +19,10 @@ from ctxbatch.tables import Row, Table
 
 # A quoted field of CSV may hold line ends; one that goes on for longer has lost its closing quote.
 _MAX_QUOTED_BYTES = 16 << 20
+_MAX_QUOTED_LINES = 100_000
+# So many rows are tried among lines that were already taken for one that did not end.
+_MAX_FAILURES = 16
+_TOO_LONG = f"longer than {MAX_RECORD_BYTES >> 20} MiB"
 csv.field_size_limit(MAX_RECORD_BYTES)
 
 
@@ -32,6 +36,7 @@ class Reading:
     id_field: str
     encoding: str
     errors: DecodeErrors
+    delimiter: str | None
     limit: int | None
     shard_size: int
 
@@ -39,8 +44,9 @@ class Reading:
 class Unit(NamedTuple):
     """A record as it lies in its source or, with ``is_record`` false, what lies between two.
 
-    ``problem`` says why it is rejected, where that is known without looking at its text. A damage takes
-    a position of its own behind the last byte that could be read.
+    ``problem`` says why it is rejected, where that is known without looking at its text. With ``is_lost`` it
+    stands for the rest of a damaged source and takes a position of its own behind the last byte that could be
+    read. No segment begins where ``may_begin`` is false: what begins there depends on what was before.
     """
 
     number: int
@@ -50,6 +56,8 @@ class Unit(NamedTuple):
     is_record: bool = True
     problem: str | None = None
     value: Any = None
+    is_lost: bool = False
+    may_begin: bool = True
 
     @property
     def content(self) -> bytes:
@@ -58,7 +66,7 @@ class Unit(NamedTuple):
 
 
 def _lost(number: int, position: int, error: DamagedError) -> Unit:
-    return Unit(number, position, position + 1, b"", problem=f"{error}: the rest is lost")
+    return Unit(number, position, position + 1, b"", problem=f"{error}: the rest is lost", is_lost=True)
 
 
 class OpenSource:
@@ -103,16 +111,15 @@ class OpenSource:
         try:
             stream.seek(start)
             while line := stream.readline(self.newline):
-                begin = stream.position - len(line)
-                if len(line) < MAX_RECORD_BYTES:
-                    yield Unit(number, begin, stream.position, line)
-                else:
-                    problem = f"longer than {MAX_RECORD_BYTES >> 20} MiB"
-                    yield Unit(number, begin, stream.position, line, problem=problem)
-                    while line and not line.endswith(self.newline):
-                        begin, line = stream.position, stream.readline(self.newline)
-                        yield Unit(number, begin, stream.position, line, is_record=False)
+                begin, end = stream.position - len(line), stream.position
                 number += 1
+                if len(line) < MAX_RECORD_BYTES:
+                    yield Unit(number - 1, begin, end, line)
+                    continue
+                yield Unit(number - 1, begin, end, line, problem=_TOO_LONG)
+                while line and not line.endswith(self.newline):
+                    begin, line = stream.position, stream.readline(self.newline)
+                    yield Unit(number, begin, stream.position, line, is_record=False)
         except DamagedError as error:
             yield _lost(number, stream.position, error)
 
@@ -148,25 +155,40 @@ def _text_units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
 
 def _groups(lines: Iterator[Unit], is_blank: Callable[[Unit], bool]) -> Iterator[Unit]:
     """Join lines up to the next blank one; a group that is too long is given up, its rest is passed over."""
-    group: list[Unit] = []
-    size = 0
+    first: Unit | None = None
+    data = bytearray()  # a unit per line of a long group would take many times the memory
+    end = 0
     rejected = False
     for line in lines:
+        if line.is_lost:
+            if first is not None:
+                line = Unit(
+                    first.number, first.start, line.end, bytes(data), True, line.problem, is_lost=True
+                )
+            yield line
+            return
         if line.is_record and line.problem is None and is_blank(line):
-            if group:
-                yield _joined(group)
-            group, size, rejected = [], 0, False
+            if first is not None:
+                yield Unit(first.number, first.start, end, bytes(data))
+            first, rejected = None, False
             yield line._replace(is_record=False)
         elif rejected:
-            yield line._replace(is_record=False)
+            yield line._replace(is_record=False, problem=None)
         else:
-            group.append(line)
-            size += len(line.data)
-            if size >= MAX_RECORD_BYTES or line.problem is not None:
-                yield _joined(group, line.problem or f"longer than {MAX_RECORD_BYTES >> 20} MiB")
-                group, size, rejected = [], 0, True
-    if group:
-        yield _joined(group)
+            if first is None:
+                first = line
+                data.clear()
+            data += line.data
+            end = line.end
+            if len(data) >= MAX_RECORD_BYTES or line.problem is not None:
+                yield Unit(first.number, first.start, end, bytes(data), problem=_TOO_LONG)
+                first, rejected = None, True
+    if first is not None:
+        yield Unit(first.number, first.start, end, bytes(data))
+
+
+def _json_units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
+    return source.lines(start, number)
 
 
 def _joined(units: Sequence[Unit], problem: str | None = None, value: object = None) -> Unit:
@@ -174,22 +196,22 @@ def _joined(units: Sequence[Unit], problem: str | None = None, value: object = N
     return Unit(units[0].number, units[0].start, units[-1].end, data, problem=problem, value=value)
 
 
-def _json_units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
-    return source.lines(start, number)
-
-
 class _RowEndMissingError(csv.Error):
     """A quoted field that does not end."""
 
 
 def _csv_units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
-    """Rows of CSV or TSV, their fields in ``value``; a row may be several lines, the header is no record."""
+    """Rows of CSV or TSV, their fields in ``value``; a row may be several lines, the header is no record.
+
+    The header is the first row that is not blank.
+    """
     header = start == 0
     for row in _CsvRows(source, start):
-        if row.is_record and header:
-            header = False
-            yield row._replace(number=number, is_record=row.problem is not None)
+        if header and row.is_record and row.problem is None:
+            header = not row.value
+            yield row._replace(number=number, is_record=False)
         else:
+            header = header and not row.is_record
             yield row._replace(number=number)
             number += row.is_record
 
@@ -197,37 +219,56 @@ def _csv_units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
 class _CsvRows:
     """Joins lines to rows. After a row that is not valid, reading goes on with its second line.
 
-    In TSV a quote that makes a row invalid is a character like others.
+    In TSV a quote that makes a row invalid is a character like others. After a row that does not end, the
+    lines that were taken for it are read again; so that this cannot happen for every one of them, few rows
+    are tried there, and then every line is a row.
     """
 
     def __init__(self, source: OpenSource, start: int) -> None:
         self._source = source
         self._lines = source.lines(start, 0)
         self._tabs = source.source.format == "tsv"
+        self._delimiter = source.reading.delimiter or ("\t" if self._tabs else ",")
         self._again: deque[Unit] = deque()
         self._taken: list[Unit] = []
         self._apart: Unit | None = None
         self._problem: str | None = None
+        self._failures = 0
+        self._scanned = start
 
     def __iter__(self) -> Iterator[Unit]:
         while True:
             self._apart = None
-            reader = csv.reader(self._texts(), delimiter="\t" if self._tabs else ",", strict=True)
+            reader = csv.reader(self._texts(), delimiter=self._delimiter, strict=True)
             try:
                 for fields in reader:
-                    yield self._row(fields)
+                    yield self._marked(self._row(fields))
                     self._taken, self._problem = [], None
             except csv.Error as error:
                 first, *rest = self._taken
-                if self._apart is not None:
-                    rest.append(self._apart)
-                self._again.extendleft(reversed(rest))
+                self._put_back(rest)
                 self._taken, self._problem = [], None
-                yield self._literal(first) or _joined([first], f"not CSV: {error}")
+                unit = self._literal(first) or _joined([first], f"not CSV: {error}")
+                yield self._marked(unit)
             else:
                 if self._apart is None:
                     return
-                yield self._apart
+                yield self._marked(self._apart)
+
+    def _put_back(self, lines: list[Unit]) -> None:
+        """Have lines read again that were taken for a row that was none."""
+        if lines:
+            self._failures += 1
+            self._scanned = max(self._scanned, lines[-1].end)
+        if self._apart is not None:
+            self._again.appendleft(self._apart)
+        self._again.extendleft(reversed(lines))
+
+    def _marked(self, row: Unit) -> Unit:
+        """A row, with a note whether what begins there depends on rows that failed before it."""
+        if row.end >= self._scanned:
+            self._failures = 0
+        return row if row.start >= self._scanned else row._replace(may_begin=False)
 
     def _texts(self) -> Iterator[str]:
         """Lines as text, up to one that is rejected as it is."""
@@ -236,9 +277,12 @@ class _CsvRows:
             if line.problem is not None or not line.is_record:
                 self._apart = line
                 return
+            if self._taken and self._failures >= _MAX_FAILURES and line.start < self._scanned:
+                self._again.appendleft(line)
+                raise _RowEndMissingError("a quoted field does not end in its line")
             size = size + len(line.data) if self._taken else len(line.data)
             self._taken.append(line)
-            if size > _MAX_QUOTED_BYTES and len(self._taken) > 1:
+            if len(self._taken) > _MAX_QUOTED_LINES or (size > _MAX_QUOTED_BYTES and len(self._taken) > 1):
                 raise _RowEndMissingError("a quoted field does not end")
             text, problem = self._source.text_of(line)
             self._problem = self._problem or problem
@@ -247,7 +291,9 @@ class _CsvRows:
     def _row(self, fields: list[str]) -> Unit:
         columns = self._source.source.columns
         if columns is not None and fields and len(fields) != len(columns):
-            if (literal := self._literal(self._taken[0])) and len(self._taken) == 1:
+            first, *rest = self._taken
+            if literal := self._literal(first):
+                self._put_back(rest)
                 return literal
             problem = f"the row has {len(fields)}, the header {len(columns)} fields"
             return _joined(self._taken, self._problem or problem)
@@ -256,7 +302,7 @@ class _CsvRows:
     def _literal(self, line: Unit) -> Unit | None:
         columns = self._source.source.columns
         text, problem = self._source.text_of(line)
-        fields = without_line_end(text).split("\t")
+        fields = without_line_end(text).split(self._delimiter)
         if not self._tabs or problem or (columns is not None and len(fields) != len(columns)):
             return None
         return _joined([line], None, fields)
@@ -268,15 +314,17 @@ def _table_units(source: OpenSource, start: int, _number: int) -> Iterator[Unit]
         table = Table(source.source.path, source.source.format)
         for each in table.rows(start, source.reading.text_field, source.reading.id_field):
             row = each[0] + 1
-            yield Unit(each[0], each[0], row, _row_content(each), value=each)
+            too_long = each[1] is not None and len(each[1]) >= MAX_RECORD_BYTES
+            yield Unit(
+                each[0], each[0], row, _row_content(each), problem=_TOO_LONG if too_long else None, value=each
+            )
     except DamagedError as error:
         yield _lost(row, row, error)
 
 
 def _row_content(row: Row) -> bytes:
     _, text, name = row
-    identifier = (name or "").encode(errors="surrogatepass")
-    return b"null" if text is None else b"%d:%b%b\n" % (len(text), text, identifier)
+    return b"null" if text is None else b"%d:%b%b\n" % (len(text), text, name or b"")
 
 
 _UNITS: dict[str, Callable[[OpenSource, int, int], Iterator[Unit]]] = {

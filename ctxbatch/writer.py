@@ -324,11 +324,6 @@ def shard_folder(out: Path, shard: int) -> Path:
     return out / SHARDS / f"{shard:06d}"
 
 
-def withdraw_shard(out: Path, shard: int) -> None:
-    """Make a shard count no more, so that it is made anew. Only under the store's lock."""
-    (shard_folder(out, shard) / COMMIT).unlink(missing_ok=True)
-
-
 def remove_leftovers(out: Path, pid: int | None = None) -> None:
     """Remove what is left of shards and files that were never finished. Only under the store's lock.
 

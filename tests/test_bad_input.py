@@ -1,11 +1,14 @@
 """Bad input: each kind is rejected by name, with its place and reason, or refused in one line."""
 
+import random
 import re
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from corpora import COMPRESS, as_json_lines, as_lines, as_table, read_all, write_arrow_file, write_parquet
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import ctxbatch
 from ctxbatch import RunConfig
@@ -188,9 +191,55 @@ def test_a_record_that_is_too_long_is_rejected_and_the_next_is_read(tmp_path, mo
     for size in (1, 60, 10**6):
         _, _, items = read_all([path], shard_size=size)
         assert [item.record for item in items] == list(range(46))
-        assert [i for i in items if isinstance(i, Reject)] == [Reject(0, 1, 6, "longer than 0 MiB")]
+        assert [i for i in items if isinstance(i, Reject)] == [Reject(0, 1, 6, "longer than 64 MiB")]
         _, _, items = read_all([path], record="paragraph", shard_size=size)
         assert [(type(item), item.record) for item in items] == [(Reject, 0), (Reject, 4), (Record, 45)]
+
+
+def test_damage_behind_a_record_that_is_too_long_is_told_too(tmp_path, monkeypatch):
+    for module in ("streams", "units"):
+        monkeypatch.setattr(f"ctxbatch.{module}.MAX_RECORD_BYTES", 2000)
+    chance = random.Random(2)
+    content = b"first\n\n" + b"".join(b"%d\n" % chance.randrange(10**9) for _ in range(900)) + b"\nlast\n"
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(COMPRESS[".gz"](content)[:-1500])
+    _, _, items = read_all([path], record="paragraph")
+    assert [item.reason.split(":")[0] for item in items[1:]] == [
+        "longer than 64 MiB",
+        "the gzip data end too early",
+    ]
+
+
+soup = st.lists(st.sampled_from(["a", '"', ",", "\t", "\n", '"\n', '",\n', '\t"', "é", "\r\n"]), max_size=60)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@given(parts=soup, name=st.sampled_from(["a.csv", "a.tsv"]), sizes=st.tuples(*[st.integers(1, 40)] * 2))
+def test_broken_quoting_gives_the_same_records_whatever_the_shard_size(tmp_path, parts, name, sizes):
+    path, good = tmp_path / name, tmp_path / "z.txt"
+    good.write_text("good")
+    path.write_text(("id,text\n" if name == "a.csv" else "id\ttext\n") + "".join(parts), newline="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ctxbatch.units._MAX_QUOTED_LINES", 3)
+        patch.setattr("ctxbatch.units._MAX_FAILURES", 2)
+        one, other = (read_all([path, good], shard_size=size)[2] for size in sizes)
+    assert one == other
+    assert [item.record for item in one] == [*range(len(one) - 1), 0]
+
+
+def test_many_quotes_that_are_never_closed_take_no_quadratic_time(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("x,y,text\n1,2,ok\n" + 'a",,"c\n' * 20_000)
+    _, _, items = read_all([path], shard_size=50_000)
+    assert len(items) == 20_001
+    assert isinstance(items[0], Record)
+
+
+def test_lines_of_wide_encodings_take_no_quadratic_time(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(("\u0a0a" * 2_000_000 + "\nnext").encode("utf-16"))
+    _, _, items = read_all([path])
+    assert [len(item.text) for item in items] == [2_000_000, 4]
 
 
 def test_quotes_in_tsv_that_are_no_quoting_are_characters(tmp_path):
@@ -255,6 +304,32 @@ REFUSED = {
     ),
     "only damage": ({"a.txt.gz": b"no gzip"}, ["a.txt.gz"], {}, r"nothing can be read: .*the gzip data"),
     "text as parquet": ({"a.parquet": b"x" * 99}, ["a.parquet"], {}, r"nothing can be read: .*Parquet data"),
+    "a zip archive named as text": (
+        {"a.txt": b"PK\x03\x04" + b"x" * 99},
+        ["a.txt"],
+        {},
+        r"a zip archive: unpack",
+    ),
+    "an array of json": (
+        {"a.jsonl": b'[{"text": "x"},\n{"text": "y"}]'},
+        ["a.jsonl"],
+        {},
+        r"not one object a line",
+    ),
+    "pretty printed json": ({"a.jsonl": b'{\n "text": "x"\n}\n'}, ["a.jsonl"], {}, r"not one object"),
+    "utf-16 without a mark": (
+        {"a.txt": "some text\n".encode("utf-16-le")},
+        ["a.txt"],
+        {},
+        r"looks like UTF-16 without",
+    ),
+    "two fields of one name": ({"a.csv": b"text,text\nx,y\n"}, ["a.csv"], {}, r"a.csv has 2 fields 'text'"),
+    "an encoding that cannot replace": (
+        GOOD,
+        ["a.txt"],
+        {"encoding": "idna"},
+        r"--encoding 'idna' is unknown",
+    ),
     "an unknown format": (GOOD, ["a.txt"], {"format": "xml"}, r"--format 'xml' is not one of txt, jsonl"),
 }
 
@@ -284,6 +359,21 @@ def test_a_table_without_a_column_of_text_is_refused(tmp_path, table, message):
         write(pa.table(table), tmp_path / name)
         with pytest.raises(InputError, match=message):
             read_all([tmp_path / name])
+
+
+def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["text", "text"])
+    write_arrow_file(table, tmp_path / "a.arrow")
+    with pytest.raises(InputError, match=r"a.arrow has 2 fields 'text': give them different names"):
+        read_all([tmp_path / "a.arrow"])
+
+
+def test_blank_lines_before_a_header_and_files_without_one_are_no_hindrance(tmp_path):
+    (tmp_path / "a.csv").write_text("\n\nid,text\n1,one\n")
+    (tmp_path / "b.csv").write_text("\n\n")
+    (tmp_path / "c.csv").write_text("id,text\n")
+    _, _, items = read_all([tmp_path], shard_size=1)
+    assert [(item.record, item.text) for item in items] == [(0, "one")]
 
 
 def test_a_folder_that_cannot_be_a_store_is_refused(tmp_path, tiny):

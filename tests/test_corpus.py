@@ -171,7 +171,7 @@ def test_folders_are_walked_in_order_and_unknown_files_named(tmp_path):
         (tmp_path / name).write_text("x")
     sources, left_out = find_sources([tmp_path], tmp_path / "out")
     assert [Path(s.path).name for s in sources] == ["a.txt", "b.txt", "c.jsonl"]
-    assert [Path(p.partition(":")[0]).name for p in left_out] == ["notes.pdf"]
+    assert left_out == [f"{tmp_path / 'notes.pdf'} (unknown format '.pdf')"]
 
 
 def test_stores_inside_the_input_folder_are_not_read(tmp_path):
@@ -182,7 +182,7 @@ def test_stores_inside_the_input_folder_are_not_read(tmp_path):
     (tmp_path / "older" / "manifest.json").write_text('{"format": "ctxbatch store"}')
     sources, left_out = find_sources([tmp_path], tmp_path / "out")
     assert [Path(s.path).name for s in sources] == ["a.txt"]
-    assert left_out == [f"{tmp_path / 'older'}: a ctxbatch store"]
+    assert left_out == [f"{tmp_path / 'older'} (a ctxbatch store)"]
 
 
 def test_linked_folders_are_entered_once(tmp_path):
@@ -206,7 +206,7 @@ def test_a_first_line_of_only_a_byte_order_mark_is_blank(tmp_path):
     ("name", "content", "message"),
     [
         ("missing.txt", None, "missing.txt: no such file or folder"),
-        ("a.pdf", b"x", r"a.pdf: unknown format '.pdf'; it must be one of .txt, .jsonl, .ndjson, .csv"),
+        ("a.pdf", b"x", r"a.pdf: unknown format '.pdf'; known are .txt, .jsonl, .ndjson, .csv"),
         ("empty.txt", b"", "the inputs are empty: .*empty.txt"),
     ],
 )

@@ -244,7 +244,7 @@ def test_a_full_disk_stops_the_run_and_with_room_it_goes_on(tmp_path, tiny, cli)
 def test_a_run_that_the_disk_cannot_hold_is_refused_before_it_begins(tmp_path, tiny, monkeypatch):
     corpus = write_corpus(tmp_path / "a.txt", 100)
     config = {"model": str(tiny()), "index": False}
-    monkeypatch.setattr("ctxbatch.estimate.free_bytes", lambda _: 10_000)
+    monkeypatch.setattr("ctxbatch.forecast.free_bytes", lambda _: 10_000)
     with pytest.raises(ResourceError, match=r"needs about .* make room, name another -o .* or .*--force"):
         ctxbatch.run(corpus, tmp_path / "out", RunConfig(**config))
     assert not (tmp_path / "out" / "manifest.json").exists()

@@ -9,13 +9,13 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ctxbatch.batching import BatchMaker
 from ctxbatch.config import ResolvedConfig
-from ctxbatch.errors import ResourceError
+from ctxbatch.errors import InputError, ResourceError
 from ctxbatch.index import SCAN_ROWS
 from ctxbatch.layout import write_atomically
 from ctxbatch.readers import Record, to_record
@@ -30,6 +30,7 @@ _SAMPLE_BYTES = 1 << 20
 _MIN_BYTES_A_SOURCE = 16 << 10
 _SOURCES_A_KIND = 32
 _PLACES_A_SOURCE = 16
+_FEW_ROWS = 2_000
 # How far a compressed source is decompressed to learn what a compressed byte is worth.
 _PROBED_BYTES = 4 << 20
 _MAX_DECOMPRESSED = 256 << 20
@@ -53,6 +54,7 @@ class Estimate:
     bytes: int
     sampled: float
     records: int
+    rejected: int
     sentences: int
     words: int
     rows: int
@@ -80,6 +82,7 @@ class _Totals:
 
     bytes: float = 0
     records: float = 0
+    rejected: float = 0
     sentences: float = 0
     words: float = 0
     rows: float = 0
@@ -104,7 +107,7 @@ def estimate(
         devices: Names of the devices, as commit records have them.
 
     Raises:
-        InputError: A source cannot be read.
+        InputError: A source cannot be read, or there is no record in the sample that can be.
     """
     from ctxbatch.encoder import read_tokenizer  # torch comes last: mistakes are told at once
 
@@ -120,9 +123,10 @@ def estimate(
         factor = sum(s.size for s in group) / sum(s.size for s in chosen[kind])
         for source in chosen[kind]:
             found, share = _sample(source, reading, budget, maker, config)
-            if share:
-                total.add(found, factor / share)
-                sampled += found.bytes
+            total.add(found, factor / share)
+            sampled += found.bytes
+    if total.records and total.rejected == total.records and not total.sentences:
+        raise InputError("nothing can be read: every record of the sample would be rejected")
     whole = total.bytes
     if reading.limit is not None and total.records > reading.limit:
         share, part = reading.limit / total.records, _Totals()
@@ -135,6 +139,7 @@ def estimate(
         bytes=round(total.bytes),
         sampled=min(1.0, round(sampled / whole, 4)) if whole else 1.0,
         records=round(total.records),
+        rejected=round(total.rejected),
         sentences=round(total.sentences),
         words=round(total.words),
         rows=round(total.rows),
@@ -165,27 +170,24 @@ def _index_bytes(rows: float, config: ResolvedConfig) -> int:
 def _sample(
     source: Source, reading: Reading, budget: int, maker: BatchMaker, config: ResolvedConfig
 ) -> tuple[_Totals, float]:
-    """Sums over a part of a source, and the part's share of it; 0 where nothing can be read."""
+    """Sums over a part of a source, and the part's share of it."""
     try:
         extent, exact = _extent(source)
     except DamagedError:
-        return _Totals(), 0.0
+        return _Totals(records=1, rejected=1), 1.0
     if reading.record == "file":  # parts of a file have to do
         reading = replace(reading, record="paragraph")
+    part = _Part()
+    places = _places(source, exact, budget)
     opened = OpenSource(source, reading)
     try:
-        read = 0.0
-        records: list[tuple[float, Record]] = []
-        places = _places(source, exact, budget)
-        for start in places:
-            size, some = _read_from(opened, start, budget // len(places) if len(places) > 1 else budget)
-            read += size
-            records += some
+        for start, end in zip(places, [*places[1:], extent], strict=True):
+            _read_from(part, opened, start, end, budget / len(places))
     finally:
         opened.close()
-    found = _Totals(bytes=sum(size for size, _ in records), records=len(records))
-    _count(found, [record for _, record in records], source, maker, config)
-    return found, min(1.0, read / extent) if extent else 0.0
+    found = _Totals(bytes=part.bytes, records=part.n_records, rejected=part.n_rejected)
+    _count(found, part.records, source, maker, config)
+    return found, min(1.0, part.reached / extent) if extent and part.reached else 1.0
 
 
 def _extent(source: Source) -> tuple[float, int]:
@@ -209,34 +211,50 @@ def _extent(source: Source) -> tuple[float, int]:
 
 def _places(source: Source, length: int, budget: int) -> list[int]:
     """Where to read: at the beginning, and evenly spread where a record's beginning can be found."""
-    if source.format in ("csv", "tsv") or (not source.is_table and length <= budget):
+    if source.format in ("csv", "tsv") or length <= (_FEW_ROWS if source.is_table else budget):
         return [0]
-    step = max(1, length // _PLACES_A_SOURCE)
-    return [place // 4 * 4 for place in range(0, length, step)][:_PLACES_A_SOURCE]
+    return [number * length // _PLACES_A_SOURCE // 4 * 4 for number in range(_PLACES_A_SOURCE)]
 
 
-def _read_from(opened: OpenSource, start: int, budget: int) -> tuple[float, list[tuple[float, Record]]]:
-    """Records from some place on: how far they reach, and each with its bytes.
+@dataclass(slots=True)
+class _Part:
+    """What was read of a source: how far it reaches in its own measure, and what it holds."""
+
+    reached: float = 0
+    bytes: float = 0
+    n_records: float = 0
+    n_rejected: float = 0
+    records: list[Record] = field(default_factory=list)
+
+
+def _read_from(part: _Part, opened: OpenSource, start: int, end: float, budget: float) -> None:
+    """Add what stands from one place on to a part, up to the next place or the budget.
 
     Of a record that is larger than the budget a part stands for the whole, so its share is what counts.
     """
-    reached = 0.0
-    records: list[tuple[float, Record]] = []
     taken = 0
     units = opened.units(start)
     if start and not opened.source.is_table:
         next(units, None)  # what is left of a record
     for unit in units:
-        if unit.problem is not None or taken >= budget:
-            break
+        if unit.is_lost:
+            part.n_records += 1
+            part.n_rejected += 1
+        if unit.is_lost or unit.start >= end or taken >= budget:
+            return
         share = min(1.0, budget / max(1, len(unit.data)))
-        reached += (unit.end - unit.start) * share
+        part.reached += (unit.end - unit.start) * share
+        part.bytes += len(unit.data) * share
         taken += len(unit.data)
-        record = to_record(unit, 0, opened) if unit.is_record else None
+        if not unit.is_record:
+            continue
+        part.n_records += share
+        record = to_record(unit, 0, opened)
         if isinstance(record, Record):
             text = record.text[: max(1, int(len(record.text) * share))]
-            records.append((len(unit.data) * share, replace(record, text=text)))
-    return reached, records
+            part.records.append(replace(record, text=text))
+        else:
+            part.n_rejected += share
 
 
 def _count(
