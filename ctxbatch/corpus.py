@@ -17,7 +17,7 @@ from ctxbatch.config import RunConfig
 from ctxbatch.errors import InputError
 from ctxbatch.readers import Segment, has_json_field, json_field_names, json_object
 from ctxbatch.sources import Source
-from ctxbatch.streams import ByteStream, DamagedError, check_encoding, marked_encoding, newline_of
+from ctxbatch.streams import ByteStream, DamagedError, check_encoding, marked_encoding
 from ctxbatch.tables import Table, column_type, find_column, is_text
 from ctxbatch.units import OpenSource, Reading, Unit
 
@@ -27,8 +27,6 @@ _MEGABYTE = 1 << 20
 _SAMPLE_RECORDS = 1_000
 _SHOWN_FIELDS = 12
 _HEAD_BYTES = 4096
-# A larger share of NULs is no text of one byte a character.
-_MAX_NULS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ def _examine(source: Source, reading: Reading, config: RunConfig) -> Source:
         return source
     head = _head(source)
     source = replace(source, encoding=marked_encoding(head) or reading.encoding)
-    if len(newline_of(source.encoding or "")) == 1 and head.count(0) > len(head) * _MAX_NULS:
+    if source.encoding == "utf-8" and _looks_like_utf_16(head):
         raise InputError(f"{source.path} looks like UTF-16 without a byte order mark: say --encoding utf-16")
     if source.format in ("csv", "tsv"):
         return _with_header(source, reading, config)
@@ -125,6 +123,18 @@ def _head(source: Source) -> bytes:
     finally:
         stream.close()
     return head
+
+
+def _looks_like_utf_16(head: bytes) -> bool:
+    """Whether every second byte is NUL, and most of the others are letters."""
+    for nul, other in ((head[::2], head[1::2]), (head[1::2], head[::2])):
+        if len(nul) >= 8 and nul.count(0) > 0.9 * len(nul) and sum(map(_is_letter, other)) > 0.5 * len(other):
+            return True
+    return False
+
+
+def _is_letter(byte: int) -> bool:
+    return bytes((byte,)).isalnum()
 
 
 def _wanted(reading: Reading, config: RunConfig) -> list[tuple[str, str]]:

@@ -300,9 +300,10 @@ def _check_options(out: Path, manifest: Manifest, resolved: ResolvedConfig, read
     # What was typed rather than what follows from it, such as another default or a digest.
     name = min(different, key=lambda n: (n not in options, None in (stored.get(n), asked.get(n)), n))
     shown = f"--{name.replace('_', '-')}" if name in options else name.replace("_", " ")
-    made, said = _shown(shown, stored.get(name)), _shown(shown, asked.get(name))
+    made, said = _shown(stored.get(name)), _shown(asked.get(name))
     raise StoreError(
-        f"{out} was made {made}, this command is {said}: use the same options to resume, or another -o"
+        f"{out} was made {f'with {shown} {made}' if made else f'without {shown}'}, this command "
+        f"{f'says {said}' if said else 'does not give it'}: use the same options to resume, or another -o"
     )
 
 
@@ -316,17 +317,20 @@ def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _shown(option: str, value: object) -> str:
-    if value is None:
-        return f"without {option}"
-    return f"with {option} {','.join(map(str, value)) if isinstance(value, list) else value}"
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def _check_sources(out: Path, manifest: Manifest, sources: Sequence[Source]) -> None:
     """Refuse other sources than those of the plan; a new time alone is no other source."""
     another = "use the same inputs to resume, or another -o"
     stored, asked = [s.path for s in manifest.sources], [s.path for s in sources]
+    places = {Path(path).resolve(): path for path in stored}
     for path in asked:
+        if path not in stored and (as_before := places.get(Path(path).resolve())):
+            raise StoreError(f"{path} was named {as_before} when {out} was made: name it so to resume")
         if path not in stored:
             raise StoreError(f"{path} is no source of {out}, which has {len(stored)}: {another}")
     if stored != asked:

@@ -138,14 +138,15 @@ class _ArrowStream:
         return piece
 
     def _last_piece(self) -> bytes:
-        self._file.seek(0)
-        stream = pa.CompressedInputStream(self._file, self._name)
-        for _ in range(self._n_pieces):
-            stream.read(_STEP)
         piece = bytearray()
-        with contextlib.suppress(OSError, pa.ArrowException):
-            while byte := stream.read(1):
-                piece += byte
+        # A file of its own, because pyarrow's stream closes what it reads from.
+        with Path(self._file.name).open("rb") as file:
+            stream = pa.CompressedInputStream(file, self._name)
+            for _ in range(self._n_pieces):
+                stream.read(_STEP)
+            with contextlib.suppress(OSError, pa.ArrowException):
+                while byte := stream.read(1):
+                    piece += byte
         return bytes(piece)
 
 

@@ -318,7 +318,7 @@ REFUSED = {
     ),
     "pretty printed json": ({"a.jsonl": b'{\n "text": "x"\n}\n'}, ["a.jsonl"], {}, r"not one object"),
     "utf-16 without a mark": (
-        {"a.txt": "some text\n".encode("utf-16-le")},
+        {"a.txt": "some text of a few words\n".encode("utf-16-le")},
         ["a.txt"],
         {},
         r"looks like UTF-16 without",

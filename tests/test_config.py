@@ -104,7 +104,17 @@ def test_the_fingerprint_covers_what_changes_bytes_and_nothing_else(tiny):
 
 def test_every_option_of_the_configuration_reaches_the_resolved_one_or_the_plan():
     resolved = {field.name for field in dataclasses.fields(ResolvedConfig)}
-    plan = {"record", "format", "text_field", "id_field", "encoding", "errors", "limit", "shard_size"}
+    plan = {
+        "record",
+        "format",
+        "text_field",
+        "id_field",
+        "encoding",
+        "errors",
+        "delimiter",
+        "limit",
+        "shard_size",
+    }
     process = {"workers", "index", "force", "max_rejects"}
     assert {field.name for field in dataclasses.fields(RunConfig)} <= resolved | plan | process
 

@@ -181,7 +181,7 @@ def test_another_option_is_refused_with_both_values(copy, arguments, corpus, tin
     for change, message in (
         ({"shard_size": 9000}, "--shard-size 20000, this command says 9000"),
         ({"layers": (2, 3)}, "--layers 3, this command says 2,3"),
-        ({"limit": 5}, "--limit None, this command says 5"),
+        ({"limit": 5}, "without --limit, this command says 5"),
     ):
         with pytest.raises(StoreError, match=message):
             ctxbatch.run(corpus, copy, RunConfig(**{**same, **change}))
