@@ -110,8 +110,9 @@ def _estimate_lines(found: "Estimate", out: Path) -> Iterator[str]:
     about = "" if found.sampled == 1 else "about "
     yield f"sources    {found.sources:,}{compressed}, {about}{_size_of(found.bytes)} of input"
     yield f"sample     {found.sampled:.1%} of it"
-    rejected = f", {about}{found.rejected:,} of them to be rejected" if found.rejected else ""
-    yield f"records    {about}{found.records:,}{rejected}"
+    yield f"records    {about}{found.records:,}"
+    if found.rejected:
+        yield f"rejected   {about}{found.rejected:,} of them, such as {found.first_reject}"
     yield f"sentences  {about}{found.sentences:,}"
     yield f"words      {about}{found.words:,} in {found.rows:,} rows"
     size, index_size = _size_of(found.bytes_on_disk), _size_of(found.bytes_of_index)

@@ -15,10 +15,10 @@ from typing import Any
 
 from ctxbatch.batching import BatchMaker
 from ctxbatch.config import ResolvedConfig
-from ctxbatch.errors import InputError, ResourceError
+from ctxbatch.errors import ResourceError
 from ctxbatch.index import SCAN_ROWS
 from ctxbatch.layout import write_atomically
-from ctxbatch.readers import Record, to_record
+from ctxbatch.readers import Record, Reject, to_record
 from ctxbatch.segment import split_sentences
 from ctxbatch.sources import Source
 from ctxbatch.streams import ByteStream, DamagedError
@@ -26,7 +26,7 @@ from ctxbatch.tables import Table
 from ctxbatch.units import OpenSource, Reading
 
 log = logging.getLogger("ctxbatch")
-_SAMPLE_BYTES = 1 << 20
+_SAMPLE_BYTES = 1 << 19
 _MIN_BYTES_A_SOURCE = 16 << 10
 _SOURCES_A_KIND = 32
 _PLACES_A_SOURCE = 16
@@ -46,7 +46,8 @@ class Estimate:
     """What a run over some sources will come to.
 
     ``bytes`` are of the input, decompressed; ``seconds`` and ``tokens_per_second`` are ``None`` where no
-    run with this model has been timed on this device. Exact only where ``sampled`` is 1.
+    run with this model has been timed on this device. ``first_reject`` names a source and a reason, if
+    anything in the sample is rejected. Exact only where ``sampled`` is 1.
     """
 
     sources: int
@@ -65,6 +66,7 @@ class Estimate:
     bytes_free: int
     tokens_per_second: float | None
     seconds: float | None
+    first_reject: str | None
 
     @property
     def fits(self) -> bool:
@@ -97,7 +99,7 @@ class _Totals:
 def estimate(
     sources: Sequence[Source], reading: Reading, config: ResolvedConfig, out: Path, devices: Sequence[str]
 ) -> Estimate:
-    """Estimate a run from a sample of about a megabyte, drawn from all over the input.
+    """Estimate a run from a sample of half a megabyte, drawn from all over the input.
 
     Args:
         sources: What `ctxbatch.corpus.examine` has made of the sources.
@@ -107,12 +109,13 @@ def estimate(
         devices: Names of the devices, as commit records have them.
 
     Raises:
-        InputError: A source cannot be read, or there is no record in the sample that can be.
+        InputError: A source cannot be read.
     """
     from ctxbatch.encoder import read_tokenizer  # torch comes last: mistakes are told at once
 
     maker = BatchMaker(read_tokenizer(config), config)
     total, sampled = _Totals(), 0.0
+    first_reject: str | None = None
     kinds: dict[tuple[str, str | None], list[Source]] = {}
     for source in sources:
         if source.size:
@@ -122,11 +125,11 @@ def estimate(
     for kind, group in kinds.items():
         factor = sum(s.size for s in group) / sum(s.size for s in chosen[kind])
         for source in chosen[kind]:
-            found, share = _sample(source, reading, budget, maker, config)
+            found, share, reason = _sample(source, reading, budget, maker, config)
             total.add(found, factor / share)
             sampled += found.bytes
-    if total.records and total.rejected == total.records and not total.sentences:
-        raise InputError("nothing can be read: every record of the sample would be rejected")
+            if first_reject is None and reason is not None:
+                first_reject = f"{source.path}: {reason}"
     whole = total.bytes
     if reading.limit is not None and total.records > reading.limit:
         share, part = reading.limit / total.records, _Totals()
@@ -150,6 +153,7 @@ def estimate(
         bytes_free=free_bytes(out),
         tokens_per_second=rate,
         seconds=round(total.tokens / rate, 1) if rate else None,
+        first_reject=first_reject,
     )
 
 
@@ -169,12 +173,12 @@ def _index_bytes(rows: float, config: ResolvedConfig) -> int:
 
 def _sample(
     source: Source, reading: Reading, budget: int, maker: BatchMaker, config: ResolvedConfig
-) -> tuple[_Totals, float]:
-    """Sums over a part of a source, and the part's share of it."""
+) -> tuple[_Totals, float, str | None]:
+    """Sums over a part of a source, the part's share of it, and why something in it is rejected."""
     try:
         extent, exact = _extent(source)
-    except DamagedError:
-        return _Totals(records=1, rejected=1), 1.0
+    except DamagedError as error:
+        return _Totals(records=1, rejected=1), 1.0, str(error)
     if reading.record == "file":  # parts of a file have to do
         reading = replace(reading, record="paragraph")
     part = _Part()
@@ -187,7 +191,8 @@ def _sample(
         opened.close()
     found = _Totals(bytes=part.bytes, records=part.n_records, rejected=part.n_rejected)
     _count(found, part.records, source, maker, config)
-    return found, min(1.0, part.reached / extent) if extent and part.reached else 1.0
+    share = min(1.0, part.reached / extent) if extent and part.reached else 1.0
+    return found, share, part.first_reject
 
 
 def _extent(source: Source) -> tuple[float, int]:
@@ -225,6 +230,7 @@ class _Part:
     n_records: float = 0
     n_rejected: float = 0
     records: list[Record] = field(default_factory=list)
+    first_reject: str | None = None
 
 
 def _read_from(part: _Part, opened: OpenSource, start: int, end: float, budget: float) -> None:
@@ -240,6 +246,7 @@ def _read_from(part: _Part, opened: OpenSource, start: int, end: float, budget: 
         if unit.is_lost:
             part.n_records += 1
             part.n_rejected += 1
+            part.first_reject = part.first_reject or unit.problem
         if unit.is_lost or unit.start >= end or taken >= budget:
             return
         share = min(1.0, budget / max(1, len(unit.data)))
@@ -250,11 +257,12 @@ def _read_from(part: _Part, opened: OpenSource, start: int, end: float, budget: 
             continue
         part.n_records += share
         record = to_record(unit, 0, opened)
-        if isinstance(record, Record):
+        if isinstance(record, Reject):
+            part.n_rejected += share
+            part.first_reject = part.first_reject or record.reason
+        else:
             text = record.text[: max(1, int(len(record.text) * share))]
             part.records.append(replace(record, text=text))
-        else:
-            part.n_rejected += share
 
 
 def _count(

@@ -14,7 +14,7 @@ from typing import IO, Any
 from ctxbatch import index
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.corpus import ShardSpec, examine, plan, resolve_reading
-from ctxbatch.errors import StoreError, TooManyRejectsError
+from ctxbatch.errors import InputError, StoreError, TooManyRejectsError
 from ctxbatch.forecast import Estimate, check_room, estimate, remember_rate
 from ctxbatch.layout import LOG, MANIFEST, Manifest, as_resource_error, check_folder, locked
 from ctxbatch.pool import Pool
@@ -110,7 +110,10 @@ def make_estimate(
     _tell_left_out(left_out)
     devices = encoder.available_devices()
     names = [encoder.describe_device(device) for device in devices]
-    return estimate(sources, reading, encoder.resolve(config, devices[0]), out, names)
+    found = estimate(sources, reading, encoder.resolve(config, devices[0]), out, names)
+    if found.rejected == found.records and found.first_reject is not None:
+        raise InputError(f"nothing can be read: {found.first_reject}")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
