@@ -259,6 +259,14 @@ def test_an_interrupted_build_leaves_no_index(indexed, monkeypatch):
     assert len(searcher.search(QUERIES[0])) == 10
 
 
+def test_hits_that_tie_are_the_first_rows():
+    ids, scores = np.full((1, 3), -1, np.int64), np.full((1, 3), -np.inf, np.float32)
+    for first in (500, 0):  # in blocks, in any order
+        block = np.arange(first, first + 500)
+        ids, scores = index.merge(ids, scores, block, np.full((1, 500), 0.5, np.float32))
+    assert ids.tolist() == [[0, 1, 2]]
+
+
 def test_few_rows_are_scanned_without_an_index(store):
     report = index.build(store, "shift_3")
     assert report.path is None
