@@ -144,7 +144,7 @@ def _print_report(report: "RunReport") -> None:
         say(f"{report.out} was finished before: nothing to do\n")
     say(
         f"{report.out}: {totals['rows']:,} rows of {totals['words']:,} words in "
-        f"{totals['sentences']:,} sentences, {totals['bytes_written'] / 1e6:,.1f} MB, "
+        f"{totals['sentences']:,} sentences, {_size_of(totals['bytes_written'])}, "
         f"{totals['tokens_per_second']:,.0f} tokens/s\n"
     )
     if report.index is not None:
@@ -305,7 +305,7 @@ def status(out: OutFolder) -> None:
     size_done = sum(spec.size for spec in store.manifest.shards if spec.shard in store.commits)
     share = size_done / size if size else 1.0
     print(
-        f"{out}: {state}; {done} of {planned} shards, {share:.0%} of {size / 1e6:,.1f} MB of text, "
+        f"{out}: {state}; {done} of {planned} shards, {share:.0%} of {_size_of(size)} of text, "
         f"{store.n_rows:,} rows"
     )
     missing = [f"{spec.shard:06d}" for spec in store.manifest.shards if spec.shard not in store.commits]
