@@ -3,6 +3,7 @@
 Owns how a column is named and which columns hold text. Every Arrow file is mapped, not loaded.
 """
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -74,27 +75,30 @@ class Table:
             pass
         return count
 
-    def rows(self, start: int, text: str, identifier: str) -> Iterator[Row]:
+    def rows(self, start: int, text_column: str, id_column: str) -> Iterator[Row]:
         """Yield rows from row ``start`` on.
 
         Args:
             start: The first row's number, from 0.
-            text: The column with the text, nested ones with dots.
-            identifier: The column with the id; it need not exist.
+            text_column: The column with the text, nested ones with dots.
+            id_column: The column with the id; it need not exist.
 
         Raises:
             DamagedError: The file is damaged from the row on that would come next.
         """
-        paths = find_column(self.schema, text), find_column(self.schema, identifier)
+        paths = find_column(self.schema, text_column), find_column(self.schema, id_column)
         batches = self._parquet_batches(start, paths) if self._is_parquet else self._arrow_batches(start)
         for first, batch in batches:
-            for begin in range(max(0, start - first), batch.num_rows, _ROWS):
+            # Slices count from the batch's first row, so that what is damaged does not depend on ``start``.
+            for begin in range(max(0, start - first) // _ROWS * _ROWS, batch.num_rows, _ROWS):
                 part = batch.slice(begin, _ROWS)
                 try:
                     texts, ids = _texts(part, paths[0]), _ids(part, paths[1])
                 except _BROKEN as error:
                     raise self._damage(error) from error
-                yield from zip(range(first + begin, first + begin + len(texts)), texts, ids, strict=True)
+                for row, text, name in zip(itertools.count(first + begin), texts, ids, strict=False):
+                    if row >= start:
+                        yield row, text, name
 
     def _parquet_batches(
         self, start: int, paths: tuple[list[str] | None, ...]

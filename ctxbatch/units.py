@@ -234,7 +234,8 @@ class _CsvRows:
         self._apart: Unit | None = None
         self._problem: str | None = None
         self._failures = 0
-        self._scanned = start
+        self._scanned = self._scanned_before = start
+        self._window = -1
 
     def __iter__(self) -> Iterator[Unit]:
         while True:
@@ -264,11 +265,19 @@ class _CsvRows:
             self._again.appendleft(self._apart)
         self._again.extendleft(reversed(lines))
 
+    def _begin_row(self, start: int) -> None:
+        """Forget failures where everything scanned for them is behind, and in any case every few megabytes.
+
+        Otherwise a file in which one row after another fails could not be cut into shards.
+        """
+        if start >= self._scanned or (start // _MAX_QUOTED_BYTES != self._window and self._window >= 0):
+            self._failures, self._scanned = 0, start
+        self._window = start // _MAX_QUOTED_BYTES
+        self._scanned_before = self._scanned
+
     def _marked(self, row: Unit) -> Unit:
         """A row, with a note whether what begins there depends on rows that failed before it."""
-        if row.end >= self._scanned:
-            self._failures = 0
-        return row if row.start >= self._scanned else row._replace(may_begin=False)
+        return row if row.start >= self._scanned_before else row._replace(may_begin=False)
 
     def _texts(self) -> Iterator[str]:
         """Lines as text, up to one that is rejected as it is."""
@@ -277,6 +286,8 @@ class _CsvRows:
             if line.problem is not None or not line.is_record:
                 self._apart = line
                 return
+            if not self._taken:
+                self._begin_row(line.start)
             if self._taken and self._failures >= _MAX_FAILURES and line.start < self._scanned:
                 self._again.appendleft(line)
                 raise _RowEndMissingError("a quoted field does not end in its line")

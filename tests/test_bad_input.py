@@ -222,6 +222,7 @@ def test_broken_quoting_gives_the_same_records_whatever_the_shard_size(tmp_path,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ctxbatch.units._MAX_QUOTED_LINES", 3)
         patch.setattr("ctxbatch.units._MAX_FAILURES", 2)
+        patch.setattr("ctxbatch.units._MAX_QUOTED_BYTES", 40)
         one, other = (read_all([path, good], shard_size=size)[2] for size in sizes)
     assert one == other
     assert [item.record for item in one] == [*range(len(one) - 1), 0]
@@ -233,6 +234,18 @@ def test_many_quotes_that_are_never_closed_take_no_quadratic_time(tmp_path):
     _, _, items = read_all([path], shard_size=50_000)
     assert len(items) == 20_001
     assert isinstance(items[0], Record)
+
+
+@pytest.mark.parametrize("every", [1, 100])
+def test_a_file_of_stray_quotes_is_still_cut_into_shards(tmp_path, monkeypatch, every):
+    monkeypatch.setattr("ctxbatch.units._MAX_QUOTED_BYTES", 100_000)
+    path = tmp_path / "a.tsv"
+    quoted = [f"{n}\t{chr(34) if n % every == 0 else ''}He said nothing {n}\n" for n in range(20_000)]
+    path.write_text("id\ttext\n" + "".join(quoted))
+    _, shards, items = read_all([path], shard_size=10_000)
+    assert [item.text for item in items] == [line.split("\t")[1].rstrip("\n") for line in quoted]
+    assert len(items) == 20_000
+    assert len(shards) >= 4
 
 
 def test_lines_of_wide_encodings_take_no_quadratic_time(tmp_path):

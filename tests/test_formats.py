@@ -494,3 +494,14 @@ def test_ids_of_every_type_are_shown_as_text(tmp_path, values, kind, shown):
     write_arrow_file(table, tmp_path / "a.arrow")
     (record,) = read_all([tmp_path / "a.arrow"])[2]
     assert record.doc_id.startswith(shown)
+
+
+def test_damage_inside_an_arrow_batch_is_at_the_same_row_whatever_the_shard_size(tmp_path):
+    good = tmp_path / "z.txt"
+    good.write_text("good")
+    indices = pa.array([n % 5 if n != 1100 else 99 for n in range(3000)], pa.int32())
+    column = pa.DictionaryArray.from_arrays(indices, pa.array(list("abcde")), safe=False)
+    write_arrow_file(pa.table({"text": column}), tmp_path / "a.arrow", rows=3000)
+    found = [read_all([tmp_path / "a.arrow", good], shard_size=size)[2] for size in (700, 2_500, 10**6)]
+    assert found[0] == found[1] == found[2]
+    assert [item.record for item in found[0] if isinstance(item, Reject)] == [1024]
