@@ -18,6 +18,7 @@ from ctxbatch.streams import DamagedError
 _IPC_FILE = b"ARROW1"
 _FEATHER_1 = b"FEA1"
 _ROWS = 1024
+_BAD_ID = b"\xff"  # no UTF-8, so the row is rejected
 # What pyarrow raises on a file that was damaged; much of it says nothing of files.
 _BROKEN = (pa.ArrowException, OSError, SystemError, ValueError, OverflowError, KeyError)
 
@@ -207,7 +208,13 @@ def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
     column.validate()
     for part in path[1:]:
         column = pc.struct_field(column, part)
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
     if isinstance(column, pa.DictionaryArray):
+        values = column.dictionary
+        if is_text(values.type):
+            values = values.cast(pa.large_binary())  # as below
+        column = pa.DictionaryArray.from_arrays(column.indices, values, safe=False)
         column.validate(full=True)
         column = column.dictionary_decode()
     if pa.types.is_string_view(column.type):
@@ -216,7 +223,8 @@ def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         # As bytes: whether they are UTF-8 is for the one who makes records of them to say.
         column = column.cast(pa.large_binary())
-    column.validate(full=True)
+    if pa.types.is_large_binary(column.type) or pa.types.is_nested(column.type):
+        column.validate(full=True)  # only what has offsets can lead out of its buffers
     return column
 
 
@@ -231,6 +239,22 @@ def _ids(batch: pa.RecordBatch, path: list[str] | None) -> list[bytes | None]:
     if path is None:
         return [None] * batch.num_rows
     column = _column(batch, path)
+    try:
+        return _id_values(column)
+    except _BROKEN:  # a value that no one can show rejects its row, not the file
+        return [_id_value(column.slice(row, 1)) for row in range(len(column))]
+
+
+def _id_value(column: pa.Array) -> bytes | None:
+    try:
+        return _id_values(column)[0]
+    except _BROKEN:
+        return _BAD_ID
+
+
+def _id_values(column: pa.Array) -> list[bytes | None]:
+    if pa.types.is_fixed_size_binary(column.type):
+        return [None if v is None else v.hex().encode() for v in column.to_pylist()]
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.timestamp(column.type.unit))
     if pa.types.is_nested(column.type):

@@ -20,8 +20,9 @@ from ctxbatch.tables import Row, Table
 # A quoted field of CSV may hold line ends; one that goes on for longer has lost its closing quote.
 _MAX_QUOTED_BYTES = 16 << 20
 _MAX_QUOTED_LINES = 100_000
-# So many rows are tried among lines that were already taken for one that did not end.
-_MAX_FAILURES = 16
+# So many rows are tried among lines that were already taken for one that did not end, in so many bytes.
+_MAX_FAILURES = 8
+_WINDOW_BYTES = 1 << 20
 _TOO_LONG = f"longer than {MAX_RECORD_BYTES >> 20} MiB"
 csv.field_size_limit(MAX_RECORD_BYTES)
 
@@ -266,13 +267,13 @@ class _CsvRows:
         self._again.extendleft(reversed(lines))
 
     def _begin_row(self, start: int) -> None:
-        """Forget failures where everything scanned for them is behind, and in any case every few megabytes.
+        """Forget failures where everything scanned for them is behind, and in any case every megabyte.
 
         Otherwise a file in which one row after another fails could not be cut into shards.
         """
-        if start >= self._scanned or (start // _MAX_QUOTED_BYTES != self._window and self._window >= 0):
+        if start >= self._scanned or (start // _WINDOW_BYTES != self._window and self._window >= 0):
             self._failures, self._scanned = 0, start
-        self._window = start // _MAX_QUOTED_BYTES
+        self._window = start // _WINDOW_BYTES
         self._scanned_before = self._scanned
 
     def _marked(self, row: Unit) -> Unit:

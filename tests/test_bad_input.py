@@ -222,7 +222,7 @@ def test_broken_quoting_gives_the_same_records_whatever_the_shard_size(tmp_path,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ctxbatch.units._MAX_QUOTED_LINES", 3)
         patch.setattr("ctxbatch.units._MAX_FAILURES", 2)
-        patch.setattr("ctxbatch.units._MAX_QUOTED_BYTES", 40)
+        patch.setattr("ctxbatch.units._WINDOW_BYTES", 40)
         one, other = (read_all([path, good], shard_size=size)[2] for size in sizes)
     assert one == other
     assert [item.record for item in one] == [*range(len(one) - 1), 0]
@@ -238,7 +238,7 @@ def test_many_quotes_that_are_never_closed_take_no_quadratic_time(tmp_path):
 
 @pytest.mark.parametrize("every", [1, 100])
 def test_a_file_of_stray_quotes_is_still_cut_into_shards(tmp_path, monkeypatch, every):
-    monkeypatch.setattr("ctxbatch.units._MAX_QUOTED_BYTES", 100_000)
+    monkeypatch.setattr("ctxbatch.units._WINDOW_BYTES", 100_000)
     path = tmp_path / "a.tsv"
     quoted = [f"{n}\t{chr(34) if n % every == 0 else ''}He said nothing {n}\n" for n in range(20_000)]
     path.write_text("id\ttext\n" + "".join(quoted))

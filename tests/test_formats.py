@@ -480,6 +480,7 @@ def test_an_id_that_is_no_text_rejects_its_row_alone(tmp_path):
     ("values", "kind", "shown"),
     [
         ([1], pa.int32(), "1"),
+        ([b"\x00\xff"], pa.binary(2), "00ff"),
         ([1.5], pa.float64(), "1.5"),
         ([True], pa.bool_(), "true"),
         ([0], pa.date32(), "1970-01-01"),
@@ -494,6 +495,22 @@ def test_ids_of_every_type_are_shown_as_text(tmp_path, values, kind, shown):
     write_arrow_file(table, tmp_path / "a.arrow")
     (record,) = read_all([tmp_path / "a.arrow"])[2]
     assert record.doc_id.startswith(shown)
+
+
+def test_a_dictionary_value_that_is_no_text_rejects_its_rows_alone(tmp_path):
+    data = pa.array([b"ok", b"\xff\xfe"])
+    values = pa.StringArray.from_buffers(2, data.buffers()[1], data.buffers()[2])
+    column = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int32()), values)
+    write_arrow_file(pa.table({"text": column}), tmp_path / "a.arrow")
+    _, _, items = read_all([tmp_path / "a.arrow"])
+    assert [type(item) for item in items] == [Record, Reject, Record]
+
+
+def test_an_id_that_cannot_be_shown_rejects_its_row_alone(tmp_path):
+    days = pa.array([[0], [2**60], [1]], pa.list_(pa.timestamp("us")))
+    write_arrow_file(pa.table({"id": days, "text": ["one", "two", "three"]}), tmp_path / "a.arrow")
+    _, _, items = read_all([tmp_path / "a.arrow"])
+    assert [type(item) for item in items] == [Record, Reject, Record]
 
 
 def test_damage_inside_an_arrow_batch_is_at_the_same_row_whatever_the_shard_size(tmp_path):
