@@ -151,7 +151,8 @@ def repair(out: str | Path, *, quiet: bool = True) -> RepairReport:
         if given_up := _work(out, todo, workers, lock, log_file, quiet, lambda _: None):
             raise StoreError(f"shards {given_up} of {out} cannot be made: see {out / LOG}")
         store = Store(out)
-        indexes = [path.stem for path in index.index_files(out) if list(index.check_index(path, manifest))]
+        stems = [path.stem for path in index.index_files(out) if list(index.check_index(path, manifest))]
+        indexes = [stem for stem in stems if stem in manifest.config.columns]
         for column in indexes:
             index.build(store, column)
         _warn_of_mixture(totals(store))
