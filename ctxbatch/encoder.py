@@ -22,7 +22,7 @@ import transformers
 from torch import Tensor, nn
 
 from ctxbatch.batching import TokenBatch
-from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR, ResolvedConfig, RunConfig
+from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR, ResolvedConfig, RunConfig, StaticKind
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.models import ModelFolder, find_model
 from ctxbatch.segment import resolve_language
@@ -161,7 +161,11 @@ def _resolve_layers(config: RunConfig, n_layers: int, name: str) -> tuple[int, .
     return positive
 
 
-def _resolve_static(config: RunConfig, model_config: Any, name: str) -> Any:  # noqa: ANN401
+def _resolve_static(
+    config: RunConfig,
+    model_config: Any,  # noqa: ANN401 (a class per family)
+    name: str,
+) -> StaticKind:
     width = getattr(model_config, "embedding_size", model_config.hidden_size)
     if config.static == "lookup" and width != model_config.hidden_size:
         raise InputError(
@@ -272,7 +276,7 @@ class Encoder:
     def _keep_input(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
         self._hidden[0] = args[0]
 
-    def _keep_output(self, number: int, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
+    def _keep_output(self, number: int, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401 (as hooks are)
         self._hidden[number] = output[0] if isinstance(output, tuple) else output
 
     @torch.inference_mode()

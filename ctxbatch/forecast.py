@@ -186,12 +186,17 @@ def _sample(
     opened = OpenSource(source, reading)
     try:
         for start, end in zip(places, [*places[1:], extent], strict=True):
-            _read_from(part, opened, start, end, budget / len(places))
+            if part.lost_at is None:
+                _read_from(part, opened, start, end, budget / len(places))
     finally:
         opened.close()
     found = _Totals(bytes=part.bytes, records=part.n_records, rejected=part.n_rejected)
     _count(found, part.records, source, maker, config)
+    extent = extent if part.lost_at is None else part.lost_at
     share = min(1.0, part.reached / extent) if extent and part.reached else 1.0
+    if part.lost_at is not None:  # one reject stands for all that is lost, however much was sampled
+        found.records += share
+        found.rejected += share
     return found, share, part.first_reject
 
 
@@ -231,6 +236,7 @@ class _Part:
     n_rejected: float = 0
     records: list[Record] = field(default_factory=list)
     first_reject: str | None = None
+    lost_at: int | None = None
 
 
 def _read_from(part: _Part, opened: OpenSource, start: int, end: float, budget: float) -> None:
@@ -244,8 +250,7 @@ def _read_from(part: _Part, opened: OpenSource, start: int, end: float, budget: 
         next(units, None)  # what is left of a record
     for unit in units:
         if unit.is_lost:
-            part.n_records += 1
-            part.n_rejected += 1
+            part.lost_at = unit.start
             part.first_reject = part.first_reject or unit.problem
         if unit.is_lost or unit.start >= end or taken >= budget:
             return

@@ -170,7 +170,7 @@ def merge(ids: Ints, scores: Floats, new_ids: Ints, new_scores: Floats) -> tuple
     return best_ids, best_scores
 
 
-def propose(index: Any, store: Store, column: str, queries: Floats, k: int) -> tuple[Ints, Floats]:  # noqa: ANN401
+def propose(index: Any, store: Store, column: str, queries: Floats, k: int) -> tuple[Ints, Floats]:  # noqa: ANN401 (as above)
     """The index proposes, the exact cosine on the stored vectors decides: row_ids and cosines (Q, k)."""
     depth = max(MIN_CANDIDATES, k * CANDIDATES_PER_HIT)
     _, candidates = index.search(queries, depth)

@@ -155,36 +155,37 @@ def run_options(
     ] = False,
 ) -> RunConfig:
     """The options of a run, each with its help and default."""
-    return RunConfig(
-        model=model,
-        revision=revision,
-        layers=None if layers is None else _numbers("--layers", layers),
-        vectors=tuple(vectors.split(",")),  # type: ignore[arg-type]  # RunConfig checks all choices
-        static=static,  # type: ignore[arg-type]
-        shift=shift,  # type: ignore[arg-type]
-        floor=floor,
-        delta=delta,
-        pool=pool,  # type: ignore[arg-type]
-        keep_punctuation=keep_punctuation,
-        record=record,  # type: ignore[arg-type]
-        split=split,  # type: ignore[arg-type]
-        lang=lang,
-        text_field=text_field,
-        id_field=id_field,
-        format=format,  # type: ignore[arg-type]
-        encoding=encoding,
-        errors=errors,  # type: ignore[arg-type]
-        delimiter="\t" if delimiter == "\\t" else delimiter,
-        max_rejects=_max_rejects(max_rejects),
-        limit=limit,
-        dtype=dtype,  # type: ignore[arg-type]
-        precision=precision,  # type: ignore[arg-type]
-        workers=_auto("--workers", workers),
-        shard_size=_size("--shard-size", shard_size),
-        tokens_per_batch=_auto("--tokens-per-batch", tokens_per_batch),
-        index=not no_index,
-        force=force,
-    )
+    fields: dict[str, Any] = {  # of plain strings: `RunConfig` checks the choices
+        "model": model,
+        "revision": revision,
+        "layers": None if layers is None else _numbers("--layers", layers),
+        "vectors": tuple(vectors.split(",")),
+        "static": static,
+        "shift": shift,
+        "floor": floor,
+        "delta": delta,
+        "pool": pool,
+        "keep_punctuation": keep_punctuation,
+        "record": record,
+        "split": split,
+        "lang": lang,
+        "text_field": text_field,
+        "id_field": id_field,
+        "format": format,
+        "encoding": encoding,
+        "errors": errors,
+        "delimiter": "\t" if delimiter == "\\t" else delimiter,
+        "max_rejects": _max_rejects(max_rejects),
+        "limit": limit,
+        "dtype": dtype,
+        "precision": precision,
+        "workers": _auto("--workers", workers),
+        "shard_size": _size("--shard-size", shard_size),
+        "tokens_per_batch": _auto("--tokens-per-batch", tokens_per_batch),
+        "index": not no_index,
+        "force": force,
+    }
+    return RunConfig(**fields)
 
 
 def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -203,7 +204,7 @@ def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
 
     parameters = [*first, *taken.values(), *last]
     by_name = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
-    with_options.__signature__ = inspect.Signature(by_name)  # type: ignore[attr-defined]
+    with_options.__signature__ = inspect.Signature(by_name)  # type: ignore[attr-defined]  # typer reads it
     with_options.__annotations__ = {each.name: each.annotation for each in parameters}
     return with_options
 

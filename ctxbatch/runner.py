@@ -59,11 +59,8 @@ def run(
     quiet: bool = True,
 ) -> RunReport:
     """What `ctxbatch.run` does; arguments and errors are described there."""
-    config = config or RunConfig()
-    out = Path(out)
-    check_folder(out)
-    sources, left_out = find_sources(_listed(inputs), out, config.format)
-    reading = resolve_reading(config, sources)
+    config, out = config or RunConfig(), Path(out)
+    sources, left_out, reading = _look_at(inputs, out, config)
     if not (out / MANIFEST).exists():
         sources = examine(sources, reading, config)
     from ctxbatch import encoder  # torch comes last: mistakes above are told at once
@@ -99,11 +96,8 @@ def make_estimate(
     inputs: Sequence[str | Path] | str | Path, out: str | Path, config: RunConfig | None = None
 ) -> Estimate:
     """What `ctxbatch.estimate` does; arguments and errors are described there."""
-    config = config or RunConfig()
-    out = Path(out)
-    check_folder(out)
-    sources, left_out = find_sources(_listed(inputs), out, config.format)
-    reading = resolve_reading(config, sources)
+    config, out = config or RunConfig(), Path(out)
+    sources, left_out, reading = _look_at(inputs, out, config)
     sources = examine(sources, reading, config)
     from ctxbatch import encoder
 
@@ -159,8 +153,14 @@ def repair(out: str | Path, *, quiet: bool = True) -> RepairReport:
     return RepairReport(tuple(spec.shard for spec in todo), tuple(indexes))
 
 
-def _listed(inputs: Sequence[str | Path] | str | Path) -> Sequence[str | Path]:
-    return [inputs] if isinstance(inputs, str | Path) else inputs
+def _look_at(
+    inputs: Sequence[str | Path] | str | Path, out: Path, config: RunConfig
+) -> tuple[list[Source], list[str], Reading]:
+    """The sources, what was left out of folders, and how the sources are read."""
+    check_folder(out)
+    listed = [inputs] if isinstance(inputs, str | Path) else inputs
+    sources, left_out = find_sources(listed, out, config.format)
+    return sources, left_out, resolve_reading(config, sources)
 
 
 def _tell_left_out(left_out: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ import lzma
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import pyarrow as pa
 
@@ -47,10 +47,6 @@ _BUFFER = 1 << 20
 
 class DamagedError(Exception):
     """A source cannot be decompressed, or read as the table it claims to be, from here on."""
-
-
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
 
 
 class _Decompressed(io.RawIOBase):

@@ -220,7 +220,7 @@ def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
     if pa.types.is_string_view(column.type):
         column.validate(full=True)
         column = column.cast(pa.large_string())
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if is_text(column.type):
         # As bytes: whether they are UTF-8 is for the one who makes records of them to say.
         column = column.cast(pa.large_binary())
     if pa.types.is_large_binary(column.type) or pa.types.is_nested(column.type):
@@ -231,7 +231,7 @@ def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
 def _texts(batch: pa.RecordBatch, path: list[str] | None) -> list[bytes | None]:
     if path is None:
         return [None] * batch.num_rows
-    found: list[bytes | None] = _column(batch, path).cast(pa.large_binary()).to_pylist()
+    found: list[bytes | None] = _column(batch, path).to_pylist()
     return found
 
 
@@ -260,7 +260,7 @@ def _id_values(column: pa.Array) -> list[bytes | None]:
     if pa.types.is_nested(column.type):
         values = column.to_pylist()
         return [None if v is None else json.dumps(v, default=str).encode() for v in values]
-    if not pa.types.is_large_binary(column.type) and not pa.types.is_binary(column.type):
+    if not pa.types.is_large_binary(column.type):
         column = column.cast(pa.large_string()).cast(pa.large_binary())
     found: list[bytes | None] = column.to_pylist()
     return found

@@ -188,10 +188,6 @@ def _groups(lines: Iterator[Unit], is_blank: Callable[[Unit], bool]) -> Iterator
         yield Unit(first.number, first.start, end, bytes(data))
 
 
-def _json_units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
-    return source.lines(start, number)
-
-
 def _joined(units: Sequence[Unit], problem: str | None = None, value: object = None) -> Unit:
     data = units[0].data if len(units) == 1 else b"".join(unit.data for unit in units)
     return Unit(units[0].number, units[0].start, units[-1].end, data, problem=problem, value=value)
@@ -341,7 +337,7 @@ def _row_content(row: Row) -> bytes:
 
 _UNITS: dict[str, Callable[[OpenSource, int, int], Iterator[Unit]]] = {
     "txt": _text_units,
-    "jsonl": _json_units,
+    "jsonl": OpenSource.lines,
     "csv": _csv_units,
     "tsv": _csv_units,
     "parquet": _table_units,

@@ -4,6 +4,7 @@ import json
 import random
 import re
 
+import pyarrow as pa
 import pytest
 from corpora import COMPRESS, as_delimited, as_json_lines, as_lines, as_table, write_arrow_file, write_parquet
 from models import TEXT
@@ -84,6 +85,19 @@ def test_rejects_and_damage_are_part_of_the_estimate(tmp_path, tiny):
     (tmp_path / "none.txt.gz").write_bytes(b"no gzip")
     with pytest.raises(InputError, match="nothing can be read"):
         ctxbatch.estimate(tmp_path / "none.txt.gz", tmp_path / "out", config)
+
+
+def test_what_lies_behind_a_damage_is_not_counted(tmp_path, tiny):
+    indices = pa.array([n % len(LINES) if n != 5_000 else 99 for n in range(12_000)], pa.int32())
+    column = pa.DictionaryArray.from_arrays(indices, pa.array(LINES), safe=False)
+    write_arrow_file(pa.table({"text": column}), tmp_path / "a.arrow", rows=12_000)
+    config = RunConfig(model=str(tiny()), vectors=("static",))
+    expected = ctxbatch.estimate(tmp_path, tmp_path / "out", config)
+    found = totals(make_store(tmp_path / "out", [tmp_path], config))
+    assert found["records"] == 4_097
+    assert expected.records == pytest.approx(found["records"], rel=0.02)
+    assert expected.words == pytest.approx(found["words"], rel=0.05)
+    assert expected.rejected == found["rejected"] == 1
 
 
 def test_a_limit_bounds_the_estimate(tmp_path, tiny):
