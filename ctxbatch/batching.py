@@ -199,20 +199,22 @@ class BatchMaker:
         if pending:
             yield from self._flatten(pending)
 
-    def batches(self, buffer: Buffer) -> Iterator[TokenBatch]:
+    def batches(self, buffer: Buffer, budget: int | None = None) -> Iterator[TokenBatch]:
         """Yield a buffer's windows as batches within the token budget, longest first.
 
+        ``budget`` is the configuration's unless a device's memory is too small for it.
         Windows that no row comes from are not run. A window longer than the budget is a batch alone.
         """
         rows = buffer.rows
         n_windows = len(buffer.window_start_W)
         bounds_W = np.searchsorted(rows.window_N, np.arange(n_windows + 1))
+        budget = budget or self._budget
         used_W = np.flatnonzero(np.diff(bounds_W))
         order_W = used_W[np.argsort(-buffer.window_length_W[used_W], kind="stable")]
         begin = 0
         while begin < len(order_W):
             longest = int(buffer.window_length_W[order_W[begin]]) + self.n_specials
-            chosen_B = order_W[begin : begin + max(1, self._budget // longest)]
+            chosen_B = order_W[begin : begin + max(1, budget // longest)]
             yield self._batch(buffer, chosen_B, bounds_W, longest)
             begin += len(chosen_B)
 

@@ -224,7 +224,7 @@ def index(
 @app.command()
 def stats(out: OutFolder, as_json: AsJson = False) -> None:
     """Show what a store holds and what it took."""
-    from ctxbatch.store import totals
+    from ctxbatch.totals import totals
 
     found = totals(ctxbatch.open(out))
     if as_json:

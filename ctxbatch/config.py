@@ -5,6 +5,7 @@ Owns validation of options and the fingerprint. Reads no file and imports no mod
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
@@ -21,6 +22,7 @@ StoredType = Literal["float16", "float32"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 FormatName = Literal["txt", "jsonl", "csv", "tsv", "parquet", "arrow"]
 DecodeErrors = Literal["strict", "replace"]
+CompileChoice = Literal["auto", "on", "off"]
 
 VECTOR_KINDS: tuple[VectorKind, ...] = get_args(VectorKind)
 DEFAULT_MODEL = "bert-base-uncased"
@@ -73,6 +75,8 @@ class RunConfig:
     limit: int | None = None
     dtype: StoredType = "float16"
     precision: Precision = "auto"
+    compile: CompileChoice = "auto"
+    devices: tuple[str, ...] | None = None
     workers: int | None = None
     shard_size: int | None = None
     tokens_per_batch: int | None = None
@@ -88,6 +92,8 @@ class RunConfig:
         _check_choice("--errors", self.errors, get_args(DecodeErrors))
         _check_choice("--dtype", self.dtype, get_args(StoredType))
         _check_choice("--precision", self.precision, get_args(Precision))
+        _check_choice("--compile", self.compile, get_args(CompileChoice))
+        self._check_devices()
         for option, value in (
             ("--limit", self.limit),
             ("--workers", self.workers),
@@ -107,6 +113,22 @@ class RunConfig:
         if self.split == "none" and self.lang is not None:
             raise InputError("--lang has no meaning with --split none: leave one of them out")
 
+    def _check_devices(self) -> None:
+        if self.devices is None:
+            return
+        given = ",".join(self.devices)
+        for device in self.devices:
+            if not re.fullmatch(r"cpu|cuda:\d+", device):
+                raise InputError(f"--devices {given!r} must be cpu or GPUs such as cuda:0,cuda:1")
+        if not given or len(set(self.devices)) != len(self.devices):
+            raise InputError(
+                f"--devices {given!r} must name devices, each once; --workers says how many work"
+            )
+        if "cpu" in self.devices and len(self.devices) > 1:
+            raise InputError(f"--devices {given!r} mixes kinds, whose results differ: take cpu or GPUs")
+        if self.workers is not None and self.workers < len(self.devices):
+            raise InputError(f"--workers {self.workers} leaves some of --devices {given} without work")
+
     def _check_vectors(self) -> None:
         for kind in self.vectors:
             _check_choice("--vectors", kind, VECTOR_KINDS)
@@ -121,6 +143,8 @@ class RunConfig:
                 )
             if self.precision != "auto":
                 raise InputError("--precision has no meaning with --vectors static: they are always fp32")
+            if self.compile == "on":
+                raise InputError("--compile on has no meaning with --vectors static: no layer is run")
         if self.static is not None:
             _check_choice("--static", self.static, get_args(StaticKind))
             if self.vectors == ("contextual",):
@@ -150,7 +174,8 @@ class ResolvedConfig:
     """Everything that decides which vectors a text gives, with nothing left open.
 
     ``layers`` are positive and in the order asked for; options without a meaning beside the others
-    are ``None``. ``max_tokens`` is the longest window in tokens, special tokens included.
+    are ``None``. ``max_tokens`` is the longest window in tokens, special tokens included. ``compiled``
+    says whether the model runs as a compiled program, which rounds differently.
     """
 
     model: str
@@ -172,6 +197,7 @@ class ResolvedConfig:
     lang: str | None
     dtype: StoredType
     precision: Literal["fp32", "bf16", "fp16"]
+    compiled: bool
     tokens_per_batch: int
     digests: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -190,6 +216,11 @@ class ResolvedConfig:
     def from_dict(cls, fields: Mapping[str, Any]) -> "ResolvedConfig":
         """The inverse of `as_dict`."""
         return cls(**{**fields, "layers": tuple(fields["layers"]), "vectors": tuple(fields["vectors"])})
+
+    def meaning(self) -> dict[str, Any]:
+        """The fields that decide what vectors mean, without those that only round them differently."""
+        rounding = ("compiled", "tokens_per_batch")
+        return {name: value for name, value in self.as_dict().items() if name not in rounding}
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -72,9 +72,14 @@ def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
     )
 
 
+def corpus_bytes(sources: Sequence[Source]) -> int:
+    """About how much text there is, decompressed."""
+    return sum(source.size * (EXPANSION if source.compression else 1) for source in sources)
+
+
 def _default_shard_size(sources: Sequence[Source]) -> int:
     """Bytes of input a shard: 1 MB for small corpora, 256 MB for a terabyte, shards of equal size."""
-    corpus_size = sum(source.size * (EXPANSION if source.compression else 1) for source in sources)
+    corpus_size = corpus_bytes(sources)
     target = min(max(corpus_size // 4096, _MEGABYTE), 256 * _MEGABYTE)
     n_shards = max(1, round(corpus_size / target))
     return max(_MEGABYTE, -(-corpus_size // n_shards))

@@ -6,7 +6,6 @@ Owns the sample, the size that a store will have on disk, and the rates of past 
 import itertools
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +16,7 @@ from ctxbatch.batching import BatchMaker
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import ResourceError
 from ctxbatch.index import SCAN_ROWS
-from ctxbatch.layout import write_atomically
+from ctxbatch.layout import cache_folder, write_atomically
 from ctxbatch.readers import Record, Reject, to_record
 from ctxbatch.segment import split_sentences
 from ctxbatch.sources import Source
@@ -111,7 +110,7 @@ def estimate(
     Raises:
         InputError: A source cannot be read.
     """
-    from ctxbatch.encoder import read_tokenizer  # torch comes last: mistakes are told at once
+    from ctxbatch.resolving import read_tokenizer  # torch comes last: mistakes are told at once
 
     maker = BatchMaker(read_tokenizer(config), config)
     total, sampled = _Totals(), 0.0
@@ -317,8 +316,7 @@ def check_room(out: Path, needed: int) -> None:
 
 
 def _rates_file() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "ctxbatch" / "rates.json"
+    return cache_folder() / "rates.json"
 
 
 def _rate_key(config: ResolvedConfig, devices: Sequence[str]) -> str:

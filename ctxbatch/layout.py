@@ -23,7 +23,7 @@ from ctxbatch.readers import Segment
 from ctxbatch.sources import Source
 from ctxbatch.units import Reading
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 SHARDS = "shards"
 INDEX = "index"
@@ -92,6 +92,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def cache_folder() -> Path:
+    """Where this user's machine keeps what can be made again: compiled models, rates of past runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ctxbatch"
 
 
 def file_digest(path: Path) -> str:

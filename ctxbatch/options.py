@@ -135,8 +135,20 @@ def run_options(
             help="Arithmetic of the model; auto is bf16 where the device multiplies it natively, else fp32.",
         ),
     ] = "auto",
+    compile: Annotated[  # noqa: A002 (named as its option)
+        str,
+        Option(
+            "--compile",
+            metavar=_choices(config.CompileChoice),
+            help="Compile the model for this CPU, once and kept; auto does so where the corpus repays it.",
+        ),
+    ] = "auto",
+    devices: Annotated[
+        str | None,
+        Option(metavar="D[,D...]", help="cpu, or GPUs as cuda:0,cuda:1. [default: all GPUs, else cpu]"),
+    ] = None,
     workers: Annotated[
-        str, Option(metavar="N", help="Worker processes; auto is one a GPU, or one a CPU core.")
+        str, Option(metavar="N", help="Worker processes; auto is one a GPU, or one a physical CPU core.")
     ] = "auto",
     shard_size: Annotated[
         str,
@@ -179,6 +191,8 @@ def run_options(
         "limit": limit,
         "dtype": dtype,
         "precision": precision,
+        "compile": compile,
+        "devices": None if devices is None else tuple(devices.split(",")),
         "workers": _auto("--workers", workers),
         "shard_size": _size("--shard-size", shard_size),
         "tokens_per_batch": _auto("--tokens-per-batch", tokens_per_batch),

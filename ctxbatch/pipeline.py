@@ -6,6 +6,8 @@ between shards.
 """
 
 import contextlib
+import functools
+import logging
 import queue
 import threading
 import time
@@ -18,13 +20,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ctxbatch.batching import BatchMaker, Buffer
+from ctxbatch.compiling import program_path
 from ctxbatch.corpus import ShardSpec
-from ctxbatch.encoder import Encoder, describe_device, library_versions, read_tokenizer
+from ctxbatch.devices import describe_device, library_versions
+from ctxbatch.encoder import Encoder, OutOfMemoryError
+from ctxbatch.errors import ResourceError
 from ctxbatch.layout import Manifest, as_resource_error
 from ctxbatch.readers import Reader, Record, Reject
+from ctxbatch.resolving import read_tokenizer
 from ctxbatch.segment import Sentence, split_sentences
 from ctxbatch.writer import ShardWriter
 
+log = logging.getLogger("ctxbatch")
 Item = TypeVar("Item")
 # Buffers waiting between two stages: enough to overlap, few enough to keep memory small.
 _DEPTH = 1
@@ -46,16 +53,36 @@ class Progress:
     first_reject: str | None
 
 
+class _Clock:
+    """A thread's time, lap by lap; every lap is put down to a shard, a stage and a state."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap(self, seconds: dict[str, float], state: str) -> None:
+        """Add the time since the last lap to the seconds of a state."""
+        now = time.perf_counter()
+        seconds[state] += now - self._since
+        self._since = now
+
+
+def _no_seconds() -> dict[str, dict[str, float]]:
+    """Of every stage: at work, waiting for something to work on, waiting for room to hand it on."""
+    states = ("busy", "starved", "blocked")
+    return {stage: dict.fromkeys(states, 0.0) for stage in ("read", "encode", "write")}
+
+
 @dataclass(slots=True)
 class _Reading:
-    """What reading a shard has met so far."""
+    """A shard on its way through the stages, and what it has met so far."""
 
     spec: ShardSpec
     started: float
+    budget: int
     bytes: int = 0
     records: int = 0
     rejects: list[Reject] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("read", "encode", "write"), 0.0))
+    seconds: dict[str, dict[str, float]] = field(default_factory=_no_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +92,7 @@ class _Encoded:
     reading: _Reading
     bytes: int
     buffer: Buffer | None
-    vectors: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    vectors_CND: npt.NDArray[Any] = field(default_factory=lambda: np.zeros((0, 0, 0)))
     finite_N: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     tokens: int = 0
     slots: int = 0
@@ -87,7 +114,9 @@ class Bench:
         self._manifest = Manifest.read(out)
         config = self._manifest.config
         self._maker = BatchMaker(read_tokenizer(config), config)
-        self._encoder = Encoder(config, device)
+        self._encoder = Encoder(
+            config, device, program_path(config) if config.compiled and device == "cpu" else None
+        )
         self._reader = Reader(self._manifest.sources, self._manifest.reading)
         self._device = device
 
@@ -117,15 +146,14 @@ class Bench:
 
     def _read(self, specs: Iterable[ShardSpec]) -> Iterator[_Encoded]:
         for spec in specs:
-            reading = _Reading(spec, time.time())
-            taken = 0
-            clock = time.perf_counter()
+            reading = _Reading(spec, time.time(), self._manifest.config.tokens_per_batch)
+            clock, seconds, taken = _Clock(), reading.seconds["read"], 0
             for buffer in self._maker.buffers(self._sentences(reading)):
-                reading.seconds["read"] += time.perf_counter() - clock
+                clock.lap(seconds, "busy")
                 yield _Encoded(reading, reading.bytes - taken, buffer)
+                clock.lap(seconds, "blocked")
                 taken = reading.bytes
-                clock = time.perf_counter()
-            reading.seconds["read"] += time.perf_counter() - clock
+            clock.lap(seconds, "busy")
             yield _Encoded(reading, spec.size - taken, None)
 
     def _sentences(self, reading: _Reading) -> Iterator[Sentence]:
@@ -139,46 +167,70 @@ class Bench:
                 reading.rejects.append(record)
 
     def _encode(self, items: Iterable[_Encoded]) -> Iterator[_Encoded]:
-        config = self._manifest.config
+        clock = _Clock()
         for item in items:
-            if item.buffer is None:
-                yield item
-                continue
-            clock = time.perf_counter()
-            n_rows = len(item.buffer.rows)
-            vectors = {name: np.empty((n_rows, config.hidden_size), config.dtype) for name in config.columns}
-            finite_N = np.ones(n_rows, bool)
-            tokens = slots = 0
-            for batch in self._maker.batches(item.buffer):
-                found = self._encoder.encode(batch)
-                for name, vector in found.columns.items():
-                    vectors[name][batch.rows_N] = vector
-                finite_N[batch.rows_N] = found.finite_N
-                tokens += int(batch.lengths_B.sum())
-                slots += batch.input_ids_BT.size
-            item.reading.seconds["encode"] += time.perf_counter() - clock
-            yield _Encoded(item.reading, item.bytes, item.buffer, vectors, finite_N, tokens, slots)
+            seconds = item.reading.seconds["encode"]
+            clock.lap(seconds, "starved")
+            encoded = item if item.buffer is None else self._encoded(item, item.buffer)
+            clock.lap(seconds, "busy")
+            yield encoded
+            clock.lap(seconds, "blocked")
+
+    def _encoded(self, item: _Encoded, buffer: Buffer) -> _Encoded:
+        """Encode a buffer, in smaller batches where the device's memory is too small for these."""
+        reading = item.reading
+        while True:
+            try:
+                return self._try_to_encode(item, buffer, reading.budget)
+            except OutOfMemoryError as error:
+                longest = int(buffer.window_length_W.max()) + self._maker.n_specials
+                if reading.budget <= longest:
+                    raise ResourceError(
+                        f"{self._device} has no memory for a single window of {longest} tokens: {error}"
+                    ) from None
+                reading.budget //= 2
+                log.warning(
+                    "shard %06d: out of memory, going on with %d tokens a batch: %s",
+                    reading.spec.shard,
+                    reading.budget,
+                    error,
+                )
+
+    def _try_to_encode(self, item: _Encoded, buffer: Buffer, budget: int) -> _Encoded:
+        config = self._manifest.config
+        n_rows = len(buffer.rows)
+        vectors_CND = np.empty((len(config.columns), n_rows, config.hidden_size), config.dtype)
+        finite_N = np.ones(n_rows, bool)
+        batches = list(self._maker.batches(buffer, budget))
+        for batch, found in zip(batches, self._encoder.encode(batches), strict=True):
+            vectors_CND[:, batch.rows_N] = found.vectors_CND
+            finite_N[batch.rows_N] = found.finite_N
+        tokens = sum(int(batch.lengths_B.sum()) for batch in batches)
+        slots = sum(batch.input_ids_BT.size for batch in batches)
+        return _Encoded(item.reading, item.bytes, buffer, vectors_CND, finite_N, tokens, slots)
 
     def _write(
         self, items: Iterator[_Encoded], report: Callable[[Progress], None]
     ) -> Iterator[dict[str, Any]]:
-        manifest = self._manifest
+        manifest, clock = self._manifest, _Clock()
         for first in items:
-            reading = first.reading
+            reading, item = first.reading, first
+            seconds = reading.seconds["write"]
+            clock.lap(seconds, "starved")
             with ShardWriter(self._out, reading.spec.shard, manifest.config, manifest.sources) as writer:
-                item = first
                 while item.buffer is not None:
-                    clock = time.perf_counter()
-                    writer.write(item.buffer, item.vectors, item.finite_N)
+                    vectors = dict(zip(manifest.config.columns, item.vectors_CND, strict=True))
+                    writer.write(item.buffer, vectors, item.finite_N)
                     writer.counts.tokens += item.tokens
                     writer.counts.slots += item.slots
-                    reading.seconds["write"] += time.perf_counter() - clock
                     report(self._progress(item))
+                    clock.lap(seconds, "busy")
                     item = next(items)
+                    clock.lap(seconds, "starved")
                 writer.reject(reading.rejects)
                 writer.counts.records = reading.records
                 report(self._progress(item))
-                commit = writer.commit(self._facts(reading))
+                commit = writer.commit(functools.partial(self._facts, reading, clock))
             yield commit
 
     def _progress(self, item: _Encoded) -> Progress:
@@ -199,15 +251,18 @@ class Bench:
             first,
         )
 
-    def _facts(self, reading: _Reading) -> dict[str, Any]:
+    def _facts(self, reading: _Reading, clock: _Clock) -> dict[str, Any]:
+        """What the commit record says of a shard that is written and synced."""
+        clock.lap(reading.seconds["write"], "busy")
+        stages = {
+            stage: {state: round(spent, 4) for state, spent in seconds.items()}
+            for stage, seconds in reading.seconds.items()
+        }
         return {
             "fingerprint": self._manifest.config.fingerprint,
             "inputs": [asdict(segment) for segment in reading.spec.segments],
-            "timing": {
-                "started": reading.started,
-                "finished": time.time(),
-                "busy_seconds": {stage: round(seconds, 4) for stage, seconds in reading.seconds.items()},
-            },
+            "timing": {"started": reading.started, "finished": time.time(), "stages": stages},
+            "tokens_per_batch": reading.budget,
             "device": describe_device(self._device),
             "versions": library_versions(),
             "peak_memory_bytes": peak_memory(),

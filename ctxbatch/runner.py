@@ -5,15 +5,15 @@ Owns the order of these steps and the rule what may be resumed. Everything under
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
 from ctxbatch import index
+from ctxbatch.compiling import CompilingError, make_program
 from ctxbatch.config import ResolvedConfig, RunConfig
-from ctxbatch.corpus import ShardSpec, examine, plan, resolve_reading
+from ctxbatch.corpus import ShardSpec, corpus_bytes, examine, plan, resolve_reading
 from ctxbatch.errors import InputError, StoreError, TooManyRejectsError
 from ctxbatch.forecast import Estimate, check_room, estimate, remember_rate
 from ctxbatch.layout import LOG, MANIFEST, Manifest, as_resource_error, check_folder, locked
@@ -21,7 +21,8 @@ from ctxbatch.pool import Pool
 from ctxbatch.progress import ProgressBar
 from ctxbatch.readers import Reader, place
 from ctxbatch.sources import Source, find_sources
-from ctxbatch.store import Store, committed_shards, totals
+from ctxbatch.store import Store, committed_shards
+from ctxbatch.totals import totals
 from ctxbatch.units import Reading
 from ctxbatch.verify import find_damage
 from ctxbatch.writer import remove_leftovers
@@ -63,16 +64,21 @@ def run(
     sources, left_out, reading = _look_at(inputs, out, config)
     if not (out / MANIFEST).exists():
         sources = examine(sources, reading, config)
-    from ctxbatch import encoder  # torch comes last: mistakes above are told at once
+    from ctxbatch.devices import (  # torch comes last: mistakes above are told at once
+        choose_devices,
+        choose_workers,
+    )
+    from ctxbatch.resolving import resolve
 
-    devices = encoder.available_devices()
-    resolved = encoder.resolve(config, devices[0])
+    devices = choose_devices(config.devices)
+    resolved = resolve(config, devices[0], corpus_bytes(sources))
     with _writing_to(out) as (lock, log_file):
         _tell_left_out(left_out)
-        names = [encoder.describe_device(device) for device in devices]
-        manifest = _open_manifest(out, config, resolved, reading, sources, names)
+        if not (out / MANIFEST).exists():
+            resolved = _begin(out, config, resolved, reading, sources, devices)
+        manifest = _open_manifest(out, config, resolved, reading, sources)
         remove_leftovers(out)
-        workers = _workers(config.workers, devices)
+        workers = choose_workers(config.workers, devices)
         before = committed_shards(out, manifest)
         if not config.force:
             _check_room_for_rest(out, manifest, before)
@@ -80,7 +86,7 @@ def run(
         if before and todo:
             log.info("resuming: %d of %d shards are done", len(before), len(manifest.shards))
         watch = _RejectWatch(out, config.max_rejects, before)
-        given_up = _work(out, todo, workers, lock, log_file, quiet, watch.on_message)
+        given_up = _work(out, manifest, todo, workers, lock, log_file, quiet, watch.on_message)
         watch.check(finished=True)
         report = index.ensure(Store(out), resolved.column()) if config.index and not given_up else None
         store = Store(out)
@@ -99,12 +105,13 @@ def make_estimate(
     config, out = config or RunConfig(), Path(out)
     sources, left_out, reading = _look_at(inputs, out, config)
     sources = examine(sources, reading, config)
-    from ctxbatch import encoder
+    from ctxbatch.devices import choose_devices, describe_device
+    from ctxbatch.resolving import resolve
 
     _tell_left_out(left_out)
-    devices = encoder.available_devices()
-    names = [encoder.describe_device(device) for device in devices]
-    found = estimate(sources, reading, encoder.resolve(config, devices[0]), out, names)
+    devices = choose_devices(config.devices)
+    resolved = resolve(config, devices[0], corpus_bytes(sources))
+    found = estimate(sources, reading, resolved, out, [describe_device(device) for device in devices])
     if found.rejected == found.records and found.first_reject is not None:
         raise InputError(f"nothing can be read: {found.first_reject}")
     return found
@@ -132,7 +139,7 @@ def repair(out: str | Path, *, quiet: bool = True) -> RepairReport:
     """
     out = Path(out)
     manifest = Manifest.read(out)
-    from ctxbatch import encoder
+    from ctxbatch.devices import choose_devices, choose_workers
 
     with _writing_to(out) as (lock, log_file):
         found = list(find_damage(out))
@@ -141,8 +148,8 @@ def repair(out: str | Path, *, quiet: bool = True) -> RepairReport:
         remove_leftovers(out)
         intact = committed_shards(out, manifest).keys() - {damage.shard for damage in found}
         todo = [spec for spec in manifest.shards if spec.shard not in intact]
-        workers = _workers(None, encoder.available_devices())
-        if given_up := _work(out, todo, workers, lock, log_file, quiet, lambda _: None):
+        workers = choose_workers(None, choose_devices(None))
+        if given_up := _work(out, manifest, todo, workers, lock, log_file, quiet, lambda _: None):
             raise StoreError(f"shards {given_up} of {out} cannot be made: see {out / LOG}")
         store = Store(out)
         stems = [path.stem for path in index.index_files(out) if list(index.check_index(path, manifest))]
@@ -188,14 +195,9 @@ def _check_room_for_rest(out: Path, manifest: Manifest, done: Mapping[int, Mappi
         check_room(out, round(written * (size - size_done) / size_done))
 
 
-def _workers(wanted: int | None, devices: Sequence[str]) -> list[str]:
-    """The device of each worker: one a GPU, or one a core that this process may use."""
-    n_workers = wanted or (len(os.sched_getaffinity(0)) if devices == ["cpu"] else len(devices))
-    return [devices[number % len(devices)] for number in range(n_workers)]
-
-
 def _work(
     out: Path,
+    manifest: Manifest,
     todo: Sequence[ShardSpec],
     devices: Sequence[str],
     lock: int,
@@ -206,6 +208,8 @@ def _work(
     """Run shards, telling ``listen`` what workers say; returns those given up."""
     if not todo:
         return []
+    if manifest.config.compiled and devices[0] == "cpu":
+        make_program(manifest.config)
     bar = ProgressBar(sum(spec.size for spec in todo), quiet)
 
     def on_message(message: dict[str, Any]) -> None:
@@ -269,25 +273,50 @@ class _RejectWatch:
 # --- resuming -------------------------------------------------------------------------------------
 
 
-def _open_manifest(
+def _begin(
     out: Path,
     config: RunConfig,
     resolved: ResolvedConfig,
     reading: Reading,
     sources: Sequence[Source],
     devices: Sequence[str],
+) -> ResolvedConfig:
+    """Make sure that a new run can go through: room on the disk, and a model that compiles or need not."""
+    from ctxbatch.devices import describe_device
+
+    if not config.force:
+        names = [describe_device(device) for device in devices]
+        expected = estimate(sources, reading, resolved, out, names)
+        check_room(out, expected.bytes_on_disk + expected.bytes_of_index)
+    if not resolved.compiled:
+        return resolved
+    try:
+        make_program(resolved)
+    except CompilingError as error:
+        if config.compile == "on":
+            raise
+        log.warning("%s; going on without", error)
+        return replace(resolved, compiled=False)
+    return resolved
+
+
+def _open_manifest(
+    out: Path,
+    config: RunConfig,
+    resolved: ResolvedConfig,
+    reading: Reading,
+    sources: Sequence[Source],
 ) -> Manifest:
     """The store's manifest, made now or checked against what is asked for now."""
     if not (out / MANIFEST).exists():
-        if not config.force:
-            expected = estimate(sources, reading, resolved, out, devices)
-            check_room(out, expected.bytes_on_disk + expected.bytes_of_index)
         shards = plan(sources, reading)
         manifest = Manifest(resolved, reading, tuple(sources), tuple(shards))
         manifest.write(out)
         log.debug("planned %d shards from %d sources", len(shards), len(sources))
         return manifest
     manifest = Manifest.read(out)
+    if config.compile == "auto":  # settled when the store was begun, perhaps by a compiler that is gone
+        resolved = replace(resolved, compiled=manifest.config.compiled)
     _check_sources(out, manifest, sources)
     _check_options(out, manifest, resolved, reading)
     return manifest

@@ -104,7 +104,7 @@ class Searcher:
         self.column = self._config.column(on, layer)
         for number, store in enumerate(stores):
             _check_searchable(store)
-            if store.config.fingerprint != self._config.fingerprint:
+            if store.config.meaning() != self._config.meaning():
                 raise StoreError(_difference(stores[0], store))
             if store.path.resolve() in (other.path.resolve() for other in stores[:number]):
                 raise InputError(f"{store.path} is named twice: name every store once")
@@ -122,7 +122,8 @@ class Searcher:
 
     @cached_property
     def _model(self) -> "tuple[BatchMaker, Encoder]":
-        from ctxbatch.encoder import Encoder, read_tokenizer  # torch comes last: mistakes are told at once
+        from ctxbatch.encoder import Encoder  # torch comes last: mistakes are told at once
+        from ctxbatch.resolving import read_tokenizer
 
         return BatchMaker(read_tokenizer(self._config), self._config), Encoder(self._config, "cpu")
 
@@ -169,10 +170,10 @@ class Searcher:
         surface = ""
         for buffer in maker.buffers([sentence]):
             rows = self._marked_rows(buffer, query.start - shift, query.end - shift)
-            for batch in maker.batches(buffer):
-                mine = np.flatnonzero(np.isin(batch.rows_N, rows))
-                if len(mine):
-                    found.append(encoder.encode(batch).columns[self.column][mine])
+            column = self._config.columns.index(self.column)
+            batches = [batch for batch in maker.batches(buffer) if np.isin(batch.rows_N, rows).any()]
+            for batch, encoded in zip(batches, encoder.encode(batches), strict=True):
+                found.append(encoded.vectors_CND[column, np.isin(batch.rows_N, rows)])
             if len(rows):
                 start = int(buffer.rows.char_start_N[rows].min())
                 surface = stripped[start : int(buffer.rows.char_end_N[rows].max())]
@@ -232,7 +233,7 @@ def _check_searchable(store: Store) -> None:
 
 def _difference(one: Store, other: Store) -> str:
     """Why two stores cannot be searched together."""
-    first, second = one.config.as_dict(), other.config.as_dict()
+    first, second = one.config.meaning(), other.config.meaning()
     name = next(name for name in first if first[name] != second[name])
     return (
         f"{one.path} and {other.path} cannot be searched together: {name.replace('_', ' ')} is "

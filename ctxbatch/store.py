@@ -4,8 +4,7 @@ Nothing here writes. Vectors are numpy views on the mapped files: they cost addr
 """
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,6 @@ from ctxbatch.writer import (
     REJECTS,
     SENTENCES,
     WORDS,
-    Counts,
     sentences_schema,
     shard_folder,
     words_schema,
@@ -212,60 +210,6 @@ def open_arrow(path: Path) -> pa.Table:
             return pa.ipc.open_file(source).read_all()
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{path} is damaged or missing: run `ctxbatch verify` on the store") from error
-
-
-# --- totals ---------------------------------------------------------------------------------------
-
-
-def totals(store: Store) -> dict[str, Any]:
-    """What the committed shards hold and took, as ``ctxbatch stats --json`` prints it.
-
-    ``seconds`` is the union of the shards' working intervals, so shards worked on side by side count
-    once and a night between two runs not at all; ``padding`` is the share of computed positions that
-    were padding.
-    """
-    counts = sum((Counts(**commit["counts"]) for commit in store.commits.values()), Counts())
-    seconds = _union(
-        (commit["timing"]["started"], commit["timing"]["finished"]) for commit in store.commits.values()
-    )
-    content = asdict(counts)
-    del content["slots"]
-    return {
-        **content,
-        "shards": len(store.commits),
-        "shards_planned": len(store.manifest.shards),
-        "bytes_written": sum(
-            file["bytes"] for commit in store.commits.values() for file in commit["files"].values()
-        ),
-        "seconds": round(seconds, 3),
-        "tokens_per_second": round(counts.tokens / seconds, 1) if seconds else 0.0,
-        "padding": round(1 - counts.tokens / counts.slots, 4) if counts.slots else 0.0,
-        "peak_memory_bytes": max(
-            (commit["peak_memory_bytes"] for commit in store.commits.values()), default=0
-        ),
-        "model": store.config.model,
-        "columns": list(store.config.columns),
-        "fingerprint": store.config.fingerprint,
-        "devices": sorted({commit["device"] for commit in store.commits.values()}),
-        "versions": _distinct(commit["versions"] for commit in store.commits.values()),
-    }
-
-
-def _union(intervals: Iterable[tuple[float, float]]) -> float:
-    total, reached = 0.0, -math.inf
-    for begin, end in sorted(intervals):
-        total += max(0.0, end - max(begin, reached))
-        reached = max(reached, end)
-    return total
-
-
-def _distinct(versions: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
-    """All versions met, by library: more than one means a store of mixed origin."""
-    found: dict[str, set[str]] = {}
-    for each in versions:
-        for name, version in each.items():
-            found.setdefault(name, set()).add(version)
-    return {name: sorted(versions) for name, versions in found.items()}
 
 
 def rejects(store: Store) -> Iterator[dict[str, Any]]:

@@ -34,10 +34,10 @@ def main() -> None:
 
 
 def _work(out: Path, device: str, jobs: "queue.Queue[int]", channel: IO[str]) -> None:
-    from ctxbatch import encoder
+    from ctxbatch.devices import use_one_thread
     from ctxbatch.pipeline import Bench
 
-    encoder.use_one_thread()
+    use_one_thread()
     bench = Bench(out, device)
     _say(channel, "loaded")
 

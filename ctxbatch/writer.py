@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -275,11 +275,12 @@ class ShardWriter:
             else:
                 self.counts.rejected_words += 1
 
-    def commit(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def commit(self, facts: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """Close and sync the files, write the commit record, and rename the shard into place.
 
         Args:
-            facts: What else the commit record is to say: inputs, timings, device, versions.
+            facts: What else the commit record is to say: inputs, timings, device, versions; asked for when
+                everything else is synced.
 
         Returns:
             The commit record.
@@ -298,7 +299,7 @@ class ShardWriter:
             "shard": self._shard,
             "counts": asdict(self.counts),
             "files": files,
-            **facts,
+            **facts(),
         }
         write_json(self._beside / COMMIT, record)
         aside = self._place.with_name(f".{self._place.name}.{os.getpid()}.old.tmp")

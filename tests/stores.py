@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctxbatch import encoder
+from ctxbatch import resolving
 from ctxbatch.config import RunConfig
 from ctxbatch.corpus import examine, plan, resolve_reading
 from ctxbatch.layout import Manifest
@@ -19,7 +19,7 @@ def make_store(out: Path, inputs: list[Path], config: RunConfig) -> Store:
     sources, _ = find_sources(inputs, out, config.format)
     reading = resolve_reading(config, sources)
     sources = examine(sources, reading, config)
-    resolved = encoder.resolve(config, "cpu")
+    resolved = resolving.resolve(config, "cpu")
     out.mkdir(parents=True, exist_ok=True)
     Manifest(resolved, reading, tuple(sources), tuple(plan(sources, reading))).write(out)
     bench = Bench(out, "cpu")

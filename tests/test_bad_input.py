@@ -420,7 +420,8 @@ def test_a_folder_of_bad_files_is_run_to_the_end_and_every_record_accounted_for(
     assert result.returncode == 3, result.stderr
     assert "Traceback" not in result.stderr + (out / "run.log").read_text()
     store = ctxbatch.open(out)
-    from ctxbatch.store import rejects, totals
+    from ctxbatch.store import rejects
+    from ctxbatch.totals import totals
 
     found = totals(store)
     lines = list(rejects(store))

@@ -12,7 +12,7 @@ from stores import make_store
 
 import ctxbatch
 from ctxbatch import InputError, RunConfig, forecast
-from ctxbatch.store import totals
+from ctxbatch.totals import totals
 
 LINES = [line for line in TEXT.splitlines() if line.strip() and "antidis" not in line]
 

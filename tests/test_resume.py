@@ -310,7 +310,7 @@ def test_a_newer_format_is_refused(copy, cli):
 
 def test_the_time_between_two_runs_does_not_count(copy):
     from ctxbatch.layout import read_json, write_json
-    from ctxbatch.store import totals
+    from ctxbatch.totals import totals
 
     for number, (begin, end) in enumerate([(0, 10), (5, 12), (10_000, 10_003)]):
         path = copy / "shards" / f"{number:06d}" / "shard.json"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctxbatch import batching, encoder
+from ctxbatch import batching, resolving
 from ctxbatch.batching import BatchMaker
 from ctxbatch.config import RunConfig
 from ctxbatch.readers import Record
@@ -23,8 +23,8 @@ def maker(tiny):
     def get(family, **options) -> BatchMaker:
         key = (family, *options.items())
         if key not in made:
-            config = encoder.resolve(RunConfig(model=str(tiny(family)), **options), "cpu")
-            made[key] = BatchMaker(encoder.read_tokenizer(config), config)
+            config = resolving.resolve(RunConfig(model=str(tiny(family)), **options), "cpu")
+            made[key] = BatchMaker(resolving.read_tokenizer(config), config)
         return made[key]
 
     return get
@@ -99,8 +99,8 @@ def test_truncation_stored_in_a_tokenizer_is_cleared(tiny, tmp_path):
     tokenizer.enable_truncation(5)
     tokenizer.enable_padding(length=9)
     tokenizer.save(str(path))
-    config = encoder.resolve(RunConfig(model=str(folder)), "cpu")
-    make = BatchMaker(encoder.read_tokenizer(config), config)
+    config = resolving.resolve(RunConfig(model=str(folder)), "cpu")
+    make = BatchMaker(resolving.read_tokenizer(config), config)
     (buffer,) = make.buffers(sentences("one two three four five six seven eight"))
     assert len(buffer.rows) == 8
 
@@ -112,6 +112,6 @@ def test_the_limit_is_the_smaller_of_tokenizer_and_positions(tiny, tmp_path):
 
     folder = tmp_path / "model"
     shutil.copytree(tiny("roberta"), folder)
-    assert encoder.resolve(RunConfig(model=str(folder)), "cpu").max_tokens == 40
+    assert resolving.resolve(RunConfig(model=str(folder)), "cpu").max_tokens == 40
     set_tokenizer_option(folder, "model_max_length", 17)
-    assert encoder.resolve(RunConfig(model=str(folder)), "cpu").max_tokens == 17
+    assert resolving.resolve(RunConfig(model=str(folder)), "cpu").max_tokens == 17

@@ -1,0 +1,227 @@
+"""What a run's options mean for one model on one kind of device: `RunConfig` -> `ResolvedConfig`.
+
+Owns defaults that depend on model, device or the size of the corpus, and the families of models; reads
+configuration and tokenizer of a model, never its weights' values.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Literal
+
+import transformers
+
+from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR, ResolvedConfig, RunConfig, StaticKind
+from ctxbatch.devices import multiplies_bf16
+from ctxbatch.errors import InputError, StoreError
+from ctxbatch.models import ModelFolder, find_model
+from ctxbatch.segment import resolve_language
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+# Multiplications and additions that a run must come to before a compiled model repays compiling: about
+# two minutes of work of two cores that multiply bf16 natively, of which compiling saves a quarter.
+_REPAYS_COMPILING = 1e14
+_BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Where a model family keeps what the encoder needs to reach.
+
+    ``layers`` is the path of its list of layers. ``first_position`` says whether positions are counted
+    from the padding token's id on, which leaves fewer of them. ``final_norm`` is the path of a norm
+    after the last layer that belongs to that layer's hidden state.
+    """
+
+    layers: str
+    first_position_after_pad: bool = False
+    final_norm: str | None = None
+
+
+FAMILIES = {
+    "bert": Family("encoder.layer"),
+    "roberta": Family("encoder.layer", first_position_after_pad=True),
+    "xlm-roberta": Family("encoder.layer", first_position_after_pad=True),
+    "distilbert": Family("transformer.layer"),
+    "electra": Family("encoder.layer"),
+    "mpnet": Family("encoder.layer", first_position_after_pad=True),
+    "modernbert": Family("layers", final_norm="final_norm"),
+}
+
+
+def resolve(config: RunConfig, device: str, corpus_bytes: int = 0) -> ResolvedConfig:
+    """Find the model and settle every option that depends on it, the kind of device or the corpus.
+
+    Args:
+        config: The options.
+        device: ``cpu`` or ``cuda:N``; only its kind counts.
+        corpus_bytes: About how much text there is, decompressed; decides whether compiling is worth it.
+
+    Raises:
+        InputError: The model cannot be found, read or used, or does not have what an option asks for.
+    """
+    lang = resolve_language(config)
+    precision = _resolve_precision(config, device)
+    n_tokens = corpus_bytes / _BYTES_PER_TOKEN
+    folder = find_model(config.model, config.revision)
+    model_config = _read_model_config(folder)
+    family = FAMILIES[model_config.model_type]
+    tokenizer_json, longest = _read_tokenizer(folder)
+    positions = int(model_config.max_position_embeddings)
+    pad_id = int(model_config.pad_token_id or 0)
+    if family.first_position_after_pad:
+        positions -= pad_id + 1
+    layers = _resolve_layers(config, int(model_config.num_hidden_layers), folder.name)
+    work = n_tokens * _multiplications(model_config) * max(layers, default=0)
+    has_shift, has_static = "shift" in config.vectors, config.vectors != ("contextual",)
+    shift = (config.shift or "log_ratio") if has_shift else None
+    return ResolvedConfig(
+        model=folder.name,
+        revision=folder.revision,
+        model_type=model_config.model_type,
+        hidden_size=int(model_config.hidden_size),
+        n_layers=int(model_config.num_hidden_layers),
+        max_tokens=min(longest, positions),
+        pad_id=pad_id,
+        layers=layers,
+        vectors=tuple(kind for kind in ("static", "contextual", "shift") if kind in config.vectors),
+        static=_resolve_static(config, model_config, folder.name) if has_static else None,
+        shift=shift,
+        floor=(DEFAULT_FLOOR if config.floor is None else config.floor) if shift == "log_ratio" else None,
+        delta=(DEFAULT_DELTA if config.delta is None else config.delta) if shift == "asinh" else None,
+        pool=config.pool,
+        keep_punctuation=config.keep_punctuation,
+        split=config.split,
+        lang=lang,
+        dtype=config.dtype,
+        precision=precision,
+        compiled=_resolve_compiled(config, device, work),
+        tokens_per_batch=config.tokens_per_batch or _default_token_budget(device),
+        digests={
+            "weights": folder.weights_digest(),
+            "tokenizer": hashlib.sha256(tokenizer_json.encode()).hexdigest(),
+            "model_config": folder.config_digest(),
+        },
+        versions={name: metadata.version(name) for name in ("sentencex", "tokenizers")},
+    )
+
+
+def _default_token_budget(device: str) -> int:
+    """Tokens a batch, padding included: a fixed function of the kind of device."""
+    return 16_384 if device.startswith("cuda") else 2_048
+
+
+def _resolve_precision(config: RunConfig, device: str) -> Literal["fp32", "bf16", "fp16"]:
+    if config.vectors == ("static",):
+        return "fp32"
+    if config.precision == "auto":
+        return "bf16" if multiplies_bf16(device) else "fp32"
+    if config.precision == "fp16" and device == "cpu":
+        raise InputError("--precision fp16 needs a GPU, and this runs on a CPU: take auto, bf16 or fp32")
+    return config.precision
+
+
+def _multiplications(model_config: Any) -> float:  # noqa: ANN401 (a class per family)
+    """Multiplications and additions of a layer's matrix products, per token."""
+    width = int(model_config.hidden_size)
+    inner = int(getattr(model_config, "intermediate_size", 4 * width))
+    return 2.0 * (4 * width * width + 2 * width * inner)
+
+
+def _resolve_compiled(config: RunConfig, device: str, work: float) -> bool:
+    """Whether to compile the model: where there is a compiler, and work enough to repay it."""
+    if config.compile == "off" or config.vectors == ("static",):
+        return False
+    if device != "cpu":
+        if config.compile == "on":
+            raise InputError("--compile on: models are compiled for CPUs only so far; leave it out on GPUs")
+        return False
+    if config.compile == "on":
+        if not has_compiler():
+            raise InputError("--compile on needs a C++ compiler: install g++, or set CXX, or leave it out")
+        return True
+    return work >= _REPAYS_COMPILING and has_compiler()
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, where torch looks for one."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
+
+
+def _resolve_layers(config: RunConfig, n_layers: int, name: str) -> tuple[int, ...]:
+    if config.vectors == ("static",):
+        return ()
+    layers = config.layers or (-1,)
+    positive = tuple(layer + n_layers + 1 if layer < 0 else layer for layer in layers)
+    for given, layer in zip(layers, positive, strict=True):
+        if not 1 <= layer <= n_layers:
+            raise InputError(f"--layers {given}: {name} has layers 1 to {n_layers} (or -{n_layers} to -1)")
+    if len(set(positive)) != len(positive):
+        raise InputError(f"--layers {','.join(map(str, layers))} names a layer of {name} twice")
+    return positive
+
+
+def _resolve_static(
+    config: RunConfig,
+    model_config: Any,  # noqa: ANN401 (a class per family)
+    name: str,
+) -> StaticKind:
+    width = getattr(model_config, "embedding_size", model_config.hidden_size)
+    if config.static == "lookup" and width != model_config.hidden_size:
+        raise InputError(
+            f"--static lookup: {name} has embeddings of {width} dimensions and layers of "
+            f"{model_config.hidden_size}; take --static embeddings"
+        )
+    return config.static or "embeddings"
+
+
+def _read_model_config(folder: ModelFolder) -> Any:  # noqa: ANN401 (a class per family)
+    try:
+        model_config = transformers.AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
+        model_type = model_config.model_type
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"--model {folder.name}: {first_line(error)}") from error
+    if model_type not in FAMILIES:
+        supported = ", ".join(sorted(FAMILIES))
+        raise InputError(f"--model {folder.name} is a {model_type}; supported are {supported}")
+    return model_config
+
+
+def _read_tokenizer(folder: ModelFolder) -> tuple[str, int]:
+    """The serialised tokenizer, its stored truncation and padding cleared, and its longest input."""
+    # Without one of these transformers makes up a tokenizer to which every word is unknown.
+    files = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+    if not any(any(folder.path.glob(name)) for name in files):
+        raise InputError(f"--model {folder.name}: {folder.path} holds no tokenizer ({', '.join(files)})")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
+        backend = tokenizer.backend_tokenizer
+    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
+        raise InputError(f"--model {folder.name} has no fast tokenizer: {first_line(error)}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend.to_str(), int(min(tokenizer.model_max_length, sys.maxsize))
+
+
+def read_tokenizer(config: ResolvedConfig) -> str:
+    """The serialised tokenizer of a resolved configuration.
+
+    Raises:
+        InputError: The model cannot be found.
+        StoreError: Its tokenizer is another than that of the configuration.
+    """
+    folder = find_model(config.model, config.revision)
+    tokenizer_json, _ = _read_tokenizer(folder)
+    if hashlib.sha256(tokenizer_json.encode()).hexdigest() != config.digests["tokenizer"]:
+        raise StoreError(f"{folder.path}: the tokenizer of {config.model} is not that of the store")
+    return tokenizer_json
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return str(error).strip().split("\n", 1)[0]
