@@ -231,7 +231,7 @@ def stats(out: OutFolder, as_json: AsJson = False) -> None:
         print(json.dumps(found))
         return
     for name, value in found.items():
-        print(f"{name.replace('_', ' '):<18} {_readable(name, value)}")
+        print(f"{name.replace('_', ' '):<22} {_readable(name, value)}")
 
 
 def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
@@ -239,6 +239,13 @@ def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
         return _size_of(value)
     if name == "padding":
         return f"{value:.1%}"
+    if name == "stages":
+        return "; ".join(
+            f"{stage} {each['busy']:,.1f} s at work, {each['starved'] + each['blocked']:,.1f} s waiting"
+            for stage, each in value.items()
+        )
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none yet"}[value]
     if isinstance(value, dict):
         return ", ".join(f"{key} {'/'.join(part)}" for key, part in value.items())
     if isinstance(value, list):

@@ -5,18 +5,26 @@ with weights frozen and packed for the processor, for batches of any shape. Maki
 minute and happens in a process of its own: ``python -m ctxbatch.compiling CONFIG PROGRAM``.
 """
 
+import ctypes
 import hashlib
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ctxbatch.config import ResolvedConfig, canonical_json
 from ctxbatch.errors import CtxbatchError
 from ctxbatch.layout import cache_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger("ctxbatch")
 # Of the configuration, what decides the program; the rest decides only what is put in.
@@ -32,6 +40,59 @@ _FIELDS = (
     "precision",
 )
 _KEPT = 4
+_OUTPUTS = 2
+
+
+class Program:
+    """A loaded program, called like the model that it was made from.
+
+    Called through the C interface of AOTInductor, because torch's own loader keeps Python's lock for as
+    long as a batch runs, and then nothing can be read or written beside it.
+
+    Args:
+        path: The shared library.
+
+    Raises:
+        OSError: It cannot be loaded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        pointer, size = ctypes.c_void_p, ctypes.c_size_t
+        self._container = pointer()
+        library = ctypes.CDLL(str(path))
+        create = library.AOTInductorModelContainerCreateWithDevice
+        create.argtypes = (pointer, size, ctypes.c_char_p, ctypes.c_char_p)
+        if create(ctypes.byref(self._container), 1, b"cpu", None):
+            raise OSError(f"{path} cannot be loaded: delete it, it is made anew")
+        self._run = library.AOTInductorModelContainerRun
+        self._run.argtypes = (pointer, pointer, size, pointer, size, pointer, pointer)
+
+    def __call__(self, *inputs: "Tensor") -> "list[Tensor]":
+        """Run a batch; arguments and results are those of `ctxbatch.encoder.WordModel.forward`."""
+        from torch._C import _aoti
+
+        # The program takes ownership of what comes in, and gives that of what goes out.
+        given = [_address(each) for each in _aoti.unsafe_alloc_void_ptrs_from_tensors(list(inputs))]
+        ins, outs = (ctypes.c_void_p * len(given))(*given), (ctypes.c_void_p * _OUTPUTS)()
+        if self._run(self._container, ins, len(given), outs, _OUTPUTS, None, None):
+            raise RuntimeError("the compiled program failed; what it says stands above")
+        tensors: Sequence[Tensor] = _aoti.alloc_tensors_by_stealing_from_void_ptrs(
+            [_capsule(address) for address in outs]
+        )
+        return list(tensors)
+
+
+def _address(capsule: Any) -> int | None:  # noqa: ANN401 (Python has no name for this type)
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    address: int | None = get(capsule, None)
+    return address
+
+
+def _capsule(address: int | None) -> Any:  # noqa: ANN401 (Python has no name for this type)
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    return new(address, None, None)
 
 
 class CompilingError(CtxbatchError):
@@ -51,7 +112,7 @@ def program_path(config: ResolvedConfig) -> Path:
         "code": _code_digest(),
     }
     key = hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:24]
-    return cache_folder() / "compiled" / f"{key}.pt2"
+    return cache_folder() / "compiled" / f"{key}.so"
 
 
 def _code_digest() -> str:
@@ -75,7 +136,7 @@ def make_program(config: ResolvedConfig) -> Path:
         return program
     log.info("compiling %s for this CPU: takes about a minute, once", config.model)
     program.parent.mkdir(parents=True, exist_ok=True)
-    beside = program.with_name(f".{program.stem}.{os.getpid()}.pt2")
+    beside = program.with_name(f".{program.stem}.{os.getpid()}.so")
     with tempfile.TemporaryDirectory(prefix="ctxbatch-") as scratch:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": scratch, "OMP_NUM_THREADS": "1"}
         command = [
@@ -91,7 +152,7 @@ def make_program(config: ResolvedConfig) -> Path:
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
                 log.debug("compiling failed: %s", done.stderr)
-                raise CompilingError(f"{config.model} cannot be compiled: {last}; take --compile off")
+                raise CompilingError(f"{config.model} cannot be compiled: {last}")
             beside.replace(program)
         finally:
             beside.unlink(missing_ok=True)
@@ -100,7 +161,7 @@ def make_program(config: ResolvedConfig) -> Path:
 
 
 def _remove_oldest(folder: Path) -> None:
-    programs = sorted(folder.glob("*.pt2"), key=lambda path: path.stat().st_mtime, reverse=True)
+    programs = sorted(folder.glob("*.so"), key=lambda path: path.stat().st_mtime, reverse=True)
     for program in programs[_KEPT:]:
         program.unlink(missing_ok=True)
 
@@ -128,7 +189,14 @@ def _compile(config: ResolvedConfig, program: Path) -> None:
     with torch.no_grad():
         exported = export(model, example, dynamic_shapes=shapes)
         options = {"freezing": True, "cpp.threads": 1}
-        aoti_compile_and_package(exported, package_path=str(program), inductor_configs=options)
+        with tempfile.TemporaryDirectory(prefix="ctxbatch-") as scratch:
+            package = aoti_compile_and_package(
+                exported, package_path=f"{scratch}/package.pt2", inductor_configs=options
+            )
+            with zipfile.ZipFile(package) as archive:
+                (library,) = (name for name in archive.namelist() if name.endswith(".so"))
+                with archive.open(library) as source, program.open("wb") as target:
+                    shutil.copyfileobj(source, target)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ T tokens, N rows, M wordpieces, C vector columns, D hidden size.
 """
 
 import functools
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import transformers
 from torch import Tensor, nn
 
 from ctxbatch.batching import TokenBatch
+from ctxbatch.compiling import Program
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.models import ModelFolder, find_model
@@ -30,7 +30,6 @@ _STORED_TYPES = {"float32": torch.float32, "float16": torch.float16}
 # a single window or row is a shape of its own to the compiler.
 COMPILED_TOKENS = 512
 COMPILED_LEAST = 2
-_TURN_SECONDS = 0.1
 
 
 class OutOfMemoryError(Exception):
@@ -56,14 +55,14 @@ class WordModel(nn.Module):
 
     Args:
         config: The resolved configuration.
-        attention: How transformers computes attention: ``sdpa`` or ``eager``.
+        attention: How transformers computes attention, such as ``eager``; ``None`` leaves it the choice.
 
     Raises:
         InputError: The model cannot be found or loaded.
         StoreError: Its files are not those of the configuration.
     """
 
-    def __init__(self, config: ResolvedConfig, attention: str = "sdpa") -> None:
+    def __init__(self, config: ResolvedConfig, attention: str | None = None) -> None:
         super().__init__()
         folder = find_model(config.model, config.revision)
         for what, digest in (("weights", folder.weights_digest()), ("model_config", folder.config_digest())):
@@ -161,13 +160,7 @@ class Encoder:
         self._device = torch.device(device)
         self._on_gpu = self._device.type == "cuda"
         self._model = WordModel(config).to(self._device)
-        self._program: Any = None
-        if program is not None:
-            from torch._inductor import aoti_load_package
-
-            self._program = aoti_load_package(str(program))
-            # A program holds Python's lock for a whole batch; other threads need their turn to be as long.
-            sys.setswitchinterval(_TURN_SECONDS)
+        self._program = None if program is None else Program(program)
 
     def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:
         """Run batches and yield the vectors of each, in order.
@@ -193,10 +186,9 @@ class Encoder:
     def _start(self, batch: TokenBatch) -> Callable[[], WordVectors]:
         """Begin a batch; what comes back waits for its vectors."""
         longest = batch.input_ids_BT.shape[1]
-        is_padded = bool((batch.lengths_B < longest).any())
         run = self._runner(batch)
         mask_BT = None
-        if is_padded or run is not self._model:
+        if run is not self._model or (batch.lengths_B < longest).any():
             mask_BT = self._on_device(np.arange(longest) < batch.lengths_B[:, None])
         first_N = np.cumsum(batch.n_pieces_N) - batch.n_pieces_N
         try:
@@ -214,7 +206,7 @@ class Encoder:
                 torch.cuda.empty_cache()
             raise OutOfMemoryError(first_line(error)) from None
 
-    def _runner(self, batch: TokenBatch) -> Any:  # noqa: ANN401 (a module, or what torch loads)
+    def _runner(self, batch: TokenBatch) -> Callable[..., Sequence[Tensor]]:
         """The compiled program where there is one and it is made for such a batch, else the model."""
         n_windows, longest = batch.input_ids_BT.shape
         least = min(n_windows, len(batch.rows_N))
@@ -246,7 +238,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _load_model(folder: ModelFolder, attention: str) -> Any:  # noqa: ANN401 (a class per family)
+def _load_model(folder: ModelFolder, attention: str | None) -> Any:  # noqa: ANN401 (a class per family)
     try:
         model, report = transformers.AutoModel.from_pretrained(
             folder.path,

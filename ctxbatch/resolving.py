@@ -112,8 +112,12 @@ def resolve(config: RunConfig, device: str, corpus_bytes: int = 0) -> ResolvedCo
 
 
 def _default_token_budget(device: str) -> int:
-    """Tokens a batch, padding included: a fixed function of the kind of device."""
-    return 16_384 if device.startswith("cuda") else 2_048
+    """Tokens a batch, padding included: a fixed function of the kind of device.
+
+    On CPUs more tokens leave the caches and pad more, fewer are not worth their calls; to find what is
+    best for a model on a machine: ``scripts/bench_budget.py``.
+    """
+    return 16_384 if device.startswith("cuda") else 1_024
 
 
 def _resolve_precision(config: RunConfig, device: str) -> Literal["fp32", "bf16", "fp16"]:

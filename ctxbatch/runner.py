@@ -294,7 +294,7 @@ def _begin(
         make_program(resolved)
     except CompilingError as error:
         if config.compile == "on":
-            raise
+            raise CompilingError(f"{error}; mend the compiler or take --compile off") from error
         log.warning("%s; going on without", error)
         return replace(resolved, compiled=False)
     return resolved
@@ -327,6 +327,8 @@ def _check_options(out: Path, manifest: Manifest, resolved: ResolvedConfig, read
     options = {field.name for field in fields(RunConfig)}
     stored = _flat({**manifest.config.as_dict(), **asdict(manifest.reading)})
     asked = _flat({**resolved.as_dict(), **asdict(reading)})
+    for found in (stored, asked):
+        found["compile"] = "on" if found.pop("compiled") else "off"
     different = [name for name in stored.keys() | asked.keys() if stored.get(name) != asked.get(name)]
     if not different:
         return

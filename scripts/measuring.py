@@ -293,7 +293,7 @@ def run_ctxbatch(
 ) -> dict[str, Any]:
     """Run the real command on a text, and read from its store what it did; the store is removed."""
     import ctxbatch
-    from ctxbatch.store import totals
+    from ctxbatch.totals import totals
 
     command = [sys.executable, "-m", "ctxbatch.cli", "run", str(text), "-o", str(out), "--quiet"]
     finished = run_process([*command, "--no-index", *settings], environment)

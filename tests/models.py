@@ -24,6 +24,9 @@ antidisestablishmentarianism included, all without a stop
 קוראים לי נועה ואני גרה בתל אביב. Привет, мир! e\u0301te\u0301
 """
 
+# Without the word that is longer than a tiny model's window.
+PLAIN_TEXT = "".join(line for line in TEXT.splitlines(keepends=True) if "antidis" not in line)
+
 SIZES = {
     "hidden_size": 32,
     "num_hidden_layers": 3,

@@ -1,0 +1,124 @@
+"""Compiled models: equal to the oracle, made once, and never a surprise."""
+
+import os
+from pathlib import Path
+
+import pytest
+from models import FAMILIES, PLAIN_TEXT, TEXT
+from parity import compare
+from stores import arrow_digests, make_store
+
+import ctxbatch
+from ctxbatch import compiling, resolving
+from ctxbatch.compiling import CompilingError, make_program, program_path
+from ctxbatch.config import RunConfig
+from ctxbatch.errors import InputError
+
+QUICK = ("bert", "mpnet", "modernbert")
+# What compiles in a family depends on its attention and its masks; these three have one of each.
+ALL = [pytest.param(family, marks=() if family in QUICK else pytest.mark.slow) for family in FAMILIES]
+
+
+@pytest.fixture
+def text(tmp_path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def options(model: Path, **given: object) -> RunConfig:
+    return RunConfig(model=str(model), precision="fp32", index=False, **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_a_compiled_model_agrees_with_the_oracle(family, tiny, oracle, text, tmp_path):
+    config = options(tiny(family), compile="on", tokens_per_batch=100)
+    make_program(resolving.resolve(config, "cpu"))
+    store = make_store(tmp_path / "out", [text], config)
+    assert store.config.compiled
+    facts = compare(store, oracle(family))
+    assert facts["rows"] > 100
+    assert facts["excess"] <= 0
+    assert facts["shift_excess"] <= 0
+
+
+def test_a_compiled_run_gives_the_same_bytes_with_any_workers_and_compiles_once(tiny, cli, text, tmp_path):
+    text.write_text(PLAIN_TEXT * 4)
+    shared = ("--model", tiny(), "--no-index", "--shard-size", 1000, "--compile", "on", "--pool", "first")
+    one = cli("run", text, "-o", tmp_path / "one", *shared, "--workers", 1)
+    assert one.returncode == 0, one.stderr
+    assert "compiling" in one.stderr
+    two = cli("run", text, "-o", tmp_path / "two", *shared, "--workers", 2)
+    assert two.returncode == 0, two.stderr
+    assert "compiling" not in two.stderr
+    assert len(ctxbatch.open(tmp_path / "one").commits) > 2
+    assert arrow_digests(tmp_path / "one") == arrow_digests(tmp_path / "two")
+    again = cli("run", text, "-o", tmp_path / "two", *shared[:-4], "--pool", "first")  # --compile auto
+    assert (again.returncode, "nothing to do" in again.stderr) == (0, True), again.stderr
+    off = cli("run", text, "-o", tmp_path / "two", *shared, "--compile", "off")
+    assert off.returncode == 2
+    assert "--compile on, this command says off" in off.stderr
+    eager = cli("run", text, "-o", tmp_path / "eager", *shared, "--compile", "off")
+    assert eager.returncode == 0, eager.stderr
+    both = ctxbatch.searcher([tmp_path / "one", tmp_path / "eager"])  # the same vectors but for rounding
+    hits = both.search("nobody wanted what [lay] inside", k=8)
+    assert {hit.store for hit in hits} == {str(tmp_path / "one"), str(tmp_path / "eager")}
+    assert max(hit.score for hit in hits) - min(hit.score for hit in hits) < 1e-3
+
+
+def test_a_model_is_compiled_where_the_corpus_repays_it(tiny):
+    few, many = (resolving.resolve(options(tiny()), "cpu", size).compiled for size in (10**6, 10**12))
+    assert (few, many) == (False, True)
+    assert not resolving.resolve(options(tiny(), compile="off"), "cpu", 10**12).compiled
+
+
+def test_without_a_compiler_auto_means_off_and_on_is_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert not resolving.resolve(options(tiny()), "cpu", 10**12).compiled
+    with pytest.raises(InputError, match=r"--compile on needs a C\+\+ compiler"):
+        resolving.resolve(options(tiny(), compile="on"), "cpu")
+
+
+def test_compiling_on_a_gpu_is_refused_in_one_line(tiny):
+    with pytest.raises(InputError, match="for CPUs only"):
+        resolving.resolve(options(tiny(), compile="on"), "cuda:0")
+
+
+@pytest.fixture
+def broken_compiler(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "/bin/false")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("broken_compiler")
+def test_a_compiler_that_fails_is_told_in_one_line_and_auto_goes_on_without(
+    tiny, text, tmp_path, monkeypatch, caplog
+):
+    with pytest.raises(CompilingError) as failed:
+        ctxbatch.run(text, tmp_path / "on", options(tiny(), compile="on"))
+    assert "cannot be compiled" in str(failed.value)
+    assert "\n" not in str(failed.value)
+    assert not (tmp_path / "on" / "manifest.json").exists()
+    assert not list((tmp_path / "cache").rglob("*.so"))
+    monkeypatch.setattr(resolving, "_REPAYS_COMPILING", 0)
+    assert ctxbatch.run(text, tmp_path / "auto", options(tiny())).given_up == ()
+    assert not ctxbatch.open(tmp_path / "auto").config.compiled
+    assert "going on without" in caplog.text
+
+
+def test_only_the_programs_used_last_are_kept(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    configs = [
+        resolving.resolve(options(tiny(), compile="on", delta=d, shift="asinh"), "cpu") for d in (1, 2)
+    ]
+    first, second = map(program_path, configs)
+    first.parent.mkdir(parents=True)
+    for age, program in enumerate([first, *(first.with_name(f"{n}.so") for n in range(compiling._KEPT))]):
+        program.write_bytes(b"")
+        os.utime(program, (1000 + age, 1000 + age))
+    assert make_program(configs[0]) == first  # it is there; and used just now
+    assert make_program(configs[1]) == second
+    kept = set(first.parent.iterdir())
+    assert len(kept) == compiling._KEPT
+    assert {first, second} <= kept
