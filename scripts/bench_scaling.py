@@ -1,7 +1,7 @@
 """Run ctxbatch on texts of growing size: do seconds per word and memory stay the same?
 
     python scripts/bench_scaling.py CORPUS --model NAME [--verses 4000] [--factors 1,2,4,8] [--workers 1,2]
-        [--shard-size 256kb] [--repeats 1] [--out FOLDER]
+        [--shard-size 256kb] [--compile on] [--repeats 1] [--out FOLDER]
 
 Every run has the same size of shards. The texts are --verses lines times each of the factors, the corpus
 from its beginning again where it has too few, with the largest number of workers; the largest text also
@@ -58,6 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--factors", type=numbers, default=[1, 2, 4, 8], metavar="N,...")
     parser.add_argument("--workers", type=numbers, default=[1, 2], metavar="N,...")
     parser.add_argument("--shard-size", default="256kb", help="as of ctxbatch run")
+    parser.add_argument("--compile", choices=("on", "off"), default="on", help="as of ctxbatch run")
     parser.add_argument("--repeats", type=int, default=1, metavar="R")
     parser.add_argument("--out", type=Path, help="where to write; the temporary folder by default")
     return parser.parse_args()
@@ -91,6 +92,7 @@ def run(model: str, options: argparse.Namespace, work: Path, text: Path, case: C
     """One run."""
     factor, workers = case
     settings = ["--model", model, "--shard-size", options.shard_size, "--workers", str(workers)]
+    settings += ["--compile", options.compile]
     found = measuring.run_ctxbatch(text, work / "out", settings, measuring.child_environment(work))
     found["seconds_per_word"] = found["seconds"] / found["words"]
     found["tokens_per_second"] = found["tokens"] / found["seconds"]

@@ -1,6 +1,6 @@
 """Compare a run over a text with the slow oracle, value by value, and bf16 with fp32.
 
-    python scripts/prove_parity.py CORPUS --model NAME [--limit 500]
+    python scripts/prove_parity.py CORPUS --model NAME [--limit 500] [--compile on]
 
 Prints JSON: the largest excess of stored values over 1e-4 + rounding (0 or less is a pass), and the mean
 cosines of a bf16 run to the fp32 run.
@@ -27,13 +27,18 @@ def main() -> int:
     parser.add_argument("corpus")
     parser.add_argument("--model", required=True)
     parser.add_argument("--limit", type=int, default=500)
+    parser.add_argument("--compile", choices=("on", "off"), default="on")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         stores = {}
         for precision in ("fp32", "bf16"):
             config = ctxbatch.RunConfig(
-                model=options.model, precision=precision, limit=options.limit, index=False
-            )  # type: ignore[arg-type]
+                model=options.model,
+                precision=precision,
+                compile=options.compile,
+                limit=options.limit,
+                index=False,
+            )
             ctxbatch.run(options.corpus, Path(work) / precision, config)
             stores[precision] = ctxbatch.open(Path(work) / precision)
         facts = compare(stores["fp32"], Oracle(find_model(options.model, None).path))

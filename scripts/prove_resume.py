@@ -1,6 +1,7 @@
 """Kill a run at random moments, finish it, and compare its Arrow files with an undisturbed run's.
 
-    python scripts/prove_resume.py CORPUS --model NAME [--kills 20] [--shard-size 100kb] [--work FOLDER]
+    python scripts/prove_resume.py CORPUS --model NAME [--kills 20] [--shard-size 100kb] [--compile on]
+        [--work FOLDER]
 
 Each attempt runs with another number of workers and is killed with SIGKILL, either the coordinator alone
 or its whole process group. Where an attempt finishes before it is killed, its files are compared and the
@@ -70,6 +71,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("corpus")
     parser.add_argument("--model", required=True)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--compile", choices=("on", "off"), default="on", help="as of ctxbatch run")
     parser.add_argument("--shard-size", default="100kb")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", default="/tmp/prove-resume")
@@ -79,7 +81,8 @@ def parse() -> argparse.Namespace:
 def command(options: argparse.Namespace, out: Path, n_workers: int) -> list[str]:
     """The run, with another number of workers each time."""
     run = [sys.executable, "-m", "ctxbatch.cli", "run", options.corpus, "-o", str(out), "--quiet"]
-    return [*run, "--model", options.model, "--shard-size", options.shard_size, "--workers", str(n_workers)]
+    run += ["--model", options.model, "--shard-size", options.shard_size, "--compile", options.compile]
+    return [*run, "--workers", str(n_workers)]
 
 
 def digests(out: Path) -> dict[str, str]:

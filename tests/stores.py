@@ -14,15 +14,15 @@ from ctxbatch.sources import find_sources
 from ctxbatch.store import Store
 
 
-def make_store(out: Path, inputs: list[Path], config: RunConfig) -> Store:
+def make_store(out: Path, inputs: list[Path], config: RunConfig, device: str = "cpu") -> Store:
     """What `ctxbatch.run` does, without worker processes and without an index."""
     sources, _ = find_sources(inputs, out, config.format)
     reading = resolve_reading(config, sources)
     sources = examine(sources, reading, config)
-    resolved = resolving.resolve(config, "cpu")
+    resolved = resolving.resolve(config, device)
     out.mkdir(parents=True, exist_ok=True)
     Manifest(resolved, reading, tuple(sources), tuple(plan(sources, reading))).write(out)
-    bench = Bench(out, "cpu")
+    bench = Bench(out, device)
     for _ in bench.run_shards([spec.shard for spec in Manifest.read(out).shards], lambda _: None):
         pass
     return Store(out)

@@ -117,7 +117,8 @@ def test_every_option_of_the_configuration_reaches_the_resolved_one_or_the_plan(
         "limit",
         "shard_size",
     }
-    process = {"workers", "index", "force", "max_rejects"}
+    process = {"devices", "workers", "index", "force", "max_rejects"}
+    resolved = resolved - {"compiled"} | {"compile"}
     assert {field.name for field in dataclasses.fields(RunConfig)} <= resolved | plan | process
 
 

@@ -37,7 +37,7 @@ def forget_above(monkeypatch, n_tokens: int) -> None:
 
 
 def test_short_memory_halves_the_batches_of_a_shard_and_is_recorded(tiny, text, tmp_path, monkeypatch):
-    config = options(tiny(), tokens_per_batch=800, shard_size=2000)
+    config = options(tiny(), tokens_per_batch=800, shard_size=1000)
     whole = make_store(tmp_path / "whole", [text], config)
     forget_above(monkeypatch, 300)
     short = make_store(tmp_path / "short", [text], config)
