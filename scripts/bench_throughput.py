@@ -32,6 +32,7 @@ NAMES = {
     "st-bf16": "sentence-transformers bf16",
     "run": "ctxbatch run",  # before the next one, because it leaves the compiled program
     "encode": "encode only",
+    "half": "ctxbatch run, half the layers",
 }
 PRECISIONS = ("bf16", "fp32")
 _SHARDS_PER_WORKER = 4
@@ -221,16 +222,18 @@ def run_rounds(job: Job, wanted: Sequence[str], repeats: int) -> tuple[Results, 
 def run_contender(job: Job, name: str) -> dict[str, Any]:
     """One contender once: seconds, whole seconds, peak memory, and what else it says of itself."""
     if name == "run":
-        return run_command(job)
+        return run_command(job, job.config.n_layers)
+    if name == "half":
+        return run_command(job, job.config.n_layers // 2)
     if name == "encode":
         return run_encode(job)
     return run_peer(job, name)
 
 
-def run_command(job: Job) -> dict[str, Any]:
-    """The real command."""
+def run_command(job: Job, n_layers: int) -> dict[str, Any]:
+    """The real command; vectors of one layer, whichever it is."""
     settings = ["--model", job.config.model, "--shard-size", str(job.text.shard_size)]
-    settings += ["--compile", job.compile]
+    settings += ["--compile", job.compile, "--layers", str(n_layers)]
     return measuring.run_ctxbatch(job.text.path, job.work / "out", settings, job.environment)
 
 
@@ -317,7 +320,7 @@ def summarise(job: Job, rounds: Results, machine: Sequence[Mapping[str, float]])
             "text_tokens_per_second": statistics.median(rates),
             "spread": [min(rates), max(rates)],
             "whole_tokens_per_second": statistics.median(whole) if whole else None,
-            "share_of_peak": share_of_peak(job, results, machine),
+            "share_of_peak": None if name == "half" else share_of_peak(job, results, machine),
         }
     for of in ("text_tokens_per_second", "whole_tokens_per_second"):
         for base in ("st-bf16", "loop"):
@@ -438,6 +441,14 @@ def footnotes(job: Job, found: Mapping[str, Any]) -> list[str]:
             f"({more:+.1%}), {run['tokens'] / run['seconds']:,.0f} tokens/s,\n  {run['padding']:.1%} padding"
             f", {run['bytes_written'] / 1e6:,.0f} MB in {run['shards']:,.0f} shards"
         )
+        if "encode" in summary:
+            ratio = summary["encode"]["seconds"] / run["seconds"]
+            notes.append(f"the run goes at {ratio:.0%} of the speed of encoding alone")
+        if "half" in summary:
+            ratio = summary["half"]["seconds"] / run["seconds"]
+            notes.append(
+                f"half of the layers take {ratio:.2f} of the seconds of all of them, as many columns"
+            )
     if job.text.left_out:
         notes.append(
             f"{job.text.left_out:,} lines longer than {job.config.max_tokens} tokens were left out for all"

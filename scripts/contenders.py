@@ -53,7 +53,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--share", type=int, help="encode: which of the shares of the batches")
     parser.add_argument("--of", type=int, help="encode: the number of shares")
     parser.add_argument("--compile", default="auto", help="encode: as in the run")
-    parser.add_argument("--layers", type=int, default=-1, help="encode: as in the run")
     parser.add_argument("--precision", help="peak: bf16 or fp32")
     parser.add_argument("--shapes", type=json.loads, help="peak: inputs and outputs of linear layers")
     parser.add_argument("--tokens", type=int, help="peak: tokens of a batch")
@@ -180,7 +179,6 @@ def encode_only(options: argparse.Namespace) -> dict[str, int]:
     config = RunConfig(
         model=options.model,
         shard_size=options.shard_size,
-        layers=(options.layers,),
         compile=options.compile,
         index=False,
     )
