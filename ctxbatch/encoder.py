@@ -5,6 +5,7 @@ T tokens, N rows, M wordpieces, C vector columns, D hidden size.
 """
 
 import functools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import transformers
 from torch import Tensor, nn
 
 from ctxbatch.batching import TokenBatch
@@ -159,8 +159,16 @@ class Encoder:
     def __init__(self, config: ResolvedConfig, device: str, program: Path | None = None) -> None:
         self._device = torch.device(device)
         self._on_gpu = self._device.type == "cuda"
-        self._model = WordModel(config).to(self._device)
+        self._ahead = 1 if self._on_gpu else 0
+        self._config = config
         self._program = None if program is None else Program(program)
+        if self._program is None:
+            self._model  # noqa: B018 (loaded now, so that what is wrong with it is told now)
+
+    @functools.cached_property
+    def _model(self) -> WordModel:
+        """The model itself; beside a program it is wanted rarely, and loading it takes seconds."""
+        return WordModel(self._config).to(self._device)
 
     def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:
         """Run batches and yield the vectors of each, in order.
@@ -170,25 +178,22 @@ class Encoder:
         Raises:
             OutOfMemoryError: The device has no memory for the next batch.
         """
-        waiting = None
+        started: deque[Callable[[], WordVectors]] = deque()
         for batch in batches:
-            started = self._start(batch)
-            if waiting is not None:
-                yield waiting()
-            waiting = started
-            if not self._on_gpu:
-                yield waiting()
-                waiting = None
-        if waiting is not None:
-            yield waiting()
+            started.append(self._start(batch))
+            if len(started) > self._ahead:
+                yield started.popleft()()
+        while started:
+            yield started.popleft()()
 
     @torch.inference_mode()
     def _start(self, batch: TokenBatch) -> Callable[[], WordVectors]:
         """Begin a batch; what comes back waits for its vectors."""
         longest = batch.input_ids_BT.shape[1]
-        run = self._runner(batch)
+        program = self._program_for(batch)
+        run: Callable[..., Sequence[Tensor]] = program or self._model
         mask_BT = None
-        if run is not self._model or (batch.lengths_B < longest).any():
+        if program is not None or (batch.lengths_B < longest).any():
             mask_BT = self._on_device(np.arange(longest) < batch.lengths_B[:, None])
         first_N = np.cumsum(batch.n_pieces_N) - batch.n_pieces_N
         try:
@@ -206,12 +211,11 @@ class Encoder:
                 torch.cuda.empty_cache()
             raise OutOfMemoryError(first_line(error)) from None
 
-    def _runner(self, batch: TokenBatch) -> Callable[..., Sequence[Tensor]]:
-        """The compiled program where there is one and it is made for such a batch, else the model."""
+    def _program_for(self, batch: TokenBatch) -> Program | None:
+        """The compiled program, where there is one and it is made for such a batch."""
         n_windows, longest = batch.input_ids_BT.shape
         least = min(n_windows, len(batch.rows_N))
-        fits = longest <= COMPILED_TOKENS and least >= COMPILED_LEAST
-        return self._program if self._program is not None and fits else self._model
+        return self._program if longest <= COMPILED_TOKENS and least >= COMPILED_LEAST else None
 
     def _on_device(self, array: npt.NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -239,6 +243,8 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def _load_model(folder: ModelFolder, attention: str | None) -> Any:  # noqa: ANN401 (a class per family)
+    import transformers  # seconds, and not wanted where a compiled program runs
+
     try:
         model, report = transformers.AutoModel.from_pretrained(
             folder.path,
