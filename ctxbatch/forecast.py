@@ -322,7 +322,7 @@ def _rates_file() -> Path:
 def _rate_key(config: ResolvedConfig, devices: Sequence[str]) -> str:
     """What a rate depends on: the devices, the model, how much of it is run and what is stored."""
     parts = [*sorted(set(devices)), config.digests["weights"], config.precision, ",".join(config.columns)]
-    return " ".join([*parts, config.dtype])
+    return " ".join([*parts, config.dtype, *(["compiled"] if config.compiled else [])])
 
 
 def _read_rates() -> dict[str, float]:

@@ -14,12 +14,13 @@ from ctxbatch import index
 from ctxbatch.compiling import CompilingError, make_program
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.corpus import ShardSpec, corpus_bytes, examine, plan, resolve_reading
-from ctxbatch.errors import InputError, StoreError, TooManyRejectsError
+from ctxbatch.errors import InputError, StoreError
 from ctxbatch.forecast import Estimate, check_room, estimate, remember_rate
 from ctxbatch.layout import LOG, MANIFEST, Manifest, as_resource_error, check_folder, locked
 from ctxbatch.pool import Pool
 from ctxbatch.progress import ProgressBar
 from ctxbatch.readers import Reader, place
+from ctxbatch.rejecting import RejectWatch
 from ctxbatch.sources import Source, find_sources
 from ctxbatch.store import Store, committed_shards
 from ctxbatch.totals import totals
@@ -28,8 +29,6 @@ from ctxbatch.verify import find_damage
 from ctxbatch.writer import remove_leftovers
 
 log = logging.getLogger("ctxbatch")
-# A share of rejected records means nothing before so many have been read.
-_MIN_RECORDS_FOR_SHARE = 100
 _SHOWN_LEFT_OUT = 3
 
 
@@ -85,7 +84,7 @@ def run(
         todo = [spec for spec in manifest.shards if spec.shard not in before]
         if before and todo:
             log.info("resuming: %d of %d shards are done", len(before), len(manifest.shards))
-        watch = _RejectWatch(out, config.max_rejects, before)
+        watch = RejectWatch(out, config.max_rejects, before)
         given_up = _work(out, manifest, todo, workers, lock, log_file, quiet, watch.on_message)
         watch.check(finished=True)
         report = index.ensure(Store(out), resolved.column()) if config.index and not given_up else None
@@ -221,53 +220,6 @@ def _work(
             return pool.run([spec.shard for spec in todo], on_message)
     finally:
         bar.close()
-
-
-class _RejectWatch:
-    """Stops a run whose rejected records are more than ``--max-rejects``."""
-
-    def __init__(self, out: Path, limit: float | None, done: Mapping[int, Mapping[str, Any]]) -> None:
-        self._out = out
-        self._limit = limit
-        self._counts = {
-            shard: (commit["counts"]["records"], commit["counts"]["rejected"])
-            for shard, commit in done.items()
-        }
-        # What stood in shards that are not committed is nowhere to be read.
-        rejected = any(commit["counts"]["rejected"] for commit in done.values())
-        self._example = f" (see {out}/shards/*/rejects.jsonl)" if rejected else ""
-
-    def on_message(self, message: Mapping[str, Any]) -> None:
-        """Take note of what a worker says.
-
-        Raises:
-            TooManyRejectsError: More is rejected than the limit allows.
-        """
-        if message["say"] == "progress":
-            self._counts[message["shard"]] = (message["records"], message["rejected"])
-            if message["first_reject"]:
-                self._example = f", such as {message['first_reject']}"
-            self.check()
-
-    def check(self, finished: bool = False) -> None:
-        """Compare what was rejected so far with the limit.
-
-        Raises:
-            TooManyRejectsError: It is more.
-        """
-        if self._limit is None:
-            return
-        records = sum(count for count, _ in self._counts.values())
-        rejected = sum(count for _, count in self._counts.values())
-        is_share = isinstance(self._limit, float)
-        if is_share and records < _MIN_RECORDS_FOR_SHARE and not finished:
-            return
-        if rejected > (self._limit * records if is_share else self._limit):
-            limit = f"{100 * self._limit:g}%" if is_share else f"{self._limit:,}"
-            raise TooManyRejectsError(
-                f"{rejected:,} of {records:,} records are rejected{self._example}: that is more than "
-                f"--max-rejects {limit}; mend input or options, or raise it to go on in {self._out}"
-            )
 
 
 # --- resuming -------------------------------------------------------------------------------------
