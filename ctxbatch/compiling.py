@@ -128,13 +128,21 @@ def make_program(config: ResolvedConfig) -> Path:
     """Make the program for a configuration; one that is there already is used.
 
     Raises:
-        CompilingError: The compiler fails; the message ends with its last line.
+        CompilingError: The compiler fails, or the cache cannot be written.
     """
     program = program_path(config)
-    if program.exists():
-        os.utime(program)  # the ones used least recently are removed first
-        return program
-    log.info("compiling %s for this CPU: takes about a minute, once", config.model)
+    try:
+        if program.exists():
+            os.utime(program)  # the ones used least recently are removed first
+        else:
+            log.info("compiling %s for this CPU: takes about a minute, once", config.model)
+            _make(config, program)
+    except OSError as error:
+        raise CompilingError(f"{program.parent} cannot be written to: {error.strerror}") from error
+    return program
+
+
+def _make(config: ResolvedConfig, program: Path) -> None:
     program.parent.mkdir(parents=True, exist_ok=True)
     beside = program.with_name(f".{program.stem}.{os.getpid()}.so")
     with tempfile.TemporaryDirectory(prefix="ctxbatch-") as scratch:
@@ -157,7 +165,6 @@ def make_program(config: ResolvedConfig) -> Path:
         finally:
             beside.unlink(missing_ok=True)
     _remove_oldest(program.parent)
-    return program
 
 
 def _remove_oldest(folder: Path) -> None:

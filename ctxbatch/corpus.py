@@ -20,6 +20,8 @@ from ctxbatch.streams import ByteStream, DamagedError, check_encoding, marked_en
 from ctxbatch.tables import Table, column_type, find_column, is_text
 from ctxbatch.units import OpenSource, Reading, Unit
 
+# What a record is taken to hold where only the order of size matters.
+_RECORD_BYTES = 1024
 # What a compressed byte is taken to be worth where only the order of size matters.
 EXPANSION = 4
 _MEGABYTE = 1 << 20
@@ -72,9 +74,10 @@ def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
     )
 
 
-def corpus_bytes(sources: Sequence[Source]) -> int:
-    """About how much text there is, decompressed."""
-    return sum(source.size * (EXPANSION if source.compression else 1) for source in sources)
+def corpus_bytes(sources: Sequence[Source], limit: int | None = None) -> int:
+    """About how much text there is, decompressed, in at most so many records."""
+    size = sum(source.size * (EXPANSION if source.compression else 1) for source in sources)
+    return size if limit is None else min(size, limit * _RECORD_BYTES)
 
 
 def _default_shard_size(sources: Sequence[Source]) -> int:

@@ -162,13 +162,16 @@ class Encoder:
         self._ahead = 1 if self._on_gpu else 0
         self._config = config
         self._program = None if program is None else Program(program)
-        if self._program is None:
-            self._model  # noqa: B018 (loaded now, so that what is wrong with it is told now)
+        self._loaded = self._load() if self._program is None else None
 
-    @functools.cached_property
+    def _load(self) -> WordModel:
+        return WordModel(self._config).to(self._device)
+
     def _model(self) -> WordModel:
         """The model itself; beside a program it is wanted rarely, and loading it takes seconds."""
-        return WordModel(self._config).to(self._device)
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
 
     def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:
         """Run batches and yield the vectors of each, in order.
@@ -191,7 +194,7 @@ class Encoder:
         """Begin a batch; what comes back waits for its vectors."""
         longest = batch.input_ids_BT.shape[1]
         program = self._program_for(batch)
-        run: Callable[..., Sequence[Tensor]] = program or self._model
+        run: Callable[..., Sequence[Tensor]] = program or self._model()
         mask_BT = None
         if program is not None or (batch.lengths_B < longest).any():
             mask_BT = self._on_device(np.arange(longest) < batch.lengths_B[:, None])

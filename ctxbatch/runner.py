@@ -63,14 +63,12 @@ def run(
     sources, left_out, reading = _look_at(inputs, out, config)
     if not (out / MANIFEST).exists():
         sources = examine(sources, reading, config)
-    from ctxbatch.devices import (  # torch comes last: mistakes above are told at once
-        choose_devices,
-        choose_workers,
-    )
+    # torch comes last: mistakes above are told at once
+    from ctxbatch.devices import choose_devices, choose_workers
     from ctxbatch.resolving import resolve
 
     devices = choose_devices(config.devices)
-    resolved = resolve(config, devices[0], corpus_bytes(sources))
+    resolved = resolve(config, devices[0], corpus_bytes(sources, reading.limit))
     with _writing_to(out) as (lock, log_file):
         _tell_left_out(left_out)
         if not (out / MANIFEST).exists():
@@ -109,7 +107,7 @@ def make_estimate(
 
     _tell_left_out(left_out)
     devices = choose_devices(config.devices)
-    resolved = resolve(config, devices[0], corpus_bytes(sources))
+    resolved = resolve(config, devices[0], corpus_bytes(sources, reading.limit))
     found = estimate(sources, reading, resolved, out, [describe_device(device) for device in devices])
     if found.rejected == found.records and found.first_reject is not None:
         raise InputError(f"nothing can be read: {found.first_reject}")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import measuring
-from bench_throughput import linear_shapes, random_model
+from benchmodels import linear_shapes, random_model
 from contenders import run_batches
 from measuring import say, shown
 

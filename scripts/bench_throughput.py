@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import measuring
+from benchmodels import linear_shapes, random_model
 from measuring import cores, say, shown
 
 if TYPE_CHECKING:
@@ -171,34 +172,6 @@ def prepare_text(corpus: Path, n_lines: int, path: Path, config: "ResolvedConfig
     measuring.write_lines(path, [lines[n] for n in kept])
     n_tokens = sum(lengths[n] for n in kept)
     return Text(path, path.stat().st_size, len(kept), n_tokens, len(lines) - len(kept))
-
-
-def random_model(tokenizer_from: Path, folder: Path) -> Path:
-    """A BERT of bert-base's shape with random weights and another model's tokenizer."""
-    import torch
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_from)
-    config = transformers.BertConfig()
-    config.vocab_size = max(config.vocab_size, len(tokenizer))
-    torch.manual_seed(0)
-    transformers.BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def linear_shapes(model: Path, model_type: str) -> list[tuple[int, int]]:
-    """Inputs and outputs of every linear weight in the model's layers."""
-    import torch
-    import transformers
-
-    from ctxbatch.resolving import FAMILIES
-
-    config = transformers.AutoConfig.from_pretrained(model)
-    with torch.device("meta"):
-        layers = transformers.AutoModel.from_config(config).get_submodule(FAMILIES[model_type].layers)
-    linears = (module for module in layers.modules() if isinstance(module, torch.nn.Linear))
-    return [(linear.in_features, linear.out_features) for linear in linears]
 
 
 # --- measuring ------------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ import ctxbatch
 from ctxbatch import compiling, resolving
 from ctxbatch.compiling import CompilingError, make_program
 from ctxbatch.config import RunConfig
+from ctxbatch.corpus import corpus_bytes
 from ctxbatch.errors import InputError
+from ctxbatch.sources import Source
 
 # The one with the most kinds of masks is always tried; compiling all takes minutes.
 ALL = [pytest.param(family, marks=() if family == "modernbert" else pytest.mark.slow) for family in FAMILIES]
@@ -84,6 +86,19 @@ def test_a_model_is_compiled_where_the_corpus_repays_it(tiny):
     few, many = (resolving.resolve(options(tiny()), "cpu", size).compiled for size in (10**6, 10**12))
     assert (few, many) == (False, True)
     assert not resolving.resolve(options(tiny(), compile="off"), "cpu", 10**12).compiled
+
+
+def test_a_cache_that_cannot_be_written_is_told_in_one_line(tiny, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(CompilingError, match="cannot be written to"):
+        make_program(resolving.resolve(options(tiny(), compile="on"), "cpu"))
+
+
+def test_a_few_records_of_a_large_corpus_are_a_small_one():
+    large = [Source(path="a.txt", size=10**12, mtime_ns=0, format="txt", compression=None)]
+    assert corpus_bytes(large) == 10**12
+    assert corpus_bytes(large, limit=100) < 10**6
 
 
 def test_without_a_compiler_auto_means_off_and_on_is_refused(tiny, tmp_path, monkeypatch):
