@@ -7,7 +7,7 @@ T tokens, N rows, M wordpieces, C vector columns, D hidden size.
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,10 +192,12 @@ class Encoder:
     @torch.inference_mode()
     def _start(self, batch: TokenBatch) -> Callable[[], WordVectors]:
         """Begin a batch; what comes back waits for its vectors."""
-        longest = batch.input_ids_BT.shape[1]
-        program = self._program_for(batch)
+        n_rows, longest = len(batch.rows_N), batch.input_ids_BT.shape[1]
+        program = self._program if COMPILED_LEAST <= longest <= COMPILED_TOKENS else None
         run: Callable[..., Sequence[Tensor]] = program or self._model()
         mask_BT = None
+        if program is not None:
+            batch = _twofold(batch)
         if program is not None or (batch.lengths_B < longest).any():
             mask_BT = self._on_device(np.arange(longest) < batch.lengths_B[:, None])
         first_N = np.cumsum(batch.n_pieces_N) - batch.n_pieces_N
@@ -206,19 +208,13 @@ class Encoder:
                 self._on_device(batch.positions_M),
                 self._on_device(first_N),
             )
-            return self._brought_back(vectors_CND, finite_N)
+            return self._brought_back(vectors_CND[:, :n_rows], finite_N[:n_rows])
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
             if self._on_gpu:
                 torch.cuda.empty_cache()
             raise OutOfMemoryError(first_line(error)) from None
-
-    def _program_for(self, batch: TokenBatch) -> Program | None:
-        """The compiled program, where there is one and it is made for such a batch."""
-        n_windows, longest = batch.input_ids_BT.shape
-        least = min(n_windows, len(batch.rows_N))
-        return self._program if longest <= COMPILED_TOKENS and least >= COMPILED_LEAST else None
 
     def _on_device(self, array: npt.NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -238,6 +234,26 @@ class Encoder:
             return WordVectors(host[0].numpy(), host[1].numpy())
 
         return wait
+
+
+def _twofold(batch: TokenBatch) -> TokenBatch:
+    """A batch of a single window or row with that window or row twice, others as they are.
+
+    Compiled programs take no fewer, and loading the model itself for one batch would take seconds
+    and as much memory again.
+    """
+    windows = 2 if len(batch.lengths_B) < COMPILED_LEAST else 1
+    rows = 2 if len(batch.rows_N) < COMPILED_LEAST else 1
+    if windows == rows == 1:
+        return batch
+    return replace(
+        batch,
+        input_ids_BT=np.tile(batch.input_ids_BT, (windows, 1)),
+        lengths_B=np.tile(batch.lengths_B, windows),
+        rows_N=np.tile(batch.rows_N, rows),
+        positions_M=np.tile(batch.positions_M, rows),
+        n_pieces_N=np.tile(batch.n_pieces_N, rows),
+    )
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
