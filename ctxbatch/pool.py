@@ -22,9 +22,15 @@ from ctxbatch.writer import remove_leftovers
 # Of a shard whose worker dies, and of starting a worker.
 _TRIES = 3
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-# oneDNN keeps the code it makes for a shape for a thousand shapes, and batches have thousands of shapes:
-# kept for few, a worker's memory stays flat, and nothing is slower (measured).
-_MEMORY = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
+# What keeps a worker's memory flat, and makes nothing slower (both measured). oneDNN keeps the code it
+# makes for a shape for a thousand shapes, and batches have thousands of shapes. glibc moves its limit for
+# blocks of their own up with every large block that is freed, and the heap falls to pieces.
+_MEMORY = {
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
+    "LRU_CACHE_CAPACITY": "32",
+    "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+}
 
 
 class WorkersFailedError(CtxbatchError):
