@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ctxbatch.config import RunConfig
 from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
+from ctxbatch.filters import Filters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = metadata.version("ctxbatch")
 __all__ = [
     "CtxbatchError",
+    "Filters",
     "InputError",
     "ResourceError",
     "RunConfig",

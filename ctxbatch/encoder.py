@@ -94,6 +94,12 @@ class WordModel(nn.Module):
         if family.final_norm and len(layers) < n_layers:
             self._model.set_submodule(family.final_norm, nn.Identity())
 
+    @property
+    def highest_layer(self) -> nn.Module:
+        """The last layer that is run."""
+        layers: nn.ModuleList = self._model.get_submodule(FAMILIES[self._config.model_type].layers)
+        return layers[-1]
+
     def _keep_input(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
         self._hidden[0] = args[0]
 

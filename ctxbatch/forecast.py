@@ -15,7 +15,7 @@ from typing import Any
 from ctxbatch.batching import BatchMaker
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import ResourceError
-from ctxbatch.index import SCAN_ROWS
+from ctxbatch.indexing import SCAN_ROWS
 from ctxbatch.layout import cache_folder, write_atomically
 from ctxbatch.readers import Record, Reject, to_record
 from ctxbatch.segment import split_sentences
@@ -164,7 +164,8 @@ def _spread(group: Sequence[Source], most: int) -> list[Source]:
 
 
 def _index_bytes(rows: float, config: ResolvedConfig) -> int:
-    return round(rows * (config.hidden_size / 8 + 11)) if rows >= SCAN_ROWS else 0
+    # Codes of half a byte for four values, ids, blocks filled up; and 5 for the table of each word's rows.
+    return round(rows * (config.hidden_size / 8 + 11 + 5)) if rows >= SCAN_ROWS else 0
 
 
 # --- the sample -----------------------------------------------------------------------------------

@@ -1,201 +1,202 @@
-"""The FAISS index that proposes nearest contexts: building, checking, opening.
+"""The FAISS index that proposes nearest contexts: how it is searched, and its files.
 
-Owns the normalisation that build and query share, and the files under OUT/index: the FAISS file, and a
-JSON file, written last, that names what it was built from. Without an intact JSON there is no index.
+Owns the files under OUT/index: an index on a column, and the table of each word's rows, each with a JSON
+file, written last, that names what it was built from. Without an intact JSON there is no index. Array
+names end in the letters of their shape: Q queries, K hits, C candidates, L lists, N rows, D hidden size.
 """
 
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import faiss
+import joblib
 import numpy as np
 import numpy.typing as npt
 
 from ctxbatch.errors import StoreError
-from ctxbatch.layout import INDEX, Manifest, file_digest, read_json, write_atomically, write_json
-from ctxbatch.store import Ints, Store, committed_shards
+from ctxbatch.layout import INDEX, Manifest, file_digest, read_json
+from ctxbatch.nearest import Floats, among, scan, scan_rows
+from ctxbatch.postings import Postings
+from ctxbatch.store import Column, Ints, Store, committed_shards
 from ctxbatch.writer import WORDS
 
-# Fewer rows than this are scanned faster than an index of them is loaded.
-SCAN_ROWS = 50_000
-# Chosen by measurement on the million word vectors of the King James Bible; see README.
-MIN_PROBES = 32
-N_PROBE_SHARE = 1 / 8
-CANDIDATES_PER_HIT = 60
-MIN_CANDIDATES = 600
-_TRAIN_ROWS_PER_LIST = 64
-_ADD_ROWS = 65_536
-_RECALL_QUERIES = 100
-_SEED = 20_240_607
+Mask = npt.NDArray[np.bool_]
 
-Floats = npt.NDArray[np.float32]
-
-
-def normalised(vectors: npt.NDArray[Any]) -> Floats:
-    """Copy vectors (N, D) to float32 of length 1; a zero vector stays zero."""
-    copy = np.array(vectors, np.float32, order="C")
-    norms = np.linalg.norm(copy, axis=1, keepdims=True)
-    np.divide(copy, norms, out=copy, where=norms > 0)
-    return copy
+# The table of each word's rows.
+WORD_ROWS = "words"
+# So many queries share one pass over the lists that they probe; and so many are held at a time.
+_CHUNK_QUERIES = 64
+_BATCH_QUERIES = 1_024
+# So many candidates, of several queries, are compared at a time: they fit the processor's cache.
+_COMPARED_ROWS = 2_048
+# So few rows are compared exactly sooner than an index proposes among them.
+_SCANNED_ROWS = 8_192
+# And so do rows that are fewer than this many times its proposals.
+_SCANNED_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class IndexReport:
-    """What a build did. ``path`` is ``None`` where the rows are few enough to be scanned."""
+class Effort:
+    """How much of an index one search reads; tuned when the index is built.
 
-    column: str
-    rows: int
-    path: Path | None
-    bytes: int = 0
-    seconds: float = 0.0
-    recall: float = 0.0
-
-    def __str__(self) -> str:
-        if self.path is None:
-            return f"{self.column}: {self.rows:,} rows are searched exactly, no index needed"
-        return (
-            f"{self.column}: {self.rows:,} rows indexed in {self.seconds:.0f} s, "
-            f"{self.bytes / self.rows:.0f} bytes a vector, recall@10 {self.recall:.3f} on stored rows"
-        )
-
-
-def ensure(store: Store, column: str) -> IndexReport:
-    """Like `build`, but leaves alone an index that is intact and of these very shards."""
-    path = index_path(store.path, column)
-    record = path.with_suffix(".json")
-    if not record.exists() or any(check_index(record, store.manifest)):
-        return build(store, column)
-    facts = read_json(record)
-    return IndexReport(column, store.n_rows, path, facts["bytes"], facts["seconds"], facts["recall_at_10"])
-
-
-def build(store: Store, column: str) -> IndexReport:
-    """Build the index on a column, replacing the one that is there. Only under the store's lock.
-
-    Trained on a random sample over all shards, added block by block.
-
-    Raises:
-        StoreError: Shards are missing or damaged.
-        OSError: The disk refuses.
+    Lists are probed whose centroid's cosine lies within ``margin`` of the nearest centroid's: few for a
+    query like many stored rows, many for one like none. Of the best ``depth`` proposals for ten hits,
+    those are compared exactly whose estimated cosine lies within ``slack`` of the last hit's.
     """
-    if not store.complete:
-        missing = len(store.manifest.shards) - len(store.commits)
-        raise StoreError(
-            f"{store.path} lacks {missing} of its shards: finish it with the `ctxbatch run` that began it"
-        )
-    path = index_path(store.path, column)
-    path.with_suffix(".json").unlink(missing_ok=True)
-    if store.n_rows < SCAN_ROWS:
-        path.unlink(missing_ok=True)
-        return IndexReport(column, store.n_rows, None)
-    started = time.monotonic()
-    index, factory = _train(store, column)
-    for first, block in store.blocks(column):
-        for begin in range(0, len(block), _ADD_ROWS):
-            part = normalised(block[begin : begin + _ADD_ROWS])
-            index.add_with_ids(part, np.arange(len(part), dtype=np.int64) + first + begin)
-    content = faiss.serialize_index(index).tobytes()
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, content)
-    seconds = round(time.monotonic() - started, 1)
-    recall = _measure_recall(index, store, column)
-    facts = {
-        "column": column,
-        "rows": store.n_rows,
-        "factory": factory,
-        "nprobe": index.nprobe,
-        "seconds": seconds,
-        "recall_at_10": round(recall, 4),
-        "faiss_version": faiss.__version__,
-        "built_from": built_from(store.commits),
-        "bytes": len(content),
-        "sha256": file_digest(path),
-    }
-    write_json(path.with_suffix(".json"), facts)
-    return IndexReport(column, store.n_rows, path, len(content), seconds, recall)
+
+    margin: float
+    depth: int
+    slack: float
+
+    def candidates(self, k: int) -> int:
+        """How many proposals a search for so many hits asks for."""
+        return round(self.depth * max(1.0, k / 10))
 
 
-def _train(store: Store, column: str) -> tuple[Any, str]:
-    dimension = store.config.hidden_size
-    n_lists = 2 ** round(np.log2(max(64, min(65_536, store.n_rows / 1024))))
-    pieces = max(m for m in range(1, dimension // 4 + 1) if dimension % m == 0)
-    factory = f"IVF{n_lists},PQ{pieces}x4fs"
-    index: Any = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
-    random = np.random.default_rng(_SEED)
-    size = min(store.n_rows, n_lists * _TRAIN_ROWS_PER_LIST)
-    sample = np.sort(random.choice(store.row_ids(), size, replace=False))
-    index.train(normalised(store.take(column, sample)))
-    index.nprobe = max(MIN_PROBES, round(n_lists * N_PROBE_SHARE))
-    return index, factory
+class Index:
+    """An index on one column of a store, loaded; threads may search it together.
+
+    Args:
+        index: The FAISS index: IVF, of inner products, its ids the positions of the rows.
+        column: The stored vectors that decide.
+        plain: The effort of a search among all rows.
+        filtered: The effort of a search among some of them, which lie farther from the query.
+    """
+
+    def __init__(self, index: Any, column: Column, plain: Effort, filtered: Effort) -> None:  # noqa: ANN401 (any FAISS index)
+        self._index = index
+        self._column = column
+        self.plain = plain
+        self.filtered = filtered
+        quantizer = faiss.downcast_index(index.quantizer)
+        self._centroids_LD: Floats = quantizer.reconstruct_n(0, index.nlist)
+
+    def nearest(
+        self, queries_QD: Floats, k: int, allowed_N: Mask | None = None, n_allowed: int = 0
+    ) -> tuple[Ints, Floats]:
+        """Positions and cosines (Q, K) of the nearest rows, best first; K is less than k where rows are few.
+
+        The index proposes, the exact cosine decides.
+
+        Args:
+            queries_QD: Normalised queries.
+            k: How many hits.
+            allowed_N: Which rows count; all of them by default.
+            n_allowed: How many these are.
+        """
+        k = min(k, len(self._column) if allowed_N is None else n_allowed)
+        effort = self.plain if allowed_N is None else self.filtered
+        few = max(_SCANNED_ROWS, _SCANNED_SHARE * effort.candidates(k))
+        if (len(self._column) if allowed_N is None else n_allowed) <= few:
+            return self._scan(queries_QD, k, allowed_N)
+        positions_QK = np.full((len(queries_QD), k), -1, np.int64)
+        scores_QK = np.full((len(queries_QD), k), -np.inf, np.float32)
+
+        def decide(first: int, estimates_QC: Floats, candidates_QC: Ints) -> None:
+            # Where fewer than k rows are estimated, all that the probed lists hold are compared.
+            bar_Q = estimates_QC[:, k - 1 : k] - effort.slack if k <= estimates_QC.shape[1] else -np.inf
+            compared_QC = (candidates_QC >= 0) & (estimates_QC >= bar_Q)
+            at_once = max(1, int(_COMPARED_ROWS * len(compared_QC) / max(1, compared_QC.sum())))
+            for begin in range(0, len(candidates_QC), at_once):
+                some = slice(begin, begin + at_once)
+                here = slice(first + begin, first + min(begin + at_once, len(candidates_QC)))
+                query_C = np.nonzero(compared_QC[some])[0]
+                candidates_C = candidates_QC[some][compared_QC[some]]
+                found = among(self._column, queries_QD[here], query_C, candidates_C, k)
+                positions_QK[here], scores_QK[here] = found
+
+        self.propose(queries_QD, effort.margin, effort.candidates(k), allowed_N, decide)
+        short = np.flatnonzero((positions_QK < 0).any(axis=1))
+        if len(short):  # more asked for than the probed lists hold
+            positions_QK[short], scores_QK[short] = self._scan(queries_QD[short], k, allowed_N)
+        return positions_QK, scores_QK
+
+    def _scan(self, queries_QD: Floats, k: int, allowed_N: Mask | None) -> tuple[Ints, Floats]:
+        if allowed_N is None:
+            return scan(self._column, queries_QD, k)
+        return scan_rows(self._column, queries_QD, k, np.flatnonzero(allowed_N))
+
+    @property
+    def rows(self) -> int:
+        """How many rows are indexed."""
+        return len(self._column)
+
+    def share_probed(self, queries_QD: Floats, margin: float) -> float:
+        """The share of the lists that the mean query probes."""
+        coarse_QL = queries_QD @ self._centroids_LD.T
+        return float(np.mean(coarse_QL >= coarse_QL.max(axis=1, keepdims=True) - margin))
+
+    def propose(
+        self,
+        queries_QD: Floats,
+        margin: float,
+        n_candidates: int,
+        allowed_N: Mask | None,
+        take: Callable[[int, Floats, Ints], None],
+    ) -> None:
+        """Hand proposals to ``take``: the number of the first query, estimated cosines (Q, C), positions.
+
+        Best first, ``n_candidates`` at most; -1 is none. ``take`` is called from several threads, each
+        time for other queries.
+        """
+        bits = None if allowed_N is None else np.packbits(allowed_N, bitorder="little")
+        selector: Any = None if bits is None else faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg,arg-type]
+        n_candidates = min(n_candidates, self._index.ntotal)
+
+        def run(first: int, queries_QD: Floats, coarse_QL: Floats) -> None:
+            lists_QL, coarse_QL = _probed(coarse_QL, margin)
+            options: Any = faiss.SearchParametersIVF(nprobe=lists_QL.shape[1], sel=selector)  # type: ignore[call-arg]
+            estimates_QC = np.empty((len(queries_QD), n_candidates), np.float32)
+            found_QC = np.empty((len(queries_QD), n_candidates), np.int64)
+            arrays = (queries_QD, n_candidates, lists_QL, coarse_QL, estimates_QC, found_QC)
+            pointers = [each if isinstance(each, int) else faiss.swig_ptr(each) for each in arrays]
+            self._index.search_preassigned_c(len(queries_QD), *pointers, False, options)
+            take(first, estimates_QC, found_QC)
+
+        for begin in range(0, len(queries_QD), _BATCH_QUERIES):
+            batch_QD = np.ascontiguousarray(queries_QD[begin : begin + _BATCH_QUERIES])
+            coarse_QL = batch_QD @ self._centroids_LD.T
+            parts = [slice(at, at + _CHUNK_QUERIES) for at in range(0, len(batch_QD), _CHUNK_QUERIES)]
+            tasks = [_threads().submit(run, begin + p.start, batch_QD[p], coarse_QL[p]) for p in parts]
+            for task in tasks:
+                task.result()
 
 
-def _measure_recall(index: Any, store: Store, column: str) -> float:  # noqa: ANN401 (any FAISS index)
-    """Recall@10 of proposal and exact rerank for stored rows, against exact search over all rows."""
-    random = np.random.default_rng(_SEED + 1)
-    rows = np.sort(random.choice(store.row_ids(), _RECALL_QUERIES, replace=False))
-    queries = normalised(store.take(column, rows))
-    _, exact = scan(store.blocks(column), queries, 10)
-    _, proposed = propose(index, store, column, queries, 10)
-    # A hit counts by its score: texts repeat, so the tenth place is often shared.
-    return float(np.mean(proposed >= exact[:, -1:] - 1e-6))
+def _probed(coarse_QL: Floats, margin: float) -> tuple[Ints, Floats]:
+    """The lists to probe for each query and their centroids' cosines; -1 is no list."""
+    query, found = np.nonzero(coarse_QL >= coarse_QL.max(axis=1, keepdims=True) - margin)
+    counts_Q = np.bincount(query, minlength=len(coarse_QL))
+    column = np.arange(len(query)) - np.repeat(np.cumsum(counts_Q) - counts_Q, counts_Q)
+    lists_QL = np.full((len(coarse_QL), counts_Q.max()), -1, np.int64)
+    lists_QL[query, column] = found
+    cosines_QL = np.zeros(lists_QL.shape, np.float32)
+    cosines_QL[query, column] = coarse_QL[query, found]
+    return lists_QL, cosines_QL
 
 
-def scan(blocks: Iterator[tuple[int, npt.NDArray[Any]]], queries: Floats, k: int) -> tuple[Ints, Floats]:
-    """Exact search: row_ids and cosines (Q, k) of the best rows of all blocks; -1 and -inf where fewer."""
-    ids = np.full((len(queries), k), -1, np.int64)
-    scores = np.full((len(queries), k), -np.inf, np.float32)
-    for first, block in blocks:
-        for begin in range(0, len(block), _ADD_ROWS):
-            part = normalised(block[begin : begin + _ADD_ROWS])
-            numbers = np.arange(len(part), dtype=np.int64) + first + begin
-            ids, scores = merge(ids, scores, numbers, queries @ part.T)
-    return ids, scores
-
-
-def merge(ids: Ints, scores: Floats, new_ids: Ints, new_scores: Floats) -> tuple[Ints, Floats]:
-    """Keep the best k of (Q, k) hits and new ones, scores (Q, M) of ids (M,), best first, ties by row_id."""
-    k = ids.shape[1]
-    best_ids, best_scores = np.empty_like(ids), np.empty_like(scores)
-    for query, found in enumerate(new_scores):
-        # All that tie with the k-th stay in, so that which of them are kept depends on their ids alone.
-        lowest = np.partition(found, -k)[-k] if len(found) > k else -np.inf
-        kept = np.flatnonzero(found >= max(lowest, scores[query, -1]))
-        all_ids = np.concatenate([ids[query], new_ids[kept]])
-        all_scores = np.concatenate([scores[query], found[kept]])
-        order = np.lexsort((all_ids, -all_scores))[:k]
-        best_ids[query], best_scores[query] = all_ids[order], all_scores[order]
-    return best_ids, best_scores
-
-
-def propose(index: Any, store: Store, column: str, queries: Floats, k: int) -> tuple[Ints, Floats]:  # noqa: ANN401 (as above)
-    """The index proposes, the exact cosine on the stored vectors decides: row_ids and cosines (Q, k)."""
-    depth = max(MIN_CANDIDATES, k * CANDIDATES_PER_HIT)
-    _, candidates = index.search(queries, depth)
-    ids = np.full((len(queries), k), -1, np.int64)
-    scores = np.full((len(queries), k), -np.inf, np.float32)
-    for number, query in enumerate(queries):
-        found = np.unique(candidates[number][candidates[number] >= 0])
-        exact = (normalised(store.take(column, found)) @ query)[None]
-        mine = slice(number, number + 1)
-        ids[mine], scores[mine] = merge(ids[mine], scores[mine], found, exact)
-    return ids, scores
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """One thread a core; each searches alone, since FAISS's own threads would outnumber the cores."""
+    cores = joblib.cpu_count(only_physical_cores=True)
+    return ThreadPoolExecutor(cores, "search", initializer=faiss.omp_set_num_threads, initargs=(1,))
 
 
 # --- files ----------------------------------------------------------------------------------------
 
 
-def index_path(out: Path, column: str) -> Path:
-    """Where the index on a column lies; its JSON has the same name."""
-    return out / INDEX / f"{column}.faiss"
+def facts_path(out: Path, name: str) -> Path:
+    """Where the JSON lies that makes an index on a column, or the table of words, count."""
+    return out / INDEX / f"{name}.json"
 
 
 def index_files(out: Path) -> list[Path]:
-    """The JSON files of all indexes of a store, and FAISS files without one."""
+    """The JSON files of all indexes of a store and of its table of words; also where only it is missing."""
     folder = out / INDEX
-    orphans = (path.with_suffix(".json") for path in folder.glob("*.faiss"))
+    orphans = (path.with_suffix(".json") for path in (*folder.glob("*.faiss"), *folder.glob("*.arrow")))
     return sorted({*folder.glob("*.json"), *orphans})
 
 
@@ -212,7 +213,7 @@ def check_index(path: Path, manifest: Manifest) -> Iterator[str]:
     except StoreError as error:
         yield f"{error}; {remedy}"
         return
-    file = path.with_suffix(".faiss")
+    file = path.parent / facts["file"]
     if not file.is_file() or file.stat().st_size != facts["bytes"] or file_digest(file) != facts["sha256"]:
         yield f"{file} is damaged or missing; {remedy}"
     elif facts["built_from"] != built_from(committed_shards(path.parent.parent, manifest)):
@@ -222,20 +223,42 @@ def check_index(path: Path, manifest: Manifest) -> Iterator[str]:
 def rebuild_command(path: Path) -> str:
     """The command that makes an index anew."""
     kind, _, layer = path.stem.partition("_")
-    return f"ctxbatch index {path.parent.parent} --on {kind}" + (f" --layer {layer}" if layer else "")
+    wanted = "" if kind == WORD_ROWS else f" --on {kind}" + (f" --layer {layer}" if layer else "")
+    return f"ctxbatch index {path.parent.parent}{wanted}"
 
 
-def open_index(store: Store, column: str) -> Any | None:  # noqa: ANN401 (any FAISS index)
+def _intact_facts(store: Store, name: str) -> dict[str, Any] | None:
+    path = facts_path(store.path, name)
+    if not path.exists():
+        return None
+    for damage in check_index(path, store.manifest):
+        raise StoreError(damage)
+    return read_json(path)
+
+
+def open_index(store: Store, column: str) -> Index | None:
     """Load the index on a column; ``None`` where there is none.
 
     Raises:
         StoreError: It is damaged or was built from other shards; the message says how to rebuild it.
     """
-    path = index_path(store.path, column).with_suffix(".json")
-    if not path.exists():
+    facts = _intact_facts(store, column)
+    if facts is None:
         return None
-    for damage in check_index(path, store.manifest):
-        raise StoreError(damage)
-    index: Any = faiss.read_index(str(path.with_suffix(".faiss")))
-    index.nprobe = read_json(path)["nprobe"]
-    return index
+    index: Any = faiss.read_index(str(store.path / INDEX / facts["file"]))
+    return Index(index, store.column(column), Effort(**facts["plain"]), Effort(**facts["filtered"]))
+
+
+def open_postings(store: Store) -> Postings:
+    """The rows of each word, from their table where there is one.
+
+    Raises:
+        StoreError: The table is damaged or was built from other shards; the message says how to rebuild it.
+    """
+    facts = _intact_facts(store, WORD_ROWS)
+    return Postings(store, None if facts is None else store.path / INDEX / facts["file"])
+
+
+def effort_facts(index: Index) -> dict[str, Any]:
+    """What `open_index` reads of an index's efforts."""
+    return {"plain": asdict(index.plain), "filtered": asdict(index.filtered)}

@@ -194,7 +194,7 @@ def run_options(
         "compile": compile,
         "devices": None if devices is None else tuple(devices.split(",")),
         "workers": _auto("--workers", workers),
-        "shard_size": _size("--shard-size", shard_size),
+        "shard_size": None if shard_size == "auto" else parse_size("--shard-size", shard_size),
         "tokens_per_batch": _auto("--tokens-per-batch", tokens_per_batch),
         "index": not no_index,
         "force": force,
@@ -251,7 +251,12 @@ def _max_rejects(text: str | None) -> int | float | None:
         raise InputError(f"--max-rejects {text!r} must be a count, as 100, or a share, as 1%") from None
 
 
-def _size(option: str, text: str) -> int | None:
+def parse_size(option: str, text: str) -> int:
+    """A number of bytes, as 4MB or 4000000.
+
+    Raises:
+        InputError: The text is no size.
+    """
     units = {
         "kb": 1 << 10,
         "mb": 1 << 20,
@@ -263,10 +268,8 @@ def _size(option: str, text: str) -> int | None:
         "": 1,
     }
     lower = text.lower().replace(" ", "")
-    if lower == "auto":
-        return None
     number = lower.rstrip("kmgb")
     try:
         return int(float(number) * units[lower[len(number) :]])
     except (ValueError, KeyError, OverflowError):
-        raise InputError(f"{option} {text!r} must be auto or a size such as 4MB") from None
+        raise InputError(f"{option} {text!r} must be a size such as 4MB") from None

@@ -35,12 +35,14 @@ class Family:
 
     ``layers`` is the path of its list of layers. ``first_position`` says whether positions are counted
     from the padding token's id on, which leaves fewer of them. ``final_norm`` is the path of a norm
-    after the last layer that belongs to that layer's hidden state.
+    after the last layer that belongs to that layer's hidden state. ``shows_attention`` says whether its
+    attention goes through the function that transformers can be given.
     """
 
     layers: str
     first_position_after_pad: bool = False
     final_norm: str | None = None
+    shows_attention: bool = True
 
 
 FAMILIES = {
@@ -49,7 +51,7 @@ FAMILIES = {
     "xlm-roberta": Family("encoder.layer", first_position_after_pad=True),
     "distilbert": Family("transformer.layer"),
     "electra": Family("encoder.layer"),
-    "mpnet": Family("encoder.layer", first_position_after_pad=True),
+    "mpnet": Family("encoder.layer", first_position_after_pad=True, shows_attention=False),
     "modernbert": Family("layers", final_norm="final_norm"),
 }
 

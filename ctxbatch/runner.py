@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
-from ctxbatch import index
+from ctxbatch import index, indexing
 from ctxbatch.compiling import CompilingError, make_program
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.corpus import ShardSpec, corpus_bytes, examine, plan, resolve_reading
@@ -43,7 +43,7 @@ class RunReport:
     totals: Mapping[str, Any]
     n_run: int
     given_up: tuple[int, ...]
-    index: index.IndexReport | None
+    index: indexing.IndexReport | None
 
     @property
     def clean(self) -> bool:
@@ -85,7 +85,8 @@ def run(
         watch = RejectWatch(out, config.max_rejects, before)
         given_up = _work(out, manifest, todo, workers, lock, log_file, quiet, watch.on_message)
         watch.check(finished=True)
-        report = index.ensure(Store(out), resolved.column()) if config.index and not given_up else None
+        wanted = config.index and not given_up
+        report = indexing.ensure(Store(out), resolved.column(), quiet=quiet) if wanted else None
         store = Store(out)
         result = RunReport(out, totals(store), len(store.commits) - len(before), tuple(given_up), report)
         _warn_of_mixture(result.totals)
@@ -149,12 +150,10 @@ def repair(out: str | Path, *, quiet: bool = True) -> RepairReport:
         if given_up := _work(out, manifest, todo, workers, lock, log_file, quiet, lambda _: None):
             raise StoreError(f"shards {given_up} of {out} cannot be made: see {out / LOG}")
         store = Store(out)
-        stems = [path.stem for path in index.index_files(out) if list(index.check_index(path, manifest))]
-        indexes = [stem for stem in stems if stem in manifest.config.columns]
-        for column in indexes:
-            index.build(store, column)
+        damaged = [path.stem for path in index.index_files(out) if list(index.check_index(path, manifest))]
+        indexes = indexing.rebuild(store, damaged, quiet=quiet)
         _warn_of_mixture(totals(store))
-    return RepairReport(tuple(spec.shard for spec in todo), tuple(indexes))
+    return RepairReport(tuple(spec.shard for spec in todo), indexes)
 
 
 def _look_at(

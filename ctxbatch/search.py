@@ -1,33 +1,47 @@
-"""Nearest contexts: a sentence with a marked word in, rows of the store in order of cosine out.
+"""Nearest contexts: queries in, rows of the stores in order of cosine out.
 
-Encodes the query exactly as the store was made, lets the index propose where there is one and the exact
-cosine decide, and lays hits out as keyword-in-context lines.
+Puts together what the modules below own: queries are encoded as the stores were, filters select rows,
+indexes propose where there are any, and the exact cosine decides.
 """
 
-import os
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from wcwidth import wcswidth, wcwidth
 
-from ctxbatch.batching import BatchMaker, Buffer
 from ctxbatch.errors import InputError, StoreError
-from ctxbatch.index import SCAN_ROWS, Floats, merge, normalised, open_index, propose, scan
-from ctxbatch.readers import Record
-from ctxbatch.segment import Sentence
+from ctxbatch.filters import Filters
+from ctxbatch.index import open_index, open_postings
+from ctxbatch.nearest import Floats, normalised, scan, scan_rows
+from ctxbatch.selection import Selection, Selector, check_sources
 from ctxbatch.store import Ints, Store
 
 if TYPE_CHECKING:
-    from ctxbatch.encoder import Encoder
+    from ctxbatch.queries import MarkedSentence, QueryEncoder, QueryWord
 
-WordFilter = Literal["any", "same", "other"]
-_GATHER_ROWS = 65_536
+# Sentences that are encoded, and queries that are answered, together.
+_GROUP = 1_024
+# Rows asked for in place of one where only some of them will count, and again where too few did.
+_MORE = 8
+_EXPLAINED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where a cosine comes from.
+
+    ``dimensions`` are those that contribute most to it, each with its share, largest first. ``shared``
+    counts the dimensions that are not zero in both vectors, out of ``of``: a shift by log ratio is zero
+    where static and contextual cannot be compared.
+    """
+
+    dimensions: tuple[tuple[int, float], ...]
+    shared: int
+    of: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +49,8 @@ class SearchHit:
     """A row found: its cosine to the query, and the word in its sentence.
 
     ``char_start`` and ``char_end`` are the word's code points in ``text``, the sentence. ``store`` is the
-    folder of the store that holds the row.
+    folder of the store that holds the row. ``before`` and ``after`` are the sentences around, and
+    ``explanation`` says where the score comes from, if they were asked for.
     """
 
     score: float
@@ -49,44 +64,96 @@ class SearchHit:
     doc_id: str | None
     sentence_id: int
     store: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON knows them."""
-        return asdict(self)
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class MarkedSentence:
-    """A query: a sentence, and the code points in it that were between the brackets."""
+class Answer:
+    """What was found for one word of a query.
 
-    text: str
-    start: int
-    end: int
-
-
-def parse_query(query: str) -> MarkedSentence:
-    r"""Read a sentence with one ``[word]`` marked; ``\[`` and ``\]`` are literal brackets.
-
-    Raises:
-        InputError: No word is marked, more than one is, or a bracket has no partner.
+    ``query`` counts the queries that were asked together, from 0; one that marks several words has an
+    answer for each. ``char_start`` and ``char_end`` are the word's code points in ``text``. ``salient``
+    says that the word was chosen for its salience, since none was marked.
     """
-    example = 'mark the word to search for with brackets: "I will send her a [card]."'
-    parts = [part.replace("\\[", "[").replace("\\]", "]") for part in re.split(r"(?<!\\)[\[\]]", query)]
-    brackets = re.findall(r"(?<!\\)[\[\]]", query)
-    if not brackets:
-        raise InputError(f"no word is marked in {query!r}: {example}")
-    if brackets != ["[", "]"]:
-        raise InputError(
-            f"one word must be marked in {query!r}, and literal brackets written \\[ and \\]: {example}"
-        )
-    before, marked, after = parts
-    if not marked.strip():
-        raise InputError(f"the brackets in {query!r} are empty: {example}")
-    return MarkedSentence(before + marked + after, len(before), len(before) + len(marked))
+
+    query: int
+    text: str
+    word: str
+    char_start: int
+    char_end: int
+    salient: bool
+    hits: Sequence[SearchHit]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The hits as JSON knows them, each with its query, and its rank from 1."""
+        for rank, hit in enumerate(self.hits, 1):
+            fields = asdict(hit)
+            if hit.explanation is None:
+                del fields["explanation"]
+            if not hit.before and not hit.after:
+                del fields["before"], fields["after"]
+            yield {"query": self.query, "query_word": self.word, "rank": rank, **fields}
+
+
+def hits_table(answers: Iterable[Answer]) -> pa.Table:
+    """The hits of some answers as an Arrow table, a row each, with query, query_word and rank."""
+    rows = [row for answer in answers for row in answer.rows()]
+    return pa.Table.from_pylist(rows, _HITS)
+
+
+_HITS = pa.schema(
+    [
+        ("query", pa.int64()),
+        ("query_word", pa.string()),
+        ("rank", pa.int64()),
+        ("score", pa.float32()),
+        ("row_id", pa.int64()),
+        ("word", pa.string()),
+        ("char_start", pa.int32()),
+        ("char_end", pa.int32()),
+        ("text", pa.string()),
+        ("source", pa.string()),
+        ("record", pa.int64()),
+        ("doc_id", pa.string()),
+        ("sentence_id", pa.int64()),
+        ("store", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A word to search for, from a sentence or from a row of the first store, ``own``."""
+
+    query: int
+    text: str
+    word: str
+    char_start: int
+    char_end: int
+    salient: bool
+    vectors_VD: Floats = field(repr=False)
+    own: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """Rows of all stores, best first; ``exhausted`` where no others qualify."""
+
+    stores: Ints
+    positions: Ints
+    scores: Floats
+    exhausted: bool
+
+    def take(self, chosen: Ints) -> "_Ranked":
+        return _Ranked(self.stores[chosen], self.positions[chosen], self.scores[chosen], self.exhausted)
 
 
 class Searcher:
     """Answers queries on one kind of vector of some stores; loads the model and the indexes once.
+
+    Threads may share one.
 
     Args:
         stores: The stores, all of one configuration; hits are merged.
@@ -108,117 +175,289 @@ class Searcher:
                 raise StoreError(_difference(stores[0], store))
             if store.path.resolve() in (other.path.resolve() for other in stores[:number]):
                 raise InputError(f"{store.path} is named twice: name every store once")
-        self._stores = [(store, open_index(store, self.column)) for store in stores]
+        self._stores = stores
+        self._encoding = Lock()
+        self._columns = [store.column(self.column) for store in stores]
+        self._indexes = [open_index(store, self.column) for store in stores]
+        self._selectors = [Selector(store, open_postings(store)) for store in stores]
 
     @property
-    def indexed(self) -> bool:
-        """Whether indexes propose; a store without one is read whole by every query."""
-        return all(index is not None for _, index in self._stores)
+    def unindexed(self) -> list[Store]:
+        """The stores without an index: every query reads all of their rows."""
+        return [store for store, index in zip(self._stores, self._indexes, strict=True) if index is None]
 
     @property
-    def worth_indexing(self) -> list[Store]:
-        """The stores that lack an index and have so many rows that one is worth building."""
-        return [store for store, index in self._stores if index is None and store.n_rows >= SCAN_ROWS]
+    def index_options(self) -> str:
+        """What `ctxbatch index` needs beside the store to index the searched column."""
+        kind, _, layer = self.column.partition("_")
+        return f" --on {kind}" + (f" --layer {layer}" if layer else "")
 
     @cached_property
-    def _model(self) -> "tuple[BatchMaker, Encoder]":
-        from ctxbatch.encoder import Encoder  # torch comes last: mistakes are told at once
-        from ctxbatch.resolving import read_tokenizer
+    def _encoder(self) -> "QueryEncoder":
+        from ctxbatch.queries import QueryEncoder  # torch comes last: mistakes are told at once
 
-        return BatchMaker(read_tokenizer(self._config), self._config), Encoder(self._config, "cpu")
+        return QueryEncoder(self._config, self.column)
 
     def search(
-        self, query: str, k: int = 10, words: WordFilter = "any", word: str | None = None
+        self,
+        query: str | int,
+        k: int = 10,
+        filters: Filters | None = None,
+        *,
+        context: int = 0,
+        explain: bool = False,
     ) -> list[SearchHit]:
-        """Find the rows whose vectors are nearest to a marked word's.
+        """Find the rows whose vectors are nearest to a word's.
 
         Args:
-            query: A sentence with one word marked: ``"I will send her a [card]."``
+            query: A sentence with one word marked, ``"I will send her a [card]."``, or with none, which
+                means its most salient word; or a row_id of the first store: more like this one.
             k: How many hits; fewer come back only where fewer rows qualify.
-            words: ``same`` for rows of the marked word alone, ``other`` for rows of all other words.
-            word: Only rows of this word; excludes ``words``. Words are compared casefolded.
+            filters: What hits have to be.
+            context: How many sentences before and after a hit to give with it.
+            explain: Say which dimensions each score comes from.
 
         Raises:
-            InputError: The query marks no single word, its vector is zero, or an argument is wrong.
+            InputError: The query marks no word of the sentence or several, or its vector is zero; or there
+                is no such row; or an argument is wrong.
+        """
+        answers = self.ask([query], k, filters, context=context, explain=explain)
+        if len(answers) > 1:
+            names = ", ".join(repr(answer.word) for answer in answers)
+            raise InputError(f"{query!r} marks several words ({names}): mark one, or use Searcher.ask")
+        return list(answers[0].hits)
+
+    def ask(
+        self,
+        queries: Sequence[str | int],
+        k: int = 10,
+        filters: Filters | None = None,
+        *,
+        context: int = 0,
+        explain: bool = False,
+        on_reject: Callable[[int, InputError], None] | None = None,
+    ) -> list[Answer]:
+        """Like `search` for many queries, which may mark several words: an answer for each word, in order.
+
+        Args:
+            queries: As in `search`.
+            k: As in `search`.
+            filters: As in `search`.
+            context: As in `search`.
+            explain: As in `search`.
+            on_reject: Takes the number of a query that cannot be answered, and why; without it the first
+                such query raises.
+
+        Raises:
+            InputError: As in `search`.
         """
         if k < 1:
             raise InputError(f"-k {k} must be 1 or more")
-        if words not in get_args(WordFilter):
-            raise InputError(f"the filter {words!r} is not one of {', '.join(get_args(WordFilter))}")
-        if word is not None and words != "any":
-            raise InputError(f"a given word ({word!r}) and the filter {words!r} exclude each other")
-        vectors, surface = self._encode(parse_query(query))
-        found = []
-        for number, (store, index) in enumerate(self._stores):
-            if word is not None:
-                selected = _rows_of(store, word, same=True)
-            elif words != "any":
-                selected = _rows_of(store, surface, same=words == "same")
+        if context < 0:
+            raise InputError(f"--context {context} must be 0 or more")
+        filters = filters or Filters()
+        check_sources(self._stores, filters.sources)
+        answers = []
+        for begin in range(0, len(queries), _GROUP):
+            questions = list(self._questions(begin, queries[begin : begin + _GROUP], on_reject or _raise))
+            found = self._answer(questions, k, filters)
+            hits = self._hits(questions, found, context, explain)
+            for asked, its_hits in zip(questions, hits, strict=True):
+                place = (asked.query, asked.text, asked.word, asked.char_start, asked.char_end)
+                answers.append(Answer(*place, asked.salient, its_hits))
+        return answers
+
+    def nearest(self, vectors_QD: Floats, k: int = 10) -> tuple[Ints, Floats]:
+        """The rows of a single store that are nearest to some vectors, among all rows.
+
+        Args:
+            vectors_QD: Vectors of the searched kind, of any length but 0.
+            k: How many rows.
+
+        Returns:
+            row_ids and cosines, (Q, k), best first.
+
+        Raises:
+            InputError: The searcher has several stores.
+        """
+        if len(self._stores) > 1:
+            raise InputError("vectors are searched for in one store: make a searcher for each")
+        positions_QK, scores_QK = self._nearest_in(0, normalised(vectors_QD), k, None)
+        return self._stores[0].row_ids(positions_QK), scores_QK
+
+    # --- queries ----------------------------------------------------------------------------------
+
+    def _questions(
+        self, first: int, queries: Sequence[str | int], on_reject: Callable[[int, InputError], None]
+    ) -> Iterator[_Question]:
+        """The words to search for, in the order of their queries."""
+        sentences: list[tuple[int, MarkedSentence]] = []
+        asked: list[_Question] = []
+        for number, query in enumerate(queries, first):
+            try:
+                if isinstance(query, str):
+                    from ctxbatch.queries import parse_query
+
+                    sentences.append((number, parse_query(query)))
+                else:
+                    asked.append(self._question_of_row(number, query))
+            except InputError as error:
+                on_reject(number, error)
+        for number, word in self._encode(sentences):
+            if isinstance(word, InputError):
+                on_reject(number, word)
             else:
-                selected = None
-            ids, scores = self._nearest(store, index, vectors, min(k, store.n_rows), selected)
-            found += [(-float(score), number, int(row)) for row, score in zip(ids, scores, strict=True)]
-        return [_hit(self._stores[number][0], row, -score) for score, number, row in sorted(found)[:k]]
+                asked.append(_Question(number, *word.place, word.salient, word.vectors))
+        return iter(sorted(asked, key=lambda question: question.query))
 
-    def _encode(self, query: MarkedSentence) -> tuple[Floats, str]:
-        """The normalised vectors of the marked word, (Q, D), one unless rows are pieces; and its text."""
-        maker, encoder = self._model
-        stripped = query.text.strip()
-        shift = query.text.index(stripped) if stripped else 0
-        sentence = Sentence(Record(0, 0, 0, None, query.text), shift, stripped)
-        found: list[np.ndarray[Any, Any]] = []
-        surface = ""
-        for buffer in maker.buffers([sentence]):
-            rows = self._marked_rows(buffer, query.start - shift, query.end - shift)
-            column = self._config.columns.index(self.column)
-            batches = [batch for batch in maker.batches(buffer) if np.isin(batch.rows_N, rows).any()]
-            for batch, encoded in zip(batches, encoder.encode(batches), strict=True):
-                found.append(encoded.vectors_CND[column, np.isin(batch.rows_N, rows)])
-            if len(rows):
-                start = int(buffer.rows.char_start_N[rows].min())
-                surface = stripped[start : int(buffer.rows.char_end_N[rows].max())]
-        if not found:
-            marked = query.text[query.start : query.end]
-            raise InputError(f"[{marked}] is no word of the sentence as the store counts words: mark a word")
-        vectors = normalised(np.concatenate(found))
-        vectors = vectors[np.linalg.norm(vectors, axis=1) > 0]
-        if not len(vectors):
-            raise InputError(
-                f"the {self.column} vector of {surface!r} is zero in this sentence: nothing is near it"
-            )
-        return vectors, surface
+    def _encode(
+        self, sentences: "Sequence[tuple[int, MarkedSentence]]"
+    ) -> "list[tuple[int, QueryWord | InputError]]":
+        if not sentences:
+            return []
+        with self._encoding:  # a model keeps what it is at, and uses all cores as it is
+            return list(self._encoder.encode(sentences))
 
-    def _marked_rows(self, buffer: Buffer, start: int, end: int) -> Ints:
-        rows = buffer.rows
-        marked = np.flatnonzero((rows.char_start_N < end) & (rows.char_end_N > start))
-        if len(np.unique(rows.word_index_N[marked])) > 1:
-            names = ", ".join(dict.fromkeys(repr(buffer.words[int(row)]) for row in marked))
-            raise InputError(f"the brackets hold several words of the model ({names}): mark one of them")
-        return marked
+    def _question_of_row(self, number: int, row_id: int) -> _Question:
+        store = self._stores[0]
+        position = int(store.positions(np.array([row_id], np.int64))[0])
+        if position < 0:
+            raise InputError(f"{store.path} has no row {row_id}: `search --json` prints row ids")
+        row = store.rows(np.array([position])).to_pylist()[0]
+        vectors = normalised(self._columns[0].take(np.array([position])))
+        if not vectors.any():
+            raise InputError(f"the {self.column} vector of row {row_id} is zero: nothing is near it")
+        place = (row["text"], row["word"], row["char_start"], row["char_end"])
+        return _Question(number, *place, False, vectors, position)
 
-    def _nearest(
-        self,
-        store: Store,
-        index: Any | None,  # noqa: ANN401 (any FAISS index)
-        queries: Floats,
-        k: int,
-        selected: Ints | None,
+    # --- rows -------------------------------------------------------------------------------------
+
+    def _answer(self, questions: Sequence[_Question], k: int, filters: Filters) -> list[_Ranked]:
+        groups: dict[str, list[int]] = {}
+        for number, question in enumerate(questions):
+            groups.setdefault(question.word.casefold() if filters.by_word else "", []).append(number)
+        found: dict[int, _Ranked] = {}
+        for word, numbers in groups.items():
+            selections = [selector.select(filters, word) for selector in self._selectors]
+            waiting, depth = numbers, k * (_MORE if filters.distinct else 1)
+            while waiting:
+                ranked = self._ranked([questions[number] for number in waiting], depth, selections)
+                for number, rows in zip(waiting, ranked, strict=True):
+                    found[number] = self._kept(rows, k, filters)
+                waiting = [
+                    number
+                    for number, rows in zip(waiting, ranked, strict=True)
+                    if len(found[number].scores) < k and not _at_end(rows, filters)
+                ]
+                depth *= _MORE
+        return [found[number] for number in range(len(questions))]
+
+    def _ranked(
+        self, questions: Sequence[_Question], depth: int, selections: Sequence[Selection | None]
+    ) -> list[_Ranked]:
+        """The best rows of all stores for each question: ``depth``, beside the question's own row."""
+        owner_Q = np.repeat(np.arange(len(questions)), [len(each.vectors_VD) for each in questions])
+        queries_QD = np.concatenate([each.vectors_VD for each in questions])
+        parts: list[list[tuple[Ints, Ints, Floats]]] = [[] for _ in questions]
+        exhausted = True
+        for number, selection in enumerate(selections):
+            positions_QK, scores_QK = self._nearest_in(number, queries_QD, depth + 1, selection)
+            rows = self._stores[number].n_rows if selection is None else selection.n
+            exhausted &= positions_QK.shape[1] >= rows
+            for query, owner in enumerate(owner_Q.tolist()):
+                kept = positions_QK[query] >= 0
+                if number == 0 and questions[owner].own is not None:
+                    kept &= positions_QK[query] != questions[owner].own
+                positions = positions_QK[query][kept]
+                parts[owner].append((np.full(len(positions), number), positions, scores_QK[query][kept]))
+        return [_merged(each, depth, exhausted) for each in parts]
+
+    def _nearest_in(
+        self, number: int, queries_QD: Floats, k: int, selection: Selection | None
     ) -> tuple[Ints, Floats]:
-        """The best k rows of a store over all queries, a row scoring as its best query does."""
-        if selected is not None:
-            ids, scores = scan_rows(store, self.column, queries, k, selected)
-        elif index is None:
-            ids, scores = scan(store.blocks(self.column), queries, k)
-        else:
-            ids, scores = propose(index, store, self.column, queries, k)
-            if (ids < 0).any():  # more asked for than the probed lists hold
-                ids, scores = scan(store.blocks(self.column), queries, k)
-        order = np.lexsort((ids.ravel(), -scores.ravel()))
-        ids, scores = ids.ravel()[order], scores.ravel()[order]
-        _, first = np.unique(ids, return_index=True)
-        best = np.sort(first)
-        best = best[ids[best] >= 0][:k]
-        return ids[best], scores[best]
+        """The best rows of one store for each vector, by its index or by comparing all that count."""
+        index, column = self._indexes[number], self._columns[number]
+        if index is not None:
+            mask, n = (None, 0) if selection is None else (selection.mask_N, selection.n)
+            return index.nearest(queries_QD, k, mask, n)
+        if selection is None:
+            return scan(column, queries_QD, k)
+        return scan_rows(column, queries_QD, k, np.flatnonzero(selection.mask_N))
+
+    def _kept(self, rows: _Ranked, k: int, filters: Filters) -> _Ranked:
+        """The first k rows that are good enough, and distinct where they have to be."""
+        if filters.min_score is not None:
+            rows = rows.take(np.flatnonzero(rows.scores >= filters.min_score))
+        if filters.distinct is None:
+            return rows.take(np.arange(min(k, len(rows.scores))))
+        seen: set[Any] = set()
+        chosen = []
+        for number, key in enumerate(self._keys(rows, filters.distinct)):
+            if key not in seen:
+                seen.add(key)
+                chosen.append(number)
+        return rows.take(np.array(chosen[:k], np.int64))
+
+    def _keys(self, rows: _Ranked, distinct: str) -> list[Any]:
+        """What makes rows distinct, for each."""
+        keys: list[Any] = [None] * len(rows.scores)
+        for number, table in self._tables(rows):
+            for at, row in zip(np.flatnonzero(rows.stores == number), table.to_pylist(), strict=True):
+                if distinct == "word":
+                    keys[at] = row["word"].casefold()
+                elif distinct == "sentence":
+                    keys[at] = number, row["sentence_id"]
+                else:
+                    keys[at] = number, row["source"], row["doc_id"]
+        return keys
+
+    def _tables(self, rows: _Ranked) -> Iterator[tuple[int, pa.Table]]:
+        for number in np.unique(rows.stores):
+            yield int(number), self._stores[number].rows(rows.positions[rows.stores == number])
+
+    # --- hits -------------------------------------------------------------------------------------
+
+    def _hits(
+        self, questions: Sequence[_Question], found: Sequence[_Ranked], context: int, explain: bool
+    ) -> Iterator[list[SearchHit]]:
+        """The rows of each question as hits; all of a store are looked up at once."""
+        if not found:
+            return
+        every = _Ranked(
+            np.concatenate([rows.stores for rows in found]),
+            np.concatenate([rows.positions for rows in found]),
+            np.concatenate([rows.scores for rows in found]),
+            exhausted=True,
+        )
+        hits: list[SearchHit] = [None] * len(every.scores)  # type: ignore[list-item]
+        for number, table in self._tables(every):
+            store = self._stores[number]
+            mine = np.flatnonzero(every.stores == number)
+            row_ids = store.row_ids(every.positions[mine]).tolist()
+            for at, row_id, row in zip(mine, row_ids, table.to_pylist(), strict=True):
+                hits[at] = _hit(store, row_id, row, float(every.scores[at]))
+                if context:
+                    before, after = store.sentences_around(row["sentence_id"], context)
+                    hits[at] = replace(hits[at], before=before, after=after)
+        first = 0
+        for question, rows in zip(questions, found, strict=True):
+            its = hits[first : first + len(rows.scores)]
+            first += len(rows.scores)
+            yield [self._explained(question, hit) for hit in its] if explain else its
+
+    def _explained(self, question: _Question, hit: SearchHit) -> SearchHit:
+        store = next(store for store in self._stores if str(store.path) == hit.store)
+        row_D = normalised(store.take(self.column, np.array([hit.row_id])))[0]
+        query_D = question.vectors_VD[int(np.argmax(question.vectors_VD @ row_D))]
+        shares_D = query_D * row_D
+        largest = np.argsort(-shares_D, kind="stable")[:_EXPLAINED]
+        dimensions = tuple((int(number), round(float(shares_D[number]), 4)) for number in largest)
+        shared = int(np.count_nonzero((query_D != 0) & (row_D != 0)))
+        return replace(hit, explanation=Explanation(dimensions, shared, len(row_D)))
+
+
+def _raise(_number: int, error: InputError) -> None:
+    raise error
 
 
 def _check_searchable(store: Store) -> None:
@@ -241,97 +480,36 @@ def _difference(one: Store, other: Store) -> str:
     )
 
 
-def _rows_of(store: Store, word: str, same: bool) -> Ints:
-    """The row_ids whose word, casefolded, is the given one, or is not."""
-    wanted = word.casefold()
-    selected = [np.zeros(0, np.int64)]
-    for shard in store.commits:
-        texts = store.words_of(shard)
-        distinct = pc.unique(texts)
-        matching = pa.array([text for text in distinct.to_pylist() if text.casefold() == wanted], pa.string())
-        mask = pc.is_in(texts, matching).to_numpy()
-        selected.append(np.flatnonzero(mask if same else ~mask) + (shard << 32))
-    return np.concatenate(selected)
+def _merged(parts: Sequence[tuple[Ints, Ints, Floats]], depth: int, exhausted: bool) -> _Ranked:
+    """The rows of several stores and vectors as one ranking; a row scores as its best vector does."""
+    stores, positions, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = np.lexsort((positions, stores, -scores))
+    if len(parts) > 1:
+        places = np.stack([stores[order], positions[order]])
+        _, first = np.unique(places, axis=1, return_index=True)
+        order = order[np.sort(first)]
+    order = order[:depth] if not exhausted else order
+    return _Ranked(stores[order], positions[order], scores[order], exhausted)
 
 
-def _hit(store: Store, row_id: int, score: float) -> SearchHit:
-    word, sentence = store.row(row_id)
+def _at_end(rows: _Ranked, filters: Filters) -> bool:
+    """Whether no row after these can be a hit."""
+    if rows.exhausted or not len(rows.scores):
+        return True
+    return filters.min_score is not None and float(rows.scores[-1]) < filters.min_score
+
+
+def _hit(store: Store, row_id: int, row: dict[str, Any], score: float) -> SearchHit:
     return SearchHit(
         score=score,
         row_id=row_id,
-        word=word["word"],
-        char_start=word["char_start"],
-        char_end=word["char_end"],
-        text=sentence["text"],
-        source=sentence["source"],
-        record=sentence["record"],
-        doc_id=sentence["doc_id"],
-        sentence_id=word["sentence_id"],
+        word=row["word"],
+        char_start=row["char_start"],
+        char_end=row["char_end"],
+        text=row["text"],
+        source=row["source"],
+        record=row["record"],
+        doc_id=row["doc_id"],
+        sentence_id=row["sentence_id"],
         store=str(store.path),
     )
-
-
-def scan_rows(store: Store, column: str, queries: Floats, k: int, rows: Ints) -> tuple[Ints, Floats]:
-    """Exact search among some rows: row_ids and cosines (Q, k); -1 and -inf where there are fewer."""
-    ids = np.full((len(queries), k), -1, np.int64)
-    scores = np.full((len(queries), k), -np.inf, np.float32)
-    for begin in range(0, len(rows), _GATHER_ROWS):
-        part = rows[begin : begin + _GATHER_ROWS]
-        ids, scores = merge(ids, scores, part, queries @ normalised(store.take(column, part)).T)
-    return ids, scores
-
-
-# --- keyword in context ---------------------------------------------------------------------------
-
-
-def keyword_in_context(hits: Sequence[SearchHit], width: int) -> Iterator[str]:
-    """Lay hits out one a line, aligned on the word, with score and source:line.
-
-    Args:
-        hits: The hits.
-        width: Columns of the terminal; wide characters count two.
-    """
-    places = [_tail(place, max(12, width // 3)) for place in _places(hits)]
-    longest = max(map(_columns, places), default=0)
-    room = max(12, width - longest - 10)
-    word_room = max((_columns(_flat(hit.word)) for hit in hits), default=0)
-    left_room = max(6, (room - word_room) // 2)
-    right_room = max(6, room - word_room - left_room)
-    for hit, place in zip(hits, places, strict=True):
-        before = _cut(_flat(hit.text[: hit.char_start])[::-1], left_room)[::-1]
-        rest = f"{_flat(hit.text[hit.char_start : hit.char_end])}{_flat(hit.text[hit.char_end :])}"
-        after = _cut(rest, word_room + right_room)
-        padding = " " * (word_room + right_room - _columns(after))
-        indent = " " * (left_room - _columns(before))
-        yield f"{hit.score:6.3f}  {indent}{before}{after}{padding}  {place}"
-
-
-def _places(hits: Sequence[SearchHit]) -> list[str]:
-    """source:line of every hit, without the folders that all of them share."""
-    sources = {hit.source: os.path.abspath(hit.source) for hit in hits}  # noqa: PTH100 (follows no links)
-    shared = os.path.commonpath([os.path.dirname(path) for path in sources.values()] or [""])  # noqa: PTH120
-    return [f"{os.path.relpath(sources[hit.source], shared)}:{hit.record + 1}" for hit in hits]
-
-
-def _flat(text: str) -> str:
-    """Text on one line: runs of white space and control characters become one space."""
-    return re.sub(r"\s+", " ", "".join(char if wcwidth(char) >= 0 else " " for char in text))
-
-
-def _columns(text: str) -> int:
-    return max(0, int(wcswidth(text)))
-
-
-def _tail(text: str, columns: int) -> str:
-    """A text, or as much of its end as fits behind an ellipsis."""
-    return text if _columns(text) <= columns else f"…{_cut(text[::-1], columns - 1)[::-1]}"
-
-
-def _cut(text: str, columns: int) -> str:
-    """As much of the beginning of a text as fits."""
-    used = 0
-    for number, char in enumerate(text):
-        used += wcwidth(char)
-        if used > columns:
-            return text[:number]
-    return text

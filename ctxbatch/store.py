@@ -34,6 +34,41 @@ if TYPE_CHECKING:
 
 Vectors = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
+# What `Store.rows` says of a row's sentence.
+SENTENCE_OF_ROW = ("source", "record", "doc_id", "text")
+
+
+class Column:
+    """One kind's vectors of all rows, memory-mapped: an array (rows, D) in pieces, the record batches.
+
+    A row's number in it is its position: rows are counted from 0, in the order of their row_ids.
+    """
+
+    def __init__(self, views: Sequence[Vectors], dimension: int, dtype: npt.DTypeLike) -> None:
+        self.views = views
+        self.dimension = dimension
+        self._dtype = dtype
+        self._firsts = np.cumsum([0, *map(len, views)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    def blocks(self, rows: int) -> Iterator[tuple[int, Vectors]]:
+        """Yield views of ``rows`` rows at most, in order, each with its first row's position."""
+        for first, view in zip(self._firsts, self.views, strict=False):
+            for begin in range(0, len(view), rows):
+                yield int(first) + begin, view[begin : begin + rows]
+
+    def take(self, positions: Ints) -> Vectors:
+        """Copy the vectors at some positions: shape (len(positions), D), in their order."""
+        taken = np.empty((len(positions), self.dimension), self._dtype)
+        order = np.argsort(positions, kind="stable")
+        ordered = positions[order]
+        edges = np.searchsorted(ordered, self._firsts)
+        for number in np.flatnonzero(np.diff(edges)).tolist():
+            mine = slice(edges[number], edges[number + 1])
+            taken[order[mine]] = self.views[number][ordered[mine] - self._firsts[number]]
+        return taken
 
 
 class Store:
@@ -51,6 +86,7 @@ class Store:
         self.manifest = Manifest.read(self.path)
         self.commits = committed_shards(self.path, self.manifest)
         self._tables: dict[tuple[int, str], pa.Table] = {}
+        self._plain: dict[tuple[int, str], tuple[list[pa.RecordBatch], Ints]] = {}
 
     @property
     def config(self) -> ResolvedConfig:
@@ -106,56 +142,116 @@ class Store:
         Raises:
             InputError: The store holds no such vectors.
         """
-        column = self.config.column(on, layer)
-        for _, view in self.blocks(column):
-            yield view
+        yield from self.column(self.config.column(on, layer)).views
 
-    def blocks(self, column: str) -> Iterator[tuple[int, Vectors]]:
-        """Like `vectors`, for a column's full name, each view with the row_id of its first row."""
+    def column(self, name: str) -> "Column":
+        """A kind's vectors, by their column's full name, as one array of all rows."""
+        views = []
         for shard in self.commits:
-            first = shard << 32
-            for view in self._views(shard, column):
-                yield first, view
-                first += len(view)
+            for chunk in self._table(shard, WORDS)[name].chunks:
+                flat = chunk.flatten().to_numpy(zero_copy_only=True)
+                views.append(flat.reshape(len(chunk), self.config.hidden_size))
+        return Column(views, self.config.hidden_size, np.dtype(self.config.dtype))
 
     def take(self, column: str, row_ids: Ints) -> Vectors:
         """Copy the vectors of some rows: shape (len(row_ids), D), in their order."""
-        taken = np.empty((len(row_ids), self.config.hidden_size), self.config.dtype)
-        shards, rows = row_ids >> 32, row_ids & 0xFFFFFFFF
+        return self.column(column).take(self.positions(row_ids))
+
+    @cached_property
+    def _shards(self) -> tuple[Ints, Ints]:
+        """The committed shards, and the position of each one's first row, with the end as a last one."""
+        counts = [commit["counts"]["rows"] for commit in self.commits.values()]
+        return np.array(list(self.commits), np.int64), np.cumsum([0, *counts], dtype=np.int64)
+
+    def row_ids(self, positions: Ints | None = None) -> Ints:
+        """The row_id of every row, or of the rows at some positions: rows are counted from 0 in order."""
+        shards, firsts = self._shards
+        positions = np.arange(firsts[-1]) if positions is None else positions
+        number = np.searchsorted(firsts, positions, side="right") - 1
+        return (shards[number] << 32) + positions - firsts[number]
+
+    def positions(self, row_ids: Ints) -> Ints:
+        """The positions of rows by their row_id; -1 where the store has no such row."""
+        shards, firsts = self._shards
+        number = np.clip(np.searchsorted(shards, row_ids >> 32), 0, len(shards) - 1)
+        inside = row_ids & 0xFFFFFFFF
+        there = (shards[number] == row_ids >> 32) & (inside < np.diff(firsts)[number])
+        return np.where(there, firsts[number] + inside, -1)
+
+    def first_position(self, shard: int) -> int:
+        """The position of a committed shard's first row."""
+        shards, firsts = self._shards
+        return int(firsts[np.searchsorted(shards, shard)])
+
+    def rows(self, positions: Ints) -> pa.Table:
+        """The rows at some positions, in their order, without vectors and with their sentences' columns."""
+        row_ids = self.row_ids(positions)
+        words = self._gather(WORDS, row_ids)
+        sentences = self._gather(SENTENCES, words["sentence_id"].to_numpy())
+        for name in SENTENCE_OF_ROW:
+            words = words.append_column(name, sentences[name])
+        return words
+
+    def sentences_around(self, sentence_id: int, n: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The texts of up to n sentences before and after one, of the same source and document."""
+        own = self._gather(SENTENCES, np.array([sentence_id])).to_pylist()[0]
+        before = self._neighbours(sentence_id, -1, n, own)
+        return tuple(reversed(before)), tuple(self._neighbours(sentence_id, 1, n, own))
+
+    def _neighbours(self, sentence_id: int, step: int, n: int, own: dict[str, Any]) -> list[str]:
+        shards = list(self.commits)
+        at, inside = shards.index(sentence_id >> 32), sentence_id & 0xFFFFFFFF
+        texts: list[str] = []
+        while len(texts) < n:
+            inside += step
+            while not 0 <= inside < self.commits[shards[at]]["counts"]["sentences"]:
+                at += step
+                if not 0 <= at < len(shards):
+                    return texts
+                inside = 0 if step > 0 else self.commits[shards[at]]["counts"]["sentences"] - 1
+            row = self._gather(SENTENCES, np.array([(shards[at] << 32) + inside])).to_pylist()[0]
+            if (row["source"], row["doc_id"]) != (own["source"], own["doc_id"]):
+                return texts
+            texts.append(row["text"])
+        return texts
+
+    def _gather(self, file: str, ids: Ints) -> pa.Table:
+        """Rows of one kind of file, by ids of shard << 32 | row; record batch by record batch.
+
+        Arrow's own take on a table of many batches copies the whole of its text first.
+        """
+        shards, inside = ids >> 32, ids & 0xFFFFFFFF
+        parts, places = [], []
         for shard in np.unique(shards):
+            batches, firsts = self._batches(int(shard), file)
             mine = np.flatnonzero(shards == shard)
-            first = 0
-            for view in self._views(int(shard), column):
-                here = mine[(rows[mine] >= first) & (rows[mine] < first + len(view))]
-                taken[here] = view[rows[here] - first]
-                first += len(view)
-        return taken
+            number = np.searchsorted(firsts, inside[mine], side="right") - 1
+            for each in np.unique(number):
+                here = mine[number == each]
+                parts.append(batches[each].take(pa.array(inside[here] - firsts[each])))
+                places.append(here)
+        if not parts:
+            return self._plain_schema(file).empty_table()
+        order = np.argsort(np.concatenate(places))
+        return pa.Table.from_batches(parts).combine_chunks().take(pa.array(order))
 
-    def row_ids(self) -> Ints:
-        """The row_id of every row, in order."""
-        parts = [
-            np.arange(commit["counts"]["rows"], dtype=np.int64) + (shard << 32)
-            for shard, commit in self.commits.items()
-        ]
-        return np.concatenate([np.zeros(0, np.int64), *parts])
+    def _batches(self, shard: int, file: str) -> tuple[list[pa.RecordBatch], Ints]:
+        """A file's record batches without vectors, and the row that each begins with."""
+        key = (shard, file)
+        if key not in self._plain:
+            table = self._table(shard, file).select(self._plain_schema(file).names)
+            batches = table.to_batches()
+            firsts = np.cumsum([0, *map(len, batches)], dtype=np.int64)[:-1]
+            self._plain[key] = batches, firsts
+        return self._plain[key]
 
-    def row(self, row_id: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A row of words.arrow, without its vectors, and its sentence."""
-        shard = row_id >> 32
-        words = self._table(shard, WORDS)
-        plain = [name for name in words.schema.names if name not in self.config.columns]
-        word = words.select(plain).slice(row_id & 0xFFFFFFFF, 1).to_pylist()[0]
-        sentence = self._table(shard, SENTENCES).slice(word["sentence_id"] & 0xFFFFFFFF, 1).to_pylist()[0]
-        return word, sentence
+    def _plain_schema(self, file: str) -> pa.Schema:
+        schema = words_schema(self.config) if file == WORDS else sentences_schema(self.config)
+        return pa.schema([field for field in schema if field.name not in self.config.columns])
 
-    def words_of(self, shard: int) -> pa.ChunkedArray:
-        """The surface texts of a shard's rows."""
-        return self._table(shard, WORDS)["word"]
-
-    def _views(self, shard: int, column: str) -> Iterator[Vectors]:
-        for chunk in self._table(shard, WORDS)[column].chunks:
-            flat = chunk.flatten().to_numpy(zero_copy_only=True)
-            yield flat.reshape(len(chunk), self.config.hidden_size)
+    def read(self, shard: int, file: str, name: str) -> pa.ChunkedArray:
+        """A column of a shard's words.arrow or sentences.arrow, mapped."""
+        return self._table(shard, file)[name]
 
     def _table(self, shard: int, name: str) -> pa.Table:
         """A shard's file, memory-mapped; opened once."""

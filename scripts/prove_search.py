@@ -42,7 +42,7 @@ def main() -> int:
         print(f"{recalls[-1]:.2f}  {query}")
     facts = {
         "rows": len(rows),
-        "indexed": searcher.indexed,
+        "indexed": not searcher.unindexed,
         "recall": float(np.mean(recalls)),
         "score_error": largest,
     }

@@ -17,7 +17,7 @@ from stores import arrow_digests, make_store
 
 import ctxbatch
 from ctxbatch import InputError, ResourceError, RunConfig, StoreError
-from ctxbatch.index import SCAN_ROWS
+from ctxbatch.indexing import SCAN_ROWS
 from ctxbatch.layout import read_json, write_json
 from ctxbatch.verify import find_damage
 
@@ -88,7 +88,7 @@ def test_a_flipped_byte_anywhere_is_found_and_repaired(finished, copy, cli):
     assert "all intact" in result.stdout
     assert arrow_digests(copy) == arrow_digests(finished)
     assert not list(find_damage(copy))
-    assert ctxbatch.searcher(copy).indexed  # the index works again
+    assert not ctxbatch.searcher(copy).unindexed  # the index works again
 
 
 def test_every_single_flipped_byte_is_found(copy):
@@ -189,7 +189,12 @@ def test_an_interrupted_index_build_is_made_up_for(copy, corpus, tiny, cli):
     (copy / "index" / ".shift_3.faiss.999999.tmp").write_bytes(b"half")
     result = cli("run", corpus, "-o", copy, "--model", tiny(), "--shard-size", "100000")
     assert result.returncode == 3
-    assert {p.name for p in (copy / "index").iterdir()} == {"shift_3.faiss", "shift_3.json"}
+    assert {p.name for p in (copy / "index").iterdir()} == {
+        "shift_3.faiss",
+        "shift_3.json",
+        "words.arrow",
+        "words.json",
+    }
     assert "was finished before: nothing to do" in result.stderr
 
 

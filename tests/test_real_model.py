@@ -7,7 +7,7 @@ from oracle import Oracle
 from parity import compare, mean_cosine
 from stores import make_store
 
-from ctxbatch import RunConfig
+from ctxbatch import Filters, RunConfig
 from ctxbatch.models import find_model
 
 MODEL = "all-MiniLM-L6-v2"
@@ -43,7 +43,9 @@ def test_nearest_contexts_of_a_word_are_of_that_word_and_of_related_ones(stores)
     store = stores["fp32"]
     found = store.searcher("shift").search("This [book] was written long ago.", 5)
     assert {hit.word.casefold() for hit in found} <= {"book", "books"}
-    others = store.searcher("contextual").search("This [book] was written long ago.", 5, words="other")
+    others = store.searcher("contextual").search(
+        "This [book] was written long ago.", 5, Filters(other_words=True)
+    )
     assert {hit.word.casefold() for hit in others} & {
         "volume",
         "work",

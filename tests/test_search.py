@@ -2,28 +2,17 @@
 
 import json
 
-import faiss
 import numpy as np
 import pytest
+from brute import QUERIES, cosines, query_vectors
 from models import TEXT
 from stores import make_store
 from wcwidth import wcswidth
 
-from ctxbatch import InputError, RunConfig, StoreError, index
-from ctxbatch.search import Searcher, SearchHit, keyword_in_context, parse_query
-
-QUERIES = [
-    "I want an [apple].",
-    "The [bank] by the river",
-    "the bank by the [river] was locked",
-    "[Things] happen here",
-    "Twenty-one, twenty-[two].",
-    "nobody wanted what lay [inside]",
-    "One two [three] four",
-    "a [line] with emoji",
-    "the middle of the [bank]",
-    "[The] old door",
-]
+from ctxbatch import Filters, InputError, RunConfig, StoreError, indexing, nearest
+from ctxbatch.queries import parse_query
+from ctxbatch.search import hits_table
+from ctxbatch.store import Column
 
 
 @pytest.fixture(scope="module")
@@ -40,24 +29,12 @@ def store(corpus, tiny, tmp_path_factory):
     return make_store(out, [corpus], RunConfig(model=str(tiny()), shard_size=2000, layers=(3, 1)))
 
 
-def cosines(store, column, query):
-    """Cosine of one vector with every stored vector, in float64."""
-    vectors = np.concatenate(list(store.vectors(column))).astype(np.float64)
-    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
-    return vectors @ query / np.where(norms > 0, norms, 1)
-
-
-def query_vector(searcher, query):
-    vectors, _ = searcher._encode(parse_query(query))
-    return vectors[0].astype(np.float64)
-
-
 @pytest.mark.parametrize("on", ["shift", "contextual", "static"])
 def test_hits_are_those_of_brute_force_in_order_of_cosine(store, on):
     searcher = store.searcher(on)
     for query in QUERIES:
         hits = searcher.search(query, 10)
-        every = cosines(store, searcher.column, query_vector(searcher, query))
+        every = cosines(store, searcher.column, query_vectors(searcher, query)[0])
         tenth = np.sort(every)[-10]
         by_row = dict(zip(store.row_ids().tolist(), every, strict=True))
         assert len(hits) == len({hit.row_id for hit in hits}) == 10
@@ -80,41 +57,22 @@ def test_the_query_is_encoded_as_the_store_was(store, corpus):
     assert hit.text[hit.char_start : hit.char_end] == "bank"
 
 
-def test_filters_agree_with_brute_force(store):
-    searcher = store.searcher()
-    words = np.array([word.casefold() for word in store.words.to_table(columns=["word"])["word"].to_pylist()])
-    for query, word in (("The [bank] by the river", "bank"), ("[The] old door", "the")):
-        every = cosines(store, searcher.column, query_vector(searcher, query))
-        for options, mask in (
-            ({"words": "same"}, words == word),
-            ({"words": "other"}, words != word),
-            ({"word": "DOOR"}, words == "door"),
-        ):
-            hits = searcher.search(query, 15, **options)
-            expected = np.sort(every[mask])[::-1][:15]
-            assert len(hits) == len(expected)
-            np.testing.assert_allclose([hit.score for hit in hits], expected, atol=1e-3)
-            assert all(
-                words[np.searchsorted(store.row_ids(), hit.row_id)] in set(words[mask]) for hit in hits
-            )
-
-
 def test_fewer_hits_only_where_there_are_fewer_rows(store):
     assert len(store.searcher().search("I want an [apple].", 10**6)) == store.n_rows
-    assert store.searcher().search("I want an [apple].", 5, word="no such word") == []
-    with pytest.raises(InputError, match="the filter 'some' is not one of any, same, other"):
-        store.searcher().search("I want an [apple].", words="some")
+    none = store.searcher().search("I want an [apple].", 5, Filters(words=("no such word",)))
+    assert none == []
 
 
 def test_a_word_of_several_pieces_queries_with_each_where_rows_are_pieces(corpus, tiny, tmp_path):
     store = make_store(tmp_path / "out", [corpus], RunConfig(model=str(tiny()), pool="none"))
     searcher = store.searcher()
     query = "an [unbelievableness] of things"
-    vectors, surface = searcher._encode(parse_query(query))
-    assert surface == "unbelievableness"
+    vectors = query_vectors(searcher, query)
     assert len(vectors) > 1
-    best = np.max([cosines(store, searcher.column, vector.astype(float)) for vector in vectors], axis=0)
-    hits = searcher.search(query, 20)
+    best = np.max([cosines(store, searcher.column, vector) for vector in vectors], axis=0)
+    (answer,) = searcher.ask([query], 20)
+    assert (answer.word, answer.text[answer.char_start : answer.char_end]) == ("unbelievableness",) * 2
+    hits = answer.hits
     assert len({hit.row_id for hit in hits}) == 20
     np.testing.assert_allclose([hit.score for hit in hits], np.sort(best)[::-1][:20], atol=1e-3)
 
@@ -122,22 +80,127 @@ def test_a_word_of_several_pieces_queries_with_each_where_rows_are_pieces(corpus
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("no mark at all", "no word is marked in 'no mark at all'"),
-        ("[two] marked [words]", "one word must be marked"),
-        ("not [closed", "one word must be marked"),
+        ("not [closed", "are no pairs"),
+        ("not] opened", "are no pairs"),
+        ("[nested [marks]]", "are no pairs"),
         ("empty [ ] mark", "are empty"),
         ("just [...] points", r"\[...\] is no word of the sentence"),
-        ("too [many words] at once", r"hold several words of the model \('many', 'words'\)"),
+        ("[two] marked [words]", r"marks several words \('two', 'words'\): mark one, or use Searcher.ask"),
+        (3 << 40, "has no row 3298534883328"),
+        (-1, "has no row -1"),
     ],
 )
-def test_a_query_that_marks_no_single_word_is_refused(store, query, message):
+def test_a_query_that_means_no_single_word_is_refused(store, query, message):
     with pytest.raises(InputError, match=message):
         store.searcher().search(query)
 
 
 def test_literal_brackets_are_text():
     query = parse_query(r"as in \[1\], a [card] is")
-    assert (query.text, query.text[query.start : query.end]) == ("as in [1], a card is", "card")
+    ((start, end),) = query.marks
+    assert (query.text, query.text[start:end]) == ("as in [1], a card is", "card")
+
+
+def test_many_queries_are_answered_as_each_alone_is(store):
+    """Marked words, several in a sentence or in one pair of brackets, and rows; the bad ones by name."""
+    searcher = store.searcher()
+    queries = [*QUERIES, "[two words] of [one]", 5, "no [?] word", "[open", (2 << 32) + 1]
+    rejected = []
+    answers = searcher.ask(queries, 5, on_reject=lambda number, error: rejected.append((number, str(error))))
+    assert {number for number, _ in rejected} == {12, 13}
+    assert [answer.query for answer in answers] == [*range(10), 10, 10, 10, 11, 14]
+    assert [answer.word for answer in answers[10:13]] == ["two", "words", "one"]
+    for answer in answers:
+        before, after = answer.text[: answer.char_start], answer.text[answer.char_end :]
+        alone = f"{before}[{answer.word}]{after}" if answer.query < 11 else queries[answer.query]
+        assert [hit.row_id for hit in answer.hits] == [hit.row_id for hit in searcher.search(alone, 5)]
+    with pytest.raises(InputError, match="are no pairs"):
+        searcher.ask(queries)
+    table = hits_table(answers)
+    assert table.num_rows == 5 * len(answers)
+    assert table["rank"].to_pylist()[:5] == [1, 2, 3, 4, 5]
+    assert set(table["query"].to_pylist()) == {*range(12), 14}
+
+
+def test_more_like_a_row_never_finds_the_row_itself(store):
+    searcher = store.searcher()
+    row_ids = store.row_ids()
+    for position in (0, 7, store.n_rows - 1):
+        vector = store.take(searcher.column, row_ids[[position]])[0].astype(np.float64)
+        every = cosines(store, searcher.column, vector)
+        every[position] = -np.inf
+        hits = searcher.search(int(row_ids[position]), 8)
+        assert int(row_ids[position]) not in {hit.row_id for hit in hits}
+        np.testing.assert_allclose([hit.score for hit in hits], np.sort(every)[::-1][:8], atol=1e-3)
+
+
+def test_an_explanation_adds_up_to_the_score(store):
+    searcher = store.searcher()
+    query = QUERIES[0]
+    vector = query_vectors(searcher, query)[0]
+    for hit in searcher.search(query, 3, explain=True):
+        row = store.take(searcher.column, np.array([hit.row_id]))[0].astype(np.float64)
+        shares = vector * row / np.linalg.norm(row)
+        assert abs(shares.sum() - hit.score) < 1e-3
+        largest = hit.explanation.dimensions
+        assert [number for number, _ in largest] == np.argsort(-shares)[:5].tolist()
+        np.testing.assert_allclose([share for _, share in largest], np.sort(shares)[::-1][:5], atol=1e-3)
+        assert hit.explanation.of == len(row)
+        assert hit.explanation.shared == np.count_nonzero((row != 0) & (vector != 0))
+
+
+def test_context_is_the_sentences_around_in_the_same_source(store):
+    every = store.sentences.to_table(columns=["sentence_id", "text"]).to_pylist()
+    place = {row["sentence_id"]: number for number, row in enumerate(every)}
+    hits = store.searcher().search("[Things] happen here", 30, context=2)
+    assert any(not hit.before for hit in hits) or len(hits) == 30
+    for hit in hits:
+        at = place[hit.sentence_id]
+        assert hit.before == tuple(row["text"] for row in every[max(0, at - 2) : at])
+        assert hit.after == tuple(row["text"] for row in every[at + 1 : at + 3])
+
+
+def test_threads_share_a_searcher(store):
+    from concurrent.futures import ThreadPoolExecutor
+
+    searcher = store.searcher()
+    alone = [searcher.search(query, 5) for query in QUERIES]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda query: searcher.search(query, 5), QUERIES)) == alone
+
+
+def test_vectors_are_searched_for_as_they_are(store):
+    searcher = store.searcher()
+    row_ids = store.row_ids()[[3, 50]]
+    found, scores = searcher.nearest(3 * store.take(searcher.column, row_ids).astype(np.float32), 4)
+    assert found.shape == scores.shape == (2, 4)
+    assert set(row_ids) <= set(found[:, 0]) | set(found[scores > 0.9999])
+
+
+@pytest.mark.parametrize("bits", [np.uint16])
+def test_half_floats_are_widened_exactly(bits):
+    halves = np.arange(1 << 16, dtype=bits).view(np.float16)
+    halves = halves[np.isfinite(halves)].reshape(-1, 8)
+    widened = nearest._as_floats(halves)
+    assert (widened.view(np.int32) == halves.astype(np.float32).view(np.int32)).all()
+
+
+@pytest.mark.parametrize("k", [1, 7, 400, 3000])
+def test_the_exact_scan_is_brute_force_over_any_blocks(k):
+    chance = np.random.default_rng(3)
+    rows = np.round(chance.standard_normal((2500, 6)), 1).astype(np.float16)  # with many ties
+    column = Column([rows[:7], rows[7:7], rows[7:1900], rows[1900:]], 6, np.float16)
+    queries = nearest.normalised(chance.standard_normal((4, 6)).astype(np.float32))
+    exact = (queries @ nearest.normalised(rows).T).round(6)
+    some = np.sort(chance.choice(2500, 900, replace=False))
+    for (positions, scores), among in (
+        (nearest.scan(column, queries, k), np.arange(2500)),
+        (nearest.scan_rows(column, queries, k, some), some),
+    ):
+        for query in range(4):
+            order = np.lexsort((among, -exact[query, among]))[:k]
+            np.testing.assert_allclose(scores[query], exact[query, among[order]], atol=2e-6)
+            assert len(set(positions[query].tolist())) == len(order)
 
 
 def test_zero_vectors_score_zero_and_a_zero_query_is_an_error(tiny, tmp_path):
@@ -146,60 +209,10 @@ def test_zero_vectors_score_zero_and_a_zero_query_is_an_error(tiny, tmp_path):
     store = make_store(tmp_path / "out", [tmp_path / "a.txt"], RunConfig(model=str(tiny()), floor=1e6))
     with pytest.raises(InputError, match="vector of 'two' is zero"):
         store.searcher().search("one [two]")
-    rows = [(0, np.array([[0, 0], [1, 0], [-1, 0]], np.float16))]
-    ids, scores = index.scan(iter(rows), np.array([[1, 0]], np.float32), 3)
+    column = Column([np.array([[0, 0], [1, 0], [-1, 0]], np.float16)], 2, np.float16)
+    ids, scores = nearest.scan(column, np.array([[1, 0]], np.float32), 3)
     assert ids.tolist() == [[1, 0, 2]]
     assert scores.tolist() == [[1.0, 0.0, -1.0]]
-
-
-def test_an_unfinished_store_is_not_searched(store, tmp_path):
-    import shutil
-
-    from ctxbatch.store import Store
-
-    out = tmp_path / "out"
-    shutil.copytree(store.path, out)
-    shutil.rmtree(out / "shards" / "000001")
-    with pytest.raises(StoreError, match=r"is not finished \(\d+ of \d+ shards\)"):
-        Store(out).searcher()
-    with pytest.raises(StoreError, match="lacks 1 of its shards"):
-        index.build(Store(out), "shift_3")
-
-
-# --- the index ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def indexed(store, tmp_path, monkeypatch):
-    """A copy of the store with an index, made although its rows are few."""
-    import shutil
-
-    from ctxbatch.store import Store
-
-    monkeypatch.setattr(index, "SCAN_ROWS", 100)
-    out = tmp_path / "out"
-    shutil.copytree(store.path, out)
-    report = index.build(Store(out), "shift_3")
-    assert report.path == out / "index" / "shift_3.faiss"
-    return Store(out)
-
-
-def test_the_index_proposes_and_the_exact_cosine_decides(indexed):
-    searcher = Searcher([indexed])
-    assert searcher.indexed
-    found = []
-    for query in QUERIES:
-        every = cosines(indexed, "shift_3", query_vector(searcher, query))
-        tenth = np.sort(every)[-10]
-        hits = searcher.search(query, 10)
-        by_row = dict(zip(indexed.row_ids().tolist(), every, strict=True))
-        assert all(abs(by_row[hit.row_id] - hit.score) < 1e-3 for hit in hits)
-        found += [by_row[hit.row_id] >= tenth - 1e-6 for hit in hits]
-    assert np.mean(found) >= 0.95
-
-
-def test_as_many_hits_as_there_are_rows_come_back_from_an_index_too(indexed):
-    assert len(Searcher([indexed]).search(QUERIES[0], indexed.n_rows)) == indexed.n_rows
 
 
 def test_a_changed_model_is_refused(tiny, tmp_path):
@@ -217,61 +230,18 @@ def test_a_changed_model_is_refused(tiny, tmp_path):
         Encoder(small.config, "cpu")
 
 
-def test_an_index_names_what_it_was_built_from(indexed):
-    facts = json.loads((indexed.path / "index" / "shift_3.json").read_text())
-    assert facts["rows"] == indexed.n_rows
-    assert len(facts["built_from"]) == len(indexed.commits)
-    assert 0 < facts["recall_at_10"] <= 1
-    assert faiss.read_index(str(indexed.path / "index" / "shift_3.faiss")).ntotal == indexed.n_rows
+def test_an_unfinished_store_is_not_searched(store, tmp_path):
+    import shutil
 
+    from ctxbatch.store import Store
 
-def test_a_damaged_or_stale_index_is_refused_with_the_command_that_rebuilds_it(indexed):
-    from ctxbatch.verify import find_damage
-
-    path = indexed.path / "index" / "shift_3.faiss"
-    whole = path.read_bytes()
-    command = f"rebuild it with `ctxbatch index {indexed.path} --on shift --layer 3`"
-    for content in (whole[:-1], whole[:100] + bytes([whole[100] ^ 1]) + whole[101:], b""):
-        path.write_bytes(content)
-        with pytest.raises(StoreError) as error:
-            Searcher([indexed])
-        assert command in str(error.value)
-        assert command in "".join(damage.text for damage in find_damage(indexed.path))
-    path.write_bytes(whole)
-    assert list(find_damage(indexed.path)) == []
-    from ctxbatch.layout import read_json, write_json
-
-    facts = read_json(path.with_suffix(".json"))
-    write_json(path.with_suffix(".json"), {**facts, "built_from": {**facts["built_from"], "0": "another"}})
-    with pytest.raises(StoreError, match="was built from other shards than those that are there"):
-        Searcher([indexed])
-
-
-def test_an_interrupted_build_leaves_no_index(indexed, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(index, "write_json", stop)
-    with pytest.raises(KeyboardInterrupt):
-        index.build(indexed, "shift_3")
-    searcher = Searcher([indexed])
-    assert not searcher.indexed
-    assert len(searcher.search(QUERIES[0])) == 10
-
-
-def test_hits_that_tie_are_the_first_rows():
-    ids, scores = np.full((1, 3), -1, np.int64), np.full((1, 3), -np.inf, np.float32)
-    for first in (500, 0):  # in blocks, in any order
-        block = np.arange(first, first + 500)
-        ids, scores = index.merge(ids, scores, block, np.full((1, 500), 0.5, np.float32))
-    assert ids.tolist() == [[0, 1, 2]]
-
-
-def test_few_rows_are_scanned_without_an_index(store):
-    report = index.build(store, "shift_3")
-    assert report.path is None
-    assert "searched exactly, no index needed" in str(report)
-    assert not (store.path / "index").exists()
+    out = tmp_path / "out"
+    shutil.copytree(store.path, out)
+    shutil.rmtree(out / "shards" / "000001")
+    with pytest.raises(StoreError, match=r"is not finished \(\d+ of \d+ shards\)"):
+        Store(out).searcher()
+    with pytest.raises(StoreError, match="lacks 1 of its shards"):
+        indexing.build(Store(out), "shift_3")
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -282,47 +252,47 @@ def test_the_command_prints_json_objects_or_aligned_lines(store, cli):
     assert result.returncode == 0, result.stderr
     hits = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(hits) == 5
-    fields = "score row_id word char_start char_end text source record doc_id sentence_id store"
-    assert list(hits[0]) == fields.split()
+    assert list(hits[0]) == hits_table([]).schema.names
     shown = cli("search", store.path, "--other-words", "--", "- I want an [apple].").stdout.splitlines()
     assert len(shown) == 10
     assert all(line.rpartition(":")[2].isdigit() and "many.txt:" in line for line in shown)
     assert max(map(wcswidth, shown)) <= 100
 
 
-def hit(before, word, after, source="/a/b/one.txt", record=6):
-    text = before + word + after
-    return SearchHit(0.5, 0, word, len(before), len(before) + len(word), text, source, record, None, 0, "out")
-
-
-def test_keyword_in_context_is_aligned_on_the_word_whatever_its_width():
-    hits = [
-        hit("A short ", "word", " here."),
-        hit("漢字を含むとても長い文章がここにあります", "単語", "そのあともまだまだ続きますので切られます"),
-        hit("line\nbroken\t\x07 in ", "the", "\r\nmiddle " * 9, record=12345),
-        hit("emoji 😀 and e\u0301 ", "é", ""),
+def test_the_command_answers_a_file_of_queries_and_names_those_it_cannot(store, cli, tmp_path):
+    path = tmp_path / "queries.txt"
+    path.write_text("I want an [apple].\n\nno [closing\nthe [bank] and the [river]\n")
+    result = cli("search", store.path, "--queries", path, "-k", 2, "--json")
+    assert result.returncode == 3
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(row["query"], row["query_word"]) for row in rows[::2]] == [
+        (0, "apple"),
+        (2, "bank"),
+        (2, "river"),
     ]
-    lines = list(keyword_in_context(hits, 80))
-    columns = {wcswidth(line[: line.index(h.word)]) for line, h in zip(lines, hits, strict=True)}
-    assert len(columns) == 1
-    assert len({wcswidth(line) - len(line.rpartition(":")[2]) for line in lines}) == 1
-    assert all(wcswidth(line) <= 80 for line in lines)
-    assert lines[0].endswith("one.txt:7")
+    assert "queries.txt, line 3: the brackets in 'no [closing' are no pairs" in result.stderr
+    assert "1 of 3 queries were not answered" in result.stderr
+    shown = cli("search", store.path, "--row", 0, "-k", 2, "--context", 1, "--explain").stdout
+    assert "dimensions are not zero in both" in shown
+    assert max(map(wcswidth, shown.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("width", [40, 60, 200])
-def test_lines_fit_narrow_and_wide_terminals(width):
-    hits = [
-        hit("A rather long beginning of a ", "word", " and as long an end of it", "a-file-of-some-name.txt")
-    ]
-    (line,) = keyword_in_context(hits, width)
-    assert wcswidth(line) <= width
-    assert "word" in line
-    assert line.endswith("txt:7")
-
-
-def test_places_of_hits_drop_only_the_folders_that_all_share():
-    lines = list(keyword_in_context([hit("", "a", "", "x/y/1.txt"), hit("", "b", "", "x/z/1.txt")], 60))
-    assert lines[0].endswith("y/1.txt:7")
-    assert lines[1].endswith("z/1.txt:7")
-    assert list(keyword_in_context([], 60)) == []
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "a query is missing"),
+        (("--row", 1, "--queries", "x"), "--row and --queries exclude each other"),
+        (("--queries", "/no/such/file"), "--queries /no/such/file cannot be read: No such file"),
+        (("a [word]", "--same-word", "--other-words"), "--same-word and --other-words exclude each other"),
+        (("a [word]", "--min-score", 2), "--min-score 2.0 must be a cosine"),
+        (("a [word]", "--distinct", "line"), "--distinct 'line' must be sentence, document, word"),
+        (("a [word]", "--source", "*.pdf"), "--source '*.pdf' matches no source of the store: there are "),
+        (("a [word]", "--context", -1), "--context -1 must be 0 or more"),
+        (("a [word]", "-k", 0), "-k 0 must be 1 or more"),
+    ],
+)
+def test_a_wrong_search_is_refused_in_one_line(store, cli, arguments, message):
+    result = cli("search", store.path, *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1

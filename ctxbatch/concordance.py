@@ -1,0 +1,108 @@
+"""Keyword in context: hits as aligned lines for people.
+
+Owns the layout alone. Widths are columns of the terminal: wide characters count two.
+"""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from wcwidth import wcswidth, wcwidth, wrap
+
+from ctxbatch.search import Answer, Explanation, SearchHit
+
+_EMPHASIS, _DIM, _PLAIN = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"
+
+
+def keyword_in_context(hits: Sequence[SearchHit], width: int, *, color: bool = False) -> Iterator[str]:
+    """Lay hits out one a line, aligned on the word, with score and source:line.
+
+    Under a line come the sentences around, and what explains the hit, where the hit has them.
+
+    Args:
+        hits: The hits.
+        width: Columns of the terminal.
+        color: Show the word in colour.
+    """
+    places = [_tail(place, max(12, width // 3)) for place in _places(hits)]
+    longest = max(map(_columns, places), default=0)
+    room = max(12, width - longest - 10)
+    word_room = max((_columns(_flat(hit.word)) for hit in hits), default=0)
+    left_room = max(6, (room - word_room) // 2)
+    right_room = max(6, room - word_room - left_room)
+    for hit, place in zip(hits, places, strict=True):
+        before = _cut(_flat(hit.text[: hit.char_start])[::-1], left_room)[::-1]
+        word = _cut(_flat(hit.text[hit.char_start : hit.char_end]), word_room + right_room)
+        after = _cut(_flat(hit.text[hit.char_end :]), word_room + right_room - _columns(word))
+        padding = " " * (word_room + right_room - _columns(word) - _columns(after))
+        indent = " " * (left_room - _columns(before))
+        shown = f"{_EMPHASIS}{word}{_PLAIN}" if color else word
+        yield f"{hit.score:6.3f}  {indent}{before}{shown}{after}{padding}  {place}"
+        yield from _around(hit, width)
+        if hit.explanation is not None:
+            yield from _indented(_explained(hit.explanation), width)
+
+
+def heading(answer: Answer, width: int, *, color: bool = False) -> str:
+    """The query of an answer on one line, its word in brackets."""
+    start, end = answer.char_start, answer.char_end
+    parts = (answer.text[:start], f"[{answer.text[start:end]}]", answer.text[end:])
+    line = _cut(_flat("".join(parts)), width)
+    return f"{_DIM}{line}{_PLAIN}" if color else line
+
+
+def _around(hit: SearchHit, width: int) -> Iterator[str]:
+    """The sentences before and after a hit with its own between them."""
+    if hit.before or hit.after:
+        yield from _indented(_flat(" ".join((*hit.before, hit.text, *hit.after))), width)
+
+
+def _indented(text: str, width: int) -> Iterator[str]:
+    yield from wrap(text, max(20, width), initial_indent=" " * 8, subsequent_indent=" " * 8)
+
+
+def _explained(explanation: Explanation) -> str:
+    largest = ", ".join(f"{number} ({share:+.3f})" for number, share in explanation.dimensions)
+    return (
+        f"{explanation.shared} of {explanation.of} dimensions are not zero in both; "
+        f"the cosine comes most from {largest}"
+    )
+
+
+def _places(hits: Sequence[SearchHit]) -> list[str]:
+    """source:line of every hit, without the folders that all of them share."""
+    sources = {hit.source: os.path.abspath(hit.source) for hit in hits}  # noqa: PTH100 (follows no links)
+    shared = os.path.commonpath([os.path.dirname(path) for path in sources.values()] or [""])  # noqa: PTH120
+    return [f"{_flat(os.path.relpath(sources[hit.source], shared))}:{hit.record + 1}" for hit in hits]
+
+
+def _flat(text: str) -> str:
+    """Text on one line: white space, control characters and marks that turn the direction are one space."""
+    return re.sub(r"\s+", " ", "".join(" " if _disturbs(char) else char for char in text))
+
+
+def _disturbs(char: str) -> bool:
+    return wcwidth(char) < 0 or unicodedata.bidirectional(char) in _DIRECTIONS
+
+
+_DIRECTIONS = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
+
+
+def _columns(text: str) -> int:
+    return max(0, int(wcswidth(text)))
+
+
+def _tail(text: str, columns: int) -> str:
+    """A text, or as much of its end as fits behind an ellipsis."""
+    return text if _columns(text) <= columns else f"…{_cut(text[::-1], columns - 1)[::-1]}"
+
+
+def _cut(text: str, columns: int) -> str:
+    """As much of the beginning of a text as fits."""
+    used = 0
+    for number, char in enumerate(text):
+        used += wcwidth(char)
+        if used > columns:
+            return text[:number]
+    return text

@@ -1,0 +1,83 @@
+"""Which rows hold a word: a table beside the indexes, one record batch a shard.
+
+Words are casefolded here, as they are wherever words are compared. The table is memory-mapped: it
+costs room on the disk and no memory.
+"""
+
+import bisect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ctxbatch.store import Ints, Store
+from ctxbatch.writer import WORDS
+
+_SCHEMA = pa.schema([("word", pa.string()), ("rows", pa.list_(pa.int32()))])
+
+
+class Postings:
+    """The rows of every word of a store.
+
+    Args:
+        store: The store.
+        path: The table; without one, the words of all rows are read for every question.
+    """
+
+    def __init__(self, store: Store, path: Path | None) -> None:
+        self._store = store
+        self._batches = None if path is None else _read(path)
+
+    def positions(self, word: str) -> Ints:
+        """The sorted positions of a word's rows; the word is casefolded."""
+        wanted = word.casefold()
+        found = [np.zeros(0, np.int64)]
+        for number, shard in enumerate(self._store.commits):
+            if self._batches is None:
+                rows = _find(self._store.read(shard, WORDS, "word"), wanted)
+            else:
+                rows = _look_up(self._batches[number], wanted)
+            found.append(rows + self._store.first_position(shard))
+        return np.concatenate(found)
+
+
+def _find(texts: pa.ChunkedArray, wanted: str) -> Ints:
+    matching = [text for text in pc.unique(texts).to_pylist() if text.casefold() == wanted]
+    return np.flatnonzero(pc.is_in(texts, pa.array(matching, pa.string())).to_numpy())
+
+
+def _look_up(table: pa.RecordBatch, wanted: str) -> Ints:
+    words = table["word"]
+    at = bisect.bisect_left(range(len(words)), wanted, key=lambda number: words[number].as_py())
+    if at == len(words) or words[at].as_py() != wanted:
+        return np.zeros(0, np.int64)
+    rows: Ints = table["rows"][at].values.to_numpy().astype(np.int64)
+    return rows
+
+
+def tabulate(store: Store) -> Iterator[pa.RecordBatch]:
+    """Yield the table of a store, shard by shard."""
+    for shard in store.commits:
+        encoded = store.read(shard, WORDS, "word").combine_chunks().dictionary_encode()
+        distinct = [word.casefold() for word in encoded.dictionary.to_pylist()]
+        words, folded = np.unique(np.array(distinct, object), return_inverse=True)
+        code_N = folded[encoded.indices.to_numpy()] if len(encoded) else np.zeros(0, np.int64)
+        rows_N = np.argsort(code_N, kind="stable").astype(np.int32)
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(code_N, minlength=len(words)))])
+        rows = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(rows_N))
+        yield pa.RecordBatch.from_arrays([pa.array(words.tolist(), pa.string()), rows], schema=_SCHEMA)
+
+
+def write(store: Store, stream: BinaryIO) -> None:
+    """Write the table of a store."""
+    with pa.ipc.new_file(stream, _SCHEMA) as writer:
+        for batch in tabulate(store):
+            writer.write_batch(batch)
+
+
+def _read(path: Path) -> list[pa.RecordBatch]:
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    return [reader.get_batch(number) for number in range(reader.num_record_batches)]

@@ -1,0 +1,33 @@
+"""Search by brute force: what every fast path has to find."""
+
+import numpy as np
+
+from ctxbatch.queries import parse_query
+from ctxbatch.search import Searcher
+from ctxbatch.store import Store
+
+QUERIES = [
+    "I want an [apple].",
+    "The [bank] by the river",
+    "the bank by the [river] was locked",
+    "[Things] happen here",
+    "Twenty-one, twenty-[two].",
+    "nobody wanted what lay [inside]",
+    "One two [three] four",
+    "a [line] with emoji",
+    "the middle of the [bank]",
+    "[The] old door",
+]
+
+
+def cosines(store: Store, column: str, query: np.ndarray) -> np.ndarray:
+    """Cosine of one vector with every stored vector, in float64."""
+    vectors = np.concatenate(list(store.vectors(column))).astype(np.float64)
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
+    return vectors @ query / np.where(norms > 0, norms, 1)
+
+
+def query_vectors(searcher: Searcher, query: str) -> np.ndarray:
+    """The vectors of a query's marked word, one unless rows are wordpieces."""
+    ((_, word),) = searcher._encoder.encode([(0, parse_query(query))])
+    return word.vectors.astype(np.float64)

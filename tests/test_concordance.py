@@ -1,0 +1,76 @@
+"""Keyword in context fits the terminal and is aligned on the word, whatever the text."""
+
+import pytest
+from wcwidth import wcswidth
+
+from ctxbatch.concordance import heading, keyword_in_context
+from ctxbatch.search import Answer, SearchHit
+
+
+def hit(before, word, after, source="/a/b/one.txt", record=6):
+    text = before + word + after
+    return SearchHit(0.5, 0, word, len(before), len(before) + len(word), text, source, record, None, 0, "out")
+
+
+def test_keyword_in_context_is_aligned_on_the_word_whatever_its_width():
+    hits = [
+        hit("A short ", "word", " here."),
+        hit("漢字を含むとても長い文章がここにあります", "単語", "そのあともまだまだ続きますので切られます"),
+        hit("line\nbroken\t\x07 in ", "the", "\r\nmiddle " * 9, record=12345),
+        hit("emoji 😀 and e\u0301 ", "é", ""),
+    ]
+    lines = list(keyword_in_context(hits, 80))
+    columns = {wcswidth(line[: line.index(h.word)]) for line, h in zip(lines, hits, strict=True)}
+    assert len(columns) == 1
+    assert len({wcswidth(line) - len(line.rpartition(":")[2]) for line in lines}) == 1
+    assert all(wcswidth(line) <= 80 for line in lines)
+    assert lines[0].endswith("one.txt:7")
+
+
+@pytest.mark.parametrize("width", [40, 60, 200])
+def test_lines_fit_narrow_and_wide_terminals(width):
+    hits = [
+        hit("A rather long beginning of a ", "word", " and as long an end of it", "a-file-of-some-name.txt")
+    ]
+    (line,) = keyword_in_context(hits, width)
+    assert wcswidth(line) <= width
+    assert "word" in line
+    assert line.endswith("txt:7")
+
+
+def test_places_of_hits_drop_only_the_folders_that_all_share():
+    lines = list(keyword_in_context([hit("", "a", "", "x/y/1.txt"), hit("", "b", "", "x/z/1.txt")], 60))
+    assert lines[0].endswith("y/1.txt:7")
+    assert lines[1].endswith("z/1.txt:7")
+    assert list(keyword_in_context([], 60)) == []
+
+
+def test_marks_that_turn_the_direction_of_text_are_not_printed():
+    (line,) = keyword_in_context([hit("before \u202e", "word", " \u2067after")], 80)
+    assert "\u202e" not in line
+    assert "\u2067" not in line
+
+
+def test_colour_changes_nothing_but_the_word():
+    hits = [hit("A short ", "word", " here."), hit("漢字", "単語", "続")]
+    plain = list(keyword_in_context(hits, 80))
+    for line, colored, each in zip(plain, keyword_in_context(hits, 80, color=True), hits, strict=True):
+        assert f"\x1b[1;32m{each.word}\x1b[0m" in colored
+        assert colored.replace("\x1b[1;32m", "").replace("\x1b[0m", "") == line
+
+
+def test_sentences_around_are_wrapped_under_the_line():
+    around = SearchHit(
+        **{name: getattr(hit("a ", "word", " b"), name) for name in SearchHit.__slots__}
+        | {"before": ("漢字を含むとても長い文章がここにあります。" * 3,), "after": ("Then more.",)}
+    )
+    lines = list(keyword_in_context([around], 60))
+    assert len(lines) > 2
+    assert all(wcswidth(line) <= 60 for line in lines)
+    assert "Then more." in lines[-1]
+
+
+def test_a_heading_is_the_query_with_its_word_marked():
+    answer = Answer(0, "A long\nquery with a word in it", "word", 20, 24, False, [])
+    assert heading(answer, 80) == "A long query with a [word] in it"
+    assert wcswidth(heading(answer, 20)) == 20
