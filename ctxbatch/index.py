@@ -37,6 +37,8 @@ _COMPARED_ROWS = 2_048
 _SCANNED_ROWS = 8_192
 # And so do rows that are fewer than this many times its proposals.
 _SCANNED_SHARE = 4
+# For each hit beyond ten.
+_PROPOSALS_PER_HIT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Effort:
 
     def candidates(self, k: int) -> int:
         """How many proposals a search for so many hits asks for."""
-        return round(self.depth * max(1.0, k / 10))
+        return self.depth + _PROPOSALS_PER_HIT * max(0, k - 10)
 
 
 class Index:

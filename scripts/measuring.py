@@ -22,7 +22,16 @@ from pathlib import Path
 from typing import Any
 
 _SAMPLE_SECONDS = 0.1
-_LIBRARIES = ("ctxbatch", "torch", "transformers", "sentence-transformers", "tokenizers", "pyarrow", "numpy")
+_LIBRARIES = (
+    "ctxbatch",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "tokenizers",
+    "pyarrow",
+    "faiss-cpu",
+    "numpy",
+)
 _DISK_BLOCK, _DISK_BLOCKS = 16 << 20, 16
 
 
@@ -146,13 +155,14 @@ class Finished:
     """What a process said and took.
 
     ``tree_bytes`` is the peak of the resident memory of it and its descendants, added up: pages that
-    they share count for each. ``root_bytes`` is its own.
+    they share count for each. ``root_bytes`` is its own, ``anonymous_bytes`` that without mapped files.
     """
 
     output: str
     seconds: float
     tree_bytes: int
     root_bytes: int
+    anonymous_bytes: int
 
 
 class MemoryWatch:
@@ -164,7 +174,7 @@ class MemoryWatch:
         self._roots = roots
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
-        self.tree_bytes = self.root_bytes = 0
+        self.tree_bytes = self.root_bytes = self.anonymous_bytes = 0
 
     def __enter__(self) -> "MemoryWatch":
         self._thread.start()
@@ -177,8 +187,10 @@ class MemoryWatch:
     def _look(self) -> None:
         while not self._ended.is_set():
             pids = {pid for root in self._roots for pid in _tree(root)}
-            self.tree_bytes = max(self.tree_bytes, sum(_status(pid, "VmRSS:") for pid in pids))
-            self.root_bytes = max(self.root_bytes, *(_status(pid, "VmHWM:") for pid in self._roots))
+            self.tree_bytes = max(self.tree_bytes, sum(status(pid, "VmRSS:") for pid in pids))
+            self.root_bytes = max(self.root_bytes, *(status(pid, "VmHWM:") for pid in self._roots))
+            anonymous = sum(status(pid, "RssAnon:") for pid in self._roots)
+            self.anonymous_bytes = max(self.anonymous_bytes, anonymous)
             self._ended.wait(_SAMPLE_SECONDS)
 
 
@@ -193,7 +205,7 @@ def _tree(pid: int) -> list[int]:
     return pids
 
 
-def _status(pid: int, name: str) -> int:
+def status(pid: int, name: str) -> int:
     """A size of a process in bytes; 0 once it has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -225,7 +237,7 @@ def run_process(command: Sequence[str], environment: Mapping[str, str]) -> Finis
         seconds = time.perf_counter() - started
     if process.returncode:
         raise SystemExit(f"exit status {process.returncode}: {' '.join(command)}")
-    return Finished(output, seconds, watch.tree_bytes, watch.root_bytes)
+    return Finished(output, seconds, watch.tree_bytes, watch.root_bytes, watch.anonymous_bytes)
 
 
 def run_together(
