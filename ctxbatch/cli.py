@@ -4,15 +4,13 @@ Results go to standard output, progress and messages to standard error. Errors o
 line and an exit status; anything else keeps its traceback.
 """
 
-import contextlib
 import io
 import json
 import logging
 import os
-import shutil
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,15 +19,14 @@ import typer
 from typer import Argument, Option
 
 import ctxbatch
+from ctxbatch import asking
 from ctxbatch.config import RunConfig
 from ctxbatch.errors import CtxbatchError, InputError, Stopped
-from ctxbatch.filters import Filters
-from ctxbatch.options import parse_size, takes_run_options
+from ctxbatch.options import AsJson, Layer, VectorKind, parse_size, takes_run_options
 
 if TYPE_CHECKING:
     from ctxbatch.forecast import Estimate
     from ctxbatch.runner import RunReport
-    from ctxbatch.search import Answer, Searcher
 
 log = logging.getLogger("ctxbatch")
 app = typer.Typer(
@@ -45,15 +42,6 @@ app = typer.Typer(
 )
 
 OutFolder = Annotated[Path, Argument(metavar="OUT", help="Folder of the store.")]
-AsJson = Annotated[bool, Option("--json", help="Print JSON for machines.")]
-VectorKind = Annotated[
-    str | None,
-    Option(
-        "--on",
-        metavar="KIND",
-        help="Vectors: shift, contextual or static. [default: the first of these that is stored]",
-    ),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -162,154 +150,7 @@ def _print_report(report: "RunReport") -> None:
         say(f"given up after three tries: shards {shards}; see {report.out}/run.log, then run again\n")
 
 
-Layer = Annotated[int | None, Option("--layer", metavar="N", help="Layer. [default: the first of the run]")]
-
-
-@app.command()
-def search(
-    outs: Annotated[
-        list[str],
-        Argument(
-            metavar="OUT... [QUERY]",
-            help="Stores of one configuration, then a sentence with a word "
-            'marked: "I will send her a [card]." Without a mark its most salient word is meant.',
-            show_default=False,
-        ),
-    ],
-    k: Annotated[int, Option("-k", metavar="N", help="How many hits.")] = 10,
-    row: Annotated[
-        int | None, Option(metavar="ID", help="More like this row of the first store, in place of QUERY.")
-    ] = None,
-    queries: Annotated[
-        str | None,
-        Option(
-            metavar="FILE",
-            help="Answer the queries of a file, one a line, in place of QUERY; - is standard input.",
-        ),
-    ] = None,
-    on: VectorKind = None,
-    layer: Layer = None,
-    same_word: Annotated[bool, Option("--same-word", help="Only occurrences of the marked word.")] = False,
-    other_words: Annotated[bool, Option("--other-words", help="Only occurrences of other words.")] = False,
-    word: Annotated[
-        list[str] | None, Option(metavar="W", help="Only occurrences of this word; may be repeated.")
-    ] = None,
-    exclude_word: Annotated[
-        list[str] | None, Option(metavar="W", help="No occurrences of this word; may be repeated.")
-    ] = None,
-    source: Annotated[
-        list[str] | None,
-        Option(metavar="GLOB", help="Only from sources that match, as 'letters/*.txt'; may be repeated."),
-    ] = None,
-    doc: Annotated[
-        list[str] | None, Option(metavar="ID", help="Only from this document; may be repeated.")
-    ] = None,
-    min_score: Annotated[float | None, Option(metavar="X", help="Only cosines of X or more.")] = None,
-    distinct: Annotated[
-        str | None,
-        Option(metavar="sentence|document|word", help="At most one hit of each: the best."),
-    ] = None,
-    context: Annotated[int, Option(metavar="N", help="Show N sentences before and after, too.")] = 0,
-    explain: Annotated[bool, Option("--explain", help="Show which dimensions a score comes from.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    r"""Find the nearest contexts of a word used in a sentence.
-
-    A query that starts with - goes after --; \[ is a literal bracket.
-    """
-    filters = Filters(
-        same_word=same_word,
-        other_words=other_words,
-        words=tuple(word or ()),
-        exclude_words=tuple(exclude_word or ()),
-        sources=tuple(source or ()),
-        docs=tuple(doc or ()),
-        min_score=min_score,
-        distinct=distinct,  # type: ignore[arg-type]  # `Filters` checks it
-    )
-    folders, asked = _split_queries(outs, row, queries)
-    searcher = ctxbatch.searcher(folders, on, layer)
-    _tell_unindexed(searcher)
-    rejected: list[int] = []
-
-    def reject(number: int, error: InputError) -> None:
-        if queries is None:
-            raise error
-        rejected.append(number)
-        log.warning("%s, line %d: %s", queries, lines[number], error)
-
-    lines, wanted = [number for number, _ in asked], [query for _, query in asked]
-    answers = searcher.ask(wanted, k, filters, context=context, explain=explain, on_reject=reject)
-    if as_json:
-        rows = (row for answer in answers for row in answer.rows())
-        _print_lines(json.dumps(row, ensure_ascii=False) for row in rows)
-    else:
-        _print_answers(answers)
-    if not any(answer.hits for answer in answers) and answers:
-        log.warning("no row of the store matches")
-    if rejected:
-        log.warning("%d of %d queries were not answered", len(rejected), len(wanted))
-        raise typer.Exit(3)
-
-
-def _split_queries(
-    arguments: list[str], row: int | None, queries: str | None
-) -> tuple[list[str], list[tuple[int, str | int]]]:
-    """The stores, and the queries with the numbers of their lines, wherever the queries come from."""
-    if row is not None and queries is not None:
-        raise InputError("--row and --queries exclude each other: give one")
-    if row is not None:
-        return arguments, [(1, row)]
-    if queries is not None:
-        return arguments, list(_read_queries(queries))
-    if len(arguments) < 2 or (Path(arguments[-1]) / "manifest.json").exists():
-        raise InputError(
-            'a query is missing: add a sentence with a word marked, as "I will send her a [card].", '
-            "or --row or --queries"
-        )
-    from ctxbatch.queries import parse_query
-
-    parse_query(arguments[-1])  # a wrong query is told at once, before the model is loaded
-    return arguments[:-1], [(1, arguments[-1])]
-
-
-def _read_queries(path: str) -> Iterator[tuple[int, str | int]]:
-    try:
-        with contextlib.nullcontext(sys.stdin) if path == "-" else Path(path).open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise InputError(f"--queries {path} cannot be read: {reason}") from None
-
-
-def _tell_unindexed(searcher: "Searcher") -> None:
-    from ctxbatch.indexing import SCAN_ROWS
-
-    for store in searcher.unindexed:
-        if store.n_rows >= SCAN_ROWS:
-            log.warning(
-                "no index on %s: all rows are read; `ctxbatch index %s%s` makes it fast",
-                searcher.column,
-                store.path,
-                searcher.index_options,
-            )
-
-
-def _print_answers(answers: "Sequence[Answer]") -> None:
-    from ctxbatch.concordance import heading, keyword_in_context
-
-    width = shutil.get_terminal_size((100, 24)).columns
-    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    for number, answer in enumerate(answers):
-        if len(answers) > 1:
-            if number:
-                print()
-            print(heading(answer, width, color=color))
-        if answer.salient:
-            log.info("no word is marked: searching for %r, the most salient of the sentence", answer.word)
-        _print_lines(keyword_in_context(answer.hits, width, color=color))
+app.command()(asking.search)
 
 
 @app.command()
@@ -338,7 +179,9 @@ def index(
     store = ctxbatch.open(out)
     column = store.config.column(on, layer)
     with locked(out):
-        print(build(store, column, options, quiet=quiet))
+        report = build(store, column, options, quiet=quiet)
+    if not quiet:
+        print(report)
 
 
 @app.command()

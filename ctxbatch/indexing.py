@@ -130,13 +130,16 @@ def choose(rows: int, dimension: int, options: IndexOptions) -> Choice:
         choices.append(Choice(f"IVF{n_lists},PQ{pieces}x4fs", size))
     fitting = [choice for choice in choices if choice.bytes <= options.memory]
     if not fitting:
-        smallest = choices[-1].bytes
         raise InputError(
-            f"--memory {options.memory / 1e6:,.0f}MB is too little for {rows:,} vectors of {dimension}: the "
-            f"smallest index, {choices[-1].factory}, takes {smallest / 1e6:,.0f} MB: give "
-            f"--memory {smallest / 1e6 + 1:.0f}MB"
+            f"--memory {_megabytes(options.memory)} is too little for {rows:,} vectors of {dimension}: the "
+            f"smallest index is {choices[-1].factory}, give --memory {_megabytes(choices[-1].bytes)}"
         )
     return fitting[0]
+
+
+def _megabytes(size: int) -> str:
+    """A size as --memory takes it, rounded up."""
+    return f"{-(-size // (1 << 20))}MB"
 
 
 # --- building -------------------------------------------------------------------------------------
@@ -263,6 +266,11 @@ def _begin(store: Store, options: IndexOptions) -> tuple[Any, Choice]:
         )
     if not choice.bytes:
         choice = Choice(choice.factory, store.n_rows * (index.code_size + 8) + 8 * index.nlist * dimension)
+        if choice.bytes > options.memory:
+            raise InputError(
+                f"--factory {choice.factory} takes {_megabytes(choice.bytes)}, more than "
+                f"--memory {_megabytes(options.memory)}: raise it or choose another"
+            )
     return index, choice
 
 
@@ -308,7 +316,9 @@ def _make(
     random = np.random.default_rng(_SEED)
     size = min(len(column), max(empty.nlist * _TRAIN_ROWS_PER_LIST, 10_000))
     empty.train(normalised(column.take(_choose_rows(random, len(column), size))))
-    with tqdm(total=len(column), unit=" rows", desc="indexing", disable=quiet, leave=False) as progress:
+    with tqdm(
+        total=len(column), unit=" rows", desc="indexing", disable=quiet or None, leave=False
+    ) as progress:
         for _, block in column.blocks(_ADD_ROWS):
             empty.add(normalised(block))
             progress.update(len(block))

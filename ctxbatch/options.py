@@ -1,4 +1,4 @@
-"""The options of a run as the command line has them, for every command that takes them.
+"""Options as the command line has them, for every command that takes them: those of a run above all.
 
 Owns how an option is spelled and parsed; what its value may be is for `ctxbatch.config` to say.
 """
@@ -13,6 +13,17 @@ from typer import Option
 from ctxbatch import config
 from ctxbatch.config import RunConfig
 from ctxbatch.errors import InputError
+
+AsJson = Annotated[bool, Option("--json", help="Print JSON for machines.")]
+VectorKind = Annotated[
+    str | None,
+    Option(
+        "--on",
+        metavar="KIND",
+        help="Vectors: shift, contextual or static. [default: the first of these that is stored]",
+    ),
+]
+Layer = Annotated[int | None, Option("--layer", metavar="N", help="Layer. [default: the first of the run]")]
 
 
 def _choices(alias: Any) -> str:  # noqa: ANN401 (a Literal)

@@ -275,7 +275,7 @@ class Searcher:
             k: How many rows.
 
         Returns:
-            row_ids and cosines, (Q, k), best first.
+            row_ids and cosines, (Q, k), best first; fewer than k where the store has fewer rows.
 
         Raises:
             InputError: The searcher has several stores.

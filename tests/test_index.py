@@ -1,6 +1,7 @@
 """The index proposes what brute force finds, says truly how much of it, and is whole or not there."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -138,8 +139,8 @@ def test_more_memory_gives_a_more_exact_index_and_too_little_is_refused():
     ]
     assert all(choice.bytes <= size << 20 for choice, size in zip(choices, (4096, 40, 24), strict=True))
     with pytest.raises(InputError, match=r"--memory 10MB is too little .* give --memory \d+MB") as refused:
-        indexing.choose(10**6, 384, IndexOptions(memory=10_000_000))
-    needed = int(str(refused.value).rpartition(" ")[2].removesuffix("MB")) * 10**6
+        indexing.choose(10**6, 384, IndexOptions(memory=10 << 20))
+    needed = int(re.findall(r"give --memory (\d+)MB", str(refused.value))[0]) << 20
     assert indexing.choose(10**6, 384, IndexOptions(memory=needed)).bytes <= needed
 
 
@@ -159,6 +160,8 @@ def test_a_factory_string_is_taken_or_refused(store, tmp_path):
     for wrong in ("HNSW32", "IVF16,PQ7x4fs", "nonsense", "IVF99999,Flat"):
         with pytest.raises(InputError, match=f"--factory '{wrong}'"):
             indexing.build(Store(out), "contextual_1", IndexOptions(factory=wrong))
+    with pytest.raises(InputError, match="--factory IVF16,Flat takes 1MB, more than --memory 1MB"):
+        indexing.build(Store(out), "contextual_1", IndexOptions(factory="IVF16,Flat", memory=1000))
 
 
 @pytest.mark.parametrize(

@@ -267,8 +267,8 @@ def test_the_command_answers_a_file_of_queries_and_names_those_it_cannot(store, 
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert [(row["query"], row["query_word"]) for row in rows[::2]] == [
         (0, "apple"),
-        (2, "bank"),
-        (2, "river"),
+        (3, "bank"),
+        (3, "river"),
     ]
     assert "queries.txt, line 3: the brackets in 'no [closing' are no pairs" in result.stderr
     assert "1 of 3 queries were not answered" in result.stderr
