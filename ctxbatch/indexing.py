@@ -53,6 +53,8 @@ _SLACKS = (0.06, 0.08, 0.1, 0.15, 2.0)
 # What it reckons with: nanoseconds for a row of a probed list, a proposal, an exact comparison, measured
 # with vectors of 384 dimensions. Their ratios matter, not the machine.
 _SCAN_COST, _PROPOSAL_COST, _EXACT_COST = 4.0, 50.0, 800.0
+# Memory that searches work in, beside the index itself (measured: batches of a thousand queries).
+_WORKING_BYTES = 36 << 20
 # Seconds a core needs for a row of one dimension, roughly: what is said before a build begins.
 _SECONDS_PER_VALUE = 1.5e-7
 
@@ -127,6 +129,7 @@ def choose(rows: int, dimension: int, options: IndexOptions) -> Choice:
         vector = (pieces + 1) // 2 + 8
         # Lists are filled up to blocks of 32; centroids are kept by FAISS and by the search.
         size = (rows + 16 * n_lists) * vector + 2 * n_lists * dimension * 4 + dimension * 16 * 4
+        size += _WORKING_BYTES
         choices.append(Choice(f"IVF{n_lists},PQ{pieces}x4fs", size))
     fitting = [choice for choice in choices if choice.bytes <= options.memory]
     if not fitting:

@@ -16,8 +16,8 @@ from ctxbatch.store import Column, Ints
 Floats = npt.NDArray[np.float32]
 
 # Rows compared at a time. The first few set the bar that keeps most others out.
-_FIRST_ROWS = 1_024
-_BLOCK_ROWS = 8_192
+_FIRST_ROWS = 512
+_BLOCK_ROWS = 2_048
 # Texts repeat: scores that agree to so many decimals are equal, whatever a matrix product rounds.
 _DECIMALS = 6
 # Where more than one row in so many is wanted, all are sorted.

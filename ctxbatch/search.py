@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ctxbatch.queries import MarkedSentence, QueryEncoder, QueryWord
 
 # Sentences that are encoded, and queries that are answered, together.
-_GROUP = 1_024
+_GROUP = 128
 # Rows asked for in place of one where only some of them will count, and again where too few did.
 _MORE = 8
 _EXPLAINED = 5

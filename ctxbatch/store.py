@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 Vectors = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
+# Arrow's own pool keeps what it has freed; what is gathered for hits is little and soon gone.
+_POOL = pa.system_memory_pool()
 # What `Store.rows` says of a row's sentence.
 SENTENCE_OF_ROW = ("source", "record", "doc_id", "text")
 
@@ -228,12 +230,13 @@ class Store:
             number = np.searchsorted(firsts, inside[mine], side="right") - 1
             for each in np.unique(number):
                 here = mine[number == each]
-                parts.append(batches[each].take(pa.array(inside[here] - firsts[each])))
+                parts.append(pc.take(batches[each], pa.array(inside[here] - firsts[each]), memory_pool=_POOL))
                 places.append(here)
         if not parts:
             return self._plain_schema(file).empty_table()
         order = np.argsort(np.concatenate(places))
-        return pa.Table.from_batches(parts).combine_chunks().take(pa.array(order))
+        joined = pa.Table.from_batches(parts).combine_chunks(memory_pool=_POOL)
+        return pc.take(joined, pa.array(order), memory_pool=_POOL)
 
     def _batches(self, shard: int, file: str) -> tuple[list[pa.RecordBatch], Ints]:
         """A file's record batches without vectors, and the row that each begins with."""

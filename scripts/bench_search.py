@@ -287,7 +287,8 @@ def answer_in_child(out: Path) -> int:
     with measuring.MemoryWatch([os.getpid()]) as watch:
         searcher = ctxbatch.searcher(out, "shift")
         opened = measuring.status(os.getpid(), "RssAnon:")
-        searcher.ask(rows, 10)
+        for begin in range(0, len(rows), 100):
+            searcher.ask(rows[begin : begin + 100], 10)
         for row in rows[:50]:
             searcher.search(row, 10, Filters(other_words=True))
             searcher.search(row, 10, Filters(same_word=True))

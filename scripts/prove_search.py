@@ -14,7 +14,8 @@ import sys
 import numpy as np
 
 import ctxbatch
-from ctxbatch.search import parse_query
+from ctxbatch.queries import parse_query
+from ctxbatch.search import Searcher
 from ctxbatch.store import Store
 
 
@@ -29,7 +30,7 @@ def main() -> int:
     store = ctxbatch.open(options.out)
     searcher = store.searcher()
     queries = make_queries(store, options.queries, options.seed)
-    vectors = np.stack([searcher._encode(parse_query(query))[0][0] for query in queries]).astype(np.float64)
+    vectors = np.stack([encode(searcher, query) for query in queries])
     every = brute_force(store, searcher.column, vectors)
     rows = store.row_ids()
     recalls, largest = [], 0.0
@@ -48,6 +49,12 @@ def main() -> int:
     }
     print(json.dumps(facts))
     return 0 if facts["recall"] >= 0.95 and largest <= 1e-3 else 1
+
+
+def encode(searcher: Searcher, query: str) -> np.ndarray:
+    """The first vector of a query's word."""
+    ((_, word),) = searcher._encode([(0, parse_query(query))])
+    return word.vectors[0].astype(np.float64)
 
 
 def make_queries(store: Store, n: int, seed: int) -> list[str]:
@@ -71,7 +78,7 @@ def make_queries(store: Store, n: int, seed: int) -> list[str]:
 def brute_force(store: Store, column: str, queries: np.ndarray) -> np.ndarray:
     """Cosines of every query with every row, in float64: (queries, rows)."""
     parts = []
-    for _, block in store.blocks(column):
+    for block in store.vectors(column):
         vectors = block.astype(np.float64)
         norms = np.linalg.norm(vectors, axis=1)
         parts.append(
