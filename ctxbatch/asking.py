@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import logging
 import os
@@ -110,11 +111,11 @@ def search(
         for row_fields in rows:
             print(json.dumps(row_fields, ensure_ascii=False))
     else:
-        _print_answers(answers)
+        _print_answers(answers, headings=queries is not None or len(answers) > 1)
     if not any(answer.hits for answer in answers) and answers:
         log.warning("no row of the store matches")
     if rejected:
-        log.warning("%d of %d queries were not answered", len(rejected), len(wanted))
+        log.warning("%d of %d queries were not answered in full", len(set(rejected)), len(wanted))
         raise typer.Exit(3)
 
 
@@ -124,6 +125,9 @@ def _split_queries(
     """The stores, and the queries with the numbers of their lines, wherever the queries come from."""
     if row is not None and queries is not None:
         raise InputError("--row and --queries exclude each other: give one")
+    if (row is not None or queries is not None) and not _is_store(arguments[-1]) and " " in arguments[-1]:
+        option = "--row" if row is not None else "--queries"
+        raise InputError(f"{option} takes the place of the query {arguments[-1]!r}: give one of them")
     if row is not None:
         return arguments, [(1, row)]
     if queries is not None:
@@ -131,25 +135,31 @@ def _split_queries(
         if not asked:
             raise InputError(f"--queries {queries} holds no queries: write one a line")
         return arguments, asked
-    if len(arguments) < 2 or (Path(arguments[-1]) / "manifest.json").exists():
+    if len(arguments) < 2 or _is_store(arguments[-1]):
         raise InputError(
             'a query is missing: add a sentence with a word marked, as "I will send her a [card].", '
             "or --row or --queries"
         )
     from ctxbatch.queries import parse_query
 
-    parse_query(arguments[-1])  # a wrong query is told at once, before the model is loaded
+    query = parse_query(arguments[-1])  # a wrong one is told at once, before the model is loaded
+    if not query.marks and " " not in query.text.strip():
+        raise InputError(
+            f"{query.text!r} is neither a store nor a sentence: mark a word alone, as [{query.text}]"
+        )
     return arguments[:-1], [(1, arguments[-1])]
+
+
+def _is_store(argument: str) -> bool:
+    # os.path's answer to a name too long for a path, as a query may be, is no; pathlib's is an error.
+    return os.path.exists(os.path.join(argument, "manifest.json"))  # noqa: PTH110, PTH118
 
 
 def _read_queries(path: str) -> Iterator[tuple[int, str | int]]:
     try:
-        with (
-            contextlib.nullcontext(sys.stdin)
-            if path == "-"
-            else Path(path).open(encoding="utf-8-sig") as file
-        ):
-            for number, line in enumerate(file, 1):
+        with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb") as file:
+            # Whatever the locale: a query file is UTF-8, as text is.
+            for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig"), 1):
                 if line.strip():
                     yield number, line.rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -170,13 +180,13 @@ def _tell_unindexed(searcher: "Searcher") -> None:
             )
 
 
-def _print_answers(answers: "Sequence[Answer]") -> None:
+def _print_answers(answers: "Sequence[Answer]", *, headings: bool) -> None:
     from ctxbatch.concordance import heading, keyword_in_context
 
     width = shutil.get_terminal_size((100, 24)).columns
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for number, answer in enumerate(answers):
-        if len(answers) > 1:
+        if headings:
             if number:
                 print()
             print(heading(answer, width, color=color))

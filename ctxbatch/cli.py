@@ -173,12 +173,14 @@ def index(
     """Build the search index on one kind of vector."""
     from ctxbatch.indexing import IndexOptions, build
     from ctxbatch.layout import locked
+    from ctxbatch.writer import remove_leftovers
 
     size = parse_size("--memory", memory)
     options = IndexOptions(size, recall, factory)
     store = ctxbatch.open(out)
     column = store.config.column(on, layer)
     with locked(out):
+        remove_leftovers(out)
         report = build(store, column, options, quiet=quiet)
     if not quiet:
         print(report)
@@ -238,7 +240,7 @@ def verify(
         if repaired.shards:
             print(f"made anew: shards {', '.join(f'{shard:06d}' for shard in repaired.shards)}")
         if repaired.indexes:
-            print(f"built anew: index on {', '.join(repaired.indexes)}")
+            print(f"built anew: {', '.join(f'index/{name}' for name in repaired.indexes)}")
         store = ctxbatch.open(out)
     damages = list(find_damage(out))
     found = [damage.text for damage in damages]

@@ -48,13 +48,13 @@ def heading(answer: Answer, width: int, *, color: bool = False) -> str:
     """The query of an answer on one line, its word in brackets."""
     start, end = answer.char_start, answer.char_end
     parts = (answer.text[:start], f"[{answer.text[start:end]}]", answer.text[end:])
-    line = _cut(_flat("".join(parts)), width)
+    line = _cut(_flat("".join(parts)) + (" (its most salient word)" if answer.salient else ""), width)
     return f"{_DIM}{line}{_PLAIN}" if color else line
 
 
 def _around(hit: SearchHit, width: int) -> Iterator[str]:
     """The sentences before and after a hit with its own between them."""
-    if hit.before or hit.after:
+    if hit.before is not None and hit.after is not None:
         yield from _indented(_flat(" ".join((*hit.before, hit.text, *hit.after))), width)
 
 

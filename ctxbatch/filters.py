@@ -37,6 +37,11 @@ class Filters:
     distinct: Distinct | None = None
 
     def __post_init__(self) -> None:
+        for name in ("words", "exclude_words", "sources", "docs"):
+            values = getattr(self, name)
+            if isinstance(values, str):
+                raise InputError(f"{name} {values!r} must be a sequence of strings: put one in a tuple")
+            object.__setattr__(self, name, tuple(values))
         if self.same_word and self.other_words:
             raise InputError("--same-word and --other-words exclude each other: give one")
         if self.min_score is not None and not -1 <= self.min_score <= 1:

@@ -35,6 +35,8 @@ log = logging.getLogger("ctxbatch")
 
 # Fewer rows than this are compared exactly faster than an index of them is loaded.
 SCAN_ROWS = 50_000
+# And fewer than this are too few to tune an index with, even where one is asked for.
+_LEAST_ROWS = 1_000
 _ROWS_PER_LIST = 1_024
 _LISTS = (64, 65_536)
 _TRAIN_ROWS_PER_LIST = 64
@@ -142,7 +144,7 @@ def choose(rows: int, dimension: int, options: IndexOptions) -> Choice:
 
 def _megabytes(size: int) -> str:
     """A size as --memory takes it, rounded up."""
-    return f"{-(-size // (1 << 20))}MB"
+    return f"{-(-size // 1024)}KB" if size < 10 << 20 else f"{-(-size // (1 << 20))}MB"
 
 
 # --- building -------------------------------------------------------------------------------------
@@ -216,12 +218,12 @@ def build(
     if not quiet:
         _announce(store, column, choice)
     started = time.monotonic()
-    facts_file.unlink(missing_ok=True)
     path.parent.mkdir(exist_ok=True)
     vectors = store.column(column)
     index, recalls = _make(empty, vectors, _ensure_words(store), store, options, quiet)
     with replacing(path) as beside:
         faiss.write_index(empty, str(beside))
+        facts_file.unlink(missing_ok=True)  # the old index counts until the new one takes its place
     seconds = round(time.monotonic() - started, 1)
     size = path.stat().st_size
     facts = {
@@ -258,11 +260,19 @@ def _begin(store: Store, options: IndexOptions) -> tuple[Any, Choice]:
         index: Any = faiss.index_factory(dimension, choice.factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError:
         index = None
-    if not isinstance(index, faiss.IndexIVF):
+    if not isinstance(index, faiss.IndexIVF) or index.nlist < 1:
         raise InputError(
             f"--factory {choice.factory!r} names no IVF index for vectors of {dimension}: give one such as "
             f"IVF1024,PQ{dimension // 4}x4fs"
         )
+    if store.n_rows < _LEAST_ROWS:
+        raise InputError(
+            f"--factory {choice.factory!r} is not for {store.n_rows:,} rows: they are searched exactly"
+        )
+    # FAISS would print that it likes more rows for a centroid.
+    index.cp.min_points_per_centroid = 1
+    if hasattr(index, "pq"):
+        index.pq.cp.min_points_per_centroid = 1
     if index.nlist > store.n_rows:
         raise InputError(
             f"--factory {choice.factory!r} has more lists than the store has rows ({store.n_rows:,})"
@@ -318,7 +328,13 @@ def _make(
     """Train, fill and tune an index: the index, and its recall among all rows and among other words'."""
     random = np.random.default_rng(_SEED)
     size = min(len(column), max(empty.nlist * _TRAIN_ROWS_PER_LIST, 10_000))
-    empty.train(normalised(column.take(_choose_rows(random, len(column), size))))
+    try:
+        empty.train(normalised(column.take(_choose_rows(random, len(column), size))))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].rpartition("failed: ")[2]
+        raise InputError(
+            f"--factory {options.factory!r} cannot be trained: {reason}: choose another"
+        ) from None
     with tqdm(
         total=len(column), unit=" rows", desc="indexing", disable=quiet or None, leave=False
     ) as progress:
@@ -363,8 +379,7 @@ def _questions(
     excluded: list[Ints] = []
     for number, group in enumerate(groups):
         if number % 2:
-            words = store.rows(group)["word"].to_pylist()
-            excluded += [postings.positions(word) for word in words]
+            excluded += [postings.positions(row["word"]) for row in store.rows(group)]
         else:
             excluded += [group[n : n + 1] for n in range(len(group))]
     queries_QD = normalised(column.take(np.concatenate(groups)))

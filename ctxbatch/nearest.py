@@ -5,7 +5,7 @@ on every score. Rows are named by their position; see `ctxbatch.store.Column`. A
 letters of their shape: Q queries, K hits, C candidates, N rows, D hidden size.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ _BLOCK_ROWS = 2_048
 _DECIMALS = 6
 # Where more than one row in so many is wanted, all are sorted.
 _SORTED_SHARE = 16
+_SORTED_SCORES = 1 << 21
 
 
 def normalised(vectors: npt.NDArray[Any]) -> Floats:
@@ -87,7 +88,7 @@ def scan(
     """
     k = min(k, len(column))
     if k * _SORTED_SHARE > len(column) and excluded is None:
-        return _all_ranked(queries_QD, k, len(column), column.blocks(_BLOCK_ROWS))
+        return _all_ranked(queries_QD, k, len(column), lambda: column.blocks(_BLOCK_ROWS))
     best = _Best(len(queries_QD), k)
     for first, block in _growing(column):
         scores_QN = queries_QD @ normalised(block).T
@@ -110,26 +111,37 @@ def _growing(column: Column) -> Iterator[tuple[int, npt.NDArray[Any]]]:
 def scan_rows(column: Column, queries_QD: Floats, k: int, positions_N: Ints) -> tuple[Ints, Floats]:
     """Like `scan`, among the rows at some sorted positions."""
     k = min(k, len(positions_N))
-    parts = range(0, len(positions_N), _BLOCK_ROWS)
-    blocks = ((begin, column.take(positions_N[begin : begin + _BLOCK_ROWS])) for begin in parts)
+
+    def blocks() -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        for begin in range(0, len(positions_N), _BLOCK_ROWS):
+            yield begin, column.take(positions_N[begin : begin + _BLOCK_ROWS])
+
     if k * _SORTED_SHARE > len(positions_N):
         order_QK, scores_QK = _all_ranked(queries_QD, k, len(positions_N), blocks)
         return positions_N[order_QK], scores_QK
     best = _Best(len(queries_QD), k)
-    for begin, block in blocks:
+    for begin, block in blocks():
         best.offer(positions_N[begin : begin + len(block)], queries_QD @ normalised(block).T)
     return best.positions_QK, best.scores_QK
 
 
 def _all_ranked(
-    queries_QD: Floats, k: int, n: int, blocks: Iterable[tuple[int, npt.NDArray[Any]]]
+    queries_QD: Floats, k: int, n: int, blocks: Callable[[], Iterable[tuple[int, npt.NDArray[Any]]]]
 ) -> tuple[Ints, Floats]:
     """The best k of n rows where they are so many that sorting all at once is faster than keeping a few."""
-    scores_QN = np.empty((len(queries_QD), n), np.float32)
-    for begin, block in blocks:
-        scores_QN[:, begin : begin + len(block)] = (queries_QD @ normalised(block).T).round(_DECIMALS)
-    order_QK = np.argsort(-scores_QN, axis=1, kind="stable")[:, :k]
-    return order_QK, np.take_along_axis(scores_QN, order_QK, 1)
+    order_QK = np.empty((len(queries_QD), k), np.int64)
+    scores_QK = np.empty((len(queries_QD), k), np.float32)
+    at_once = max(1, _SORTED_SCORES // n)
+    for first in range(0, len(queries_QD), at_once):
+        some = slice(first, first + at_once)
+        scores_QN = np.empty((len(queries_QD[some]), n), np.float32)
+        for begin, block in blocks():
+            scores_QN[:, begin : begin + len(block)] = (queries_QD[some] @ normalised(block).T).round(
+                _DECIMALS
+            )
+        order_QK[some] = np.argsort(-scores_QN, axis=1, kind="stable")[:, :k]
+        scores_QK[some] = np.take_along_axis(scores_QN, order_QK[some], 1)
+    return order_QK, scores_QK
 
 
 def among(

@@ -205,7 +205,7 @@ def run_options(
         "compile": compile,
         "devices": None if devices is None else tuple(devices.split(",")),
         "workers": _auto("--workers", workers),
-        "shard_size": None if shard_size == "auto" else parse_size("--shard-size", shard_size),
+        "shard_size": None if shard_size == "auto" else parse_size("--shard-size", shard_size, "auto or "),
         "tokens_per_batch": _auto("--tokens-per-batch", tokens_per_batch),
         "index": not no_index,
         "force": force,
@@ -262,8 +262,8 @@ def _max_rejects(text: str | None) -> int | float | None:
         raise InputError(f"--max-rejects {text!r} must be a count, as 100, or a share, as 1%") from None
 
 
-def parse_size(option: str, text: str) -> int:
-    """A number of bytes, as 4MB or 4000000.
+def parse_size(option: str, text: str, or_else: str = "") -> int:
+    """A number of bytes, as 4MB or 4000000; ``or_else`` says what else the option takes.
 
     Raises:
         InputError: The text is no size.
@@ -283,4 +283,4 @@ def parse_size(option: str, text: str) -> int:
     try:
         return int(float(number) * units[lower[len(number) :]])
     except (ValueError, KeyError, OverflowError):
-        raise InputError(f"{option} {text!r} must be a size such as 4MB") from None
+        raise InputError(f"{option} {text!r} must be {or_else}a size such as 4MB") from None

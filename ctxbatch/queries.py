@@ -58,8 +58,12 @@ def parse_query(query: str) -> MarkedSentence:
     r"""Read a sentence with ``[words]`` marked; ``\[`` and ``\]`` are literal brackets.
 
     Raises:
-        InputError: A bracket has no partner or nothing in it.
+        InputError: A bracket has no partner or nothing in it, or the text holds halves of characters.
     """
+    try:
+        query.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{query!r} is not Unicode text: mend its encoding") from None
     parts = re.split(r"(?<!\\)([\[\]])", query)
     texts = [part.replace("\\[", "[").replace("\\]", "]") for part in parts[::2]]
     if parts[1::2] != ["[", "]"] * (len(parts) // 4):

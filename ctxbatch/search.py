@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _GROUP = 128
 # Rows asked for in place of one where only some of them will count, and again where too few did.
 _MORE = 8
+# Rows that are ranked together, of one question or of many.
+_RANKED_ROWS = 1 << 20
 _EXPLAINED = 5
 
 
@@ -64,8 +66,8 @@ class SearchHit:
     doc_id: str | None
     sentence_id: int
     store: str
-    before: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
+    before: tuple[str, ...] | None = None
+    after: tuple[str, ...] | None = None
     explanation: Explanation | None = None
 
 
@@ -92,13 +94,17 @@ class Answer:
             fields = asdict(hit)
             if hit.explanation is None:
                 del fields["explanation"]
-            if not hit.before and not hit.after:
+            if hit.before is None:
                 del fields["before"], fields["after"]
-            yield {"query": self.query, "query_word": self.word, "rank": rank, **fields}
+            asked = {"query": self.query, "query_word": self.word, "query_salient": self.salient}
+            yield {**asked, "rank": rank, **fields}
 
 
 def hits_table(answers: Iterable[Answer]) -> pa.Table:
-    """The hits of some answers as an Arrow table, a row each, with query, query_word and rank."""
+    """The hits of some answers as an Arrow table, a row each, with their query and rank.
+
+    Sentences around and explanations are left out.
+    """
     rows = [row for answer in answers for row in answer.rows()]
     return pa.Table.from_pylist(rows, _HITS)
 
@@ -107,6 +113,7 @@ _HITS = pa.schema(
     [
         ("query", pa.int64()),
         ("query_word", pa.string()),
+        ("query_salient", pa.bool_()),
         ("rank", pa.int64()),
         ("score", pa.float32()),
         ("row_id", pa.int64()),
@@ -167,6 +174,8 @@ class Searcher:
     """
 
     def __init__(self, stores: Sequence[Store], on: str | None = None, layer: int | None = None) -> None:
+        if not stores:
+            raise InputError("no store is named: name one to search")
         self._config = stores[0].config
         self.column = self._config.column(on, layer)
         for number, store in enumerate(stores):
@@ -245,14 +254,15 @@ class Searcher:
             filters: As in `search`.
             context: As in `search`.
             explain: As in `search`.
-            on_reject: Takes the number of a query that cannot be answered, and why; without it the first
-                such query raises.
+            on_reject: Takes the number of a query that cannot be answered, and why, once for each mark that
+                is wrong; without it the first such query raises.
 
         Raises:
             InputError: As in `search`.
         """
-        if k < 1:
-            raise InputError(f"-k {k} must be 1 or more")
+        _check_k(k)
+        if isinstance(queries, str):
+            raise InputError("ask takes a sequence of queries: put a single one in a list, or use search")
         if context < 0:
             raise InputError(f"--context {context} must be 0 or more")
         filters = filters or Filters()
@@ -280,8 +290,13 @@ class Searcher:
         Raises:
             InputError: The searcher has several stores.
         """
+        _check_k(k)
         if len(self._stores) > 1:
             raise InputError("vectors are searched for in one store: make a searcher for each")
+        if vectors_QD.ndim != 2 or vectors_QD.shape[1] != self._config.hidden_size:
+            raise InputError(
+                f"vectors of shape {vectors_QD.shape} must have shape (Q, {self._config.hidden_size})"
+            )
         positions_QK, scores_QK = self._nearest_in(0, normalised(vectors_QD), k, None)
         return self._stores[0].row_ids(positions_QK), scores_QK
 
@@ -320,10 +335,11 @@ class Searcher:
 
     def _question_of_row(self, number: int, row_id: int) -> _Question:
         store = self._stores[0]
-        position = int(store.positions(np.array([row_id], np.int64))[0])
+        known = 0 <= row_id < 1 << 63
+        position = int(store.positions(np.array([row_id], np.int64))[0]) if known else -1
         if position < 0:
             raise InputError(f"{store.path} has no row {row_id}: `search --json` prints row ids")
-        row = store.rows(np.array([position])).to_pylist()[0]
+        row = store.rows(np.array([position]))[0]
         vectors = normalised(self._columns[0].take(np.array([position])))
         if not vectors.any():
             raise InputError(f"the {self.column} vector of row {row_id} is zero: nothing is near it")
@@ -339,9 +355,14 @@ class Searcher:
         found: dict[int, _Ranked] = {}
         for word, numbers in groups.items():
             selections = [selector.select(filters, word) for selector in self._selectors]
+            if filters.distinct == "word":  # looks past the nearest rows, and as far as a filter does
+                selections = [
+                    selection or Selection.of_all(store.n_rows)
+                    for selection, store in zip(selections, self._stores, strict=True)
+                ]
             waiting, depth = numbers, k * (_MORE if filters.distinct else 1)
             while waiting:
-                ranked = self._ranked([questions[number] for number in waiting], depth, selections)
+                ranked = list(self._ranked([questions[number] for number in waiting], depth, selections))
                 for number, rows in zip(waiting, ranked, strict=True):
                     found[number] = self._kept(rows, k, filters)
                 waiting = [
@@ -354,8 +375,15 @@ class Searcher:
 
     def _ranked(
         self, questions: Sequence[_Question], depth: int, selections: Sequence[Selection | None]
-    ) -> list[_Ranked]:
+    ) -> Iterator[_Ranked]:
         """The best rows of all stores for each question: ``depth``, beside the question's own row."""
+        at_once = max(1, _RANKED_ROWS // depth)
+        for begin in range(0, len(questions), at_once):
+            yield from self._ranked_together(questions[begin : begin + at_once], depth, selections)
+
+    def _ranked_together(
+        self, questions: Sequence[_Question], depth: int, selections: Sequence[Selection | None]
+    ) -> list[_Ranked]:
         owner_Q = np.repeat(np.arange(len(questions)), [len(each.vectors_VD) for each in questions])
         queries_QD = np.concatenate([each.vectors_VD for each in questions])
         parts: list[list[tuple[Ints, Ints, Floats]]] = [[] for _ in questions]
@@ -401,19 +429,19 @@ class Searcher:
     def _keys(self, rows: _Ranked, distinct: str) -> list[Any]:
         """What makes rows distinct, for each."""
         keys: list[Any] = [None] * len(rows.scores)
-        for number, table in self._tables(rows):
-            for at, row in zip(np.flatnonzero(rows.stores == number), table.to_pylist(), strict=True):
-                if distinct == "word":
-                    keys[at] = row["word"].casefold()
-                elif distinct == "sentence":
-                    keys[at] = number, row["sentence_id"]
-                else:
-                    keys[at] = number, row["source"], row["doc_id"]
+        for number in np.unique(rows.stores).tolist():
+            store, mine = self._stores[number], np.flatnonzero(rows.stores == number)
+            positions = rows.positions[mine]
+            values: Iterable[Any]
+            if distinct == "word":
+                values = (word.casefold() for word in store.words_at(positions))
+            elif distinct == "sentence":
+                values = ((number, sentence) for sentence in store.sentence_ids_at(positions).tolist())
+            else:
+                values = ((number, *document) for document in store.documents_at(positions))
+            for at, value in zip(mine.tolist(), values, strict=True):
+                keys[at] = value
         return keys
-
-    def _tables(self, rows: _Ranked) -> Iterator[tuple[int, pa.Table]]:
-        for number in np.unique(rows.stores):
-            yield int(number), self._stores[number].rows(rows.positions[rows.stores == number])
 
     # --- hits -------------------------------------------------------------------------------------
 
@@ -430,12 +458,10 @@ class Searcher:
             exhausted=True,
         )
         hits: list[SearchHit] = [None] * len(every.scores)  # type: ignore[list-item]
-        for number, table in self._tables(every):
-            store = self._stores[number]
-            mine = np.flatnonzero(every.stores == number)
-            row_ids = store.row_ids(every.positions[mine]).tolist()
-            for at, row_id, row in zip(mine, row_ids, table.to_pylist(), strict=True):
-                hits[at] = _hit(store, row_id, row, float(every.scores[at]))
+        for number in np.unique(every.stores).tolist():
+            store, mine = self._stores[number], np.flatnonzero(every.stores == number)
+            for at, row in zip(mine.tolist(), store.rows(every.positions[mine]), strict=True):
+                hits[at] = _hit(store, row, float(every.scores[at]))
                 if context:
                     before, after = store.sentences_around(row["sentence_id"], context)
                     hits[at] = replace(hits[at], before=before, after=after)
@@ -446,14 +472,20 @@ class Searcher:
             yield [self._explained(question, hit) for hit in its] if explain else its
 
     def _explained(self, question: _Question, hit: SearchHit) -> SearchHit:
-        store = next(store for store in self._stores if str(store.path) == hit.store)
-        row_D = normalised(store.take(self.column, np.array([hit.row_id])))[0]
+        number = [str(store.path) for store in self._stores].index(hit.store)
+        position = self._stores[number].positions(np.array([hit.row_id]))
+        row_D = normalised(self._columns[number].take(position))[0]
         query_D = question.vectors_VD[int(np.argmax(question.vectors_VD @ row_D))]
         shares_D = query_D * row_D
         largest = np.argsort(-shares_D, kind="stable")[:_EXPLAINED]
         dimensions = tuple((int(number), round(float(shares_D[number]), 4)) for number in largest)
         shared = int(np.count_nonzero((query_D != 0) & (row_D != 0)))
         return replace(hit, explanation=Explanation(dimensions, shared, len(row_D)))
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise InputError(f"-k {k} must be 1 or more")
 
 
 def _raise(_number: int, error: InputError) -> None:
@@ -499,10 +531,10 @@ def _at_end(rows: _Ranked, filters: Filters) -> bool:
     return filters.min_score is not None and float(rows.scores[-1]) < filters.min_score
 
 
-def _hit(store: Store, row_id: int, row: dict[str, Any], score: float) -> SearchHit:
+def _hit(store: Store, row: dict[str, Any], score: float) -> SearchHit:
     return SearchHit(
-        score=score,
-        row_id=row_id,
+        score=round(score, 6),
+        row_id=row["row_id"],
         word=row["word"],
         char_start=row["char_start"],
         char_end=row["char_end"],

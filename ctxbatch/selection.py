@@ -28,6 +28,11 @@ class Selection:
     mask_N: Mask
     n: int
 
+    @classmethod
+    def of_all(cls, rows: int) -> "Selection":
+        """All of so many rows."""
+        return cls(np.ones(rows, np.bool_), rows)
+
 
 class Selector:
     """Finds the rows of a store that filters allow.
@@ -102,4 +107,7 @@ def _is_in(texts: pa.ChunkedArray, values: Sequence[str]) -> Mask:
 
 
 def _matches(path: str, globs: Sequence[str]) -> bool:
-    return any(path == glob or fnmatchcase(path, glob) or PurePath(path).match(glob) for glob in globs)
+    # An empty pattern, and ".", which is one to pathlib, match nothing.
+    return any(
+        fnmatchcase(path, glob) or (PurePath(glob).parts and PurePath(path).match(glob)) for glob in globs
+    )

@@ -185,14 +185,30 @@ class Store:
         shards, firsts = self._shards
         return int(firsts[np.searchsorted(shards, shard)])
 
-    def rows(self, positions: Ints) -> pa.Table:
+    def rows(self, positions: Ints) -> list[dict[str, Any]]:
         """The rows at some positions, in their order, without vectors and with their sentences' columns."""
-        row_ids = self.row_ids(positions)
-        words = self._gather(WORDS, row_ids)
-        sentences = self._gather(SENTENCES, words["sentence_id"].to_numpy())
-        for name in SENTENCE_OF_ROW:
-            words = words.append_column(name, sentences[name])
-        return words
+        words = self._gather(WORDS, self.row_ids(positions)).to_pylist()
+        ids = np.unique(np.array([word["sentence_id"] for word in words], np.int64))
+        sentences = dict(zip(ids.tolist(), self._gather(SENTENCES, ids).to_pylist(), strict=True))
+        of_row = ({name: sentences[word["sentence_id"]][name] for name in SENTENCE_OF_ROW} for word in words)
+        return [{**word, **sentence} for word, sentence in zip(words, of_row, strict=True)]
+
+    def words_at(self, positions: Ints) -> list[str]:
+        """The surface texts of the rows at some positions."""
+        texts: list[str] = self._gather(WORDS, self.row_ids(positions), ["word"])["word"].to_pylist()
+        return texts
+
+    def sentence_ids_at(self, positions: Ints) -> Ints:
+        """The sentence_ids of the rows at some positions."""
+        ids: Ints = self._gather(WORDS, self.row_ids(positions), ["sentence_id"])["sentence_id"].to_numpy()
+        return ids
+
+    def documents_at(self, positions: Ints) -> list[tuple[str, str | None]]:
+        """The source and the document's id of the rows at some positions."""
+        ids, of_row = np.unique(self.sentence_ids_at(positions), return_inverse=True)
+        found = self._gather(SENTENCES, ids, ["source", "doc_id"]).to_pylist()
+        documents = [(each["source"], each["doc_id"]) for each in found]
+        return [documents[number] for number in of_row.tolist()]
 
     def sentences_around(self, sentence_id: int, n: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The texts of up to n sentences before and after one, of the same source and document."""
@@ -217,8 +233,10 @@ class Store:
             texts.append(row["text"])
         return texts
 
-    def _gather(self, file: str, ids: Ints) -> pa.Table:
+    def _gather(self, file: str, ids: Ints, names: Sequence[str] | None = None) -> pa.Table:
         """Rows of one kind of file, by ids of shard << 32 | row; record batch by record batch.
+
+        Vectors are left out; ``names`` are the columns that are wanted, of the others.
 
         Arrow's own take on a table of many batches copies the whole of its text first.
         """
@@ -230,10 +248,11 @@ class Store:
             number = np.searchsorted(firsts, inside[mine], side="right") - 1
             for each in np.unique(number):
                 here = mine[number == each]
-                parts.append(pc.take(batches[each], pa.array(inside[here] - firsts[each]), memory_pool=_POOL))
+                batch = batches[each] if names is None else batches[each].select(names)
+                parts.append(pc.take(batch, pa.array(inside[here] - firsts[each]), memory_pool=_POOL))
                 places.append(here)
         if not parts:
-            return self._plain_schema(file).empty_table()
+            return self._plain_schema(file).empty_table().select(names or self._plain_schema(file).names)
         order = np.argsort(np.concatenate(places))
         joined = pa.Table.from_batches(parts).combine_chunks(memory_pool=_POOL)
         return pc.take(joined, pa.array(order), memory_pool=_POOL)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ctxbatch-tests-")  # rates of past runs
+_cache = tempfile.TemporaryDirectory(prefix="ctxbatch-tests-")  # rates of past runs, compiled models
+os.environ["XDG_CACHE_HOME"] = _cache.name
 
-from models import make_model
-from oracle import Oracle
+from models import make_model  # noqa: E402
+from oracle import Oracle  # noqa: E402
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -45,7 +45,7 @@ def store(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(store):
-    table = store.rows(np.arange(store.n_rows)).to_pylist()
+    table = store.rows(np.arange(store.n_rows))
     return [{**row, "folded": row["word"].casefold()} for row in table]
 
 

@@ -150,6 +150,14 @@ def test_any_dimension_has_an_index(dimension):
     assert faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT).d == dimension
 
 
+def test_an_index_that_cannot_be_built_leaves_the_one_that_is_there(indexed):
+    with pytest.raises(
+        InputError, match=r"--factory 'IVF4\(PQ2x4\),Flat' cannot be trained: Number of training"
+    ):
+        indexing.build(indexed, "shift_3", IndexOptions(factory="IVF4(PQ2x4),Flat"))
+    assert not Searcher([indexed]).unindexed
+
+
 @pytest.mark.usefixtures("small")
 def test_a_factory_string_is_taken_or_refused(store, tmp_path):
     out = tmp_path / "out"
@@ -157,10 +165,10 @@ def test_a_factory_string_is_taken_or_refused(store, tmp_path):
     report = indexing.build(Store(out), "contextual_1", IndexOptions(factory="IVF16,Flat"))
     assert report.recall >= 0.95
     assert index.open_index(Store(out), "contextual_1") is not None
-    for wrong in ("HNSW32", "IVF16,PQ7x4fs", "nonsense", "IVF99999,Flat"):
+    for wrong in ("HNSW32", "IVF0,Flat", "IVF16,PQ7x4fs", "nonsense", "IVF99999,Flat"):
         with pytest.raises(InputError, match=f"--factory '{wrong}'"):
             indexing.build(Store(out), "contextual_1", IndexOptions(factory=wrong))
-    with pytest.raises(InputError, match="--factory IVF16,Flat takes 1MB, more than --memory 1MB"):
+    with pytest.raises(InputError, match=r"--factory IVF16,Flat takes \d+KB, more than --memory 1KB"):
         indexing.build(Store(out), "contextual_1", IndexOptions(factory="IVF16,Flat", memory=1000))
 
 

@@ -208,7 +208,7 @@ def assert_refused(result, status, message):
         (["run", "a.txt", "-o", "out", "--workers", "many"], "--workers 'many' must be auto or a number"),
         (
             ["run", "a.txt", "-o", "out", "--shard-size", "4 parsecs"],
-            "--shard-size '4 parsecs' must be a size such as 4MB",
+            "--shard-size '4 parsecs' must be auto or a size such as 4MB",
         ),
         (["run", "a.txt", "-o", "out", "--lang", "klingon"], "--lang 'klingon' is unknown"),
         (

@@ -1,14 +1,18 @@
 """Search finds what brute force over the stored vectors finds, and shows it as keyword in context."""
 
 import json
+import os
+import subprocess
 
 import numpy as np
 import pytest
 from brute import QUERIES, cosines, query_vectors
+from conftest import command
 from models import TEXT
 from stores import make_store
 from wcwidth import wcswidth
 
+import ctxbatch
 from ctxbatch import Filters, InputError, RunConfig, StoreError, indexing, nearest
 from ctxbatch.queries import parse_query
 from ctxbatch.search import hits_table
@@ -160,6 +164,41 @@ def test_context_is_the_sentences_around_in_the_same_source(store):
         assert hit.after == tuple(row["text"] for row in every[at + 1 : at + 3])
 
 
+def test_a_query_may_be_longer_than_a_path(store, cli):
+    result = cli("search", store.path, f"{'long ' * 2000}[word]", "-k", 1)
+    assert (result.returncode, len(result.stdout.splitlines())) == (0, 1), result.stderr
+
+
+def test_queries_from_standard_input_are_utf_8_whatever_the_locale(store):
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"}
+    for text, status, message in (("\ufeffa [café]", 0, ""), (b"a [caf\xe9]", 2, "it is not UTF-8")):
+        result = subprocess.run(
+            command("search", store.path, "--queries", "-", "-k", 1),
+            input=text if isinstance(text, bytes) else text.encode(),
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        assert result.returncode == status, result.stderr
+        assert message in result.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda searcher: searcher.ask("a [string]"),
+        lambda searcher: searcher.search(0, 3, Filters(words="card")),
+        lambda searcher: searcher.nearest(np.ones((2, 3), np.float32)),
+        lambda searcher: searcher.nearest(np.ones((2, 32), np.float32), 0),
+        lambda searcher: searcher.search("half a \ud800 [character]"),
+        lambda _: ctxbatch.searcher([]),
+    ],
+)
+def test_wrong_arguments_are_refused_in_python_too(store, call):
+    with pytest.raises(InputError):
+        call(store.searcher())
+
+
 def test_threads_share_a_searcher(store):
     from concurrent.futures import ThreadPoolExecutor
 
@@ -271,7 +310,7 @@ def test_the_command_answers_a_file_of_queries_and_names_those_it_cannot(store, 
         (3, "river"),
     ]
     assert "queries.txt, line 3: the brackets in 'no [closing' are no pairs" in result.stderr
-    assert "1 of 3 queries were not answered" in result.stderr
+    assert "1 of 3 queries were not answered in full" in result.stderr
     shown = cli("search", store.path, "--row", 0, "-k", 2, "--context", 1, "--explain").stdout
     assert "dimensions are not zero in both" in shown
     assert max(map(wcswidth, shown.splitlines())) <= 100
@@ -289,6 +328,11 @@ def test_the_command_answers_a_file_of_queries_and_names_those_it_cannot(store, 
         (("a [word]", "--source", "*.pdf"), "--source '*.pdf' matches no source of the store: there are "),
         (("a [word]", "--context", -1), "--context -1 must be 0 or more"),
         (("a [word]", "-k", 0), "-k 0 must be 1 or more"),
+        (("a [word]", "--source", ""), "--source '' matches no source of the store"),
+        (("a [word]", "--row", 5), "--row takes the place of the query 'a [word]': give one of them"),
+        (("--row", 10**20), "has no row 100000000000000000000"),
+        (("no-such-store",), "'no-such-store' is neither a store nor a sentence"),
+        (("--queries", "/dev/null"), "--queries /dev/null holds no queries"),
     ],
 )
 def test_a_wrong_search_is_refused_in_one_line(store, cli, arguments, message):
