@@ -21,7 +21,8 @@ from ctxbatch.filters import Filters
 from ctxbatch.options import AsJson, Layer, VectorKind
 
 if TYPE_CHECKING:
-    from ctxbatch.search import Answer, Searcher
+    from ctxbatch.hits import Answer
+    from ctxbatch.search import Searcher
 
 log = logging.getLogger("ctxbatch")
 
@@ -151,8 +152,10 @@ def _split_queries(
 
 
 def _is_store(argument: str) -> bool:
-    # os.path's answer to a name too long for a path, as a query may be, is no; pathlib's is an error.
-    return os.path.exists(os.path.join(argument, "manifest.json"))  # noqa: PTH110, PTH118
+    try:
+        return (Path(argument) / "manifest.json").exists()
+    except OSError:  # a query may be too long for a path
+        return False
 
 
 def _read_queries(path: str) -> Iterator[tuple[int, str | int]]:
@@ -168,15 +171,15 @@ def _read_queries(path: str) -> Iterator[tuple[int, str | int]]:
 
 
 def _tell_unindexed(searcher: "Searcher") -> None:
+    from ctxbatch.index import facts_path, rebuild_command
     from ctxbatch.indexing import SCAN_ROWS
 
     for store in searcher.unindexed:
         if store.n_rows >= SCAN_ROWS:
             log.warning(
-                "no index on %s: all rows are read; `ctxbatch index %s%s` makes it fast",
+                "no index on %s: all rows are read; `%s` makes it fast",
                 searcher.column,
-                store.path,
-                searcher.index_options,
+                rebuild_command(facts_path(store.path, searcher.column)),
             )
 
 

@@ -7,10 +7,11 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 
 from wcwidth import wcswidth, wcwidth, wrap
 
-from ctxbatch.search import Answer, Explanation, SearchHit
+from ctxbatch.hits import Answer, Explanation, SearchHit
 
 _EMPHASIS, _DIM, _PLAIN = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"
 
@@ -73,7 +74,7 @@ def _explained(explanation: Explanation) -> str:
 def _places(hits: Sequence[SearchHit]) -> list[str]:
     """source:line of every hit, without the folders that all of them share."""
     sources = {hit.source: os.path.abspath(hit.source) for hit in hits}  # noqa: PTH100 (follows no links)
-    shared = os.path.commonpath([os.path.dirname(path) for path in sources.values()] or [""])  # noqa: PTH120
+    shared = os.path.commonpath([str(PurePath(path).parent) for path in sources.values()] or [""])
     return [f"{_flat(os.path.relpath(sources[hit.source], shared))}:{hit.record + 1}" for hit in hits]
 
 

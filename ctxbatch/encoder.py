@@ -232,7 +232,7 @@ class Encoder:
         host = [torch.empty_like(each, device="cpu", pin_memory=True) for each in (vectors_CND, finite_N)]
         for target, source in zip(host, (vectors_CND, finite_N), strict=True):
             target.copy_(source, non_blocking=True)
-        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         copied.record(torch.cuda.current_stream(self._device))
 
         def wait() -> WordVectors:

@@ -15,7 +15,7 @@ from typing import Any
 from ctxbatch.batching import BatchMaker
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import ResourceError
-from ctxbatch.indexing import SCAN_ROWS
+from ctxbatch.indexing import expected_bytes
 from ctxbatch.layout import cache_folder, write_atomically
 from ctxbatch.readers import Record, Reject, to_record
 from ctxbatch.segment import split_sentences
@@ -148,7 +148,7 @@ def estimate(
         tokens=round(total.tokens),
         shards=max(1, round(total.bytes / reading.shard_size)),
         bytes_on_disk=round(total.disk),
-        bytes_of_index=_index_bytes(total.rows, config),
+        bytes_of_index=expected_bytes(round(total.rows), config.hidden_size),
         bytes_free=free_bytes(out),
         tokens_per_second=rate,
         seconds=round(total.tokens / rate, 1) if rate else None,
@@ -161,11 +161,6 @@ def _spread(group: Sequence[Source], most: int) -> list[Source]:
     if len(group) <= most:
         return list(group)
     return [group[number * len(group) // most] for number in range(most)]
-
-
-def _index_bytes(rows: float, config: ResolvedConfig) -> int:
-    # Codes of half a byte for four values, ids, blocks filled up; and 5 for the table of each word's rows.
-    return round(rows * (config.hidden_size / 8 + 11 + 5)) if rows >= SCAN_ROWS else 0
 
 
 # --- the sample -----------------------------------------------------------------------------------

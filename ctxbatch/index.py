@@ -15,16 +15,13 @@ from typing import Any
 import faiss
 import joblib
 import numpy as np
-import numpy.typing as npt
 
 from ctxbatch.errors import StoreError
 from ctxbatch.layout import INDEX, Manifest, file_digest, read_json
-from ctxbatch.nearest import Floats, among, scan, scan_rows
+from ctxbatch.nearest import Floats, Selection, among, exact
 from ctxbatch.postings import Postings
 from ctxbatch.store import Column, Ints, Store, committed_shards
 from ctxbatch.writer import WORDS
-
-Mask = npt.NDArray[np.bool_]
 
 # The table of each word's rows.
 WORD_ROWS = "words"
@@ -59,73 +56,17 @@ class Effort:
         return self.depth + _PROPOSALS_PER_HIT * max(0, k - 10)
 
 
-class Index:
-    """An index on one column of a store, loaded; threads may search it together.
+class Proposer:
+    """A FAISS index that estimates which rows are nearest; threads may use it together.
 
     Args:
-        index: The FAISS index: IVF, of inner products, its ids the positions of the rows.
-        column: The stored vectors that decide.
-        plain: The effort of a search among all rows.
-        filtered: The effort of a search among some of them, which lie farther from the query.
+        index: IVF, of inner products; its ids are the positions of the rows.
     """
 
-    def __init__(self, index: Any, column: Column, plain: Effort, filtered: Effort) -> None:  # noqa: ANN401 (any FAISS index)
+    def __init__(self, index: Any) -> None:  # noqa: ANN401 (any FAISS index)
         self._index = index
-        self._column = column
-        self.plain = plain
-        self.filtered = filtered
         quantizer = faiss.downcast_index(index.quantizer)
         self._centroids_LD: Floats = quantizer.reconstruct_n(0, index.nlist)
-
-    def nearest(
-        self, queries_QD: Floats, k: int, allowed_N: Mask | None = None, n_allowed: int = 0
-    ) -> tuple[Ints, Floats]:
-        """Positions and cosines (Q, K) of the nearest rows, best first; K is less than k where rows are few.
-
-        The index proposes, the exact cosine decides.
-
-        Args:
-            queries_QD: Normalised queries.
-            k: How many hits.
-            allowed_N: Which rows count; all of them by default.
-            n_allowed: How many these are.
-        """
-        k = min(k, len(self._column) if allowed_N is None else n_allowed)
-        effort = self.plain if allowed_N is None else self.filtered
-        few = max(_SCANNED_ROWS, _SCANNED_SHARE * effort.candidates(k))
-        if (len(self._column) if allowed_N is None else n_allowed) <= few:
-            return self._scan(queries_QD, k, allowed_N)
-        positions_QK = np.full((len(queries_QD), k), -1, np.int64)
-        scores_QK = np.full((len(queries_QD), k), -np.inf, np.float32)
-
-        def decide(first: int, estimates_QC: Floats, candidates_QC: Ints) -> None:
-            # Where fewer than k rows are estimated, all that the probed lists hold are compared.
-            bar_Q = estimates_QC[:, k - 1 : k] - effort.slack if k <= estimates_QC.shape[1] else -np.inf
-            compared_QC = (candidates_QC >= 0) & (estimates_QC >= bar_Q)
-            at_once = max(1, int(_COMPARED_ROWS * len(compared_QC) / max(1, compared_QC.sum())))
-            for begin in range(0, len(candidates_QC), at_once):
-                some = slice(begin, begin + at_once)
-                here = slice(first + begin, first + min(begin + at_once, len(candidates_QC)))
-                query_C = np.nonzero(compared_QC[some])[0]
-                candidates_C = candidates_QC[some][compared_QC[some]]
-                found = among(self._column, queries_QD[here], query_C, candidates_C, k)
-                positions_QK[here], scores_QK[here] = found
-
-        self.propose(queries_QD, effort.margin, effort.candidates(k), allowed_N, decide)
-        short = np.flatnonzero((positions_QK < 0).any(axis=1))
-        if len(short):  # more asked for than the probed lists hold
-            positions_QK[short], scores_QK[short] = self._scan(queries_QD[short], k, allowed_N)
-        return positions_QK, scores_QK
-
-    def _scan(self, queries_QD: Floats, k: int, allowed_N: Mask | None) -> tuple[Ints, Floats]:
-        if allowed_N is None:
-            return scan(self._column, queries_QD, k)
-        return scan_rows(self._column, queries_QD, k, np.flatnonzero(allowed_N))
-
-    @property
-    def rows(self) -> int:
-        """How many rows are indexed."""
-        return len(self._column)
 
     def share_probed(self, queries_QD: Floats, margin: float) -> float:
         """The share of the lists that the mean query probes."""
@@ -137,7 +78,7 @@ class Index:
         queries_QD: Floats,
         margin: float,
         n_candidates: int,
-        allowed_N: Mask | None,
+        selection: Selection | None,
         take: Callable[[int, Floats, Ints], None],
     ) -> None:
         """Hand proposals to ``take``: the number of the first query, estimated cosines (Q, C), positions.
@@ -145,7 +86,8 @@ class Index:
         Best first, ``n_candidates`` at most; -1 is none. ``take`` is called from several threads, each
         time for other queries.
         """
-        bits = None if allowed_N is None else np.packbits(allowed_N, bitorder="little")
+        bits = None if selection is None else np.packbits(selection.mask_N, bitorder="little")
+        # FAISS's stubs describe C++; in Python its classes take arrays and keywords.
         selector: Any = None if bits is None else faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg,arg-type]
         n_candidates = min(n_candidates, self._index.ntotal)
 
@@ -166,6 +108,60 @@ class Index:
             tasks = [_threads().submit(run, begin + p.start, batch_QD[p], coarse_QL[p]) for p in parts]
             for task in tasks:
                 task.result()
+
+
+class Index:
+    """An index on one column of a store; threads may search it together.
+
+    Args:
+        proposer: What proposes rows.
+        column: The stored vectors that decide.
+        plain: The effort of a search among all rows.
+        filtered: The effort of a search among some of them, which lie farther from the query.
+    """
+
+    def __init__(self, proposer: Proposer, column: Column, plain: Effort, filtered: Effort) -> None:
+        self._proposer = proposer
+        self._column = column
+        self.plain = plain
+        self.filtered = filtered
+
+    def nearest(self, queries_QD: Floats, k: int, selection: Selection | None = None) -> tuple[Ints, Floats]:
+        """Positions and cosines (Q, K) of the nearest rows, best first; K is less than k where rows are few.
+
+        The index proposes, the exact cosine decides.
+
+        Args:
+            queries_QD: Normalised queries.
+            k: How many hits.
+            selection: Which rows count; all of them by default.
+        """
+        n_rows = len(self._column) if selection is None else selection.n
+        k = min(k, n_rows)
+        effort = self.plain if selection is None else self.filtered
+        if n_rows <= max(_SCANNED_ROWS, _SCANNED_SHARE * effort.candidates(k)):
+            return exact(self._column, queries_QD, k, selection)
+        positions_QK = np.full((len(queries_QD), k), -1, np.int64)
+        scores_QK = np.full((len(queries_QD), k), -np.inf, np.float32)
+
+        def decide(first: int, estimates_QC: Floats, candidates_QC: Ints) -> None:
+            # Where fewer than k rows are estimated, all that the probed lists hold are compared.
+            bar_Q = estimates_QC[:, k - 1 : k] - effort.slack if k <= estimates_QC.shape[1] else -np.inf
+            compared_QC = (candidates_QC >= 0) & (estimates_QC >= bar_Q)
+            at_once = max(1, int(_COMPARED_ROWS * len(compared_QC) / max(1, compared_QC.sum())))
+            for begin in range(0, len(candidates_QC), at_once):
+                some = slice(begin, begin + at_once)
+                here = slice(first + begin, first + min(begin + at_once, len(candidates_QC)))
+                query_C = np.nonzero(compared_QC[some])[0]
+                candidates_C = candidates_QC[some][compared_QC[some]]
+                found = among(self._column, queries_QD[here], query_C, candidates_C, k)
+                positions_QK[here], scores_QK[here] = found
+
+        self._proposer.propose(queries_QD, effort.margin, effort.candidates(k), selection, decide)
+        short = np.flatnonzero((positions_QK < 0).any(axis=1))
+        if len(short):  # more asked for than the probed lists hold
+            positions_QK[short], scores_QK[short] = exact(self._column, queries_QD[short], k, selection)
+        return positions_QK, scores_QK
 
 
 def _probed(coarse_QL: Floats, margin: float) -> tuple[Ints, Floats]:
@@ -248,7 +244,7 @@ def open_index(store: Store, column: str) -> Index | None:
     if facts is None:
         return None
     index: Any = faiss.read_index(str(store.path / INDEX / facts["file"]))
-    return Index(index, store.column(column), Effort(**facts["plain"]), Effort(**facts["filtered"]))
+    return Index(Proposer(index), store.column(column), Effort(**facts["plain"]), Effort(**facts["filtered"]))
 
 
 def open_postings(store: Store) -> Postings:

@@ -1,12 +1,11 @@
-"""Building indexes: the choice by rows and memory, training, adding, tuning to a recall, measuring it.
+"""Building indexes: the choice by rows and memory, training, adding, writing.
 
-Owns what is built and why; `ctxbatch.index` owns the files and the search. Array names as there.
+Owns what is built and why; `ctxbatch.tuning` says how it is searched, `ctxbatch.index` searches it.
 """
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,18 @@ from tqdm import tqdm
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.index import (
     WORD_ROWS,
-    Effort,
     Index,
-    Mask,
+    Proposer,
     built_from,
     check_index,
     effort_facts,
     facts_path,
 )
 from ctxbatch.layout import INDEX, file_digest, read_json, replacing, write_json
-from ctxbatch.nearest import Floats, cosines, normalised, scan
+from ctxbatch.nearest import normalised
 from ctxbatch.postings import Postings, write
-from ctxbatch.store import Column, Ints, Store
+from ctxbatch.store import Column, Store
+from ctxbatch.tuning import choose_rows, hold_out, measure, tune
 
 log = logging.getLogger("ctxbatch")
 
@@ -42,21 +41,10 @@ _LISTS = (64, 65_536)
 _TRAIN_ROWS_PER_LIST = 64
 _ADD_ROWS = 65_536
 _SEED = 20_240_607
-# Held-out rows that an index is tuned with, and as many others that it is measured with.
-_QUERIES = 320
-_FILTERED_QUERIES = 128
-# What tuning chooses from. Held-out rows have nearer neighbours than sentences from elsewhere, which
-# suffer first where little is probed and compared: the least effort leaves them some room.
-_MARGINS = (0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 2.0)
-_DEPTHS = (800, 1600, 3200)
-_FILTERED_MARGINS = (0.2, 0.4, 0.6, 2.0)
-_FILTERED_DEPTHS = (800, 1600, 3200, 6400)
-_SLACKS = (0.06, 0.08, 0.1, 0.15, 2.0)
-# What it reckons with: nanoseconds for a row of a probed list, a proposal, an exact comparison, measured
-# with vectors of 384 dimensions. Their ratios matter, not the machine.
-_SCAN_COST, _PROPOSAL_COST, _EXACT_COST = 4.0, 50.0, 800.0
 # Memory that searches work in, beside the index itself (measured: batches of a thousand queries).
 _WORKING_BYTES = 36 << 20
+# Room on the disk that a row takes in the table of words.
+_WORD_BYTES = 5
 # Seconds a core needs for a row of one dimension, roughly: what is said before a build begins.
 _SECONDS_PER_VALUE = 1.5e-7
 
@@ -124,6 +112,27 @@ def choose(rows: int, dimension: int, options: IndexOptions) -> Choice:
     Raises:
         InputError: None fits; the message names the smallest that would.
     """
+    choices = _choices(rows, dimension)
+    fitting = [choice for choice in choices if choice.bytes <= options.memory]
+    if not fitting:
+        raise InputError(
+            f"--memory {_megabytes(options.memory)} is too little for {rows:,} vectors of {dimension}: the "
+            f"smallest index is {choices[-1].factory}, give --memory {_megabytes(choices[-1].bytes)}"
+        )
+    return fitting[0]
+
+
+def expected_bytes(rows: int, dimension: int) -> int:
+    """About the room on the disk that a run's index takes, with the table of words; 0 where it has none."""
+    if rows < SCAN_ROWS:
+        return 0
+    choices = _choices(rows, dimension)
+    chosen = next((choice for choice in choices if choice.bytes <= IndexOptions().memory), choices[-1])
+    return chosen.bytes - _WORKING_BYTES + _WORD_BYTES * rows
+
+
+def _choices(rows: int, dimension: int) -> list[Choice]:
+    """The indexes that there are to choose from, the most exact and largest first."""
     n_lists = 2 ** round(np.log2(np.clip(rows / _ROWS_PER_LIST, *_LISTS)))
     choices = []
     for values in (4, 8, 16):  # values of a vector that share a code of 4 bits
@@ -133,13 +142,7 @@ def choose(rows: int, dimension: int, options: IndexOptions) -> Choice:
         size = (rows + 16 * n_lists) * vector + 2 * n_lists * dimension * 4 + dimension * 16 * 4
         size += _WORKING_BYTES
         choices.append(Choice(f"IVF{n_lists},PQ{pieces}x4fs", size))
-    fitting = [choice for choice in choices if choice.bytes <= options.memory]
-    if not fitting:
-        raise InputError(
-            f"--memory {_megabytes(options.memory)} is too little for {rows:,} vectors of {dimension}: the "
-            f"smallest index is {choices[-1].factory}, give --memory {_megabytes(choices[-1].bytes)}"
-        )
-    return fitting[0]
+    return choices
 
 
 def _megabytes(size: int) -> str:
@@ -222,7 +225,8 @@ def build(
     vectors = store.column(column)
     index, recalls = _make(empty, vectors, _ensure_words(store), store, options, quiet)
     with replacing(path) as beside:
-        faiss.write_index(empty, str(beside))
+        with beside.open("wb") as stream:  # FAISS's own files lose what the disk says; its stubs, the writer
+            faiss.write_index(empty, faiss.PyCallbackIOWriter(stream.write))  # type: ignore[attr-defined]
         facts_file.unlink(missing_ok=True)  # the old index counts until the new one takes its place
     seconds = round(time.monotonic() - started, 1)
     size = path.stat().st_size
@@ -244,8 +248,9 @@ def build(
     write_json(facts_file, facts)
     for recall, what in zip(recalls, ("", " among the rows of other words"), strict=True):
         if recall < options.recall - 0.01:
-            log.warning("index on %s: recall@10 is %.3f%s, below --recall %g: %s", column, recall, what,
-                        options.recall, "a larger --memory would help")  # fmt: skip
+            log.warning(
+                "index on %s: recall@10 is %.3f%s, below --recall %g", column, recall, what, options.recall
+            )
     return IndexReport(column, store.n_rows, path, size, seconds, *recalls)
 
 
@@ -290,11 +295,11 @@ def _begin(store: Store, options: IndexOptions) -> tuple[Any, Choice]:
 def _announce(store: Store, column: str, choice: Choice) -> None:
     seconds = store.n_rows * store.config.hidden_size * _SECONDS_PER_VALUE / faiss.omp_get_max_threads()
     log.info(
-        "index on %s: %s for %s rows, about %s MB of memory, roughly %d s",
+        "index on %s: %s for %s rows, about %s of memory, roughly %d s",
         column,
         choice.factory,
         f"{store.n_rows:,}",
-        f"{choice.bytes / 1e6:,.0f}",
+        _megabytes(choice.bytes),
         max(1, seconds),
     )
 
@@ -329,7 +334,7 @@ def _make(
     random = np.random.default_rng(_SEED)
     size = min(len(column), max(empty.nlist * _TRAIN_ROWS_PER_LIST, 10_000))
     try:
-        empty.train(normalised(column.take(_choose_rows(random, len(column), size))))
+        empty.train(normalised(column.take(choose_rows(random, len(column), size))))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].rpartition("failed: ")[2]
         raise InputError(
@@ -341,140 +346,8 @@ def _make(
         for _, block in column.blocks(_ADD_ROWS):
             empty.add(normalised(block))
             progress.update(len(block))
-    questions = list(_questions(column, postings, store, random))
-    index = Index(empty, column, _tune(empty, column, questions[0], options), Effort(2.0, 0, 0.0))
-    index.filtered = _tune(empty, column, questions[1], options)
-    return index, (round(_recall(index, questions[2]), 4), round(_recall(index, questions[3]), 4))
-
-
-def _choose_rows(random: np.random.Generator, rows: int, n: int) -> Ints:
-    return np.sort(random.choice(rows, min(rows, n), replace=False, shuffle=False))
-
-
-# --- tuning ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Questions:
-    """Stored rows as queries, the rows that may not answer each, and the cosine of the tenth that do.
-
-    ``filtered`` says that rows of the same word are left out, as --other-words does: the most selective
-    filter there is, since most nearest rows are of the same word.
-    """
-
-    queries_QD: Floats
-    excluded: Sequence[Ints]
-    tenth_Q: Floats
-    filtered: bool
-
-
-def _questions(
-    column: Column, postings: Postings, store: Store, random: np.random.Generator
-) -> Iterator[_Questions]:
-    """Held-out rows to tune with, among all rows and among other words' rows; and others to measure with."""
-    counts = [_QUERIES, _FILTERED_QUERIES] * 2
-    rows_N = _choose_rows(random, len(column), sum(counts))
-    random.shuffle(rows_N)
-    groups = np.split(rows_N, np.cumsum([round(len(rows_N) * n / sum(counts)) for n in counts])[:-1])
-    excluded: list[Ints] = []
-    for number, group in enumerate(groups):
-        if number % 2:
-            excluded += [postings.positions(row["word"]) for row in store.rows(group)]
-        else:
-            excluded += [group[n : n + 1] for n in range(len(group))]
-    queries_QD = normalised(column.take(np.concatenate(groups)))
-    _, best_QK = scan(column, queries_QD, 10, excluded)
-    first = 0
-    for number, group in enumerate(groups):
-        mine = slice(first, first + len(group))
-        # A millionth: scan and index do not sum a cosine in the same order.
-        yield _Questions(queries_QD[mine], excluded[mine], best_QK[mine, -1] - 2e-6, bool(number % 2))
-        first += len(group)
-
-
-def _tune(empty: Any, column: Column, questions: _Questions, options: IndexOptions) -> Effort:  # noqa: ANN401 (any FAISS index)
-    """The cheapest effort that reaches the recall; the best there is where none does."""
-    index = Index(empty, column, Effort(2.0, 0, 0.0), Effort(2.0, 0, 0.0))
-    margins = _FILTERED_MARGINS if questions.filtered else _MARGINS
-    depths = _FILTERED_DEPTHS if questions.filtered else _DEPTHS
-    tried: list[tuple[float, float, Effort]] = []
-    for margin in margins:
-        proposals = _propose(index, column, questions, margin, depths[-1] + 1)
-        probed = index.share_probed(questions.queries_QD, margin) * len(column)
-        for depth in depths:
-            for slack in _SLACKS:
-                recall, compared = _recall_of(proposals, questions.tenth_Q, depth, slack)
-                cost = probed * _SCAN_COST + depth * _PROPOSAL_COST + compared * _EXACT_COST
-                tried.append((recall, cost, Effort(margin, depth, slack)))
-        # A wider margin costs more; it is worth a look only as long as depth makes up for it.
-        reached = [cost for recall, cost, _ in tried if recall >= options.recall]
-        if reached and probed * _SCAN_COST > min(reached):
-            break
-    good = [(cost, effort.depth, effort) for recall, cost, effort in tried if recall >= options.recall]
-    if good:
-        return min(good, key=lambda each: each[:2])[2]
-    return max(tried, key=lambda each: (each[0], -each[1]))[2]
-
-
-_Proposals = list[tuple[Floats, Floats]]
-
-
-def _propose(index: Index, column: Column, questions: _Questions, margin: float, depth: int) -> _Proposals:
-    """Estimated and exact cosines of each query's proposals, best estimates first."""
-    found: _Proposals = [(np.zeros(0, np.float32), np.zeros(0, np.float32))] * len(questions.queries_QD)
-
-    def propose(first: int, queries_QD: Floats, allowed_N: Mask | None) -> None:
-        def take(begin: int, estimates_QC: Floats, candidates_QC: Ints) -> None:
-            for query, row in enumerate(candidates_QC, first + begin):
-                others = (row >= 0) & ~np.isin(row, questions.excluded[query])
-                estimates_C = estimates_QC[query - first - begin][others]
-                query_C = np.full(len(estimates_C), query)
-                found[query] = estimates_C, cosines(column, questions.queries_QD, query_C, row[others])
-
-        index.propose(queries_QD, margin, depth, allowed_N, take)
-
-    if not questions.filtered:
-        propose(0, questions.queries_QD, None)
-        return found
-
-    def propose_one(number: int) -> None:
-        allowed_N = _all_but(len(column), questions.excluded[number])
-        propose(number, questions.queries_QD[number : number + 1], allowed_N)
-
-    # Each query has rows of its own to leave out, and so a search of its own: two at a time.
-    with ThreadPoolExecutor(2) as waiting:
-        list(waiting.map(propose_one, range(len(questions.queries_QD))))
-    return found
-
-
-def _all_but(rows: int, excluded: Ints) -> Mask:
-    allowed_N = np.ones(rows, np.bool_)
-    allowed_N[excluded] = False
-    return allowed_N
-
-
-def _recall_of(proposals: _Proposals, tenth_Q: Floats, depth: int, slack: float) -> tuple[float, float]:
-    """Recall@10 of an effort, and how many rows it compares exactly, for the mean query."""
-    found = compared = 0
-    for (estimates_C, exact_C), tenth in zip(proposals, tenth_Q, strict=True):
-        bar = estimates_C[9] - slack if len(estimates_C) > 9 else -np.inf
-        n = int(np.count_nonzero(estimates_C[:depth] >= bar))
-        compared += n
-        # A hit counts by its score: texts repeat, so the tenth place is often shared.
-        found += min(10, int(np.count_nonzero(exact_C[:n] >= tenth)))
-    return found / (10 * len(tenth_Q)), compared / len(tenth_Q)
-
-
-def _recall(index: Index, questions: _Questions) -> float:
-    """Recall@10 of searches as users make them, against exact search."""
-    found = 0
-    for number, query_D in enumerate(questions.queries_QD):
-        out = questions.excluded[number]
-        if questions.filtered:
-            allowed_N = _all_but(index.rows, out)
-            positions_QK, scores_QK = index.nearest(query_D[None], 10, allowed_N, index.rows - len(out))
-        else:
-            positions_QK, scores_QK = index.nearest(query_D[None], 11)
-        scores_K = scores_QK[0][~np.isin(positions_QK[0], out)][:10]
-        found += int(np.count_nonzero(scores_K >= questions.tenth_Q[number]))
-    return found / (10 * len(questions.queries_QD))
+    proposer = Proposer(empty)
+    *to_tune, plain, filtered = hold_out(store, column, postings, random)
+    index = Index(proposer, column, *(tune(proposer, column, rows, options.recall) for rows in to_tune))
+    recall, filtered_recall = (round(measure(index, column, rows), 4) for rows in (plain, filtered))
+    return index, (recall, filtered_recall)

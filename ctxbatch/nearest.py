@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ctxbatch.store import Column, Ints
 
 Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 # Rows compared at a time. The first few set the bar that keeps most others out.
 _FIRST_ROWS = 512
@@ -23,6 +24,21 @@ _DECIMALS = 6
 # Where more than one row in so many is wanted, all are sorted.
 _SORTED_SHARE = 16
 _SORTED_SCORES = 1 << 21
+
+
+class Selection:
+    """Some rows of a column: a mask over all positions, and how many are in it."""
+
+    def __init__(self, mask_N: Mask) -> None:
+        self.mask_N = mask_N
+        self.n = int(np.count_nonzero(mask_N))
+
+    @classmethod
+    def all_but(cls, rows: int, excluded: Ints) -> "Selection":
+        """All of so many rows but those at some positions."""
+        mask_N = np.ones(rows, np.bool_)
+        mask_N[excluded] = False
+        return cls(mask_N)
 
 
 def normalised(vectors: npt.NDArray[Any]) -> Floats:
@@ -142,6 +158,13 @@ def _all_ranked(
         order_QK[some] = np.argsort(-scores_QN, axis=1, kind="stable")[:, :k]
         scores_QK[some] = np.take_along_axis(scores_QN, order_QK[some], 1)
     return order_QK, scores_QK
+
+
+def exact(column: Column, queries_QD: Floats, k: int, selection: Selection | None) -> tuple[Ints, Floats]:
+    """Like `scan`, among the rows of a selection; ``None`` means all."""
+    if selection is None:
+        return scan(column, queries_QD, k)
+    return scan_rows(column, queries_QD, k, np.flatnonzero(selection.mask_N))
 
 
 def among(

@@ -45,7 +45,7 @@ class QueryWord:
     word: str
     char_start: int
     char_end: int
-    vectors: Floats = field(repr=False)
+    vectors_VD: Floats = field(repr=False)
     salient: bool = False
 
     @property
@@ -172,7 +172,7 @@ class QueryEncoder:
                     f"[{marked}] is no word of the sentence as the store counts words: mark a word"
                 )
             for word in inside:
-                if len(word.vectors):
+                if len(word.vectors_VD):
                     yield word
                 else:
                     zero = f"the {self._column} vector of {word.word!r} is zero in this sentence"
@@ -218,7 +218,6 @@ def _joined(words: Sequence[tuple[int, QueryWord]]) -> Iterator[QueryWord]:
     """The wordpieces of a word as one query; words as they are."""
     for _, group in itertools.groupby(words, key=lambda each: each[0]):
         pieces = [piece for _, piece in group]
-        vectors = np.concatenate([piece.vectors for piece in pieces])
-        yield replace(
-            pieces[0], char_end=pieces[-1].char_end, vectors=vectors[np.linalg.norm(vectors, axis=1) > 0]
-        )
+        vectors_VD = np.concatenate([piece.vectors_VD for piece in pieces])
+        vectors_VD = vectors_VD[vectors_VD.any(axis=1)]
+        yield replace(pieces[0], char_end=pieces[-1].char_end, vectors_VD=vectors_VD)

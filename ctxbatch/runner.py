@@ -86,7 +86,7 @@ def run(
         given_up = _work(out, manifest, todo, workers, lock, log_file, quiet, watch.on_message)
         watch.check(finished=True)
         wanted = config.index and not given_up
-        report = indexing.ensure(Store(out), resolved.column(), quiet=quiet) if wanted else None
+        report = _index(Store(out), quiet=quiet) if wanted else None
         store = Store(out)
         result = RunReport(out, totals(store), len(store.commits) - len(before), tuple(given_up), report)
         _warn_of_mixture(result.totals)
@@ -113,6 +113,15 @@ def make_estimate(
     if found.rejected == found.records and found.first_reject is not None:
         raise InputError(f"nothing can be read: {found.first_reject}")
     return found
+
+
+def _index(store: Store, *, quiet: bool) -> indexing.IndexReport | None:
+    """The index of a finished run; the run counts also where none fits the memory that is the default."""
+    try:
+        return indexing.ensure(store, store.config.column(), quiet=quiet)
+    except InputError as error:
+        log.warning("%s has no index: %s, with `ctxbatch index %s`", store.path, error, store.path)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,160 +1,30 @@
 """Nearest contexts: queries in, rows of the stores in order of cosine out.
 
-Puts together what the modules below own: queries are encoded as the stores were, filters select rows,
-indexes propose where there are any, and the exact cosine decides.
+Puts together what the modules below own: queries are encoded as the stores were, rows are ranked, and
+what is known of them becomes hits.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.filters import Filters
-from ctxbatch.index import open_index, open_postings
-from ctxbatch.nearest import Floats, normalised, scan, scan_rows
-from ctxbatch.selection import Selection, Selector, check_sources
+from ctxbatch.hits import Answer, Explanation, SearchHit
+from ctxbatch.nearest import Floats, normalised
+from ctxbatch.queries import MarkedSentence, QueryEncoder, QueryWord, parse_query
+from ctxbatch.ranking import Question, Ranked, Ranking
+from ctxbatch.selection import check_sources
 from ctxbatch.store import Ints, Store
-
-if TYPE_CHECKING:
-    from ctxbatch.queries import MarkedSentence, QueryEncoder, QueryWord
 
 # Sentences that are encoded, and queries that are answered, together.
 _GROUP = 128
-# Rows asked for in place of one where only some of them will count, and again where too few did.
-_MORE = 8
-# Rows that are ranked together, of one question or of many.
-_RANKED_ROWS = 1 << 20
+# Dimensions that an explanation names.
 _EXPLAINED = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Where a cosine comes from.
-
-    ``dimensions`` are those that contribute most to it, each with its share, largest first. ``shared``
-    counts the dimensions that are not zero in both vectors, out of ``of``: a shift by log ratio is zero
-    where static and contextual cannot be compared.
-    """
-
-    dimensions: tuple[tuple[int, float], ...]
-    shared: int
-    of: int
-
-
-@dataclass(frozen=True, slots=True)
-class SearchHit:
-    """A row found: its cosine to the query, and the word in its sentence.
-
-    ``char_start`` and ``char_end`` are the word's code points in ``text``, the sentence. ``store`` is the
-    folder of the store that holds the row. ``before`` and ``after`` are the sentences around, and
-    ``explanation`` says where the score comes from, if they were asked for.
-    """
-
-    score: float
-    row_id: int
-    word: str
-    char_start: int
-    char_end: int
-    text: str
-    source: str
-    record: int
-    doc_id: str | None
-    sentence_id: int
-    store: str
-    before: tuple[str, ...] | None = None
-    after: tuple[str, ...] | None = None
-    explanation: Explanation | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What was found for one word of a query.
-
-    ``query`` counts the queries that were asked together, from 0; one that marks several words has an
-    answer for each. ``char_start`` and ``char_end`` are the word's code points in ``text``. ``salient``
-    says that the word was chosen for its salience, since none was marked.
-    """
-
-    query: int
-    text: str
-    word: str
-    char_start: int
-    char_end: int
-    salient: bool
-    hits: Sequence[SearchHit]
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """The hits as JSON knows them, each with its query, and its rank from 1."""
-        for rank, hit in enumerate(self.hits, 1):
-            fields = asdict(hit)
-            if hit.explanation is None:
-                del fields["explanation"]
-            if hit.before is None:
-                del fields["before"], fields["after"]
-            asked = {"query": self.query, "query_word": self.word, "query_salient": self.salient}
-            yield {**asked, "rank": rank, **fields}
-
-
-def hits_table(answers: Iterable[Answer]) -> pa.Table:
-    """The hits of some answers as an Arrow table, a row each, with their query and rank.
-
-    Sentences around and explanations are left out.
-    """
-    rows = [row for answer in answers for row in answer.rows()]
-    return pa.Table.from_pylist(rows, _HITS)
-
-
-_HITS = pa.schema(
-    [
-        ("query", pa.int64()),
-        ("query_word", pa.string()),
-        ("query_salient", pa.bool_()),
-        ("rank", pa.int64()),
-        ("score", pa.float32()),
-        ("row_id", pa.int64()),
-        ("word", pa.string()),
-        ("char_start", pa.int32()),
-        ("char_end", pa.int32()),
-        ("text", pa.string()),
-        ("source", pa.string()),
-        ("record", pa.int64()),
-        ("doc_id", pa.string()),
-        ("sentence_id", pa.int64()),
-        ("store", pa.string()),
-    ]
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """A word to search for, from a sentence or from a row of the first store, ``own``."""
-
-    query: int
-    text: str
-    word: str
-    char_start: int
-    char_end: int
-    salient: bool
-    vectors_VD: Floats = field(repr=False)
-    own: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Ranked:
-    """Rows of all stores, best first; ``exhausted`` where no others qualify."""
-
-    stores: Ints
-    positions: Ints
-    scores: Floats
-    exhausted: bool
-
-    def take(self, chosen: Ints) -> "_Ranked":
-        return _Ranked(self.stores[chosen], self.positions[chosen], self.scores[chosen], self.exhausted)
 
 
 class Searcher:
@@ -186,25 +56,15 @@ class Searcher:
                 raise InputError(f"{store.path} is named twice: name every store once")
         self._stores = stores
         self._encoding = Lock()
-        self._columns = [store.column(self.column) for store in stores]
-        self._indexes = [open_index(store, self.column) for store in stores]
-        self._selectors = [Selector(store, open_postings(store)) for store in stores]
+        self._ranking = Ranking(stores, self.column)
 
     @property
     def unindexed(self) -> list[Store]:
         """The stores without an index: every query reads all of their rows."""
-        return [store for store, index in zip(self._stores, self._indexes, strict=True) if index is None]
-
-    @property
-    def index_options(self) -> str:
-        """What `ctxbatch index` needs beside the store to index the searched column."""
-        kind, _, layer = self.column.partition("_")
-        return f" --on {kind}" + (f" --layer {layer}" if layer else "")
+        return self._ranking.unindexed
 
     @cached_property
-    def _encoder(self) -> "QueryEncoder":
-        from ctxbatch.queries import QueryEncoder  # torch comes last: mistakes are told at once
-
+    def _encoder(self) -> QueryEncoder:
         return QueryEncoder(self._config, self.column)
 
     def search(
@@ -269,12 +129,11 @@ class Searcher:
         check_sources(self._stores, filters.sources)
         answers = []
         for begin in range(0, len(queries), _GROUP):
-            questions = list(self._questions(begin, queries[begin : begin + _GROUP], on_reject or _raise))
-            found = self._answer(questions, k, filters)
+            questions = self._questions(begin, queries[begin : begin + _GROUP], on_reject or _raise)
+            found = self._ranking.best(questions, k, filters)
             hits = self._hits(questions, found, context, explain)
             for asked, its_hits in zip(questions, hits, strict=True):
-                place = (asked.query, asked.text, asked.word, asked.char_start, asked.char_end)
-                answers.append(Answer(*place, asked.salient, its_hits))
+                answers.append(Answer(asked.query, *asked.word.place, asked.word.salient, its_hits))
         return answers
 
     def nearest(self, vectors_QD: Floats, k: int = 10) -> tuple[Ints, Floats]:
@@ -297,22 +156,20 @@ class Searcher:
             raise InputError(
                 f"vectors of shape {vectors_QD.shape} must have shape (Q, {self._config.hidden_size})"
             )
-        positions_QK, scores_QK = self._nearest_in(0, normalised(vectors_QD), k, None)
+        positions_QK, scores_QK = self._ranking.nearest(0, normalised(vectors_QD), k, None)
         return self._stores[0].row_ids(positions_QK), scores_QK
 
     # --- queries ----------------------------------------------------------------------------------
 
     def _questions(
         self, first: int, queries: Sequence[str | int], on_reject: Callable[[int, InputError], None]
-    ) -> Iterator[_Question]:
+    ) -> list[Question]:
         """The words to search for, in the order of their queries."""
         sentences: list[tuple[int, MarkedSentence]] = []
-        asked: list[_Question] = []
+        asked: list[Question] = []
         for number, query in enumerate(queries, first):
             try:
                 if isinstance(query, str):
-                    from ctxbatch.queries import parse_query
-
                     sentences.append((number, parse_query(query)))
                 else:
                     asked.append(self._question_of_row(number, query))
@@ -322,136 +179,39 @@ class Searcher:
             if isinstance(word, InputError):
                 on_reject(number, word)
             else:
-                asked.append(_Question(number, *word.place, word.salient, word.vectors))
-        return iter(sorted(asked, key=lambda question: question.query))
+                asked.append(Question(number, word))
+        return sorted(asked, key=lambda question: question.query)
 
     def _encode(
-        self, sentences: "Sequence[tuple[int, MarkedSentence]]"
-    ) -> "list[tuple[int, QueryWord | InputError]]":
+        self, sentences: Sequence[tuple[int, MarkedSentence]]
+    ) -> list[tuple[int, QueryWord | InputError]]:
         if not sentences:
             return []
         with self._encoding:  # a model keeps what it is at, and uses all cores as it is
             return list(self._encoder.encode(sentences))
 
-    def _question_of_row(self, number: int, row_id: int) -> _Question:
+    def _question_of_row(self, number: int, row_id: int) -> Question:
         store = self._stores[0]
         known = 0 <= row_id < 1 << 63
         position = int(store.positions(np.array([row_id], np.int64))[0]) if known else -1
         if position < 0:
             raise InputError(f"{store.path} has no row {row_id}: `search --json` prints row ids")
         row = store.rows(np.array([position]))[0]
-        vectors = normalised(self._columns[0].take(np.array([position])))
-        if not vectors.any():
+        vectors_VD = self._ranking.vectors(0, np.array([position]))
+        if not vectors_VD.any():
             raise InputError(f"the {self.column} vector of row {row_id} is zero: nothing is near it")
-        place = (row["text"], row["word"], row["char_start"], row["char_end"])
-        return _Question(number, *place, False, vectors, position)
-
-    # --- rows -------------------------------------------------------------------------------------
-
-    def _answer(self, questions: Sequence[_Question], k: int, filters: Filters) -> list[_Ranked]:
-        groups: dict[str, list[int]] = {}
-        for number, question in enumerate(questions):
-            groups.setdefault(question.word.casefold() if filters.by_word else "", []).append(number)
-        found: dict[int, _Ranked] = {}
-        for word, numbers in groups.items():
-            selections = [selector.select(filters, word) for selector in self._selectors]
-            if filters.distinct == "word":  # looks past the nearest rows, and as far as a filter does
-                selections = [
-                    selection or Selection.of_all(store.n_rows)
-                    for selection, store in zip(selections, self._stores, strict=True)
-                ]
-            waiting, depth = numbers, k * (_MORE if filters.distinct else 1)
-            while waiting:
-                ranked = list(self._ranked([questions[number] for number in waiting], depth, selections))
-                for number, rows in zip(waiting, ranked, strict=True):
-                    found[number] = self._kept(rows, k, filters)
-                waiting = [
-                    number
-                    for number, rows in zip(waiting, ranked, strict=True)
-                    if len(found[number].scores) < k and not _at_end(rows, filters)
-                ]
-                depth *= _MORE
-        return [found[number] for number in range(len(questions))]
-
-    def _ranked(
-        self, questions: Sequence[_Question], depth: int, selections: Sequence[Selection | None]
-    ) -> Iterator[_Ranked]:
-        """The best rows of all stores for each question: ``depth``, beside the question's own row."""
-        at_once = max(1, _RANKED_ROWS // depth)
-        for begin in range(0, len(questions), at_once):
-            yield from self._ranked_together(questions[begin : begin + at_once], depth, selections)
-
-    def _ranked_together(
-        self, questions: Sequence[_Question], depth: int, selections: Sequence[Selection | None]
-    ) -> list[_Ranked]:
-        owner_Q = np.repeat(np.arange(len(questions)), [len(each.vectors_VD) for each in questions])
-        queries_QD = np.concatenate([each.vectors_VD for each in questions])
-        parts: list[list[tuple[Ints, Ints, Floats]]] = [[] for _ in questions]
-        exhausted = True
-        for number, selection in enumerate(selections):
-            positions_QK, scores_QK = self._nearest_in(number, queries_QD, depth + 1, selection)
-            rows = self._stores[number].n_rows if selection is None else selection.n
-            exhausted &= positions_QK.shape[1] >= rows
-            for query, owner in enumerate(owner_Q.tolist()):
-                kept = positions_QK[query] >= 0
-                if number == 0 and questions[owner].own is not None:
-                    kept &= positions_QK[query] != questions[owner].own
-                positions = positions_QK[query][kept]
-                parts[owner].append((np.full(len(positions), number), positions, scores_QK[query][kept]))
-        return [_merged(each, depth, exhausted) for each in parts]
-
-    def _nearest_in(
-        self, number: int, queries_QD: Floats, k: int, selection: Selection | None
-    ) -> tuple[Ints, Floats]:
-        """The best rows of one store for each vector, by its index or by comparing all that count."""
-        index, column = self._indexes[number], self._columns[number]
-        if index is not None:
-            mask, n = (None, 0) if selection is None else (selection.mask_N, selection.n)
-            return index.nearest(queries_QD, k, mask, n)
-        if selection is None:
-            return scan(column, queries_QD, k)
-        return scan_rows(column, queries_QD, k, np.flatnonzero(selection.mask_N))
-
-    def _kept(self, rows: _Ranked, k: int, filters: Filters) -> _Ranked:
-        """The first k rows that are good enough, and distinct where they have to be."""
-        if filters.min_score is not None:
-            rows = rows.take(np.flatnonzero(rows.scores >= filters.min_score))
-        if filters.distinct is None:
-            return rows.take(np.arange(min(k, len(rows.scores))))
-        seen: set[Any] = set()
-        chosen = []
-        for number, key in enumerate(self._keys(rows, filters.distinct)):
-            if key not in seen:
-                seen.add(key)
-                chosen.append(number)
-        return rows.take(np.array(chosen[:k], np.int64))
-
-    def _keys(self, rows: _Ranked, distinct: str) -> list[Any]:
-        """What makes rows distinct, for each."""
-        keys: list[Any] = [None] * len(rows.scores)
-        for number in np.unique(rows.stores).tolist():
-            store, mine = self._stores[number], np.flatnonzero(rows.stores == number)
-            positions = rows.positions[mine]
-            values: Iterable[Any]
-            if distinct == "word":
-                values = (word.casefold() for word in store.words_at(positions))
-            elif distinct == "sentence":
-                values = ((number, sentence) for sentence in store.sentence_ids_at(positions).tolist())
-            else:
-                values = ((number, *document) for document in store.documents_at(positions))
-            for at, value in zip(mine.tolist(), values, strict=True):
-                keys[at] = value
-        return keys
+        word = QueryWord(row["text"], row["word"], row["char_start"], row["char_end"], vectors_VD)
+        return Question(number, word, position)
 
     # --- hits -------------------------------------------------------------------------------------
 
     def _hits(
-        self, questions: Sequence[_Question], found: Sequence[_Ranked], context: int, explain: bool
+        self, questions: Sequence[Question], found: Sequence[Ranked], context: int, explain: bool
     ) -> Iterator[list[SearchHit]]:
         """The rows of each question as hits; all of a store are looked up at once."""
         if not found:
             return
-        every = _Ranked(
+        every = Ranked(
             np.concatenate([rows.stores for rows in found]),
             np.concatenate([rows.positions for rows in found]),
             np.concatenate([rows.scores for rows in found]),
@@ -467,15 +227,16 @@ class Searcher:
                     hits[at] = replace(hits[at], before=before, after=after)
         first = 0
         for question, rows in zip(questions, found, strict=True):
-            its = hits[first : first + len(rows.scores)]
-            first += len(rows.scores)
+            its = hits[first : first + len(rows)]
+            first += len(rows)
             yield [self._explained(question, hit) for hit in its] if explain else its
 
-    def _explained(self, question: _Question, hit: SearchHit) -> SearchHit:
+    def _explained(self, question: Question, hit: SearchHit) -> SearchHit:
         number = [str(store.path) for store in self._stores].index(hit.store)
         position = self._stores[number].positions(np.array([hit.row_id]))
-        row_D = normalised(self._columns[number].take(position))[0]
-        query_D = question.vectors_VD[int(np.argmax(question.vectors_VD @ row_D))]
+        row_D = self._ranking.vectors(number, position)[0]
+        vectors_VD = question.word.vectors_VD
+        query_D = vectors_VD[int(np.argmax(vectors_VD @ row_D))]
         shares_D = query_D * row_D
         largest = np.argsort(-shares_D, kind="stable")[:_EXPLAINED]
         dimensions = tuple((int(number), round(float(shares_D[number]), 4)) for number in largest)
@@ -510,25 +271,6 @@ def _difference(one: Store, other: Store) -> str:
         f"{one.path} and {other.path} cannot be searched together: {name.replace('_', ' ')} is "
         f"{first[name]} and {second[name]}"
     )
-
-
-def _merged(parts: Sequence[tuple[Ints, Ints, Floats]], depth: int, exhausted: bool) -> _Ranked:
-    """The rows of several stores and vectors as one ranking; a row scores as its best vector does."""
-    stores, positions, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    order = np.lexsort((positions, stores, -scores))
-    if len(parts) > 1:
-        places = np.stack([stores[order], positions[order]])
-        _, first = np.unique(places, axis=1, return_index=True)
-        order = order[np.sort(first)]
-    order = order[:depth] if not exhausted else order
-    return _Ranked(stores[order], positions[order], scores[order], exhausted)
-
-
-def _at_end(rows: _Ranked, filters: Filters) -> bool:
-    """Whether no row after these can be a hit."""
-    if rows.exhausted or not len(rows.scores):
-        return True
-    return filters.min_score is not None and float(rows.scores[-1]) < filters.min_score
 
 
 def _hit(store: Store, row: dict[str, Any], score: float) -> SearchHit:

@@ -4,7 +4,6 @@ Words are compared casefolded; sources are the paths that the store names.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache, reduce
 from pathlib import PurePath
@@ -15,23 +14,10 @@ import pyarrow.compute as pc
 
 from ctxbatch.errors import InputError
 from ctxbatch.filters import Filters
-from ctxbatch.index import Mask
+from ctxbatch.nearest import Mask, Selection
 from ctxbatch.postings import Postings
 from ctxbatch.store import Ints, Store
 from ctxbatch.writer import SENTENCES, WORDS
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Rows that count: a mask over all positions, and how many they are."""
-
-    mask_N: Mask
-    n: int
-
-    @classmethod
-    def of_all(cls, rows: int) -> "Selection":
-        """All of so many rows."""
-        return cls(np.ones(rows, np.bool_), rows)
 
 
 class Selector:
@@ -64,7 +50,7 @@ class Selector:
         else:
             chosen_N = np.ones(self._store.n_rows, np.bool_) if mask_N is None else mask_N.copy()
         chosen_N[unwanted] = False
-        return Selection(chosen_N, int(np.count_nonzero(chosen_N)))
+        return Selection(chosen_N)
 
     def _rows_of(self, words: Sequence[str]) -> Ints:
         distinct = {word.casefold() for word in words}

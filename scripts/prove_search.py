@@ -63,7 +63,7 @@ def main() -> int:
 def encode(searcher: Searcher, query: str) -> np.ndarray:
     """The first vector of a query's word."""
     ((_, word),) = searcher._encode([(0, parse_query(query))])
-    return word.vectors[0].astype(np.float64)
+    return word.vectors_VD[0].astype(np.float64)
 
 
 def make_queries(store: Store, n: int, seed: int) -> list[str]:

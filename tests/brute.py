@@ -30,4 +30,4 @@ def cosines(store: Store, column: str, query: np.ndarray) -> np.ndarray:
 def query_vectors(searcher: Searcher, query: str) -> np.ndarray:
     """The vectors of a query's marked word, one unless rows are wordpieces."""
     ((_, word),) = searcher._encoder.encode([(0, parse_query(query))])
-    return word.vectors.astype(np.float64)
+    return word.vectors_VD.astype(np.float64)

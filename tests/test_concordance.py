@@ -4,7 +4,7 @@ import pytest
 from wcwidth import wcswidth
 
 from ctxbatch.concordance import heading, keyword_in_context
-from ctxbatch.search import Answer, SearchHit
+from ctxbatch.hits import Answer, SearchHit
 
 
 def hit(before, word, after, source="/a/b/one.txt", record=6):

@@ -1,10 +1,12 @@
 """The index proposes what brute force finds, says truly how much of it, and is whole or not there."""
 
+import contextlib
 import json
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -148,6 +150,27 @@ def test_more_memory_gives_a_more_exact_index_and_too_little_is_refused():
 def test_any_dimension_has_an_index(dimension):
     factory = indexing.choose(10**6, dimension, IndexOptions()).factory
     assert faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT).d == dimension
+
+
+def test_a_full_disk_says_so_and_leaves_the_index_that_is_there(indexed, monkeypatch):
+    @contextlib.contextmanager
+    def full(_):
+        yield Path("/dev/full")
+
+    monkeypatch.setattr(indexing, "replacing", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        indexing.build(indexed, "shift_3")
+    monkeypatch.undo()
+    assert not Searcher([indexed]).unindexed
+
+
+def test_a_run_whose_index_is_too_large_for_the_default_memory_has_finished(store, monkeypatch, caplog):
+    from ctxbatch import runner
+
+    monkeypatch.setattr(indexing, "SCAN_ROWS", 100)
+    monkeypatch.setattr(indexing, "IndexOptions", lambda: IndexOptions(memory=1000))
+    assert runner._index(store, quiet=True) is None
+    assert re.search(rf"give --memory \d+MB, with `ctxbatch index {store.path}`", caplog.text)
 
 
 def test_an_index_that_cannot_be_built_leaves_the_one_that_is_there(indexed):

@@ -14,8 +14,8 @@ from wcwidth import wcswidth
 
 import ctxbatch
 from ctxbatch import Filters, InputError, RunConfig, StoreError, indexing, nearest
+from ctxbatch.hits import hits_table
 from ctxbatch.queries import parse_query
-from ctxbatch.search import hits_table
 from ctxbatch.store import Column
 
 
