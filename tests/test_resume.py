@@ -93,7 +93,7 @@ def test_killed_runs_finish_with_the_bytes_of_an_undisturbed_one(arguments, refe
 )
 def test_a_signal_leaves_a_resumable_store_and_says_so(signum, status, arguments, reference, tmp_path, cli):
     out = tmp_path / "out"
-    process = start(*arguments(out))
+    process = start(*arguments(out, "--workers", "1"))  # one, so that it does not end before the signal
     wait_for(lambda: committed(out) >= 1, process)
     os.killpg(process.pid, signum)  # as a terminal does: to coordinator and workers alike
     _, errors = process.communicate()
@@ -112,8 +112,10 @@ def test_a_signal_leaves_a_resumable_store_and_says_so(signum, status, arguments
 def test_a_second_run_on_the_same_store_is_refused_and_the_first_goes_on(arguments, tmp_path, cli, reference):
     out = tmp_path / "out"
     process = start(*arguments(out))
-    wait_for(lambda: is_locked(out), process)
+    wait_for(lambda: is_locked(out) and (out / ".lock").read_text(), process)
+    os.killpg(process.pid, signal.SIGSTOP)  # so that it does not end before the second begins
     second = cli(*arguments(out))
+    os.killpg(process.pid, signal.SIGCONT)
     assert second.returncode == 4
     assert re.fullmatch(
         rf"ctxbatch: another run is writing to .* \(process {process.pid}\): .*\n", second.stderr
