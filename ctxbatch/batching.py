@@ -4,8 +4,8 @@ Owns which window a word comes from and which windows share a batch. Knows nothi
 or files.
 
 Array names end in the letters of their shape: S sentences, P wordpieces, N rows (words, or wordpieces
-with pooling ``none``), W windows, B windows of a batch, T tokens of its longest window, M wordpieces of
-a batch's rows.
+with pooling ``none``), R rows that are kept, W windows, B windows of a batch, T tokens of its longest
+window, M wordpieces of a batch's rows.
 """
 
 import itertools
@@ -20,7 +20,8 @@ from tokenizers import Encoding, Tokenizer
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
-from ctxbatch.readers import Reject
+from ctxbatch.occurrences import Marks, Targets, most_salient, sampled
+from ctxbatch.readers import Record, Reject
 from ctxbatch.segment import Sentence
 from ctxbatch.words import (
     Ints,
@@ -46,7 +47,8 @@ class Rows:
     """The rows that a buffer will store, in source order; one array entry per row.
 
     ``window_N`` and ``piece_N`` say where a row's first wordpiece stands: the window, and the position
-    among that window's pieces, special tokens not counted. ``n_pieces_N`` pieces are pooled.
+    among that window's pieces, special tokens not counted. ``n_pieces_N`` pieces are pooled. Rows that are
+    not ``wanted_N`` are there for their salience to be compared, and not stored.
     """
 
     sentence_N: Ints
@@ -56,6 +58,7 @@ class Rows:
     n_pieces_N: Ints
     window_N: Ints
     piece_N: Ints
+    wanted_N: Marks
 
     def __len__(self) -> int:
         return len(self.sentence_N)
@@ -70,10 +73,12 @@ class Buffer:
     """Some sentences of a shard, tokenised and cut into windows; all arrays index into this buffer.
 
     A sentence larger than a buffer fills several: the first carries it, the others carry none and
-    count backwards in ``rows.sentence_N``, -1 being the last sentence carried before them.
+    count backwards in ``rows.sentence_N``, -1 being the last sentence carried before them. Sentences that
+    are not ``read_S`` cannot hold a word that is wanted, and were not tokenised.
     """
 
     sentences: Sequence[Sentence]
+    read_S: Marks
     n_words_S: Ints
     n_pieces_S: Ints
     ids_P: npt.NDArray[np.int32]
@@ -84,13 +89,24 @@ class Buffer:
     unknown_words: int
     rejects: Sequence[Reject]
 
+    def stored(self, salience_N: npt.NDArray[np.float32], top_salient: int) -> Marks:
+        """Which rows are stored where only the most salient words of a sentence are: shape (N,)."""
+        rows = self.rows
+        return rows.wanted_N & most_salient(rows.sentence_N, rows.word_index_N, salience_N, top_salient)
+
+    def take(self, selection: Selection) -> "Buffer":
+        """The buffer with the selected rows alone."""
+        return replace(self, rows=self.rows.take(selection), words=self.words.take(selection))
+
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
     """Windows of similar length, padded to one, and the rows to take from them.
 
     ``rows_N`` indexes into the buffer's rows. The ``n_pieces_N[i]`` wordpieces of row i stand one after
-    another in ``positions_M``, which indexes into the flattened (B * T) tokens.
+    another in ``positions_M``, which indexes into the flattened (B * T) tokens. Where only the most salient
+    rows of each sentence are kept, ``places_R`` are theirs among rows ordered by ``sentence_N`` and falling
+    salience; what is left of a sentence in other batches is kept there, and compared afterwards.
     """
 
     input_ids_BT: Ints
@@ -98,6 +114,8 @@ class TokenBatch:
     rows_N: Ints
     positions_M: Ints
     n_pieces_N: Ints
+    sentence_N: Ints
+    places_R: Ints | None = None
 
 
 # --- windows --------------------------------------------------------------------------------------
@@ -174,6 +192,21 @@ class BatchMaker:
         self._row_per_piece = config.pool == "none"
         self._budget = config.tokens_per_batch
         self._pad = config.pad_id
+        self._targets = None
+        if config.words is not None:
+            self._targets = Targets(config.words, cuts_anywhere=self._regroup)
+        self._sample = config.sample
+        self._top_salient = config.top_salient
+        self._selects_rows = config.selects_rows
+
+    def single_words(self, texts: Sequence[str]) -> Marks:
+        """Which texts hold a word that would be stored if each were a sentence: shape (len(texts),)."""
+        found = np.zeros(len(texts), bool)
+        before = 0
+        for buffer in self.buffers(Sentence(Record(0, n, None, None, t), 0, t) for n, t in enumerate(texts)):
+            found[buffer.rows.sentence_N + before] = True
+            before += len(buffer.sentences)
+        return found
 
     @property
     def n_specials(self) -> int:
@@ -185,9 +218,7 @@ class BatchMaker:
         pending: list[tuple[Sentence, Encoding | LongEncoding]] = []
         n_pieces = n_characters = 0
         for group in _groups(sentences):
-            texts = [sentence.text for sentence in group]
-            encodings = self._encode(texts)
-            for sentence, encoding in zip(group, encodings, strict=True):
+            for sentence, encoding in zip(group, self._encode_group(group), strict=True):
                 full = n_pieces + len(encoding) > BUFFER_PIECES or n_characters > _BUFFER_CHARACTERS
                 if pending and full:
                     yield from self._flatten(pending)
@@ -234,12 +265,25 @@ class BatchMaker:
         start_N = (
             np.repeat(np.arange(len(windows_B)), counts_B) * longest + prefix + buffer.rows.piece_N[rows_N]
         )
-        return TokenBatch(
-            ids_BT, lengths_B + prefix + suffix, rows_N, ranges(start_N, n_pieces_N), n_pieces_N
-        )
+        sentence_N, positions_M = buffer.rows.sentence_N[rows_N], ranges(start_N, n_pieces_N)
+        places_R = None
+        if self._selects_rows:
+            _, n_rows_S = np.unique(sentence_N, return_counts=True)
+            places_R = ranges(np.cumsum(n_rows_S) - n_rows_S, np.minimum(n_rows_S, self._top_salient or 0))
+        lengths_B = lengths_B + prefix + suffix
+        return TokenBatch(ids_BT, lengths_B, rows_N, positions_M, n_pieces_N, sentence_N, places_R)
 
-    def _encode(self, texts: Sequence[str]) -> Sequence[Encoding | LongEncoding]:
-        if max(map(len, texts)) <= 2 * _PART_CHARACTERS:
+    def _encode_group(self, group: Sequence[Sentence]) -> list[Encoding | LongEncoding]:
+        """The encodings of sentences; empty where nothing can be wanted."""
+        texts = [sentence.text for sentence in group]
+        if self._targets is None:
+            return self._encode(texts)
+        read = [self._targets.may_be_in(text) for text in texts]
+        encodings = iter(self._encode([text for text, is_read in zip(texts, read, strict=True) if is_read]))
+        return [next(encodings) if is_read else _NOT_READ for is_read in read]
+
+    def _encode(self, texts: Sequence[str]) -> list[Encoding | LongEncoding]:
+        if max(map(len, texts), default=0) <= 2 * _PART_CHARACTERS:
             return list(self._tokenizer.encode_batch(texts, add_special_tokens=False))
         return [self._encode_in_parts(text) for text in texts]
 
@@ -257,11 +301,13 @@ class BatchMaker:
         words = pieces.words(self._regroup)
         if not self._keep_punctuation:
             words = words.without_punctuation(pieces)
-        cut = _cut_windows(pieces, words, self._window)
-        rejects = [self._reject(sentences, words, int(n)) for n in np.flatnonzero(cut.window_N < 0)]
-        rows, texts = self._rows(pieces, words, cut.window_N, cut.start_W)
+        needed, wanted_N = self._select(sentences, pieces, words)
+        cut = _cut_windows(pieces, needed, self._window)
+        lost = np.flatnonzero((cut.window_N < 0) & wanted_N)
+        rows, texts = self._rows(pieces, needed, wanted_N, cut)
         buffer = Buffer(
             sentences=sentences,
+            read_S=np.array([encoding is not _NOT_READ for _, encoding in pending], bool),
             n_words_S=np.bincount(words.sentence_N, minlength=len(sentences)),
             n_pieces_S=np.diff(pieces.bounds_S),
             ids_P=pieces.ids_P,
@@ -270,9 +316,24 @@ class BatchMaker:
             rows=rows,
             words=texts,
             unknown_words=words.count_holding(pieces.ids_P == self._unknown),
-            rejects=rejects,
+            rejects=[self._reject(sentences, needed, int(number)) for number in lost],
         )
-        yield from _split(buffer)
+        # Where few rows of a sentence are kept, memory does not ask for cutting it.
+        yield from [buffer] if self._top_salient is not None else _split(buffer)
+
+    def _select(self, sentences: Sequence[Sentence], pieces: Pieces, words: Words) -> tuple[Words, Marks]:
+        """The words that are needed, and which of them are wanted: needed for more is only salience."""
+        wanted_N = np.ones(len(words.sentence_N), bool)
+        if self._targets is not None:
+            texts = pieces.texts(words.sentence_N, words.char_start_N, words.char_end_N)
+            wanted_N &= self._targets.among(texts)
+        if self._sample is not None:
+            wanted_N &= sampled(sentences, words, self._sample)
+        needed_N = wanted_N
+        if self._top_salient is not None:
+            has_wanted_S = np.bincount(words.sentence_N, wanted_N, len(sentences)) > 0
+            needed_N = has_wanted_S[words.sentence_N]
+        return (words, wanted_N) if needed_N.all() else (words.take(needed_N), wanted_N[needed_N])
 
     def _reject(self, sentences: Sequence[Sentence], words: Words, number: int) -> Reject:
         sentence = sentences[int(words.sentence_N[number])]
@@ -287,10 +348,10 @@ class BatchMaker:
         record = sentence.record
         return Reject(record.source, record.record, record.byte_start, reason, shown)
 
-    def _rows(self, pieces: Pieces, words: Words, window_N: Ints, start_W: Ints) -> tuple[Rows, WordTexts]:
+    def _rows(self, pieces: Pieces, words: Words, wanted_N: Marks, cut: "_Windows") -> tuple[Rows, WordTexts]:
         """The rows of the words that have a window, and the text of each row's whole word."""
-        held_N = window_N >= 0
-        words, window_N = words.take(held_N), window_N[held_N]
+        held_N, start_W = cut.window_N >= 0, cut.start_W
+        words, window_N = words.take(held_N), cut.window_N[held_N]
         texts = pieces.texts(words.sentence_N, words.char_start_N, words.char_end_N)
         rows = Rows(
             words.sentence_N,
@@ -300,6 +361,7 @@ class BatchMaker:
             words.n_pieces_N,
             window_N,
             words.first_N - start_W[window_N],
+            wanted_N[held_N],
         )
         if not self._row_per_piece:
             return rows, texts
@@ -359,6 +421,7 @@ def _split(buffer: Buffer) -> Iterator[Buffer]:
         head = number == 0
         yield Buffer(
             sentences=buffer.sentences if head else [],
+            read_S=buffer.read_S if head else buffer.read_S[:0],
             n_words_S=buffer.n_words_S if head else buffer.n_words_S[:0],
             n_pieces_S=buffer.n_pieces_S if head else buffer.n_pieces_S[:0],
             ids_P=buffer.ids_P,
@@ -374,6 +437,8 @@ def _split(buffer: Buffer) -> Iterator[Buffer]:
             rejects=buffer.rejects if head else [],
         )
 
+
+_NOT_READ = LongEncoding(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
 
 # No tokenizer joins what stands on the two sides of such a place.
 _SAFE_CUT = re.compile(r"(?<=[0-9A-Za-z]) (?=[0-9A-Za-z])")

@@ -36,11 +36,13 @@ _FIELDS = (
     "floor",
     "delta",
     "pool",
+    "salience_layer",
+    "salience_head",
     "dtype",
     "precision",
 )
+_COMPILED_FILES = ("encoder.py", "salience.py", "shift.py", "compiling.py")
 _KEPT = 4
-_OUTPUTS = 2
 
 
 class Program:
@@ -64,6 +66,11 @@ class Program:
         create.argtypes = (pointer, size, ctypes.c_char_p, ctypes.c_char_p)
         if create(ctypes.byref(self._container), 1, b"cpu", None):
             raise OSError(f"{path} cannot be loaded: delete it, it is made anew")
+        count = pointer()
+        count_outputs = library.AOTInductorModelContainerGetNumOutputs
+        count_outputs.argtypes = (pointer, pointer)
+        count_outputs(self._container, ctypes.byref(count))
+        self._n_outputs = count.value or 0
         self._run = library.AOTInductorModelContainerRun
         self._run.argtypes = (pointer, pointer, size, pointer, size, pointer, pointer)
 
@@ -73,8 +80,8 @@ class Program:
 
         # The program takes ownership of what comes in, and gives that of what goes out.
         given = [_address(each) for each in _aoti.unsafe_alloc_void_ptrs_from_tensors(list(inputs))]
-        ins, outs = (ctypes.c_void_p * len(given))(*given), (ctypes.c_void_p * _OUTPUTS)()
-        if self._run(self._container, ins, len(given), outs, _OUTPUTS, None, None):
+        ins, outs = (ctypes.c_void_p * len(given))(*given), (ctypes.c_void_p * self._n_outputs)()
+        if self._run(self._container, ins, len(given), outs, self._n_outputs, None, None):
             raise RuntimeError("the compiled program failed; what it says stands above")
         tensors: Sequence[Tensor] = _aoti.alloc_tensors_by_stealing_from_void_ptrs(
             [_capsule(address) for address in outs]
@@ -106,6 +113,7 @@ def program_path(config: ResolvedConfig) -> Path:
     fields = config.as_dict()
     parts = {
         **{name: fields[name] for name in _FIELDS},
+        "selects_rows": config.selects_rows,
         "digests": fields["digests"],
         "torch": torch.__version__,
         "cpu": sorted(name for name, able in torch.cpu.get_capabilities().items() if able is True),
@@ -120,7 +128,9 @@ def _code_digest() -> str:
     from importlib import metadata
 
     folder = Path(__file__).parent
-    sources = b"".join((folder / name).read_bytes() for name in ("encoder.py", "shift.py", "compiling.py"))
+    sources = b"".join(
+        (folder / name).read_bytes() for name in ("encoder.py", "salience.py", "shift.py", "compiling.py")
+    )
     return hashlib.sha256(sources + metadata.version("transformers").encode()).hexdigest()
 
 
@@ -186,15 +196,18 @@ def _compile(config: ResolvedConfig, program: Path) -> None:
     windows = Dim("windows", min=COMPILED_LEAST)
     tokens = Dim("tokens", min=COMPILED_LEAST, max=min(COMPILED_TOKENS, config.max_tokens))
     pieces, rows = Dim("pieces", min=COMPILED_LEAST), Dim("rows", min=COMPILED_LEAST)
-    example = (
+    example = [
         torch.full((4, 6), config.pad_id),
         torch.ones((4, 6), dtype=torch.bool),
         torch.arange(5),
         torch.arange(3),
-    )
-    shapes = ({0: windows, 1: tokens}, {0: windows, 1: tokens}, {0: pieces}, {0: rows})
+    ]
+    shapes = [{0: windows, 1: tokens}, {0: windows, 1: tokens}, {0: pieces}, {0: rows}]
+    if config.selects_rows:
+        example += [torch.zeros(3, dtype=torch.int64), torch.arange(2)]
+        shapes += [{0: rows}, {0: Dim("kept", min=COMPILED_LEAST)}]
     with torch.no_grad():
-        exported = export(model, example, dynamic_shapes=shapes)
+        exported = export(model, tuple(example), dynamic_shapes=tuple(shapes))
         options = {"freezing": True, "cpp.threads": 1}
         with tempfile.TemporaryDirectory(prefix="ctxbatch-") as scratch:
             package = aoti_compile_and_package(

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from ctxbatch.errors import InputError
@@ -23,6 +23,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 FormatName = Literal["txt", "jsonl", "csv", "tsv", "parquet", "arrow"]
 DecodeErrors = Literal["strict", "replace"]
 CompileChoice = Literal["auto", "on", "off"]
+AllLayers = Literal["all"]
 
 VECTOR_KINDS: tuple[VectorKind, ...] = get_args(VectorKind)
 DEFAULT_MODEL = "bert-base-uncased"
@@ -46,7 +47,9 @@ class RunConfig:
 
     ``None`` means "not given": the default then holds where the option has a meaning, and giving an
     option that has none (``floor`` with the asinh shift, say) is an error rather than ignored.
-    ``max_rejects`` is a number of records as an ``int``, a share of them as a ``float``.
+    ``max_rejects`` is a number of records as an ``int``, a share of them as a ``float``. ``words`` are the
+    words themselves, which the command line reads from a file. Of ``words``, ``sample`` and ``top_salient``
+    each keeps occurrences by itself, and stored are those that all of them keep.
 
     Raises:
         InputError: An option has a value out of its range, or has no meaning beside the others.
@@ -54,7 +57,7 @@ class RunConfig:
 
     model: str = DEFAULT_MODEL
     revision: str | None = None
-    layers: tuple[int, ...] | None = None
+    layers: tuple[int, ...] | AllLayers | None = None
     vectors: tuple[VectorKind, ...] = VECTOR_KINDS
     static: StaticKind | None = None
     shift: ShiftKind | None = None
@@ -62,6 +65,12 @@ class RunConfig:
     delta: float | None = None
     pool: Pooling = "mean"
     keep_punctuation: bool = False
+    salience: bool = False
+    salience_layer: int | None = None
+    salience_head: int | None = None
+    top_salient: int | None = None
+    words: tuple[str, ...] | None = None
+    sample: float | None = None
     record: RecordKind = "line"
     split: SplitKind = "sentence"
     lang: str | None = None
@@ -99,6 +108,7 @@ class RunConfig:
             ("--workers", self.workers),
             ("--shard-size", self.shard_size),
             ("--tokens-per-batch", self.tokens_per_batch),
+            ("--top-salient", self.top_salient),
         ):
             _check_positive(option, value)
         if self.max_rejects is not None:
@@ -110,6 +120,7 @@ class RunConfig:
             raise InputError(f"--delimiter {self.delimiter!r} must be one character, as ; or \\t")
         self._check_vectors()
         self._check_shift()
+        self._check_selection()
         if self.split == "none" and self.lang is not None:
             raise InputError("--lang has no meaning with --split none: leave one of them out")
 
@@ -134,21 +145,41 @@ class RunConfig:
             _check_choice("--vectors", kind, VECTOR_KINDS)
         if not self.vectors or len(set(self.vectors)) != len(self.vectors):
             raise InputError(f"--vectors {','.join(self.vectors)!r} must name one to three kinds, each once")
-        if self.layers is not None and (not self.layers or len(set(self.layers)) != len(self.layers)):
+        if isinstance(self.layers, str):
+            _check_choice("--layers", self.layers, get_args(AllLayers))
+        elif self.layers is not None and (not self.layers or len(set(self.layers)) != len(self.layers)):
             raise InputError(f"--layers {','.join(map(str, self.layers))!r} must name layers, each once")
         if self.vectors == ("static",):
-            if self.layers is not None:
-                raise InputError(
-                    "--layers has no meaning with --vectors static: static vectors have no layer"
-                )
-            if self.precision != "auto":
-                raise InputError("--precision has no meaning with --vectors static: they are always fp32")
-            if self.compile == "on":
-                raise InputError("--compile on has no meaning with --vectors static: no layer is run")
+            self._check_static_only()
         if self.static is not None:
             _check_choice("--static", self.static, get_args(StaticKind))
             if self.vectors == ("contextual",):
                 raise InputError("--static has no meaning with --vectors contextual: leave one of them out")
+
+    def _check_static_only(self) -> None:
+        if self.layers is not None:
+            raise InputError("--layers has no meaning with --vectors static: static vectors have no layer")
+        if self.precision != "auto":
+            raise InputError("--precision has no meaning with --vectors static: they are always fp32")
+        if self.compile == "on":
+            raise InputError("--compile on has no meaning with --vectors static: no layer is run")
+        if self.wants_salience:
+            raise InputError("salience has no meaning with --vectors static: no layer's attention is run")
+
+    @property
+    def wants_salience(self) -> bool:
+        """Whether some option asks for the salience of words."""
+        options = (self.salience_layer, self.salience_head, self.top_salient)
+        return self.salience or any(option is not None for option in options)
+
+    def _check_selection(self) -> None:
+        if self.sample is not None and not 0 < self.sample <= 1:
+            raise InputError(f"--sample {self.sample} must be a share of the words, as 0.01 or 1%")
+        if self.words is not None:
+            if not self.words:
+                raise InputError("--words names no words: write one a line")
+            if blank := [word for word in self.words if not word.strip()]:
+                raise InputError(f"--words holds {blank[0]!r}, which is no word: leave it out")
 
     def _check_shift(self) -> None:
         if self.shift is not None:
@@ -175,7 +206,8 @@ class ResolvedConfig:
 
     ``layers`` are positive and in the order asked for; options without a meaning beside the others
     are ``None``. ``max_tokens`` is the longest window in tokens, special tokens included. ``compiled``
-    says whether the model runs as a compiled program, which rounds differently.
+    says whether the model runs as a compiled program, which rounds differently. ``words`` are casefolded
+    and sorted. Layers and heads count from 1; without a ``salience_head`` salience is the mean of all.
     """
 
     model: str
@@ -193,6 +225,11 @@ class ResolvedConfig:
     delta: float | None
     pool: Pooling
     keep_punctuation: bool
+    salience_layer: int | None
+    salience_head: int | None
+    top_salient: int | None
+    words: tuple[str, ...] | None
+    sample: float | None
     split: SplitKind
     lang: str | None
     dtype: StoredType
@@ -215,12 +252,32 @@ class ResolvedConfig:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ResolvedConfig":
         """The inverse of `as_dict`."""
-        return cls(**{**fields, "layers": tuple(fields["layers"]), "vectors": tuple(fields["vectors"])})
+        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        return cls(**{**fields, **lists})
 
     def meaning(self) -> dict[str, Any]:
-        """The fields that decide what vectors mean, without those that only round them differently."""
+        """The fields that decide what vectors mean: not those that only round them, or choose among them."""
         rounding = ("compiled", "tokens_per_batch")
-        return {name: value for name, value in self.as_dict().items() if name not in rounding}
+        choosing = ("words", "sample", "top_salient", "salience_layer", "salience_head")
+        return {name: value for name, value in self.as_dict().items() if name not in rounding + choosing}
+
+    @property
+    def highest_layer(self) -> int:
+        """The last layer that is run; the first shows what goes into it, so one is run always."""
+        return max(self.layers, default=1)
+
+    @property
+    def selects_rows(self) -> bool:
+        """Whether the model itself keeps the most salient rows alone: where a row is a whole word."""
+        return self.top_salient is not None and self.pool != "none"
+
+    def of_queries(self, *, salient: bool) -> "ResolvedConfig":
+        """The configuration for sentences of which every word is wanted, with or without its salience."""
+        layer = (self.salience_layer or self.highest_layer) if salient else None
+        head = self.salience_head if salient else None
+        return replace(
+            self, words=None, sample=None, top_salient=None, salience_layer=layer, salience_head=head
+        )
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The model: running it cut to the layers asked for, and pooling, shift and cast on its device.
 
 Owns the forward pass and nothing around it. Tensor names end in the letters of their shape: B windows,
-T tokens, N rows, M wordpieces, C vector columns, D hidden size.
+T tokens, N rows, R rows among them that are kept, M wordpieces, C vector columns, D hidden size.
 """
 
 import functools
@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.models import ModelFolder, find_model
 from ctxbatch.resolving import FAMILIES, Family, first_line
+from ctxbatch.salience import Watch, attention_name
 from ctxbatch.shift import SHIFTS
 
 _COMPUTE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,11 +41,15 @@ class OutOfMemoryError(Exception):
 class WordVectors:
     """The vectors of a batch's rows, in the stored type and the order of ``config.columns``.
 
-    ``finite_N`` is false where some stored value of the row is NaN or infinite.
+    ``finite_R`` is false where some stored value of the row is NaN or infinite. ``salience_N`` is there if
+    the configuration asks for it. ``kept_R`` says which rows of the batch the vectors are of, where only the
+    most salient of each sentence are; ``None`` says all.
     """
 
-    vectors_CND: npt.NDArray[Any]
-    finite_N: npt.NDArray[np.bool_]
+    vectors_CRD: npt.NDArray[Any]
+    finite_R: npt.NDArray[np.bool_]
+    salience_N: npt.NDArray[np.float32] | None = None
+    kept_R: npt.NDArray[np.int64] | None = None
 
 
 class WordModel(nn.Module):
@@ -55,14 +60,14 @@ class WordModel(nn.Module):
 
     Args:
         config: The resolved configuration.
-        attention: How transformers computes attention, such as ``eager``; ``None`` leaves it the choice.
+        attention: ``eager`` for attention by two batched products; ``None`` for what transformers prefers.
 
     Raises:
         InputError: The model cannot be found or loaded.
         StoreError: Its files are not those of the configuration.
     """
 
-    def __init__(self, config: ResolvedConfig, attention: str | None = None) -> None:
+    def __init__(self, config: ResolvedConfig, attention: Literal["eager"] | None = None) -> None:
         super().__init__()
         folder = find_model(config.model, config.revision)
         for what, digest in (("weights", folder.weights_digest()), ("model_config", folder.config_digest())):
@@ -71,7 +76,9 @@ class WordModel(nn.Module):
                     f"{folder.path}: the {what.replace('_', ' ')} is not that which the store was made with"
                 )
         self._config = config
-        self._model = _load_model(folder, attention)
+        self._watch = None if config.salience_layer is None else Watch(config.salience_head)
+        name = attention if self._watch is None else attention_name(attention or "sdpa")
+        self._model = _load_model(folder, name)
         self._hidden: dict[int, Tensor] = {}
         self._prepare(FAMILIES[config.model_type])
         self._shift = _shift_function(config)
@@ -81,7 +88,7 @@ class WordModel(nn.Module):
         compute = _COMPUTE_TYPES[self._config.precision]
         layers: nn.ModuleList = self._model.get_submodule(family.layers)
         n_layers = len(layers)
-        del layers[max(self._config.layers, default=1) :]  # the first layer shows what goes into it
+        del layers[self._config.highest_layer :]
         layers.to(compute)
         for layer in layers:
             layer.register_forward_pre_hook(functools.partial(_cast_inputs, compute))
@@ -93,12 +100,9 @@ class WordModel(nn.Module):
             kept_at.register_forward_hook(functools.partial(self._keep_output, number))
         if family.final_norm and len(layers) < n_layers:
             self._model.set_submodule(family.final_norm, nn.Identity())
-
-    @property
-    def highest_layer(self) -> nn.Module:
-        """The last layer that is run."""
-        layers: nn.ModuleList = self._model.get_submodule(FAMILIES[self._config.model_type].layers)
-        return layers[-1]
+        if self._watch is not None:
+            assert self._config.salience_layer is not None
+            self._watch.look_at(layers[self._config.salience_layer - 1])
 
     def _keep_input(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
         self._hidden[0] = args[0]
@@ -107,8 +111,14 @@ class WordModel(nn.Module):
         self._hidden[number] = output[0] if isinstance(output, tuple) else output
 
     def forward(
-        self, ids_BT: Tensor, mask_BT: Tensor | None, positions_M: Tensor, first_N: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        ids_BT: Tensor,
+        mask_BT: Tensor | None,
+        positions_M: Tensor,
+        first_N: Tensor,
+        sentence_N: Tensor | None = None,
+        places_R: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
         """Run a batch.
 
         Args:
@@ -116,17 +126,29 @@ class WordModel(nn.Module):
             mask_BT: True for tokens, false for padding; ``None`` where nothing is padded.
             positions_M: Wordpieces of the rows, row after row, as indices into the flattened (B * T).
             first_N: Where in ``positions_M`` each row begins.
+            sentence_N: The sentence of each row, where only the most salient are kept.
+            places_R: Of these, their places among rows ordered by sentence and falling salience.
 
         Returns:
-            The vectors, (C, N, D) in the stored type; and (N,), whether all of a row is finite.
+            The vectors, (C, R, D) in the stored type; (R,), whether all of a row is finite; with a salience
+            layer (N,), the salience of all rows; with places (R,), the rows that are kept.
         """
         self._hidden.clear()
+        if self._watch is not None:
+            self._watch.begin(torch.ones_like(ids_BT) if mask_BT is None else mask_BT)
         self._model(input_ids=ids_BT, attention_mask=mask_BT)
-        columns = self._columns(ids_BT, functools.partial(self._pool, positions_M, first_N))
+        pool = functools.partial(self._pool, positions_M, first_N)
+        also: tuple[Tensor, ...] = ()
+        if self._watch is not None:
+            also = (self._watch.salience(positions_M, first_N),)
+        if sentence_N is not None and places_R is not None:
+            kept_R = _by_sentence_and_salience(sentence_N, also[0])[places_R]
+            pool, also = functools.partial(self._pool_kept, pool, kept_R), (*also, kept_R)
+        columns = self._columns(ids_BT, pool)
         self._hidden.clear()
         stored = _STORED_TYPES[self._config.dtype]
-        vectors_CND = torch.stack([columns[name].to(stored) for name in self._config.columns])
-        return vectors_CND, vectors_CND.isfinite().all(dim=2).all(dim=0)
+        vectors_CRD = torch.stack([columns[name].to(stored) for name in self._config.columns])
+        return vectors_CRD, vectors_CRD.isfinite().all(dim=2).all(dim=0), *also
 
     def _columns(self, ids_BT: Tensor, pool: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         config, columns = self._config, {}
@@ -147,6 +169,17 @@ class WordModel(nn.Module):
         if self._config.pool == "mean":
             return nn.functional.embedding_bag(positions_M, hidden_PD.float(), first_N, mode="mean")
         return hidden_PD[positions_M[first_N]].float()
+
+    @staticmethod
+    def _pool_kept(pool: Callable[[Tensor], Tensor], kept_R: Tensor, hidden_BTD: Tensor) -> Tensor:
+        """The vectors (R, D) of the rows that are kept; pooled with all others, to be the same bits."""
+        return pool(hidden_BTD)[kept_R]
+
+
+def _by_sentence_and_salience(sentence_N: Tensor, salience_N: Tensor) -> Tensor:
+    """The rows ordered by sentence, the most salient of each first; equals stay in order."""
+    by_salience_N = torch.argsort(salience_N, descending=True, stable=True)
+    return by_salience_N[torch.argsort(sentence_N[by_salience_N], stable=True)]
 
 
 class Encoder:
@@ -199,6 +232,7 @@ class Encoder:
     def _start(self, batch: TokenBatch) -> Callable[[], WordVectors]:
         """Begin a batch; what comes back waits for its vectors."""
         n_rows, longest = len(batch.rows_N), batch.input_ids_BT.shape[1]
+        n_kept = n_rows if batch.places_R is None else len(batch.places_R)
         program = self._program if COMPILED_LEAST <= longest <= COMPILED_TOKENS else None
         run: Callable[..., Sequence[Tensor]] = program or self._model()
         mask_BT = None
@@ -207,14 +241,16 @@ class Encoder:
         if program is not None or (batch.lengths_B < longest).any():
             mask_BT = self._on_device(np.arange(longest) < batch.lengths_B[:, None])
         first_N = np.cumsum(batch.n_pieces_N) - batch.n_pieces_N
+        inputs = [batch.positions_M, first_N]
+        if batch.places_R is not None:
+            inputs += [batch.sentence_N, batch.places_R]
         try:
-            vectors_CND, finite_N = run(
-                self._on_device(batch.input_ids_BT),
-                mask_BT,
-                self._on_device(batch.positions_M),
-                self._on_device(first_N),
+            vectors_CRD, finite_R, *also = run(
+                self._on_device(batch.input_ids_BT), mask_BT, *map(self._on_device, inputs)
             )
-            return self._brought_back(vectors_CND[:, :n_rows], finite_N[:n_rows])
+            sizes = (n_rows, n_kept)  # of the salience and of the kept rows, without what was added
+            cut = [tensor[:size] for tensor, size in zip(also, sizes, strict=False)]
+            return self._brought_back([vectors_CRD[:, :n_kept], finite_R[:n_kept], *cut])
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
@@ -226,31 +262,32 @@ class Encoder:
         tensor = torch.from_numpy(array)
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._on_gpu else tensor
 
-    def _brought_back(self, vectors_CND: Tensor, finite_N: Tensor) -> Callable[[], WordVectors]:
+    def _brought_back(self, found: Sequence[Tensor]) -> Callable[[], WordVectors]:
         if not self._on_gpu:
-            return lambda: WordVectors(vectors_CND.numpy(), finite_N.numpy())
-        host = [torch.empty_like(each, device="cpu", pin_memory=True) for each in (vectors_CND, finite_N)]
-        for target, source in zip(host, (vectors_CND, finite_N), strict=True):
+            return lambda: WordVectors(*(tensor.numpy() for tensor in found))
+        host = [torch.empty_like(tensor, device="cpu", pin_memory=True) for tensor in found]
+        for target, source in zip(host, found, strict=True):
             target.copy_(source, non_blocking=True)
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         copied.record(torch.cuda.current_stream(self._device))
 
         def wait() -> WordVectors:
             copied.synchronize()
-            return WordVectors(host[0].numpy(), host[1].numpy())
+            return WordVectors(*(tensor.numpy() for tensor in host))
 
         return wait
 
 
 def _twofold(batch: TokenBatch) -> TokenBatch:
-    """A batch of a single window or row with that window or row twice, others as they are.
+    """A batch of a single window, row or kept row with that one twice, others as they are.
 
     Compiled programs take no fewer, and loading the model itself for one batch would take seconds
     and as much memory again.
     """
     windows = 2 if len(batch.lengths_B) < COMPILED_LEAST else 1
     rows = 2 if len(batch.rows_N) < COMPILED_LEAST else 1
-    if windows == rows == 1:
+    kept = 2 if batch.places_R is not None and len(batch.places_R) < COMPILED_LEAST else 1
+    if windows == rows == kept == 1:
         return batch
     return replace(
         batch,
@@ -259,6 +296,8 @@ def _twofold(batch: TokenBatch) -> TokenBatch:
         rows_N=np.tile(batch.rows_N, rows),
         positions_M=np.tile(batch.positions_M, rows),
         n_pieces_N=np.tile(batch.n_pieces_N, rows),
+        sentence_N=np.tile(batch.sentence_N, rows),
+        places_R=None if batch.places_R is None else np.tile(batch.places_R, kept),
     )
 
 

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ctxbatch.batching import BatchMaker
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import ResourceError
@@ -272,11 +274,14 @@ def _count(
     vector_bytes = len(config.columns) * config.hidden_size * (2 if config.dtype == "float16" else 4)
     specials = maker.n_specials
     for buffer in maker.buffers(sentences):
+        run = np.unique(buffer.rows.window_N)
+        if config.top_salient is not None:  # which they are is not known yet, but how many
+            buffer = buffer.take(buffer.stored(np.zeros(len(buffer.rows), np.float32), config.top_salient))
         n_rows = len(buffer.rows)
         found.sentences += len(buffer.sentences)
         found.words += int(buffer.n_words_S.sum())
         found.rows += n_rows
-        found.tokens += int(buffer.window_length_W.sum()) + specials * len(buffer.window_length_W)
+        found.tokens += int(buffer.window_length_W[run].sum()) + specials * len(run)
         texts = sum(len(sentence.text.encode()) for sentence in buffer.sentences)
         ids = sum(len(sentence.record.doc_id or "") for sentence in buffer.sentences)
         found.disk += n_rows * (vector_bytes + _ROW_BYTES) + len(buffer.words.utf8) + texts + ids

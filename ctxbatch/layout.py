@@ -23,7 +23,7 @@ from ctxbatch.readers import Segment
 from ctxbatch.sources import Source
 from ctxbatch.units import Reading
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
 SHARDS = "shards"
 INDEX = "index"

@@ -6,6 +6,7 @@ Owns how an option is spelled and parsed; what its value may be is for `ctxbatch
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from typer import Option
@@ -44,9 +45,9 @@ def run_options(
     layers: Annotated[
         str | None,
         Option(
-            metavar="N[,N...]",
-            help="Layers from 1 up, or from -1 (the last) down; the first named is the default for search. "
-            "[default: -1]",
+            metavar="all|N[,N...]",
+            help="Layers from 1 up, or from -1 (the last) down; the first named is the default for search, "
+            "and with all the last. [default: -1]",
         ),
     ] = None,
     vectors: Annotated[str, Option(metavar="KIND[,KIND...]", help="What to store.")] = ",".join(
@@ -85,6 +86,28 @@ def run_options(
     keep_punctuation: Annotated[
         bool, Option("--keep-punctuation", help="Store words without a letter or digit too.")
     ] = False,
+    salience: Annotated[
+        bool, Option("--salience", help="Store how much attention each word receives, too.")
+    ] = False,
+    salience_layer: Annotated[
+        int | None,
+        Option(metavar="N", help="Salience at this layer; turns it on. [default: the highest that is run]"),
+    ] = None,
+    salience_head: Annotated[
+        int | None, Option(metavar="N", help="Salience of this head; turns it on. [default: the mean of all]")
+    ] = None,
+    top_salient: Annotated[
+        int | None,
+        Option(metavar="K", help="Only the K most salient words of a sentence; turns salience on."),
+    ] = None,
+    words: Annotated[
+        str | None,
+        Option(metavar="FILE", help="Only occurrences of the words in a file, one a line, in any case."),
+    ] = None,
+    sample: Annotated[
+        str | None,
+        Option(metavar="RATE", help="Only a share of the words, as 0.01 or 1%, the same in every run."),
+    ] = None,
     record: Annotated[
         str, Option(metavar=_choices(config.RecordKind), help="What a record of a text file is.")
     ] = "line",
@@ -181,7 +204,7 @@ def run_options(
     fields: dict[str, Any] = {  # of plain strings: `RunConfig` checks the choices
         "model": model,
         "revision": revision,
-        "layers": None if layers is None else _numbers("--layers", layers),
+        "layers": layers if layers in (None, "all") else _numbers("--layers", layers),
         "vectors": tuple(vectors.split(",")),
         "static": static,
         "shift": shift,
@@ -189,6 +212,12 @@ def run_options(
         "delta": delta,
         "pool": pool,
         "keep_punctuation": keep_punctuation,
+        "salience": salience,
+        "salience_layer": salience_layer,
+        "salience_head": salience_head,
+        "top_salient": top_salient,
+        "words": None if words is None else _read_words(words),
+        "sample": None if sample is None else _share("--sample", sample),
         "record": record,
         "split": split,
         "lang": lang,
@@ -238,7 +267,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"{option} {text!r} must be layer numbers such as -1 or 2,4,6") from None
+        raise InputError(f"{option} {text!r} must be all, or layer numbers such as -1 or 2,4,6") from None
 
 
 def _auto(option: str, text: str) -> int | None:
@@ -248,6 +277,26 @@ def _auto(option: str, text: str) -> int | None:
         return int(text)
     except ValueError:
         raise InputError(f"{option} {text!r} must be auto or a number") from None
+
+
+def _share(option: str, text: str) -> float:
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise InputError(f"{option} {text!r} must be a share, as 0.01 or 1%") from None
+
+
+def _read_words(path: str) -> tuple[str, ...]:
+    """The words in a file, one a line; white space around them and blank lines do not count."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError(f"--words {path} cannot be read: {reason}") from None
+    words = tuple(word for line in lines if (word := line.strip()))
+    if not words:
+        raise InputError(f"--words {path} names no words: write one a line")
+    return words
 
 
 def _max_rejects(text: str | None) -> int | float | None:

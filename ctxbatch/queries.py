@@ -7,8 +7,6 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,12 +14,10 @@ from ctxbatch.batching import BatchMaker, Buffer
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.nearest import Floats, normalised
+from ctxbatch.occurrences import most_salient
 from ctxbatch.readers import Record
 from ctxbatch.segment import Sentence
 from ctxbatch.store import Ints
-
-if TYPE_CHECKING:
-    from ctxbatch.salience import Salience
 
 _EXAMPLE = 'mark the word to search for with brackets: "I will send her a [card]."'
 
@@ -93,6 +89,7 @@ class QueryEncoder:
         from ctxbatch.resolving import FAMILIES, read_tokenizer
 
         self._shows_attention = FAMILIES[config.model_type].shows_attention
+        config = config.of_queries(salient=self._shows_attention)
         self._maker = BatchMaker(read_tokenizer(config), config)
         self._encoder = Encoder(config, "cpu")
         self._config = config
@@ -124,12 +121,6 @@ class QueryEncoder:
                 else:
                     yield number, found
 
-    @cached_property
-    def _salience(self) -> "Salience":
-        from ctxbatch.salience import Salience
-
-        return Salience(self._config)
-
     def _marked_by_salience(self, sentences: Sequence[MarkedSentence]) -> list[MarkedSentence]:
         """The sentences, with the most salient word of each that marks none marked, if it has words."""
         marked = list(sentences)
@@ -137,16 +128,17 @@ class QueryEncoder:
         records = (Sentence(Record(0, n, None, None, marked[n].text), 0, marked[n].text) for n in numbers)
         before = 0
         for buffer in self._maker.buffers(records):
-            for its, mark in _most_salient(buffer, self._salience_of(buffer)):
+            for its, mark in _most_salient_words(buffer, self._salience(buffer)):
                 number = numbers[before + its]
                 marked[number] = replace(marked[number], marks=(mark,))
             before += len(buffer.sentences)
         return marked
 
-    def _salience_of(self, buffer: Buffer) -> Floats:
+    def _salience(self, buffer: Buffer) -> Floats:
         salience_N = np.zeros(len(buffer.rows), np.float32)
-        for batch in self._maker.batches(buffer):
-            salience_N[batch.rows_N] = self._salience.of(batch)
+        batches = list(self._maker.batches(buffer))
+        for batch, encoded in zip(batches, self._encoder.encode(batches), strict=True):
+            salience_N[batch.rows_N] = encoded.salience_N
         return salience_N
 
     def _vectors(self, buffer: Buffer, rows: Ints) -> dict[int, Floats]:
@@ -154,7 +146,7 @@ class QueryEncoder:
         found = {}
         for batch, encoded in zip(batches, self._encoder.encode(batches), strict=True):
             for at in np.flatnonzero(np.isin(batch.rows_N, rows)):
-                found[int(batch.rows_N[at])] = normalised(encoded.vectors_CND[self._number, at : at + 1])
+                found[int(batch.rows_N[at])] = normalised(encoded.vectors_CRD[self._number, at : at + 1])
         return found
 
     def _checked(self, sentence: MarkedSentence, words: list[QueryWord]) -> Iterator[QueryWord | InputError]:
@@ -195,15 +187,12 @@ def _marked_rows(buffer: Buffer, before: int, sentences: Sequence[MarkedSentence
     return marked
 
 
-def _most_salient(buffer: Buffer, salience_N: Floats) -> Iterator[tuple[int, tuple[int, int]]]:
+def _most_salient_words(buffer: Buffer, salience_N: Floats) -> Iterator[tuple[int, tuple[int, int]]]:
     """For each sentence of a buffer that has words, where its most salient word begins and ends."""
     rows = buffer.rows
-    words = np.stack([rows.sentence_N, rows.word_index_N])
-    _, first_W, word_N = np.unique(words, axis=1, return_index=True, return_inverse=True)
-    salience_W = np.bincount(word_N.ravel(), salience_N, len(first_W))
-    for sentence in np.unique(rows.sentence_N).tolist():
-        mine = np.flatnonzero(rows.sentence_N[first_W] == sentence)
-        its = np.flatnonzero(word_N.ravel() == mine[np.argmax(salience_W[mine])])
+    marked = np.flatnonzero(most_salient(rows.sentence_N, rows.word_index_N, salience_N, 1))
+    for sentence in np.unique(rows.sentence_N[marked]).tolist():
+        its = marked[rows.sentence_N[marked] == sentence]
         yield sentence, (int(rows.char_start_N[its].min()), int(rows.char_end_N[its].max()))
 
 

@@ -79,6 +79,7 @@ def resolve(config: RunConfig, device: str, corpus_bytes: int = 0) -> ResolvedCo
     if family.first_position_after_pad:
         positions -= pad_id + 1
     layers = _resolve_layers(config, int(model_config.num_hidden_layers), folder.name)
+    salience_layer, salience_head = _resolve_salience(config, model_config, layers, folder.name)
     work = n_tokens * _multiplications(model_config) * max(layers, default=0)
     has_shift, has_static = "shift" in config.vectors, config.vectors != ("contextual",)
     shift = (config.shift or "log_ratio") if has_shift else None
@@ -98,6 +99,11 @@ def resolve(config: RunConfig, device: str, corpus_bytes: int = 0) -> ResolvedCo
         delta=(DEFAULT_DELTA if config.delta is None else config.delta) if shift == "asinh" else None,
         pool=config.pool,
         keep_punctuation=config.keep_punctuation,
+        salience_layer=salience_layer,
+        salience_head=salience_head,
+        top_salient=config.top_salient,
+        words=_resolve_words(config),
+        sample=config.sample,
         split=config.split,
         lang=lang,
         dtype=config.dtype,
@@ -162,14 +168,55 @@ def has_compiler() -> bool:
 def _resolve_layers(config: RunConfig, n_layers: int, name: str) -> tuple[int, ...]:
     if config.vectors == ("static",):
         return ()
+    if config.layers == "all":
+        return tuple(range(n_layers, 0, -1))  # the first is the default for search: the last, as ever
     layers = config.layers or (-1,)
-    positive = tuple(layer + n_layers + 1 if layer < 0 else layer for layer in layers)
-    for given, layer in zip(layers, positive, strict=True):
-        if not 1 <= layer <= n_layers:
-            raise InputError(f"--layers {given}: {name} has layers 1 to {n_layers} (or -{n_layers} to -1)")
+    positive = tuple(_counted_from_1("--layers", layer, n_layers, f"{name} has layers") for layer in layers)
     if len(set(positive)) != len(positive):
         raise InputError(f"--layers {','.join(map(str, layers))} names a layer of {name} twice")
     return positive
+
+
+def _counted_from_1(option: str, given: int, n: int, whose: str) -> int:
+    """The number of a layer or a head; negative numbers count from the end."""
+    number = given + n + 1 if given < 0 else given
+    if not 1 <= number <= n:
+        raise InputError(f"{option} {given}: {whose} 1 to {n} (or -{n} to -1)")
+    return number
+
+
+def _resolve_salience(
+    config: RunConfig,
+    model_config: Any,  # noqa: ANN401 (a class per family)
+    layers: tuple[int, ...],
+    name: str,
+) -> tuple[int | None, int | None]:
+    """The layer and the head whose attention is salience, if it is asked for."""
+    if not config.wants_salience:
+        return None, None
+    if not FAMILIES[model_config.model_type].shows_attention:
+        raise InputError(
+            f"{name} is a {model_config.model_type}, whose attention cannot be seen: "
+            "leave salience out, or take another --model"
+        )
+    layer, head = max(layers), None
+    if config.salience_layer is not None:
+        n_layers, given = int(model_config.num_hidden_layers), config.salience_layer
+        layer = _counted_from_1("--salience-layer", given, n_layers, f"{name} has layers")
+    if layer > max(layers):
+        raise InputError(
+            f"--salience-layer {layer} lies above {max(layers)}, the highest layer that is run: "
+            "name it in --layers too, or take a lower one"
+        )
+    if config.salience_head is not None:
+        n_heads = int(model_config.num_attention_heads)
+        head = _counted_from_1("--salience-head", config.salience_head, n_heads, f"{name} has heads")
+    return layer, head
+
+
+def _resolve_words(config: RunConfig) -> tuple[str, ...] | None:
+    """The words wanted, as words are compared; in one order, whatever order they were given in."""
+    return None if config.words is None else tuple(sorted({word.casefold() for word in config.words}))
 
 
 def _resolve_static(

@@ -30,6 +30,7 @@ from ctxbatch.writer import remove_leftovers
 
 log = logging.getLogger("ctxbatch")
 _SHOWN_LEFT_OUT = 3
+_SHOWN_OF_LIST = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ def run(
     with _writing_to(out) as (lock, log_file):
         _tell_left_out(left_out)
         if not (out / MANIFEST).exists():
+            _check_words(resolved)
             resolved = _begin(out, config, resolved, reading, sources, devices)
         manifest = _open_manifest(out, config, resolved, reading, sources)
         remove_leftovers(out)
@@ -109,10 +111,30 @@ def make_estimate(
     _tell_left_out(left_out)
     devices = choose_devices(config.devices)
     resolved = resolve(config, devices[0], corpus_bytes(sources, reading.limit))
+    _check_words(resolved)
     found = estimate(sources, reading, resolved, out, [describe_device(device) for device in devices])
     if found.rejected == found.records and found.first_reject is not None:
         raise InputError(f"nothing can be read: {found.first_reject}")
     return found
+
+
+def _check_words(config: ResolvedConfig) -> None:
+    """Name the words of --words that no text can hold as this model's tokenizer sees words."""
+    if config.words is None:
+        return
+    from ctxbatch.batching import BatchMaker
+    from ctxbatch.resolving import read_tokenizer
+
+    maker = BatchMaker(read_tokenizer(config), replace(config, sample=None, top_salient=None))
+    possible = maker.single_words(config.words)
+    never = [word for word, is_word in zip(config.words, possible, strict=True) if not is_word]
+    if not never:
+        return
+    shown = ", ".join(map(repr, never[:_SHOWN_LEFT_OUT])) + (", …" if len(never) > _SHOWN_LEFT_OUT else "")
+    what = f"{len(never)} of {len(config.words)} --words are no single words to {config.model}: {shown}"
+    if len(never) == len(config.words):
+        raise InputError(f"{what}; give surface words, without spaces or punctuation")
+    log.warning("%s; they will not be found", what)
 
 
 def _index(store: Store, *, quiet: bool) -> indexing.IndexReport | None:
@@ -312,7 +334,8 @@ def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shown(value: object) -> str:
     if isinstance(value, list):
-        return ",".join(map(str, value))
+        rest = f",… ({len(value)})" if len(value) > _SHOWN_OF_LIST else ""
+        return ",".join(map(str, value[:_SHOWN_OF_LIST])) + rest
     return "" if value is None else str(value)
 
 

@@ -1,96 +1,115 @@
-"""Salience: the attention that each word receives at the highest layer that a store's model runs.
+"""Salience: the attention that words receive at one layer, of a model that returns no attentions.
 
-Owns how attention is seen without a model that returns any: transformers calls a function registered
-here with the queries, keys and mask of every layer. Tensor names end in the letters of their shape: B
-windows, H heads, T tokens, N rows, M wordpieces.
+Owns how attention is seen: transformers calls functions registered here with the queries, keys and mask
+of every layer. Tensor names end in the letters of their shape: B windows, H heads, T tokens, N rows, M
+wordpieces, D dimensions of a head.
 """
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ctxbatch.batching import TokenBatch
-from ctxbatch.config import ResolvedConfig
-from ctxbatch.encoder import WordModel
-
-_NAME = "ctxbatch_salience"
 _SEEN_BY = "ctxbatch_watch"
+# How attention is computed, by transformers' name for it: the fused kernel, or two batched products.
+_NAMES = {"sdpa": "ctxbatch_sdpa", "eager": "ctxbatch_eager"}
 
 
-class Salience:
-    """Says how salient words are to a store's model, on a CPU.
-
-    Salience is the attention probability that a word's wordpieces receive, averaged over heads, summed
-    over all positions of the window, special tokens included and padding not.
+class Watch:
+    """Sees the attention of one layer during a forward pass.
 
     Args:
-        config: The store's configuration, of a family that shows its attention.
-
-    Raises:
-        InputError: The model cannot be found.
-        StoreError: Its files are not those of the configuration.
+        head: The head to look at, from 1; the mean of all if not given.
     """
 
-    def __init__(self, config: ResolvedConfig) -> None:
-        _register()
-        self._model = WordModel(config, attention=_NAME)
-        self._watch = _Watch()
-        for module in self._model.highest_layer.modules():
-            setattr(module, _SEEN_BY, self._watch)
+    def __init__(self, head: int | None) -> None:
+        self._head = head
+        self._received_BT: Tensor | None = None
+        self._queries_BT: Tensor | None = None
 
-    @torch.inference_mode()
-    def of(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
-        """The salience of a batch's rows, (N,); that of a word of several rows is their sum."""
-        longest = batch.input_ids_BT.shape[1]
-        mask_BT = torch.from_numpy(np.arange(longest) < batch.lengths_B[:, None])
-        self._watch.mask_BT = mask_BT
-        positions_M = torch.from_numpy(batch.positions_M)
-        first_N = torch.from_numpy(np.cumsum(batch.n_pieces_N) - batch.n_pieces_N)
-        self._model(torch.from_numpy(batch.input_ids_BT), mask_BT, positions_M, first_N)
-        received_BT = self._watch.received_BT.flatten()[:, None]
-        summed = nn.functional.embedding_bag(positions_M, received_BT, first_N, mode="sum")
-        salience_N: npt.NDArray[np.float32] = summed[:, 0].numpy()
-        return salience_N
+    def look_at(self, layer: nn.Module) -> None:
+        """Watch a layer of a model that was loaded with `attention_name`."""
+        for module in layer.modules():
+            setattr(module, _SEEN_BY, self)
 
-
-class _Watch:
-    """What is seen of one layer's attention during a forward pass."""
-
-    mask_BT: Tensor
-    received_BT: Tensor
+    def begin(self, mask_BT: Tensor) -> None:
+        """Prepare for a forward pass; ``mask_BT`` is true for tokens, false for padding."""
+        self._queries_BT = mask_BT.float()
 
     def see(self, query_BHTD: Tensor, key_BHTD: Tensor, mask: Tensor | None, scaling: float) -> None:
-        scores_BHTT = query_BHTD.float() @ key_BHTD.float().transpose(2, 3) * scaling
-        if mask is not None:
-            is_bool = mask.dtype == torch.bool
-            scores_BHTT = scores_BHTT.masked_fill(~mask, -torch.inf) if is_bool else scores_BHTT + mask
-        probabilities_BHTT = scores_BHTT.softmax(dim=3).nan_to_num(0.0)  # padding may attend to nothing
-        self.received_BT = torch.einsum("bhqk,bq->bk", probabilities_BHTT, self.mask_BT.float())
-        self.received_BT /= probabilities_BHTT.shape[1]
+        """Sum up what each token receives; head by head, because all at once can be gigabytes."""
+        assert self._queries_BT is not None
+        n_heads = query_BHTD.shape[1]
+        heads = range(n_heads) if self._head is None else (self._head - 1,)
+        received_BT = torch.zeros_like(self._queries_BT)
+        for head in heads:
+            scores_BTT = query_BHTD[:, head].float() @ key_BHTD[:, head].float().transpose(1, 2) * scaling
+            if mask is not None:
+                mask_BTT = mask[:, head if mask.shape[1] > 1 else 0]
+                if mask.dtype == torch.bool:
+                    scores_BTT = scores_BTT.masked_fill(~mask_BTT, -torch.inf)
+                else:
+                    scores_BTT = scores_BTT + mask_BTT
+            probabilities_BTT = scores_BTT.softmax(dim=2).nan_to_num(0.0)  # padding may attend to nothing
+            received_BT = received_BT + (probabilities_BTT * self._queries_BT[:, :, None]).sum(dim=1)
+        self._received_BT = received_BT / len(heads)
+
+    def salience(self, positions_M: Tensor, first_N: Tensor) -> Tensor:
+        """What rows received in the last forward pass, (N,): their wordpieces' shares added up.
+
+        Args:
+            positions_M: Wordpieces of the rows, row after row, as indices into the flattened (B * T).
+            first_N: Where in ``positions_M`` each row begins.
+        """
+        assert self._received_BT is not None
+        received = self._received_BT.flatten()[:, None]
+        self._received_BT = self._queries_BT = None
+        return nn.functional.embedding_bag(positions_M, received, first_N, mode="sum")[:, 0]
 
 
-def _register() -> None:
+def attention_name(kind: str) -> str:
+    """What to call the attention ``sdpa`` or ``eager`` when a model is loaded that is to be watched."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import sdpa_mask
+    from transformers.masking_utils import eager_mask, sdpa_mask
 
-    def attend(
+    attend, make_mask = {"sdpa": (sdpa_attention_forward, sdpa_mask), "eager": (_eager, eager_mask)}[kind]
+
+    def watched(
         module: nn.Module,
         query: Tensor,
         key: Tensor,
         value: Tensor,
         mask: Tensor | None,
-        **options: Any,  # noqa: ANN401
+        **options: Any,  # noqa: ANN401 (what a family adds)
     ) -> tuple[Tensor, None]:
-        watch: _Watch | None = getattr(module, _SEEN_BY, None)
+        watch: Watch | None = getattr(module, _SEEN_BY, None)
         if watch is not None:
-            scaling = options.get("scaling")
-            watch.see(query, key, mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
-        attended: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, mask, **options)
+            watch.see(query, key, mask, _scaling(query, options))
+        attended: tuple[Tensor, None] = attend(module, query, key, value, mask, **options)
         return attended
 
-    AttentionInterface.register(_NAME, attend)
-    AttentionMaskInterface.register(_NAME, sdpa_mask)
+    AttentionInterface.register(_NAMES[kind], watched)
+    AttentionMaskInterface.register(_NAMES[kind], make_mask)
+    return _NAMES[kind]
+
+
+def _scaling(query: Tensor, options: dict[str, Any]) -> float:
+    scaling: float | None = options.get("scaling")
+    return float(query.shape[-1] ** -0.5) if scaling is None else scaling
+
+
+def _eager(
+    _module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    **options: Any,  # noqa: ANN401 (what a family adds)
+) -> tuple[Tensor, None]:
+    """Attention by two batched products, as every family has it for itself."""
+    scores = query @ key.transpose(2, 3) * _scaling(query, options)
+    if mask is not None:
+        scores = scores + mask
+    attended = scores.softmax(dim=3) @ value
+    return attended.transpose(1, 2).contiguous(), None

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ctxbatch.occurrences import describe
 from ctxbatch.store import Store
 from ctxbatch.writer import Counts
 
@@ -41,6 +42,9 @@ def totals(store: Store) -> dict[str, Any]:
         "peak_memory_bytes": max((commit["peak_memory_bytes"] for commit in commits), default=0),
         "model": store.config.model,
         "columns": list(store.config.columns),
+        "selection": describe(store.config),
+        "salience_layer": store.config.salience_layer,
+        "salience_head": store.config.salience_head,
         "precision": store.config.precision,
         "compiled": store.config.compiled,
         "fingerprint": store.config.fingerprint,

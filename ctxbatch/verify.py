@@ -98,6 +98,9 @@ def _content_damage(folder: Path, manifest: Manifest, commit: dict[str, Any]) ->
     words, sentences = tables[WORDS], tables[SENTENCES]
     if not _words_stand_at_their_offsets(words, sentences, pieces=manifest.config.pool == "none"):
         yield f"{folder / WORDS} has words that are not at their offsets in {SENTENCES}"
+    salience, expected = words["salience"], 0 if manifest.config.salience_layer else len(words)
+    if salience.null_count != expected or not np.isfinite(salience.drop_null().to_numpy()).all():
+        yield f"{folder / WORDS} has salience that is missing, not finite, or not asked for"
     for name in manifest.config.columns:
         if not all(_is_finite(chunk) for chunk in words[name].chunks):
             yield f"{folder / WORDS} has values in {name} that are not finite"

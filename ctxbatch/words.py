@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from tokenizers import Encoding, Tokenizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
@@ -33,6 +34,12 @@ class WordTexts:
 
     def __getitem__(self, row: int) -> str:
         return self.utf8[self.offsets[row] : self.offsets[row + 1]].tobytes().decode()
+
+    def as_arrow(self) -> pa.StringArray:
+        """The texts as Arrow has them, without a copy."""
+        return pa.StringArray.from_buffers(
+            len(self.offsets) - 1, pa.py_buffer(self.offsets), pa.py_buffer(self.utf8)
+        )
 
     def take(self, selection: Selection) -> "WordTexts":
         """The selected rows' texts."""

@@ -25,7 +25,6 @@ from ctxbatch.layout import FORMAT_VERSION, INDEX, SHARDS, sync_folder, write_js
 from ctxbatch.readers import Reject
 from ctxbatch.segment import Sentence
 from ctxbatch.sources import Source
-from ctxbatch.words import WordTexts
 
 WORDS = "words.arrow"
 SENTENCES = "sentences.arrow"
@@ -91,8 +90,8 @@ def sentences_schema(config: ResolvedConfig) -> pa.Schema:
             pa.field("doc_id", pa.string()),
             pa.field("char_start", pa.int32(), nullable=False),
             pa.field("text", pa.string(), nullable=False),
-            pa.field("n_words", pa.int32(), nullable=False),
-            pa.field("n_pieces", pa.int32(), nullable=False),
+            pa.field("n_words", pa.int32()),
+            pa.field("n_pieces", pa.int32()),
         ],
         _metadata(config),
     )
@@ -106,6 +105,8 @@ def _metadata(config: ResolvedConfig) -> dict[str, str]:
         "layers": ",".join(map(str, config.layers)),
         "pooling": config.pool,
         "static": config.static,
+        "salience_layer": config.salience_layer,
+        "salience_head": config.salience_head,
         "shift": config.shift,
         "floor": config.floor,
         "delta": config.delta,
@@ -206,7 +207,11 @@ class ShardWriter:
             shutil.rmtree(self._beside, ignore_errors=True)
 
     def write(
-        self, buffer: Buffer, vectors: Mapping[str, npt.NDArray[Any]], finite_N: npt.NDArray[np.bool_]
+        self,
+        buffer: Buffer,
+        vectors: Mapping[str, npt.NDArray[Any]],
+        finite_N: npt.NDArray[np.bool_],
+        salience_N: npt.NDArray[np.float32] | None = None,
     ) -> None:
         """Append a buffer's sentences and rows; ``vectors`` holds its rows' vectors, (N, D) per column."""
         first_sentence = self.counts.sentences
@@ -218,17 +223,18 @@ class ShardWriter:
             keep = np.flatnonzero(finite_N)
             words, rows = words.take(keep), rows.take(keep)
             vectors = {name: vector[keep] for name, vector in vectors.items()}
+            salience_N = None if salience_N is None else salience_N[keep]
         base = self._shard << 32
         row_ids = np.arange(self.counts.rows, self.counts.rows + len(rows), dtype=np.int64) + base
         arrays = [
             pa.array(row_ids),
             pa.array(rows.sentence_N + first_sentence + base),
             pa.array(rows.word_index_N.astype(np.int32)),
-            _strings(words),
+            words.as_arrow(),
             pa.array(rows.char_start_N.astype(np.int32)),
             pa.array(rows.char_end_N.astype(np.int32)),
             pa.array(rows.n_pieces_N.astype(np.int32)),
-            pa.nulls(len(rows), pa.float32()),
+            pa.nulls(len(rows), pa.float32()) if salience_N is None else pa.array(salience_N),
         ]
         arrays += [_vectors(vectors[name], self._words.schema.field(name).type) for name in self._columns]
         self._words.write(arrays)
@@ -250,8 +256,8 @@ class ShardWriter:
             pa.array([sentence.record.doc_id for sentence in sentences], pa.string()),
             pa.array([sentence.char_start for sentence in sentences], pa.int32()),
             pa.array([sentence.text for sentence in sentences], pa.string()),
-            pa.array(buffer.n_words_S.astype(np.int32)),
-            pa.array(buffer.n_pieces_S.astype(np.int32)),
+            pa.array(buffer.n_words_S.astype(np.int32), mask=~buffer.read_S),
+            pa.array(buffer.n_pieces_S.astype(np.int32), mask=~buffer.read_S),
         ]
         self._sentences.write(arrays)
         self._carried = sentences
@@ -337,12 +343,6 @@ def remove_leftovers(out: Path, pid: int | None = None) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     for file in (*out.glob(f".*.{process}.tmp"), *(out / INDEX).glob(f".*.{process}.tmp")):
         file.unlink(missing_ok=True)
-
-
-def _strings(words: WordTexts) -> pa.Array:
-    return pa.StringArray.from_buffers(
-        len(words.offsets) - 1, pa.py_buffer(words.offsets), pa.py_buffer(words.utf8)
-    )
 
 
 def _vectors(vectors_ND: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:

@@ -1,7 +1,7 @@
 """The slow, obviously right version: one sentence at a time, fp32, eager attention, plain numpy.
 
 Shares no code with the package. Written from the definitions in the README: what a word is, which
-window it comes from, how pieces are pooled, what the shift is.
+window it comes from, how pieces are pooled, what the shift is, what salience is.
 """
 
 import unicodedata
@@ -22,6 +22,10 @@ class OracleRow:
     n_pieces: int
     static: np.ndarray
     contextual: dict[int, np.ndarray] = field(default_factory=dict)
+    received: dict[int, np.ndarray] = field(default_factory=dict)  # attention by layer, one number a head
+
+    def salience(self, layer, head=None):
+        return self.received[layer].mean() if head is None else self.received[layer][head - 1]
 
 
 class Oracle:
@@ -63,7 +67,14 @@ class Oracle:
                     if end > start:
                         rows.append(
                             self._row(
-                                text[char_start:char_end], index, start, end, 1, hidden[number], [position]
+                                text[char_start:char_end],
+                                index,
+                                start,
+                                end,
+                                1,
+                                hidden[number],
+                                [position],
+                                [position],
                             )
                         )
             else:
@@ -77,13 +88,16 @@ class Oracle:
                         len(local),
                         hidden[number],
                         taken,
+                        local,
                     )
                 )
         return rows, rejected
 
-    def _row(self, word, index, start, end, n_pieces, hidden, positions):
+    def _row(self, word, index, start, end, n_pieces, window, positions, pieces):
+        hidden, received = window
         static, *layers = [state[positions].mean(axis=0) for state in hidden]
-        return OracleRow(word, index, start, end, n_pieces, static, dict(enumerate(layers, 1)))
+        sums = {layer: each[:, pieces].sum(axis=1) for layer, each in enumerate(received, 1)}
+        return OracleRow(word, index, start, end, n_pieces, static, dict(enumerate(layers, 1)), sums)
 
     def _words(self, text, spans, word_ids):
         """(char_start, char_end, pieces) of every word."""
@@ -108,11 +122,14 @@ class Oracle:
 
     @torch.no_grad()
     def _hidden(self, ids, static):
-        """Static vectors, then the hidden states of every layer, each (tokens, D)."""
+        """Static vectors, then the hidden states of every layer, each (tokens, D); the attention that
+        every token receives from all tokens, of every layer (heads, tokens)."""
         batch = torch.tensor([[*self.prefix, *ids, *self.suffix]])
-        states = self.model(input_ids=batch, output_hidden_states=True).hidden_states
+        output = self.model(input_ids=batch, output_hidden_states=True, output_attentions=True)
+        states = output.hidden_states
+        received = [attention[0].sum(dim=1).numpy() for attention in output.attentions]
         first = self.model.get_input_embeddings().weight[batch[0]] if static == "lookup" else states[0][0]
-        return [first.numpy(), *(state[0].numpy() for state in states[1:])]
+        return [first.numpy(), *(state[0].numpy() for state in states[1:])], received
 
 
 def is_space(c):

@@ -1,77 +1,109 @@
 """Salience is the column sum of the model's own attention, and chooses the word that nobody marked."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
-import torch
-import transformers
-from models import FAMILIES, PLAIN_TEXT
+from models import FAMILIES, PLAIN_TEXT, TEXT
+from oracle import Oracle
 from stores import make_store
 
 from ctxbatch import InputError, RunConfig
-from ctxbatch.batching import BatchMaker
-from ctxbatch.readers import Record
-from ctxbatch.resolving import read_tokenizer, resolve
-from ctxbatch.salience import Salience
-from ctxbatch.segment import Sentence
+from ctxbatch.resolving import resolve
 
 SHOWN = [family for family in FAMILIES if family != "mpnet"]
 
 
-def eager_sums(model_folder, input_ids, layer):
-    """Attention received by each token of one unpadded window: mean over heads, summed over rows."""
-    model = transformers.AutoModel.from_pretrained(model_folder, attn_implementation="eager").eval()
-    with torch.no_grad():
-        attentions = model(torch.tensor(input_ids)[None], output_attentions=True).attentions
-    return attentions[layer - 1][0].mean(0).sum(0).numpy()
+@pytest.fixture
+def text(tmp_path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def expected_rows(store, oracle: Oracle, **options: object) -> list:
+    """What the oracle says of every sentence of a store, row after row."""
+    texts = store.sentences.to_table()["text"].to_pylist()
+    return [row for text in texts for row in oracle.rows(text, **options)[0]]
 
 
 @pytest.mark.parametrize("family", SHOWN)
-@pytest.mark.parametrize("layer", [1, 3])
-def test_salience_is_the_sum_of_eager_attention_batched_and_padded(family, layer, tiny):
-    folder = tiny(family)
-    config = resolve(RunConfig(model=str(folder), precision="fp32", layers=(layer,)), "cpu")
-    maker, salience = BatchMaker(read_tokenizer(config), config), Salience(config)
-    texts = [line for line in PLAIN_TEXT.splitlines() if line.strip()]
-    sentences = [Sentence(Record(0, n, None, None, text), 0, text) for n, text in enumerate(texts)]
-    compared = padded = 0
-    for buffer in maker.buffers(sentences):
-        for batch in maker.batches(buffer, budget=200):
-            found = salience.of(batch)
-            padded += int((batch.lengths_B < batch.input_ids_BT.shape[1]).any())
-            width = batch.input_ids_BT.shape[1]
-            ends = np.cumsum(batch.n_pieces_N)
-            sums = [
-                eager_sums(folder, ids[:n], layer)
-                for ids, n in zip(batch.input_ids_BT, batch.lengths_B, strict=True)
-            ]
-            for row, end in enumerate(ends):
-                pieces = batch.positions_M[end - batch.n_pieces_N[row] : end]
-                expected = sum(sums[piece // width][piece % width] for piece in pieces)
-                assert abs(expected - found[row]) < 1e-5 * max(1, expected)
-                compared += 1
-    assert compared > 50
-    assert padded
+@pytest.mark.parametrize(("layer", "head"), [(1, None), (3, None), (2, 4)])
+def test_salience_is_the_sum_of_eager_attention_batched_and_padded(
+    family, layer, head, tiny, oracle, text, tmp_path
+):
+    """In batches of several lengths, and in sentences of several windows."""
+    config = RunConfig(
+        model=str(tiny(family)),
+        precision="fp32",
+        salience_layer=layer,
+        salience_head=head,
+        tokens_per_batch=200,
+    )
+    store = make_store(tmp_path / "out", [text], config)
+    found = np.array(store.words.to_table()["salience"])
+    expected = np.array([row.salience(layer, head) for row in expected_rows(store, oracle(family))])
+    assert len(found) > 100
+    assert np.abs(found - expected).max() < 1e-5 * max(1, expected.max())
+    commit = store.commits[0]["counts"]
+    assert commit["slots"] > commit["tokens"] > commit["wordpieces"] + 2 * commit["sentences"]
 
 
-def test_without_a_mark_the_most_salient_word_is_searched_for(tiny, tmp_path):
+def test_salience_of_wordpieces_adds_up_to_that_of_their_word(tiny, oracle, text, tmp_path):
+    config = RunConfig(model=str(tiny()), precision="fp32", salience=True, pool="none")
+    store = make_store(tmp_path / "pieces", [text], config)
+    found = np.array(store.words.to_table()["salience"])
+    expected = [row.salience(3) for row in expected_rows(store, oracle(), pool="none")]
+    assert np.abs(found - expected).max() < 1e-5 * max(expected)
+    whole = make_store(tmp_path / "words", [text], replace(config, pool="first"))
+    columns = ["sentence_id", "word_index", "salience"]
+    frames = [each.words.to_table(columns=columns).to_pandas() for each in (store, whole)]
+    sums, words = (frame.groupby(["sentence_id", "word_index"])["salience"].sum() for frame in frames)
+    assert (sums - words).abs().max() < 1e-4
+
+
+def test_vectors_are_the_same_bits_with_salience_and_without(tiny, text, tmp_path):
+    config = RunConfig(model=str(tiny()), precision="fp32", layers=(2, 3))
+    with_it = make_store(tmp_path / "a", [text], replace(config, salience=True))
+    without = make_store(tmp_path / "b", [text], config)
+    for column in without.config.columns:
+        one, other = (np.concatenate(list(store.vectors(column))) for store in (with_it, without))
+        assert np.array_equal(one, other)
+    assert without.words.to_table()["salience"].null_count == without.n_rows
+    assert with_it.words.to_table()["salience"].null_count == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"salience_layer": 3, "layers": (1, 2)}, "--salience-layer 3 lies above 2, the highest layer"),
+        ({"salience_layer": 9}, r"--salience-layer 9: .* has layers 1 to 3 \(or -3 to -1\)"),
+        ({"salience_head": 5}, r"--salience-head 5: .* has heads 1 to 4 \(or -4 to -1\)"),
+        ({"salience": True, "vectors": ("static",)}, "salience has no meaning with --vectors static"),
+        ({"top_salient": 0}, "--top-salient 0 is too small"),
+    ],
+)
+def test_salience_that_cannot_be_had_is_refused(options, message, tiny):
+    with pytest.raises(InputError, match=message):
+        resolve(RunConfig(model=str(tiny()), **options), "cpu")
+
+
+def test_a_family_that_hides_its_attention_is_refused(tiny):
+    with pytest.raises(InputError, match="is a mpnet, whose attention cannot be seen: leave salience out"):
+        resolve(RunConfig(model=str(tiny("mpnet")), top_salient=1), "cpu")
+
+
+def test_without_a_mark_the_most_salient_word_is_searched_for(tiny, oracle, tmp_path):
     (tmp_path / "a.txt").write_text(PLAIN_TEXT)
     folder = tiny()
     config = RunConfig(model=str(folder), pool="none", keep_punctuation=False)
     searcher = make_store(tmp_path / "out", [tmp_path / "a.txt"], config).searcher()
     sentence = "Nobody wanted the unbelievableness of it."
     (answer,) = searcher.ask([sentence], 3)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    encoded = tokenizer(sentence)
-    sums = eager_sums(folder, encoded["input_ids"], 3)
-    of_word = {}
-    for piece, (word, value) in enumerate(zip(encoded.word_ids(), sums, strict=True)):
-        if word is not None:
-            start, end = encoded.word_to_chars(word)
-            if sentence[start:end].isalnum():
-                of_word[start] = of_word.get(start, 0) + value
-        assert piece < 100
+    rows, _ = oracle().rows(sentence)
     assert answer.salient
-    assert answer.char_start == max(of_word, key=of_word.__getitem__)
+    assert answer.char_start == max(rows, key=lambda row: row.salience(3)).char_start
     marked = f"{sentence[: answer.char_start]}[{answer.word}]{sentence[answer.char_end :]}"
     assert [hit.row_id for hit in answer.hits] == [hit.row_id for hit in searcher.search(marked, 3)]
     with pytest.raises(InputError, match=r"no word is marked in '\?!', and it has no word"):

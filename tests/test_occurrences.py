@@ -1,0 +1,279 @@
+"""What --words, --sample and --top-salient keep is what picking rows from a store of all words keeps."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from models import FAMILIES, TEXT
+from stores import arrow_digests, make_store, rows_of
+
+from ctxbatch import RunConfig
+from ctxbatch.batching import BatchMaker
+from ctxbatch.compiling import make_program
+from ctxbatch.readers import Record
+from ctxbatch.resolving import read_tokenizer, resolve
+from ctxbatch.segment import Sentence
+
+PLACE = ("sentence_id", "word_index", "char_start", "char_end", "n_pieces", "word")
+
+
+@pytest.fixture
+def text(tmp_path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def options(model: Path, **given: object) -> RunConfig:
+    return RunConfig(model=str(model), precision="fp32", compile="off", **given)  # type: ignore[arg-type]
+
+
+def places(rows: list[dict]) -> list[tuple]:
+    return [tuple(row[name] for name in PLACE) for row in rows]
+
+
+def most_salient(rows: list[dict], k: int) -> list[dict]:
+    """The rows of the k words of each sentence that receive most attention; of equals the first."""
+    of_word: dict[tuple, float] = {}
+    for row in rows:
+        word = (row["sentence_id"], row["word_index"])
+        of_word[word] = of_word.get(word, np.float32(0)) + np.float32(row["salience"])
+    kept = set()
+    for sentence in {sentence for sentence, _ in of_word}:
+        mine = [word for word in of_word if word[0] == sentence]
+        kept |= set(sorted(mine, key=lambda word: (-of_word[word], word[1]))[:k])
+    return [row for row in rows if (row["sentence_id"], row["word_index"]) in kept]
+
+
+@pytest.mark.parametrize("pool", ["mean", "first", "none"])
+@pytest.mark.parametrize(("k", "budget"), [(1, 100), (3, 100), (3, 2000), (1000, 100)])
+def test_top_salient_keeps_the_rows_that_ranking_all_rows_would(k, budget, pool, tiny, text, tmp_path):
+    """The text has sentences of several windows, whose words meet in different batches."""
+    config = options(tiny(), pool=pool, tokens_per_batch=budget, layers=(3, 1))
+    everything = rows_of(make_store(tmp_path / "all", [text], replace(config, salience=True)))
+    store = make_store(tmp_path / "top", [text], replace(config, top_salient=k))
+    expected, found = most_salient(everything, k), rows_of(store)
+    assert places(found) == places(expected)
+    assert len(found) < len(everything) or k == 1000
+    for name in ("static", "contextual_3", "contextual_1", "shift_3", "shift_1", "salience"):
+        for row, same in zip(found, expected, strict=True):
+            assert np.array_equal(row[name], same[name])
+    counts = store.commits[0]["counts"]
+    assert counts["words"] == len({(row["sentence_id"], row["word_index"]) for row in everything}) + 1
+    assert counts["rows"] == len(found)
+
+
+@pytest.mark.parametrize("family", [pytest.param("bert", marks=pytest.mark.slow), "modernbert"])
+def test_a_compiled_model_keeps_the_same_rows(family, tiny, text, tmp_path):
+    config = options(tiny(family), top_salient=1, tokens_per_batch=60)
+    eager = make_store(tmp_path / "eager", [text], config)
+    config = replace(config, compile="on")
+    make_program(resolve(config, "cpu"))
+    compiled = make_store(tmp_path / "compiled", [text], config)
+    assert compiled.config.compiled
+    one, other = rows_of(eager), rows_of(compiled)
+    assert places(one) == places(other)
+    for name in ("static", "contextual_3", "salience"):
+        assert max(np.abs(a[name] - b[name]).max() for a, b in zip(one, other, strict=True)) < 2e-3
+
+
+def test_words_keeps_occurrences_in_any_case_and_reads_no_other_sentence(tiny, text, tmp_path):
+    wanted = ("i", "WANT", "zoë", "漢", "absent")
+    config = options(tiny())
+    everything = make_store(tmp_path / "all", [text], config)
+    store = make_store(tmp_path / "some", [text], replace(config, words=wanted))
+    targets = {word.casefold() for word in wanted}
+    expected = [row for row in rows_of(everything) if row["word"].casefold() in targets]
+    assert places(rows_of(store)) == places(expected)
+    assert {row["word"] for row in expected} == {"I", "want", "Zoë", "漢"}
+    all_sentences, sentences = (each.sentences.to_table().to_pylist() for each in (everything, store))
+    held = {row["sentence_id"] for row in expected}
+    for before, after in zip(all_sentences, sentences, strict=True):
+        if before["sentence_id"] not in held:
+            before |= {"n_words": None, "n_pieces": None}
+        assert after == before
+    read = [sentence for sentence in sentences if sentence["n_words"] is not None]
+    counts = store.commits[0]["counts"]
+    assert counts["wordpieces"] == sum(sentence["n_pieces"] for sentence in read)
+    assert counts["tokens"] < everything.commits[0]["counts"]["tokens"] / 3
+    assert counts["rejected_words"] == 0  # the word that is too long for a window is none of these
+
+
+def test_words_in_no_sentence_leave_a_store_without_rows(tiny, text, tmp_path, cli):
+    (tmp_path / "words").write_text("zebra\n")
+    out = tmp_path / "out"
+    done = cli("run", text, "-o", out, "--model", tiny(), "--words", tmp_path / "words", "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert cli("verify", out).returncode == 0
+    assert '"rows": 0' in cli("stats", out, "--json").stdout
+
+
+LETTERS = st.text(alphabet="abTé\u0301ß漢字иЙ19'\u2019-. \u00ad_²K", max_size=40)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(LETTERS, min_size=1, max_size=6), data=st.data())
+def test_no_occurrence_is_missed_by_looking_at_characters_first(family, texts, data, tiny):
+    config = resolve(options(tiny(family), keep_punctuation=True), "cpu")
+    tokenizer = read_tokenizer(config)
+    sentences = [Sentence(Record(0, n, None, None, text), 0, text) for n, text in enumerate(texts)]
+
+    def found(words: tuple[str, ...] | None) -> list[tuple[int, int, str]]:
+        maker = BatchMaker(tokenizer, replace(config, words=words))
+        (buffer,) = maker.buffers(sentences)
+        starts = buffer.rows.char_start_N.tolist()
+        return [
+            (number, start, buffer.words[row])
+            for row, (number, start) in enumerate(zip(buffer.rows.sentence_N.tolist(), starts, strict=True))
+        ]
+
+    every = found(None)
+    words = sorted({word.casefold() for _, _, word in every})
+    chosen = set(data.draw(st.lists(st.sampled_from(words), max_size=3))) if words else set()
+    expected = [each for each in every if each[2].casefold() in chosen]
+    assert found((*sorted(chosen), "absent")) == expected
+
+
+def test_contractions_that_byte_level_tokenizers_cut_are_found(tiny):
+    config = resolve(options(tiny("roberta"), words=("ally", "'re")), "cpu")
+    maker = BatchMaker(read_tokenizer(config), config)
+    (buffer,) = maker.buffers([Sentence(Record(0, 0, None, None, "it'really is"), 0, "it'really is")])
+    assert [buffer.words[row] for row in range(len(buffer.rows))] == ["'re", "ally"]
+
+
+def test_a_sentence_with_a_word_only_inside_others_is_not_tokenised(tiny):
+    config = resolve(options(tiny(), words=("ark",)), "cpu")
+    maker = BatchMaker(read_tokenizer(config), config)
+    texts = ["the dark arks embark", "An ARK, built", "arkark"]
+    (buffer,) = maker.buffers([Sentence(Record(0, n, None, None, t), 0, t) for n, t in enumerate(texts)])
+    assert buffer.read_S.tolist() == [False, True, False]
+    assert [buffer.words[row] for row in range(len(buffer.rows))] == ["ARK"]
+
+
+def test_a_sample_has_its_rate_agrees_between_runs_and_holds_every_smaller_one(tiny, tmp_path):
+    path = tmp_path / "many.txt"
+    path.write_text("one two three four five. six seven eight nine ten.\n" * 400)
+    config = RunConfig(model=str(tiny()), vectors=("static",))
+    stores = {
+        rate: make_store(tmp_path / f"{rate}", [path], replace(config, sample=rate))
+        for rate in (0.05, 0.3, 1.0)
+    }
+    kept = {rate: set(places(rows_of(store))) for rate, store in stores.items()}
+    for rate in (0.05, 0.3):
+        error = 4 * (rate * (1 - rate) / 4000) ** 0.5
+        assert abs(len(kept[rate]) / 4000 - rate) < error
+    assert kept[0.05] < kept[0.3] < kept[1.0]
+    assert len(kept[1.0]) == 4000
+    again = make_store(tmp_path / "shards", [path], replace(config, sample=0.3, shard_size=5000))
+    assert len(again.commits) > 1
+    assert [row["word"] for row in rows_of(again)] == [row["word"] for row in rows_of(stores[0.3])]
+
+
+@pytest.mark.parametrize("pool", ["mean", "none"])
+def test_selections_keep_together_what_each_of_them_keeps(pool, tiny, text, tmp_path):
+    config = options(tiny(), pool=pool, tokens_per_batch=100)
+    words = ("i", "an", "want", "two", "twenty", "the", "seven", "at")
+    alone = {
+        name: {row["row"] for row in _numbered(make_store(tmp_path / name, [text], replace(config, **given)))}
+        for name, given in {
+            "words": {"words": words},
+            "sample": {"sample": 0.7},
+            "top": {"top_salient": 8},
+        }.items()
+    }
+    store = make_store(tmp_path / "together", [text], replace(config, words=words, sample=0.7, top_salient=8))
+    together = {row["row"] for row in _numbered(store)}
+    assert together == alone["words"] & alone["sample"] & alone["top"]
+    assert together
+    assert all(together < kept for kept in alone.values())
+
+
+def _numbered(store) -> list[dict]:
+    return [{**row, "row": tuple(row[name] for name in PLACE)} for row in rows_of(store)]
+
+
+def test_layers_stored_together_are_the_bits_of_layers_stored_one_by_one(tiny, text, tmp_path):
+    for family in ("bert", "modernbert"):
+        config = options(tiny(family), tokens_per_batch=100)
+        together = make_store(tmp_path / family / "all", [text], replace(config, layers="all"))
+        assert together.config.layers == (3, 2, 1)
+        assert together.config.column() == "shift_3"
+        for layer in (1, 2, 3):
+            alone = make_store(tmp_path / family / f"{layer}", [text], replace(config, layers=(layer,)))
+            for name in alone.config.columns:
+                one, other = (np.concatenate(list(store.vectors(name))) for store in (together, alone))
+                assert np.array_equal(one, other), (family, name)
+
+
+def test_runs_with_selections_give_the_same_bytes_however_they_are_run(tiny, text, tmp_path, cli):
+    (tmp_path / "words").write_text("\ufeffWant\n\n  i \nan\nI\n")
+    given = ["--words", tmp_path / "words", "--sample", "90%", "--top-salient", "4", "--layers", "all"]
+    (tmp_path / "more.txt").write_text(TEXT[:600])
+    inputs = [text, tmp_path / "more.txt"]
+    command = ["run", *inputs, "--model", tiny(), *given, "--shard-size", "200", "--no-index", "-q"]
+    digests = []
+    for workers in (1, 2):
+        out = tmp_path / f"{workers}"
+        done = cli(*command, "-o", out, "--workers", workers)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert cli("verify", out).returncode == 0
+        digests.append(arrow_digests(out))
+    assert digests[0] == digests[1]
+    assert len(digests[0]) > 4
+    (tmp_path / "words").write_text("i\nwant\n")
+    refused = cli(*command, "-o", tmp_path / "1")
+    assert refused.returncode == 2
+    assert "was made with --words an,i,want, this command says i,want: use the same" in refused.stderr
+    stats = cli("stats", tmp_path / "1").stdout
+    assert "occurrences of 3 words and a sample of 0.9 and the 4 most salient words" in stats
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--words", "missing"], "--words missing cannot be read: No such file or directory"),
+        (["--words", "empty"], "--words empty names no words: write one a line"),
+        (["--words", "bytes"], "--words bytes cannot be read: it is not UTF-8"),
+        (["--words", "phrases"], "2 of 2 --words are no single words to "),
+        (["--sample", "0"], "--sample 0.0 must be a share of the words, as 0.01 or 1%"),
+        (["--sample", "200%"], "--sample 2.0 must be a share of the words, as 0.01 or 1%"),
+        (["--sample", "few"], "--sample 'few' must be a share, as 0.01 or 1%"),
+        (["--top-salient", "0"], "--top-salient 0 is too small: it must be 1 or more"),
+        (["--layers", "every"], "--layers 'every' must be all, or layer numbers such as -1 or 2,4,6"),
+        (["--layers", "2,2"], "--layers '2,2' must name layers, each once"),
+        (["--layers", "3,-1"], "--layers 3,-1 names a layer of "),
+    ],
+)
+def test_selections_that_select_nothing_sensible_are_told_in_one_line(
+    arguments, message, tiny, text, tmp_path, cli
+):
+    (tmp_path / "empty").write_text("\n \n")
+    (tmp_path / "bytes").write_bytes(b"\xff\n")
+    (tmp_path / "phrases").write_text("want an\ndon't\n")
+    done = cli("run", text, "-o", tmp_path / "out", "--model", tiny(), *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_words_that_the_tokenizer_splits_are_named(tiny, text, tmp_path, cli):
+    (tmp_path / "words").write_text("don't\nwant\n!\n")
+    command = ["run", text, "-o", tmp_path / "out", "--model", tiny(), "--words", tmp_path / "words", "-q"]
+    done = cli(*command)
+    assert done.returncode == 0
+    assert "2 of 3 --words are no single words to" in done.stderr
+    assert "'!', \"don't\"; they will not be found" in done.stderr
+
+
+def test_a_plan_counts_what_a_selection_leaves(tiny, text, tmp_path, cli):
+    (tmp_path / "words").write_text("want\n")
+    selections = ([], 150), (["--top-salient", "1"], 12), (["--words", tmp_path / "words"], 3)
+    for arguments, rows in selections:
+        done = cli("plan", text, "-o", tmp_path / "out", "--model", tiny(), *arguments)
+        assert done.returncode == 0
+        assert f"in {rows} rows" in done.stdout
