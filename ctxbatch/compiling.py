@@ -41,7 +41,7 @@ _FIELDS = (
     "dtype",
     "precision",
 )
-_COMPILED_FILES = ("encoder.py", "salience.py", "shift.py", "compiling.py")
+_COMPILED_FILES = ("encoder.py", "pooling.py", "salience.py", "shift.py", "compiling.py")
 _KEPT = 4
 
 
@@ -129,7 +129,8 @@ def _code_digest() -> str:
 
     folder = Path(__file__).parent
     sources = b"".join(
-        (folder / name).read_bytes() for name in ("encoder.py", "salience.py", "shift.py", "compiling.py")
+        (folder / name).read_bytes()
+        for name in ("encoder.py", "pooling.py", "salience.py", "shift.py", "compiling.py")
     )
     return hashlib.sha256(sources + metadata.version("transformers").encode()).hexdigest()
 
@@ -204,8 +205,9 @@ def _compile(config: ResolvedConfig, program: Path) -> None:
     ]
     shapes = [{0: windows, 1: tokens}, {0: windows, 1: tokens}, {0: pieces}, {0: rows}]
     if config.selects_rows:
-        example += [torch.zeros(3, dtype=torch.int64), torch.arange(2)]
-        shapes += [{0: rows}, {0: Dim("kept", min=COMPILED_LEAST)}]
+        example += [torch.zeros(3, dtype=torch.int64), torch.arange(2), torch.arange(4)]
+        kept, longest = Dim("kept", min=COMPILED_LEAST), Dim("longest", min=COMPILED_LEAST)
+        shapes += [{0: rows}, {0: kept}, {0: longest}]
     with torch.no_grad():
         exported = export(model, tuple(example), dynamic_shapes=tuple(shapes))
         options = {"freezing": True, "cpp.threads": 1}

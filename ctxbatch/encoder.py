@@ -1,4 +1,4 @@
-"""The model: running it cut to the layers asked for, and pooling, shift and cast on its device.
+"""The model: running it cut to the layers asked for, with pooling, shift and cast on its device.
 
 Owns the forward pass and nothing around it. Tensor names end in the letters of their shape: B windows,
 T tokens, N rows, R rows among them that are kept, M wordpieces, C vector columns, D hidden size.
@@ -21,6 +21,7 @@ from ctxbatch.compiling import Program
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.models import ModelFolder, find_model
+from ctxbatch.pooling import AllRows, KeptRows
 from ctxbatch.resolving import FAMILIES, Family, first_line
 from ctxbatch.salience import Watch, attention_name
 from ctxbatch.shift import SHIFTS
@@ -103,12 +104,22 @@ class WordModel(nn.Module):
         if self._watch is not None:
             assert self._config.salience_layer is not None
             self._watch.look_at(layers[self._config.salience_layer - 1])
+        self._narrows = self._config.selects_rows and family.attended is not None
+        if family.attended is not None and self._narrows:
+            layers[-1].get_submodule(family.attended).register_forward_hook(self._narrow)
 
     def _keep_input(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
         self._hidden[0] = args[0]
 
     def _keep_output(self, number: int, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401 (as hooks are)
         self._hidden[number] = output[0] if isinstance(output, tuple) else output
+
+    def _narrow(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401 (as hooks are)
+        """Have what is left of the last layer computed for the tokens of the kept rows alone."""
+        assert isinstance(self._rows, KeptRows)
+        if isinstance(output, tuple):
+            return self._rows.narrowed(output[0]), *output[1:]
+        return self._rows.narrowed(output)
 
     def forward(
         self,
@@ -118,6 +129,7 @@ class WordModel(nn.Module):
         first_N: Tensor,
         sentence_N: Tensor | None = None,
         places_R: Tensor | None = None,
+        numbers_P: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Run a batch.
 
@@ -126,60 +138,50 @@ class WordModel(nn.Module):
             mask_BT: True for tokens, false for padding; ``None`` where nothing is padded.
             positions_M: Wordpieces of the rows, row after row, as indices into the flattened (B * T).
             first_N: Where in ``positions_M`` each row begins.
-            sentence_N: The sentence of each row, where only the most salient are kept.
-            places_R: Of these, their places among rows ordered by sentence and falling salience.
+            sentence_N: Where not all rows are kept, this and the rest say which; see `KeptRows`.
+            places_R: Of the rows that are kept.
+            numbers_P: Of the wordpieces of the longest row.
 
         Returns:
             The vectors, (C, R, D) in the stored type; (R,), whether all of a row is finite; with a salience
-            layer (N,), the salience of all rows; with places (R,), the rows that are kept.
+            layer (N,), the salience of all rows; where not all are kept (R,), the rows that are.
         """
         self._hidden.clear()
+        pooling, also = self._config.pool, []
+        self._rows: AllRows | KeptRows = AllRows(positions_M, first_N, pooling)
         if self._watch is not None:
             self._watch.begin(torch.ones_like(ids_BT) if mask_BT is None else mask_BT)
-        self._model(input_ids=ids_BT, attention_mask=mask_BT)
-        pool = functools.partial(self._pool, positions_M, first_N)
-        also: tuple[Tensor, ...] = ()
-        if self._watch is not None:
-            also = (self._watch.salience(positions_M, first_N),)
-        if sentence_N is not None and places_R is not None:
-            kept_R = _by_sentence_and_salience(sentence_N, also[0])[places_R]
-            pool, also = functools.partial(self._pool_kept, pool, kept_R), (*also, kept_R)
-        columns = self._columns(ids_BT, pool)
+            salience = functools.partial(self._watch.salience, positions_M, first_N)
+            if sentence_N is not None and places_R is not None and numbers_P is not None:
+                choice = (sentence_N, places_R, numbers_P)
+                self._rows = KeptRows(positions_M, first_N, pooling, salience, *choice)
+            self._model(input_ids=ids_BT, attention_mask=mask_BT)
+            also = [salience(), self._rows.kept_R] if isinstance(self._rows, KeptRows) else [salience()]
+        else:
+            self._model(input_ids=ids_BT, attention_mask=mask_BT)
+        columns = self._columns(ids_BT)
         self._hidden.clear()
         stored = _STORED_TYPES[self._config.dtype]
         vectors_CRD = torch.stack([columns[name].to(stored) for name in self._config.columns])
         return vectors_CRD, vectors_CRD.isfinite().all(dim=2).all(dim=0), *also
 
-    def _columns(self, ids_BT: Tensor, pool: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    def _columns(self, ids_BT: Tensor) -> dict[str, Tensor]:
         config, columns = self._config, {}
         if config.static is not None:
             is_lookup = config.static == "lookup"
             static = self._model.get_input_embeddings()(ids_BT) if is_lookup else self._hidden[0]
-            columns["static"] = pool(static)
+            columns["static"] = self._rows.pooled(static)
         for layer in config.layers:
-            contextual_ND = pool(self._hidden[layer])
-            columns[f"contextual_{layer}"] = contextual_ND
+            contextual_RD = self._pooled(layer)
+            columns[f"contextual_{layer}"] = contextual_RD
             if self._shift is not None:
-                columns[f"shift_{layer}"] = self._shift(contextual_ND, columns["static"])
+                columns[f"shift_{layer}"] = self._shift(contextual_RD, columns["static"])
         return columns
 
-    def _pool(self, positions_M: Tensor, first_N: Tensor, hidden_BTD: Tensor) -> Tensor:
-        """The rows' vectors (N, D) in fp32."""
-        hidden_PD = hidden_BTD.flatten(0, 1)
-        if self._config.pool == "mean":
-            return nn.functional.embedding_bag(positions_M, hidden_PD.float(), first_N, mode="mean")
-        return hidden_PD[positions_M[first_N]].float()
-
-    @staticmethod
-    def _pool_kept(pool: Callable[[Tensor], Tensor], kept_R: Tensor, hidden_BTD: Tensor) -> Tensor:
-        """The vectors (R, D) of the rows that are kept; pooled with all others, to be the same bits."""
-        return pool(hidden_BTD)[kept_R]
-
-
-def _by_sentence_and_salience(sentence_N: Tensor, salience_N: Tensor) -> Tensor:
-    """The rows ordered by sentence, the most salient of each first; equals stay in order."""
-    by_salience_N = torch.argsort(salience_N, descending=True, stable=True)
-    return by_salience_N[torch.argsort(sentence_N[by_salience_N], stable=True)]
+    def _pooled(self, layer: int) -> Tensor:
+        if isinstance(self._rows, KeptRows) and self._narrows and layer == self._config.highest_layer:
+            return self._rows.pooled_from_narrowed(self._hidden[layer])
+        return self._rows.pooled(self._hidden[layer])
 
 
 class Encoder:
@@ -243,7 +245,9 @@ class Encoder:
         first_N = np.cumsum(batch.n_pieces_N) - batch.n_pieces_N
         inputs = [batch.positions_M, first_N]
         if batch.places_R is not None:
-            inputs += [batch.sentence_N, batch.places_R]
+            longest_row = 1 if self._config.pool == "first" else int(batch.n_pieces_N.max())
+            numbers_P = np.arange(max(longest_row, COMPILED_LEAST))
+            inputs += [batch.sentence_N, batch.places_R, numbers_P]
         try:
             vectors_CRD, finite_R, *also = run(
                 self._on_device(batch.input_ids_BT), mask_BT, *map(self._on_device, inputs)

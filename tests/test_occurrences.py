@@ -48,27 +48,32 @@ def most_salient(rows: list[dict], k: int) -> list[dict]:
     return [row for row in rows if (row["sentence_id"], row["word_index"]) in kept]
 
 
-@pytest.mark.parametrize("pool", ["mean", "first", "none"])
-@pytest.mark.parametrize(("k", "budget"), [(1, 100), (3, 100), (3, 2000), (1000, 100)])
-def test_top_salient_keeps_the_rows_that_ranking_all_rows_would(k, budget, pool, tiny, text, tmp_path):
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "mpnet"])
+@pytest.mark.parametrize(
+    ("pool", "k", "budget"),
+    [("mean", 1, 100), ("mean", 3, 100), ("mean", 1000, 2000), ("first", 3, 100), ("none", 3, 100)],
+)
+def test_top_salient_keeps_the_rows_that_ranking_all_rows_would(
+    k, budget, pool, family, tiny, text, tmp_path
+):
     """The text has sentences of several windows, whose words meet in different batches."""
-    config = options(tiny(), pool=pool, tokens_per_batch=budget, layers=(3, 1))
-    everything = rows_of(make_store(tmp_path / "all", [text], replace(config, salience=True)))
+    config = options(
+        tiny(family), pool=pool, tokens_per_batch=budget, layers=(3, 1), salience_layer=2, dtype="float32"
+    )
+    whole = make_store(tmp_path / "all", [text], replace(config, salience=True))
+    everything = rows_of(whole)
     store = make_store(tmp_path / "top", [text], replace(config, top_salient=k))
     expected, found = most_salient(everything, k), rows_of(store)
     assert places(found) == places(expected)
     assert len(found) < len(everything) or k == 1000
-    for name in ("static", "contextual_3", "contextual_1", "shift_3", "shift_1", "salience"):
-        for row, same in zip(found, expected, strict=True):
-            assert np.array_equal(row[name], same[name])
-    counts = store.commits[0]["counts"]
-    assert counts["words"] == len({(row["sentence_id"], row["word_index"]) for row in everything}) + 1
-    assert counts["rows"] == len(found)
+    for name in ("static", "contextual_3", "contextual_1", "salience"):
+        assert max(np.abs(a[name] - b[name]).max() for a, b in zip(found, expected, strict=True)) < 1e-4
+    assert store.commits[0]["counts"] == {**whole.commits[0]["counts"], "rows": len(found)}
 
 
 @pytest.mark.parametrize("family", [pytest.param("bert", marks=pytest.mark.slow), "modernbert"])
 def test_a_compiled_model_keeps_the_same_rows(family, tiny, text, tmp_path):
-    config = options(tiny(family), top_salient=1, tokens_per_batch=60)
+    config = options(tiny(family), top_salient=1, tokens_per_batch=60, dtype="float32")
     eager = make_store(tmp_path / "eager", [text], config)
     config = replace(config, compile="on")
     make_program(resolve(config, "cpu"))
@@ -77,7 +82,7 @@ def test_a_compiled_model_keeps_the_same_rows(family, tiny, text, tmp_path):
     one, other = rows_of(eager), rows_of(compiled)
     assert places(one) == places(other)
     for name in ("static", "contextual_3", "salience"):
-        assert max(np.abs(a[name] - b[name]).max() for a, b in zip(one, other, strict=True)) < 2e-3
+        assert max(np.abs(a[name] - b[name]).max() for a, b in zip(one, other, strict=True)) < 1e-4
 
 
 def test_words_keeps_occurrences_in_any_case_and_reads_no_other_sentence(tiny, text, tmp_path):
