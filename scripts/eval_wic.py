@@ -27,8 +27,8 @@ from typing import Any
 import measuring
 import numpy as np
 import numpy.typing as npt
+from markedwords import Floats, MarkedWords, cosines, encode, shift
 from measuring import say
-from occurrences import Floats, Occurrences, cosines, encode, shift
 from pairs import Pair, read_pairs
 from separating import Bools, Interval, aucs, best_threshold, cross_validated, draw, interval, make_folds
 
@@ -149,7 +149,7 @@ def score_splits(
     return score(found, records, pairs), score(found, records, others) if others else None
 
 
-def score(found: Occurrences, records: Mapping[str, int], pairs: list[Pair]) -> Split:
+def score(found: MarkedWords, records: Mapping[str, int], pairs: list[Pair]) -> Split:
     """The cosine of every pair's vectors, for every kind and layer."""
     rows = [
         [found.rows(records[text], span) for text, span in zip(pair.texts, pair.spans, strict=True)]
@@ -168,7 +168,7 @@ def score(found: Occurrences, records: Mapping[str, int], pairs: list[Pair]) -> 
     ]
     static = [found.vectors("static", side) for side in both]
     found_cosines: dict[Column, Floats] = {("static", 0): rounded_cosines(*static)}
-    for layer in found.store.config.layers:
+    for layer in sorted(found.store.config.layers):
         contextual = [found.vectors(f"contextual_{layer}", side) for side in both]
         found_cosines["contextual", layer] = rounded_cosines(*contextual)
         for name, parameters in _SHIFTS.items():

@@ -22,10 +22,10 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: models are looked up, never downloaded
 
 import measuring
+from markedwords import MarkedWords, cosines, encode, shift
 from measuring import say
-from occurrences import Occurrences, cosines, encode, shift
 
-from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR, RunConfig
+from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR
 from ctxbatch.errors import CtxbatchError, InputError
 from ctxbatch.models import ModelFolder, find_model
 
@@ -127,16 +127,16 @@ def with_token_type_1(folder: ModelFolder, copy: Path) -> Path:
 
 
 def salience_options(options: argparse.Namespace, folder: ModelFolder) -> dict[str, int]:
-    """The options with which a run stores the attention that words receive; none where it cannot be seen."""
+    """The options with which a run stores the attention that words receive; none where a family hides it."""
     from ctxbatch.resolving import FAMILIES
 
     family = FAMILIES.get(json.loads((folder.path / "config.json").read_text())["model_type"])
-    if "salience_layer" not in RunConfig.__slots__ or (family and not family.shows_attention):
+    if family and not family.shows_attention:
         return {}
     return {"salience_layer": options.salience_layer, "salience_head": options.salience_head}
 
 
-def read_salience(found: Occurrences) -> list[tuple[str, float]]:
+def read_salience(found: MarkedWords) -> list[tuple[str, float]]:
     """The words of the first sentence, each with its salience."""
     words = found.store.words.to_table(columns=["word", "salience"])
     chosen = words.take(found.rows(0, (0, len(_SENTENCES[0]))))
@@ -146,14 +146,14 @@ def read_salience(found: Occurrences) -> list[tuple[str, float]]:
 # --- the figures ----------------------------------------------------------------------------------
 
 
-def compare(found: Occurrences) -> Iterator[dict[str, Any]]:
+def compare(found: MarkedWords) -> Iterator[dict[str, Any]]:
     """Yield the cosines of the word's vectors in the three sentences, layer by layer and kind by kind."""
     places = [found.rows(number, _WANT) for number in range(len(_SENTENCES))]
     if not all(map(len, places)):
         raise InputError(f"{found.store.config.model}: its tokenizer finds no word at 'want'")
     static = found.vectors("static", places)
     first, second = zip(*_COMPARED.values(), strict=True)
-    for layer in found.store.config.layers:
+    for layer in sorted(found.store.config.layers):
         contextual = found.vectors(f"contextual_{layer}", places)
         vectors = {"contextual": contextual}
         for kind, (name, parameters) in _KINDS.items():
@@ -186,9 +186,7 @@ def report(
         named = ", ".join(f"{word} {value:.3f}" for word, value in salience)
         print(f"salient word at {where}: {salient} ({named}); published: {_PUBLISHED_SALIENT}")
     else:
-        print(
-            f"salient word at {where}: not seen with this model and version; published: {_PUBLISHED_SALIENT}"
-        )
+        print(f"salient word at {where}: the model hides its attention; published: {_PUBLISHED_SALIENT}")
     facts = {
         "model": folder.name,
         "token_type": options.token_type,

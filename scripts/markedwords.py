@@ -23,7 +23,7 @@ Ints = npt.NDArray[np.int64]
 Span = tuple[int, int]
 
 
-def encode(texts: Sequence[str], work: Path, model: str, **options: Any) -> "Occurrences":  # noqa: ANN401
+def encode(texts: Sequence[str], work: Path, model: str, **options: Any) -> "MarkedWords":  # noqa: ANN401
     """Run the package over texts, each taken as one sentence, with static and contextual of all layers.
 
     Args:
@@ -35,14 +35,11 @@ def encode(texts: Sequence[str], work: Path, model: str, **options: Any) -> "Occ
     Raises:
         CtxbatchError: As `ctxbatch.run` does.
     """
-    from ctxbatch.resolving import resolve
-
     source = work / "sentences.jsonl"  # one record a text, whatever line ends a text has
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="ascii")
-    n_layers = resolve(ctxbatch.RunConfig(model=model), "cpu").n_layers
     config = ctxbatch.RunConfig(
         model=model,
-        layers=tuple(range(1, n_layers + 1)),
+        layers="all",
         vectors=("static", "contextual"),
         split="none",
         dtype="float32",
@@ -51,10 +48,10 @@ def encode(texts: Sequence[str], work: Path, model: str, **options: Any) -> "Occ
         **options,
     )
     ctxbatch.run(source, work / "store", config, quiet=False)
-    return Occurrences(ctxbatch.open(work / "store"))
+    return MarkedWords(ctxbatch.open(work / "store"))
 
 
-class Occurrences:
+class MarkedWords:
     """The rows of a store whose records are whole sentences, by their place in a record's text."""
 
     def __init__(self, store: "Store") -> None:
