@@ -21,6 +21,7 @@ log = logging.getLogger("ctxbatch")
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9")  # Okabe and Ito's
 _MARKERS = ("o", "s", "^", "D", "v")
 _DASHES = ("-", (0, (6, 2)), (0, (6, 1.5, 1, 1.5)))
+_LEGEND_ROWS = 36
 _UNITS = {"log_ratio": "nats", "asinh": "no unit", "difference": "units of the model"}
 
 _Value = Callable[[Measures], float | None]
@@ -32,7 +33,7 @@ def draw(found: Trends, path: Path) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    figure = Figure(figsize=(1 + 2.9 * len(found.kinds), 8.5), layout="constrained")
+    figure = Figure(figsize=(3.2 + 2.9 * len(found.kinds), 8.5), layout="constrained")
     grid = figure.subplots(3, len(found.kinds), sharex=True, squeeze=False)
     for column, kind in enumerate(found.kinds):
         similar, inside, below = grid[:, column]
@@ -46,7 +47,7 @@ def draw(found: Trends, path: Path) -> None:
                 axes.tick_params(labelleft=False)
         if kind != "contextual":
             _draw_words(below, found, kind, lambda each: each.mean_norm)
-            below.set_ylim(bottom=0)
+            _from_zero(below)
             below.set_ylabel(f"length of the shift\n({_UNITS[kind]})")
         elif "log_ratio" in found.kinds:
             _draw_words(below, found, "log_ratio", lambda each: each.defined_share)
@@ -56,10 +57,11 @@ def draw(found: Trends, path: Path) -> None:
         else:
             below.set_axis_off()
         grid[2, column].set_xlabel("layer")
-        grid[2, column].xaxis.set_major_locator(MaxNLocator(integer=True))
+        grid[2, column].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        grid[2, column].set_xlim(found.layers[0] - 0.3, found.layers[-1] + 0.3)
     for axes, name in ((grid[0, 0], "self-similarity"), (grid[1, 0], "intra-sentence similarity")):
         axes.set_ylabel(f"{name}\n(mean cosine)")
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        _from_zero(axes)
     _finish(figure, found, path)
 
 
@@ -68,10 +70,10 @@ def _finish(figure: Figure, found: Trends, path: Path) -> None:
         axes.grid(color="0.9", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{found.model}, {found.rows:,} rows", fontsize="medium")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    columns = min(len(handles), 2 * len(found.kinds))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    columns = -(-len(handles) // _LEGEND_ROWS)
+    legend = figure.legend(handles, labels, loc="outside right upper", ncols=columns, frameon=False)
+    legend.set_title(f"{Path(found.model).name}\n{found.rows:,} rows")
     with warnings.catch_warnings(record=True) as caught:
         figure.savefig(path, dpi=150)
     if any("Glyph" in str(each.message) for each in caught):
@@ -91,7 +93,14 @@ def _draw_words(axes: Axes, found: Trends, kind: str, value: _Value) -> None:
 
 def _draw_random(axes: Axes, found: Trends, kind: str) -> None:
     layers, values = _points(found.trends[0], kind, lambda each: each.random_similarity)
-    axes.plot(layers, values, label="random pairs (baseline)", color="0.45", linestyle=":", linewidth=2)
+    axes.plot(layers, values, label="random pairs (baseline)", color="0.45", marker=".", ls=":", linewidth=2)
+
+
+def _from_zero(axes: Axes) -> None:
+    """Let the scale begin at 0, or below it where there is something, and leave room above the highest."""
+    low, high = axes.get_ylim()
+    low = min(0, low)
+    axes.set_ylim(low, high + 0.05 * (high - low))
 
 
 def _points(trend: Trend, kind: str, value: _Value) -> tuple[list[int], list[float]]:
