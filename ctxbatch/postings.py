@@ -43,6 +43,10 @@ class Postings:
             found.append(rows + self._store.first_position(shard))
         return np.concatenate(found)
 
+    def tables(self) -> Iterator[pa.RecordBatch]:
+        """Yield the words with their rows, a table a shard, as `tabulate` makes them."""
+        return tabulate(self._store) if self._batches is None else iter(self._batches)
+
 
 def _find(texts: pa.ChunkedArray, wanted: str) -> Ints:
     matching = [text for text in pc.unique(texts).to_pylist() if text.casefold() == wanted]

@@ -20,13 +20,18 @@ def log_ratio(contextual: Array, static: Array, xp: ModuleType, *, floor: float)
     some models scale a few dimensions to nearly nothing, whose ratios would rule every cosine.
     """
     c_size, s_size = xp.abs(contextual), xp.abs(static)
-    defined = ((contextual > 0) & (static > 0)) | ((contextual < 0) & (static < 0))
-    defined = defined & (c_size >= floor) & (s_size >= floor)
+    defined = is_defined(contextual, static, floor=floor)
     one = xp.ones_like(c_size)
     ratio = xp.where(defined, c_size, one) / xp.where(defined, s_size, one)
     # A quotient can still leave the range of float32 where the floor is tiny.
     ratio = xp.where((ratio > 0) & xp.isfinite(ratio), ratio, one)
     return xp.log(ratio)
+
+
+def is_defined(contextual: Array, static: Array, *, floor: float) -> Array:
+    """Where the log ratio is defined: both have one sign, and neither is smaller than ``floor`` in size."""
+    same_sign = ((contextual > 0) & (static > 0)) | ((contextual < 0) & (static < 0))
+    return same_sign & (abs(contextual) >= floor) & (abs(static) >= floor)
 
 
 def asinh(contextual: Array, static: Array, xp: ModuleType, *, delta: float) -> Array:
