@@ -9,8 +9,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-# Standard deviations that a word has to be more frequent by.
-_CLEAR = 1.0
+# Standard deviations that a word has to be more frequent by; chance alone reaches this once in forty words.
+_CLEAR = 1.96
 # Texts of a group that it has to be in: every text has words of its own.
 _FEWEST = 2
 # Occurrences that the prior of all words together weighs as.

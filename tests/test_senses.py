@@ -184,22 +184,25 @@ def test_words_typical_of_a_group_are_those_that_the_others_lack():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["xylophone"], "has no word 'xylophone'"),
-        (["want to"], "'want to' is not one word"),
-        ([""], "'' is not one word"),
-        (["want", "--groups", "0"], "--groups 0 must be 1 to "),
-        (["want", "--groups", "1000"], "--groups 1000 must be 1 to "),
-        (["want", "-n", "-1"], "-n -1 must be 0 or more"),
-        (["want", "--layer", "2"], "the store holds no shift_2"),
-        (["want", "--on", "sense"], "the store holds no sense"),
+        ({"word": "xylophone"}, "has no word 'xylophone'"),
+        ({"word": "want to"}, "'want to' is not one word"),
+        ({"word": ""}, "'' is not one word"),
+        ({"n_groups": 0}, "--groups 0 must be 1 to "),
+        ({"n_groups": 1000}, "--groups 1000 must be 1 to "),
+        ({"n_lines": -1}, "-n -1 must be 0 or more"),
+        ({"layer": 2}, "the store holds no shift_2"),
+        ({"on": "sense"}, "the store holds no sense"),
     ],
 )
-def test_what_cannot_be_grouped_is_told_in_one_line(store, cli, arguments, message):
-    result = cli("senses", store.path, *arguments)
-    assert result.returncode == 2
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert message in line
+def test_what_cannot_be_grouped_is_refused(store, arguments, message):
+    with pytest.raises(InputError, match=message):
+        find_senses(store, **{"word": "want", **arguments})
+
+
+def test_a_mistake_is_told_in_one_line(store, cli):
+    result = cli("senses", store.path, "want to")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "ctxbatch: 'want to' is not one word: name a single word of the store\n"
 
 
 def test_an_unfinished_store_is_refused(corpus, tiny, tmp_path):
