@@ -19,7 +19,7 @@ import typer
 from typer import Argument, Option
 
 import ctxbatch
-from ctxbatch import asking, showing
+from ctxbatch import asking, grouping, showing
 from ctxbatch.config import RunConfig
 from ctxbatch.errors import CtxbatchError, InputError, Stopped
 from ctxbatch.options import AsJson, Layer, VectorKind, parse_size, takes_run_options
@@ -152,6 +152,7 @@ def _print_report(report: "RunReport") -> None:
 
 app.command()(asking.search)
 app.command()(showing.trends)
+app.command()(grouping.senses)
 
 
 @app.command()

@@ -49,7 +49,7 @@ class Searcher:
         self._config = stores[0].config
         self.column = self._config.column(on, layer)
         for number, store in enumerate(stores):
-            _check_searchable(store)
+            check_searchable(store)
             if store.config.meaning() != self._config.meaning():
                 raise StoreError(_difference(stores[0], store))
             if store.path.resolve() in (other.path.resolve() for other in stores[:number]):
@@ -221,7 +221,7 @@ class Searcher:
         for number in np.unique(every.stores).tolist():
             store, mine = self._stores[number], np.flatnonzero(every.stores == number)
             for at, row in zip(mine.tolist(), store.rows(every.positions[mine]), strict=True):
-                hits[at] = _hit(store, row, float(every.scores[at]))
+                hits[at] = hit_of_row(store, row, float(every.scores[at]))
                 if context:
                     before, after = store.sentences_around(row["sentence_id"], context)
                     hits[at] = replace(hits[at], before=before, after=after)
@@ -253,7 +253,12 @@ def _raise(_number: int, error: InputError) -> None:
     raise error
 
 
-def _check_searchable(store: Store) -> None:
+def check_searchable(store: Store) -> None:
+    """Raise an error where a store is unfinished or empty.
+
+    Raises:
+        StoreError: It is.
+    """
     if not store.complete:
         done, planned = len(store.commits), len(store.manifest.shards)
         raise StoreError(
@@ -273,7 +278,8 @@ def _difference(one: Store, other: Store) -> str:
     )
 
 
-def _hit(store: Store, row: dict[str, Any], score: float) -> SearchHit:
+def hit_of_row(store: Store, row: dict[str, Any], score: float) -> SearchHit:
+    """A row, as `Store.rows` gives it, as a hit."""
     return SearchHit(
         score=round(score, 6),
         row_id=row["row_id"],

@@ -203,6 +203,11 @@ class Store:
         ids: Ints = self._gather(WORDS, self.row_ids(positions), ["sentence_id"])["sentence_id"].to_numpy()
         return ids
 
+    def word_places_at(self, positions: Ints) -> tuple[Ints, Ints]:
+        """The sentence_ids of the rows at some positions, and the word_indexes in their sentences."""
+        places = self._gather(WORDS, self.row_ids(positions), ["sentence_id", "word_index"])
+        return places["sentence_id"].to_numpy(), places["word_index"].to_numpy()
+
     def documents_at(self, positions: Ints) -> list[tuple[str, str | None]]:
         """The source and the document's id of the rows at some positions."""
         ids, of_row = np.unique(self.sentence_ids_at(positions), return_inverse=True)

@@ -1,0 +1,314 @@
+"""Occurrences of a word are grouped by sense, the same way every time, and can be read."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import command
+from models import TEXT
+from stores import make_store, rows_of
+from wcwidth import wcswidth
+
+from ctxbatch import InputError, RunConfig, StoreError, clustering, senses
+from ctxbatch.clustering import cluster
+from ctxbatch.keyness import typical_words
+from ctxbatch.nearest import normalised
+from ctxbatch.senses import find_senses
+from ctxbatch.store import Column
+
+PLANTED = Path(__file__).parent / "data" / "senses.tsv"
+TWO_SENSES = ("bank", "bat", "spring", "crane", "match", "seal", "plant")
+ONE_SENSE = ("bread", "window", "chair", "river")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "many.txt"
+    lines = [line for line in TEXT.splitlines() if line.strip()]
+    path.write_text("".join(f"{lines[n % len(lines)]} {n}\n" for n in range(120)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(corpus, tiny, tmp_path_factory):
+    out = tmp_path_factory.mktemp("store") / "out"
+    return make_store(out, [corpus], RunConfig(model=str(tiny()), shard_size=2000, layers=(3, 1)))
+
+
+def tiny_store(folder, tiny, text, **options):
+    (folder / "text.txt").write_text(text, encoding="utf-8")
+    return make_store(folder / "out", [folder / "text.txt"], RunConfig(model=str(tiny()), **options))
+
+
+def directions(n, n_senses, seed=0, spread=0.3):
+    """n vectors around so many directions, in turns."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(n_senses, 24))
+    return normalised(centres[np.arange(n) % n_senses] + spread * random.normal(size=(n, 24)))
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on", ["shift", "contextual", "static"])
+def test_every_occurrence_is_in_one_group_and_named_by_its_row(store, on):
+    found = find_senses(store, "The", n_groups=3, on=on, layer=1 if on != "static" else None)
+    expected = [row["row_id"] for row in rows_of(store) if row["word"].casefold() == "the"]
+    assert sorted(row for group in found.groups for row in group.row_ids) == expected
+    assert found.grouped == found.occurrences == len(expected)
+    assert [group.number for group in found.groups] == [1, 2, 3]
+    sizes = [group.size for group in found.groups]
+    assert sizes == [len(group.row_ids) for group in found.groups] == sorted(sizes, reverse=True)
+    assert sum(group.share for group in found.groups) == pytest.approx(1, abs=1e-3)
+
+
+def test_lines_are_the_most_central_occurrences_and_no_sentence_twice(store):
+    found = find_senses(store, "want", n_groups=2, n_lines=4)
+    vectors = {row["row_id"]: row["shift_3"] for row in rows_of(store)}
+    for group in found.groups:
+        members_ND = normalised(np.array([vectors[row] for row in group.row_ids]))
+        cosines = members_ND @ normalised(members_ND.mean(axis=0, keepdims=True))[0]
+        scores = [line.score for line in group.lines]
+        assert scores == sorted(scores, reverse=True)
+        assert scores[0] == pytest.approx(cosines.max(), abs=1e-4)
+        assert len({line.text for line in group.lines}) == len(group.lines)
+        assert {line.row_id for line in group.lines} <= set(group.row_ids)
+
+
+def test_repeated_runs_give_equal_output(store, cli):
+    first, second = (cli("senses", store.path, "the", "--json") for _ in range(2))
+    assert first.returncode == 0
+    assert first.stdout == second.stdout
+    assert find_senses(store, "the") == find_senses(store, "the")
+
+
+@pytest.mark.parametrize("n_senses", [2, 3, 5, 10])
+def test_the_silhouette_finds_how_many_directions_there_are(n_senses):
+    found = cluster(directions(200, n_senses))
+    assert found.best == (n_senses, found.silhouette)
+    group_N, score_N = found.assign(directions(200, n_senses))
+    assert len(set(zip(group_N.tolist(), (np.arange(200) % n_senses).tolist(), strict=True))) == n_senses
+    assert (score_N > 0.8).all()
+
+
+def test_vectors_that_nothing_parts_are_one_group():
+    found = cluster(directions(100, 1, spread=1))
+    assert (len(found.means_KD), found.silhouette) == (1, None)
+    assert found.best is not None
+    assert found.best[1] < clustering.ONE_GROUP
+
+
+def test_an_outlier_is_no_sense():
+    vectors_ND = directions(40, 1)
+    vectors_ND[7] = -vectors_ND[7]
+    assert len(cluster(vectors_ND).means_KD) == 1
+    assert len(cluster(vectors_ND, 2).means_KD) == 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_few_occurrences_can_be_grouped(n, tiny, tmp_path):
+    text = "".join(f"I want {thing}.\n" for thing in ("one", "two apples", "an old orange", "three")[:n])
+    store = tiny_store(tmp_path, tiny, text)
+    assert sum(group.size for group in find_senses(store, "want").groups) == n
+    for k in range(1, n + 1):
+        found = find_senses(store, "want", n_groups=k)
+        assert len(found.groups) == k
+        assert (found.silhouette is None) == (k in (1, n))
+
+
+def test_occurrences_that_do_not_differ_are_one_group(tiny, tmp_path):
+    store = tiny_store(tmp_path, tiny, "I want an apple.\n" * 12)
+    found = find_senses(store, "want")
+    assert [group.size for group in found.groups] == [12]
+    assert len(found.groups[0].lines) == 1
+    with pytest.raises(InputError, match="--groups 2 must be 1 to 1"):
+        find_senses(store, "want", n_groups=2)
+
+
+def test_of_many_occurrences_a_sample_is_grouped_and_the_others_join(store, monkeypatch):
+    whole = find_senses(store, "the", n_groups=2)
+    monkeypatch.setattr(senses, "SAMPLE", 30)
+    monkeypatch.setattr(senses, "_BLOCK", 7)
+    found = find_senses(store, "the", n_groups=2)
+    assert (found.sampled, found.grouped) == (30, whole.grouped)
+    assert sum(len(group.row_ids) for group in found.groups) == whole.grouped
+    assert found == find_senses(store, "the", n_groups=2)
+
+
+def test_zero_vectors_are_in_no_group_and_counted(store, monkeypatch):
+    zero = [row["row_id"] for row in rows_of(store) if row["word"] == "want"][:2]
+    take = Column.take
+
+    def with_zeros(column, positions):
+        vectors = take(column, positions)
+        vectors[np.isin(store.row_ids(positions), zero)] = 0
+        return vectors
+
+    monkeypatch.setattr(Column, "take", with_zeros)
+    found = find_senses(store, "want", n_groups=2)
+    assert found.zero == 2
+    assert found.grouped == found.occurrences - 2
+    assert not {row for group in found.groups for row in group.row_ids} & set(zero)
+    monkeypatch.setattr(Column, "take", lambda column, positions: np.zeros_like(take(column, positions)))
+    with pytest.raises(InputError, match="every shift_3 vector of 'want' is zero"):
+        find_senses(store, "want")
+
+
+def test_wordpieces_of_one_occurrence_are_joined(corpus, tiny, tmp_path):
+    store = make_store(tmp_path / "out", [corpus], RunConfig(model=str(tiny()), pool="none"))
+    found = find_senses(store, "unbelievableness", n_groups=1, n_lines=2)
+    rows = [row for row in rows_of(store) if row["word"] == "unbelievableness"]
+    occurrences = {(row["sentence_id"], row["word_index"]) for row in rows}
+    assert found.occurrences == len(occurrences) < len(rows)
+    (group,) = found.groups
+    assert list(group.row_ids) == [row["row_id"] for row in rows]
+    assert all(line.text[line.char_start : line.char_end] == line.word for line in group.lines)
+
+
+def test_words_typical_of_a_group_are_those_that_the_others_lack():
+    money, river = ["The bank lent money.", "Money in the Bank"], ["The river has a bank", "A river's bank"]
+    assert typical_words([money * 20, river * 20], 2, "bank") == [("money", "in"), ("a", "river")]
+    assert typical_words([money * 20], 2) == [()]
+    assert typical_words([["one"], ["two"]], 2) == [(), ()]
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"word": "xylophone"}, "has no word 'xylophone'"),
+        ({"word": "want to"}, "'want to' is not one word"),
+        ({"word": ""}, "'' is not one word"),
+        ({"n_groups": 0}, "--groups 0 must be 1 to "),
+        ({"n_groups": 1000}, "--groups 1000 must be 1 to "),
+        ({"n_lines": -1}, "-n -1 must be 0 or more"),
+        ({"layer": 2}, "the store holds no shift_2"),
+        ({"on": "sense"}, "the store holds no sense"),
+    ],
+)
+def test_what_cannot_be_grouped_is_refused(store, arguments, message):
+    with pytest.raises(InputError, match=message):
+        find_senses(store, **{"word": "want", **arguments})
+
+
+def test_a_mistake_is_told_in_one_line(store, cli):
+    result = cli("senses", store.path, "want to")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "ctxbatch: 'want to' is not one word: name a single word of the store\n"
+
+
+def test_an_unfinished_store_is_refused(corpus, tiny, tmp_path):
+    store = make_store(tmp_path / "out", [corpus], RunConfig(model=str(tiny()), shard_size=2000))
+    (store.path / "shards" / "000001" / "shard.json").unlink()
+    with pytest.raises(StoreError, match="is not finished"):
+        find_senses(type(store)(store.path), "want")
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_output_fits_the_terminal(store, columns):
+    result = subprocess.run(
+        command("senses", store.path, "the", "--groups", 3, "-n", 2),
+        env={**os.environ, "COLUMNS": str(columns)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = result.stdout.splitlines()
+    assert all(wcswidth(line) <= columns for line in lines)
+    joined = " ".join(lines)
+    assert f"the: {find_senses(store, 'the').occurrences} occurrences on shift_3 in 3 groups" in joined
+    assert len([line for line in lines if re.match(r"[123]: ", line)]) == 3
+    assert "Warning" not in result.stderr
+
+
+def test_json_is_an_object_a_group(store, cli):
+    result = cli("senses", store.path, "want", "--groups", 2, "-n", 1, "--on", "contextual", "--json")
+    groups = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.stderr == ""
+    assert [group["number"] for group in groups] == [1, 2]
+    found = find_senses(store, "want", n_groups=2, n_lines=1, on="contextual")
+    for group, expected in zip(groups, found.groups, strict=True):
+        assert tuple(group["row_ids"]) == expected.row_ids
+        assert group["lines"][0]["text"] == expected.lines[0].text
+        assert (group["groups"], group["silhouette"]) == (2, found.silhouette)
+
+
+def test_groups_by_a_log_ratio_with_positions_in_it_come_with_a_warning(store, cli):
+    assert "by position more than by sense: use --on contextual" in cli("senses", store.path, "the").stderr
+    assert cli("senses", store.path, "the", "--on", "contextual").stderr == ""
+
+
+def test_missing_scikit_learn_is_told_in_one_line(store, tmp_path):
+    (tmp_path / "sklearn.py").write_text("raise ModuleNotFoundError('No module named sklearn')\n")
+    result = subprocess.run(
+        command("senses", store.path, "the"),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert "pip install 'ctxbatch[senses]'" in line
+
+
+# --- planted senses, on real weights --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """A store of every word's sentences for each kind of shift; ``doc_id`` is the sense."""
+    folder = tmp_path_factory.mktemp("planted")
+    return {
+        shift: make_store(
+            folder / shift,
+            [PLANTED],
+            RunConfig(model="all-MiniLM-L6-v2", precision="fp32", shift=shift, id_field="sense"),
+        )
+        for shift in ("log_ratio", "asinh")
+    }
+
+
+def purity(store, found):
+    """The share of occurrences that are of their group's most frequent sense."""
+    senses = [
+        Counter(doc for _, doc in store.documents_at(store.positions(np.array(group.row_ids))))
+        for group in found.groups
+    ]
+    return sum(max(each.values()) for each in senses) / found.grouped
+
+
+def test_the_planted_text_has_each_word_once_in_its_sentences_and_in_no_other():
+    with PLANTED.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    for word in TWO_SENSES:
+        held = [row for row in rows if word in re.findall(r"\w+", row["text"].casefold())]
+        assert held == [row for row in rows if row["word"] == word]
+        assert min(Counter(row["sense"] for row in held).values()) >= 10
+
+
+@pytest.mark.parametrize(("shift", "on"), [("log_ratio", "contextual"), ("asinh", "shift")])
+def test_two_planted_senses_are_told_apart(planted, shift, on):
+    store = planted[shift]
+    reached = {word: purity(store, find_senses(store, word, n_groups=2, on=on)) for word in TWO_SENSES}
+    assert np.mean(list(reached.values())) >= 0.9, reached
+    assert min(reached.values()) >= 0.8, reached
+    assert reached["bank"] == reached["spring"] == 1, reached
+
+
+def test_the_silhouette_tells_two_senses_from_one(planted):
+    found = {word: find_senses(planted["log_ratio"], word, on="contextual") for word in TWO_SENSES}
+    assert {word: len(each.groups) for word, each in found.items()} == dict.fromkeys(TWO_SENSES, 2)
+    reached = {word: purity(planted["log_ratio"], each) for word, each in found.items()}
+    assert np.mean(list(reached.values())) >= 0.9, reached
+    assert reached["bank"] == reached["spring"] == 1, reached
+    for word in ONE_SENSE:
+        assert len(find_senses(planted["log_ratio"], word, on="contextual").groups) == 1, word
