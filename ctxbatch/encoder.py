@@ -104,9 +104,9 @@ class WordModel(nn.Module):
         if self._watch is not None:
             assert self._config.salience_layer is not None
             self._watch.look_at(layers[self._config.salience_layer - 1])
-        self._narrows = self._config.selects_rows and family.attended is not None
-        if family.attended is not None and self._narrows:
-            layers[-1].get_submodule(family.attended).register_forward_hook(self._narrow)
+        self._narrows = self._config.selects_rows and family.mixed is not None
+        if family.mixed is not None and self._narrows:
+            layers[-1].get_submodule(family.mixed).register_forward_pre_hook(self._narrow)
 
     def _keep_input(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
         self._hidden[0] = args[0]
@@ -114,12 +114,10 @@ class WordModel(nn.Module):
     def _keep_output(self, number: int, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401 (as hooks are)
         self._hidden[number] = output[0] if isinstance(output, tuple) else output
 
-    def _narrow(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401 (as hooks are)
+    def _narrow(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Have what is left of the last layer computed for the tokens of the kept rows alone."""
         assert isinstance(self._rows, KeptRows)
-        if isinstance(output, tuple):
-            return self._rows.narrowed(output[0]), *output[1:]
-        return self._rows.narrowed(output)
+        return tuple(self._rows.narrowed(hidden_BTD) for hidden_BTD in args)
 
     def forward(
         self,

@@ -13,7 +13,7 @@ from typer import Argument, Option
 from wcwidth import wrap
 
 import ctxbatch
-from ctxbatch.options import AsJson, Layer, VectorKind
+from ctxbatch.options import AsJson, Layer
 
 if TYPE_CHECKING:
     from ctxbatch.senses import SenseGroup, Senses
@@ -29,7 +29,14 @@ def senses(
         int | None,
         Option(metavar="N", help="How many groups. [default: 1 to 10, as the silhouette says]"),
     ] = None,
-    on: VectorKind = None,
+    on: Annotated[
+        str | None,
+        Option(
+            "--on",
+            metavar="KIND",
+            help="Vectors: contextual, shift or static. [default: the first of these that is stored]",
+        ),
+    ] = None,
     layer: Layer = None,
     lines: Annotated[int, Option("-n", "--lines", metavar="N", help="How many lines of each group.")] = 5,
     as_json: AsJson = False,

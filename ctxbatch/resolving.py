@@ -36,23 +36,23 @@ class Family:
     ``layers`` is the path of its list of layers. ``first_position`` says whether positions are counted
     from the padding token's id on, which leaves fewer of them. ``final_norm`` is the path of a norm
     after the last layer that belongs to that layer's hidden state. ``shows_attention`` says whether its
-    attention goes through the function that transformers can be given. Behind ``attended``, a module in a
-    layer, nothing of that layer looks from one token to another, or at what was before.
+    attention goes through the function that transformers can be given. From the module ``mixed``
+    of a layer on, nothing of that layer looks from one token to another, or at what was before.
     """
 
     layers: str
     first_position_after_pad: bool = False
     final_norm: str | None = None
     shows_attention: bool = True
-    attended: str | None = None
+    mixed: str | None = None
 
 
 FAMILIES = {
-    "bert": Family("encoder.layer", attended="attention"),
-    "roberta": Family("encoder.layer", first_position_after_pad=True, attended="attention"),
-    "xlm-roberta": Family("encoder.layer", first_position_after_pad=True, attended="attention"),
-    "distilbert": Family("transformer.layer", attended="sa_layer_norm"),
-    "electra": Family("encoder.layer", attended="attention"),
+    "bert": Family("encoder.layer", mixed="attention.output"),
+    "roberta": Family("encoder.layer", first_position_after_pad=True, mixed="attention.output"),
+    "xlm-roberta": Family("encoder.layer", first_position_after_pad=True, mixed="attention.output"),
+    "distilbert": Family("transformer.layer", mixed="sa_layer_norm"),
+    "electra": Family("encoder.layer", mixed="attention.output"),
     "mpnet": Family("encoder.layer", first_position_after_pad=True, shows_attention=False),
     "modernbert": Family("layers", final_norm="final_norm"),
 }

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ctxbatch.clustering import Clustering, check_installed, cluster, n_different
+from ctxbatch.config import ResolvedConfig, VectorKind
 from ctxbatch.errors import InputError
 from ctxbatch.hits import SearchHit
 from ctxbatch.index import open_postings
@@ -132,7 +133,7 @@ def find_senses(
         word: The word; compared casefolded.
         n_groups: How many groups; as the silhouette says if not given.
         n_lines: How many lines of each group.
-        on: ``shift``, ``contextual`` or ``static``; default the first that is stored.
+        on: ``contextual``, ``shift`` or ``static``; default the first that is stored.
         layer: The layer; default the first of the run.
 
     Raises:
@@ -144,7 +145,7 @@ def find_senses(
         raise InputError(f"-n {n_lines} must be 0 or more")
     check_installed()
     check_searchable(store)
-    column = store.config.column(on, layer)
+    column = store.config.column(on or _default_kind(store.config), layer)
     occurrences = _Occurrences(store, store.column(column), _rows_of(store, word))
     every = np.arange(len(occurrences))
     is_zero_N = np.concatenate([~occurrences.vectors(some).any(axis=1) for some in _blocks(every)])
@@ -167,6 +168,12 @@ def find_senses(
         best=found.best,
         groups=tuple(_groups(store, occurrences, found, grouped, sample, word, n_lines)),
     )
+
+
+def _default_kind(config: ResolvedConfig) -> VectorKind:
+    """The kind of vector that senses are told apart by best, of those that are stored."""
+    by_purity: tuple[VectorKind, ...] = ("contextual", "shift", "static")
+    return next(kind for kind in by_purity if kind in config.vectors)
 
 
 def _rows_of(store: Store, word: str) -> Ints:

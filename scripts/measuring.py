@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 _SAMPLE_SECONDS = 0.1
+_COUNTS = ("tokens", "words", "rows", "padding", "bytes_written", "shards")
 _LIBRARIES = (
     "ctxbatch",
     "torch",
@@ -320,7 +321,7 @@ def run_ctxbatch(
         "coordinator_bytes": finished.root_bytes,
         "worker_bytes": found["peak_memory_bytes"],
         "precision": store.config.precision,
-        **{name: found[name] for name in ("tokens", "words", "padding", "bytes_written", "shards")},
+        **{name: found[name] for name in _COUNTS},
     }
 
 

@@ -91,6 +91,12 @@ CHANGES = [
     {"lang": "de"},
     {"dtype": "float32"},
     {"tokens_per_batch": 100},
+    {"salience": True},
+    {"salience_layer": 1},
+    {"salience_head": 1},
+    {"top_salient": 1},
+    {"words": ("a",)},
+    {"sample": 0.5},
 ]
 
 

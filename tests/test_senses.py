@@ -224,7 +224,7 @@ def test_output_fits_the_terminal(store, columns):
     lines = result.stdout.splitlines()
     assert all(wcswidth(line) <= columns for line in lines)
     joined = " ".join(lines)
-    assert f"the: {find_senses(store, 'the').occurrences} occurrences on shift_3 in 3 groups" in joined
+    assert f"the: {find_senses(store, 'the').occurrences} occurrences on contextual_3 in 3 groups" in joined
     assert len([line for line in lines if re.match(r"[123]: ", line)]) == 3
     assert "Warning" not in result.stderr
 
@@ -242,8 +242,9 @@ def test_json_is_an_object_a_group(store, cli):
 
 
 def test_groups_by_a_log_ratio_with_positions_in_it_come_with_a_warning(store, cli):
-    assert "by position more than by sense: use --on contextual" in cli("senses", store.path, "the").stderr
-    assert cli("senses", store.path, "the", "--on", "contextual").stderr == ""
+    warned = cli("senses", store.path, "the", "--on", "shift").stderr
+    assert "by position more than by sense: use --on contextual" in warned
+    assert cli("senses", store.path, "the").stderr == ""
 
 
 def test_missing_scikit_learn_is_told_in_one_line(store, tmp_path):
@@ -305,10 +306,10 @@ def test_two_planted_senses_are_told_apart(planted, shift, on):
 
 
 def test_the_silhouette_tells_two_senses_from_one(planted):
-    found = {word: find_senses(planted["log_ratio"], word, on="contextual") for word in TWO_SENSES}
+    found = {word: find_senses(planted["log_ratio"], word) for word in TWO_SENSES}
     assert {word: len(each.groups) for word, each in found.items()} == dict.fromkeys(TWO_SENSES, 2)
     reached = {word: purity(planted["log_ratio"], each) for word, each in found.items()}
     assert np.mean(list(reached.values())) >= 0.9, reached
     assert reached["bank"] == reached["spring"] == 1, reached
     for word in ONE_SENSE:
-        assert len(find_senses(planted["log_ratio"], word, on="contextual").groups) == 1, word
+        assert len(find_senses(planted["log_ratio"], word).groups) == 1, word
