@@ -70,7 +70,7 @@ def test_every_occurrence_is_in_one_group_and_named_by_its_row(store, on):
 
 def test_lines_are_the_most_central_occurrences_and_no_sentence_twice(store):
     found = find_senses(store, "want", n_groups=2, n_lines=4)
-    vectors = {row["row_id"]: row["shift_3"] for row in rows_of(store)}
+    vectors = {row["row_id"]: row["contextual_3"] for row in rows_of(store)}
     for group in found.groups:
         members_ND = normalised(np.array([vectors[row] for row in group.row_ids]))
         cosines = members_ND @ normalised(members_ND.mean(axis=0, keepdims=True))[0]
@@ -156,7 +156,7 @@ def test_zero_vectors_are_in_no_group_and_counted(store, monkeypatch):
     assert found.grouped == found.occurrences - 2
     assert not {row for group in found.groups for row in group.row_ids} & set(zero)
     monkeypatch.setattr(Column, "take", lambda column, positions: np.zeros_like(take(column, positions)))
-    with pytest.raises(InputError, match="every shift_3 vector of 'want' is zero"):
+    with pytest.raises(InputError, match="every contextual_3 vector of 'want' is zero"):
         find_senses(store, "want")
 
 
@@ -190,7 +190,7 @@ def test_words_typical_of_a_group_are_those_that_the_others_lack():
         ({"n_groups": 0}, "--groups 0 must be 1 to "),
         ({"n_groups": 1000}, "--groups 1000 must be 1 to "),
         ({"n_lines": -1}, "-n -1 must be 0 or more"),
-        ({"layer": 2}, "the store holds no shift_2"),
+        ({"layer": 2}, "the store holds no contextual_2"),
         ({"on": "sense"}, "the store holds no sense"),
     ],
 )
