@@ -1,5 +1,6 @@
 """What --words, --sample and --top-salient keep is what picking rows from a store of all words keeps."""
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from models import FAMILIES, TEXT
 from stores import arrow_digests, make_store, rows_of
 
-from ctxbatch import RunConfig
+from ctxbatch import ResourceError, RunConfig, gathering
 from ctxbatch.batching import BatchMaker
 from ctxbatch.compiling import make_program
 from ctxbatch.readers import Record
@@ -212,6 +213,31 @@ def test_layers_stored_together_are_the_bits_of_layers_stored_one_by_one(tiny, t
             for name in alone.config.columns:
                 one, other = (np.concatenate(list(store.vectors(name))) for store in (together, alone))
                 assert np.array_equal(one, other), (family, name)
+
+
+def test_vectors_that_wait_on_the_disk_are_the_same_bytes(tiny, text, tmp_path, monkeypatch):
+    config = options(tiny(), layers="all", salience=True)
+    make_store(tmp_path / "memory", [text], config)
+    monkeypatch.setattr(gathering, "IN_MEMORY", 1000)
+    make_store(tmp_path / "disk", [text], config)
+    assert arrow_digests(tmp_path / "memory") == arrow_digests(tmp_path / "disk")
+    names = sorted(path.name for path in (tmp_path / "disk").rglob("*"))
+    assert names == [
+        "000000",
+        "manifest.json",
+        "rejects.jsonl",
+        "sentences.arrow",
+        "shard.json",
+        "shards",
+        "words.arrow",
+    ]
+
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(gathering.os, "posix_fallocate", no_room)
+    with pytest.raises(ResourceError, match=r"the disk of .* is full: make room"):
+        make_store(tmp_path / "full", [text], config)
 
 
 def test_runs_with_selections_give_the_same_bytes_however_they_are_run(tiny, text, tmp_path, cli):
