@@ -260,7 +260,7 @@ def test_runs_with_selections_give_the_same_bytes_however_they_are_run(tiny, tex
     assert refused.returncode == 2
     assert "was made with --words an,i,want, this command says i,want: use the same" in refused.stderr
     stats = cli("stats", tmp_path / "1").stdout
-    assert "occurrences of 3 words and a sample of 0.9 and the 4 most salient words" in stats
+    assert "occurrences of 3 words and a sample of 90% and the 4 most salient words of each" in stats
 
 
 @pytest.mark.parametrize(
