@@ -21,13 +21,6 @@ from ctxbatch.segment import Sentence
 PLACE = ("sentence_id", "word_index", "char_start", "char_end", "n_pieces", "word")
 
 
-@pytest.fixture
-def text(tmp_path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text(TEXT)
-    return path
-
-
 def options(model: Path, **given: object) -> RunConfig:
     return RunConfig(model=str(model), precision="fp32", compile="off", **given)  # type: ignore[arg-type]
 
