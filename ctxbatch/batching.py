@@ -20,7 +20,7 @@ from tokenizers import Encoding, Tokenizer
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
-from ctxbatch.occurrences import Marks, Targets, most_salient, sampled
+from ctxbatch.occurrences import Marks, Targets, leading, most_salient, sampled
 from ctxbatch.readers import Record, Reject
 from ctxbatch.segment import Sentence
 from ctxbatch.words import (
@@ -106,7 +106,8 @@ class TokenBatch:
     ``rows_N`` indexes into the buffer's rows. The ``n_pieces_N[i]`` wordpieces of row i stand one after
     another in ``positions_M``, which indexes into the flattened (B * T) tokens. Where only the most salient
     rows of each sentence are kept, ``places_R`` are theirs among rows ordered by ``sentence_N`` and falling
-    salience; what is left of a sentence in other batches is kept there, and compared afterwards.
+    salience, and ``n_slots`` the tokens that they pool at most; what is left of a sentence in other batches
+    is kept there, and compared afterwards.
     """
 
     input_ids_BT: Ints
@@ -116,6 +117,7 @@ class TokenBatch:
     n_pieces_N: Ints
     sentence_N: Ints
     places_R: Ints | None = None
+    n_slots: int = 0
 
 
 # --- windows --------------------------------------------------------------------------------------
@@ -198,13 +200,15 @@ class BatchMaker:
         self._sample = config.sample
         self._top_salient = config.top_salient
         self._selects_rows = config.selects_rows
+        self._pooled_pieces = config.pool != "first"
 
     def single_words(self, texts: Sequence[str]) -> Marks:
-        """Which texts hold a word that would be stored if each were a sentence: shape (len(texts),)."""
+        """Which texts are a word that would be stored, each by itself a sentence: shape (len(texts),)."""
         found = np.zeros(len(texts), bool)
         before = 0
         for buffer in self.buffers(Sentence(Record(0, n, None, None, t), 0, t) for n, t in enumerate(texts)):
-            found[buffer.rows.sentence_N + before] = True
+            for row, number in enumerate((buffer.rows.sentence_N + before).tolist()):
+                found[number] |= buffer.words[row] == texts[number]
             before += len(buffer.sentences)
         return found
 
@@ -266,12 +270,13 @@ class BatchMaker:
             np.repeat(np.arange(len(windows_B)), counts_B) * longest + prefix + buffer.rows.piece_N[rows_N]
         )
         sentence_N, positions_M = buffer.rows.sentence_N[rows_N], ranges(start_N, n_pieces_N)
-        places_R = None
-        if self._selects_rows:
-            _, n_rows_S = np.unique(sentence_N, return_counts=True)
-            places_R = ranges(np.cumsum(n_rows_S) - n_rows_S, np.minimum(n_rows_S, self._top_salient or 0))
         lengths_B = lengths_B + prefix + suffix
-        return TokenBatch(ids_BT, lengths_B, rows_N, positions_M, n_pieces_N, sentence_N, places_R)
+        batch = TokenBatch(ids_BT, lengths_B, rows_N, positions_M, n_pieces_N, sentence_N)
+        if self._top_salient is None or not self._selects_rows:
+            return batch
+        pooled_N = n_pieces_N if self._pooled_pieces else np.ones_like(n_pieces_N)
+        places_R, n_slots = leading(sentence_N, pooled_N, self._top_salient)
+        return replace(batch, places_R=places_R, n_slots=n_slots)
 
     def _encode_group(self, group: Sequence[Sentence]) -> list[Encoding | LongEncoding]:
         """The encodings of sentences; empty where nothing can be wanted."""
@@ -318,7 +323,7 @@ class BatchMaker:
             unknown_words=words.count_holding(pieces.ids_P == self._unknown),
             rejects=[self._reject(sentences, needed, int(number)) for number in lost],
         )
-        # Where few rows of a sentence are kept, memory does not ask for cutting it.
+        # The most salient words of a sentence are known when all of it has been seen.
         yield from [buffer] if self._top_salient is not None else _split(buffer)
 
     def _select(self, sentences: Sequence[Sentence], pieces: Pieces, words: Words) -> tuple[Words, Marks]:

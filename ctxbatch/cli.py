@@ -105,7 +105,8 @@ def _estimate_lines(found: "Estimate", out: Path) -> Iterator[str]:
     if found.rejected:
         yield f"rejected   {about}{found.rejected:,} of them, such as {found.first_reject}"
     yield f"sentences  {about}{found.sentences:,}"
-    yield f"words      {about}{found.words:,} in {found.rows:,} rows"
+    words = "" if found.words is None else f"{found.words:,} in "
+    yield f"words      {about}{words}{found.rows:,} rows"
     size, index_size = _size_of(found.bytes_on_disk), _size_of(found.bytes_of_index)
     yield f"on disk    about {size} in {found.shards:,} shards, index {index_size}"
     if found.seconds is None:
@@ -134,7 +135,7 @@ def _print_report(report: "RunReport") -> None:
     if not report.n_run and not report.given_up:
         say(f"{report.out} was finished before: nothing to do\n")
     say(
-        f"{report.out}: {totals['rows']:,} rows of {totals['words']:,} words in "
+        f"{report.out}: {totals['rows']:,} rows {_of_words(totals['words'])}in "
         f"{totals['sentences']:,} sentences, {_size_of(totals['bytes_written'])}, "
         f"{totals['tokens_per_second']:,.0f} tokens/s\n"
     )
@@ -148,6 +149,10 @@ def _print_report(report: "RunReport") -> None:
     if report.given_up:
         shards = ", ".join(f"{shard:06d}" for shard in report.given_up)
         say(f"given up after three tries: shards {shards}; see {report.out}/run.log, then run again\n")
+
+
+def _of_words(n_words: int | None) -> str:
+    return "" if n_words is None else f"of {n_words:,} words "
 
 
 app.command()(asking.search)
@@ -211,6 +216,10 @@ def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
             f"{stage} {each['busy']:,.1f} s at work, {each['starved'] + each['blocked']:,.1f} s waiting"
             for stage, each in value.items()
         )
+    if name == "selection":
+        from ctxbatch.occurrences import describe
+
+        return describe(value)
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, dict):

@@ -2,7 +2,8 @@
 
 A program is the whole way from token ids to stored columns, compiled ahead of time by torch's inductor
 with weights frozen and packed for the processor, for batches of any shape. Making one takes about a
-minute and happens in a process of its own: ``python -m ctxbatch.compiling CONFIG PROGRAM``.
+minute and happens in a process of its own: ``python -m ctxbatch.compiling PROGRAM``, which reads the
+configuration from standard input.
 """
 
 import ctypes
@@ -41,7 +42,8 @@ _FIELDS = (
     "dtype",
     "precision",
 )
-_COMPILED_FILES = ("encoder.py", "pooling.py", "salience.py", "shift.py", "compiling.py")
+# The modules that decide what a program does.
+_COMPILED_FILES = ("compiling", "config", "encoder", "pooling", "resolving", "salience", "shift")
 _KEPT = 4
 
 
@@ -128,10 +130,7 @@ def _code_digest() -> str:
     from importlib import metadata
 
     folder = Path(__file__).parent
-    sources = b"".join(
-        (folder / name).read_bytes()
-        for name in ("encoder.py", "pooling.py", "salience.py", "shift.py", "compiling.py")
-    )
+    sources = b"".join((folder / f"{name}.py").read_bytes() for name in _COMPILED_FILES)
     return hashlib.sha256(sources + metadata.version("transformers").encode()).hexdigest()
 
 
@@ -158,16 +157,16 @@ def _make(config: ResolvedConfig, program: Path) -> None:
     beside = program.with_name(f".{program.stem}.{os.getpid()}.so")
     with tempfile.TemporaryDirectory(prefix="ctxbatch-") as scratch:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": scratch, "OMP_NUM_THREADS": "1"}
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "ctxbatch.compiling",
-            json.dumps(config.as_dict()),
-            str(beside),
-        ]
+        command = [sys.executable, "-P", "-m", "ctxbatch.compiling", str(beside)]
         try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command,
+                input=json.dumps(config.as_dict()),  # longer than an argument may be
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
                 log.debug("compiling failed: %s", done.stderr)
@@ -206,8 +205,8 @@ def _compile(config: ResolvedConfig, program: Path) -> None:
     shapes = [{0: windows, 1: tokens}, {0: windows, 1: tokens}, {0: pieces}, {0: rows}]
     if config.selects_rows:
         example += [torch.zeros(3, dtype=torch.int64), torch.arange(2), torch.arange(4)]
-        kept, longest = Dim("kept", min=COMPILED_LEAST), Dim("longest", min=COMPILED_LEAST)
-        shapes += [{0: rows}, {0: kept}, {0: longest}]
+        kept, slots = Dim("kept", min=COMPILED_LEAST), Dim("slots", min=COMPILED_LEAST)
+        shapes += [{0: rows}, {0: kept}, {0: slots}]
     with torch.no_grad():
         exported = export(model, tuple(example), dynamic_shapes=tuple(shapes))
         options = {"freezing": True, "cpp.threads": 1}
@@ -222,4 +221,4 @@ def _compile(config: ResolvedConfig, program: Path) -> None:
 
 
 if __name__ == "__main__":
-    _compile(ResolvedConfig.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]))
+    _compile(ResolvedConfig.from_dict(json.load(sys.stdin)), Path(sys.argv[1]))

@@ -176,6 +176,8 @@ class RunConfig:
         if self.sample is not None and not 0 < self.sample <= 1:
             raise InputError(f"--sample {self.sample} must be a share of the words, as 0.01 or 1%")
         if self.words is not None:
+            if isinstance(self.words, str):
+                raise InputError(f"--words {self.words!r} is one text: give a tuple of words")
             if not self.words:
                 raise InputError("--words names no words: write one a line")
             if blank := [word for word in self.words if not word.strip()]:

@@ -81,6 +81,7 @@ class WordModel(nn.Module):
         name = attention if self._watch is None else attention_name(attention or "sdpa")
         self._model = _load_model(folder, name)
         self._hidden: dict[int, Tensor] = {}
+        self._rows: AllRows | KeptRows
         self._prepare(FAMILIES[config.model_type])
         self._shift = _shift_function(config)
 
@@ -127,7 +128,7 @@ class WordModel(nn.Module):
         first_N: Tensor,
         sentence_N: Tensor | None = None,
         places_R: Tensor | None = None,
-        numbers_P: Tensor | None = None,
+        slots_S: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Run a batch.
 
@@ -138,7 +139,7 @@ class WordModel(nn.Module):
             first_N: Where in ``positions_M`` each row begins.
             sentence_N: Where not all rows are kept, this and the rest say which; see `KeptRows`.
             places_R: Of the rows that are kept.
-            numbers_P: Of the wordpieces of the longest row.
+            slots_S: For the tokens of these.
 
         Returns:
             The vectors, (C, R, D) in the stored type; (R,), whether all of a row is finite; with a salience
@@ -146,12 +147,12 @@ class WordModel(nn.Module):
         """
         self._hidden.clear()
         pooling, also = self._config.pool, []
-        self._rows: AllRows | KeptRows = AllRows(positions_M, first_N, pooling)
+        self._rows = AllRows(positions_M, first_N, pooling)
         if self._watch is not None:
             self._watch.begin(torch.ones_like(ids_BT) if mask_BT is None else mask_BT)
             salience = functools.partial(self._watch.salience, positions_M, first_N)
-            if sentence_N is not None and places_R is not None and numbers_P is not None:
-                choice = (sentence_N, places_R, numbers_P)
+            if sentence_N is not None and places_R is not None and slots_S is not None:
+                choice = (sentence_N, places_R, slots_S)
                 self._rows = KeptRows(positions_M, first_N, pooling, salience, *choice)
             self._model(input_ids=ids_BT, attention_mask=mask_BT)
             also = [salience(), self._rows.kept_R] if isinstance(self._rows, KeptRows) else [salience()]
@@ -243,9 +244,8 @@ class Encoder:
         first_N = np.cumsum(batch.n_pieces_N) - batch.n_pieces_N
         inputs = [batch.positions_M, first_N]
         if batch.places_R is not None:
-            longest_row = 1 if self._config.pool == "first" else int(batch.n_pieces_N.max())
-            numbers_P = np.arange(max(longest_row, COMPILED_LEAST))
-            inputs += [batch.sentence_N, batch.places_R, numbers_P]
+            slots_S = np.arange(max(batch.n_slots, COMPILED_LEAST))
+            inputs += [batch.sentence_N, batch.places_R, slots_S]
         try:
             vectors_CRD, finite_R, *also = run(
                 self._on_device(batch.input_ids_BT), mask_BT, *map(self._on_device, inputs)
@@ -300,6 +300,7 @@ def _twofold(batch: TokenBatch) -> TokenBatch:
         n_pieces_N=np.tile(batch.n_pieces_N, rows),
         sentence_N=np.tile(batch.sentence_N, rows),
         places_R=None if batch.places_R is None else np.tile(batch.places_R, kept),
+        n_slots=batch.n_slots * kept,
     )
 
 

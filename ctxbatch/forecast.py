@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ctxbatch.batching import BatchMaker
+from ctxbatch.batching import BatchMaker, Buffer
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import ResourceError
 from ctxbatch.indexing import expected_bytes
@@ -47,8 +47,9 @@ class Estimate:
     """What a run over some sources will come to.
 
     ``bytes`` are of the input, decompressed; ``seconds`` and ``tokens_per_second`` are ``None`` where no
-    run with this model has been timed on this device. ``first_reject`` names a source and a reason, if
-    anything in the sample is rejected. Exact only where ``sampled`` is 1.
+    run with this model has been timed on this device. ``words`` is ``None`` where only sentences with given
+    words are tokenised. ``first_reject`` names a source and a reason, if anything in the sample is rejected.
+    Exact only where ``sampled`` is 1 and all words are stored.
     """
 
     sources: int
@@ -58,7 +59,7 @@ class Estimate:
     records: int
     rejected: int
     sentences: int
-    words: int
+    words: int | None
     rows: int
     tokens: int
     shards: int
@@ -145,7 +146,7 @@ def estimate(
         records=round(total.records),
         rejected=round(total.rejected),
         sentences=round(total.sentences),
-        words=round(total.words),
+        words=None if config.words is not None else round(total.words),
         rows=round(total.rows),
         tokens=round(total.tokens),
         shards=max(1, round(total.bytes / reading.shard_size)),
@@ -275,17 +276,25 @@ def _count(
     specials = maker.n_specials
     for buffer in maker.buffers(sentences):
         run = np.unique(buffer.rows.window_N)
-        if config.top_salient is not None:  # which they are is not known yet, but how many
-            buffer = buffer.take(buffer.stored(np.zeros(len(buffer.rows), np.float32), config.top_salient))
-        n_rows = len(buffer.rows)
+        n_rows = _expected_rows(buffer, config)
         found.sentences += len(buffer.sentences)
         found.words += int(buffer.n_words_S.sum())
         found.rows += n_rows
         found.tokens += int(buffer.window_length_W[run].sum()) + specials * len(run)
         texts = sum(len(sentence.text.encode()) for sentence in buffer.sentences)
         ids = sum(len(sentence.record.doc_id or "") for sentence in buffer.sentences)
-        found.disk += n_rows * (vector_bytes + _ROW_BYTES) + len(buffer.words.utf8) + texts + ids
+        words = len(buffer.words.utf8) * n_rows / max(1, len(buffer.rows))
+        found.disk += n_rows * (vector_bytes + _ROW_BYTES) + words + texts + ids
         found.disk += len(buffer.sentences) * (_SENTENCE_BYTES + len(source.path))
+
+
+def _expected_rows(buffer: Buffer, config: ResolvedConfig) -> float:
+    """How many rows of a buffer are stored: which are the most salient is not known yet."""
+    rows = buffer.rows
+    if config.top_salient is None:
+        return len(rows)
+    n_words_N = buffer.n_words_S[rows.sentence_N]
+    return float((rows.wanted_N * np.minimum(1, config.top_salient / n_words_N)).sum())
 
 
 # --- room on the disk -----------------------------------------------------------------------------
@@ -323,7 +332,13 @@ def _rates_file() -> Path:
 def _rate_key(config: ResolvedConfig, devices: Sequence[str]) -> str:
     """What a rate depends on: the devices, the model, how much of it is run and what is stored."""
     parts = [*sorted(set(devices)), config.digests["weights"], config.precision, ",".join(config.columns)]
-    return " ".join([*parts, config.dtype, *(["compiled"] if config.compiled else [])])
+    marks = {
+        "compiled": config.compiled,
+        "salience": config.salience_layer is not None,
+        "most salient": config.selects_rows,
+        "some words": config.words is not None,
+    }
+    return " ".join([*parts, config.dtype, *(mark for mark, holds in marks.items() if holds)])
 
 
 def _read_rates() -> dict[str, float]:
@@ -339,8 +354,11 @@ def _known_rate(config: ResolvedConfig, devices: Sequence[str]) -> float | None:
 
 
 def remember_rate(totals: Mapping[str, Any], config: ResolvedConfig) -> None:
-    """Keep a finished run's tokens per second for later estimates; a cache that may be lost."""
-    if totals["seconds"] < _MIN_SECONDS_FOR_RATE:
+    """Keep a finished run's tokens per second for later estimates; a cache that may be lost.
+
+    Where only sentences with some words are tokenised, reading takes the time, and no such rate says much.
+    """
+    if totals["seconds"] < _MIN_SECONDS_FOR_RATE or config.words is not None:
         return
     path = _rates_file()
     try:

@@ -54,46 +54,57 @@ def gather(
     Raises:
         OSError: The disk has no room for them.
     """
-    if config.top_salient is not None:
-        return _gather_most_salient(config, config.top_salient, buffer, encoded)
-    n_rows = len(buffer.rows)
-    vectors_CND = _room((len(config.columns), n_rows, config.hidden_size), np.dtype(config.dtype), out)
-    finite_N = np.ones(n_rows, bool)
-    salience_N = None if config.salience_layer is None else np.empty(n_rows, np.float32)
+    if config.selects_rows:
+        return _gather_kept(config, buffer, encoded, out)
+    vectors_CND = _room(config, len(buffer.rows), out)
+    finite_N = np.ones(len(buffer.rows), bool)
+    salience_N = None if config.salience_layer is None else np.empty(len(buffer.rows), np.float32)
     for batch, found in encoded:
         vectors_CND[:, batch.rows_N] = found.vectors_CRD
         finite_N[batch.rows_N] = found.finite_R
         if salience_N is not None:
             salience_N[batch.rows_N] = found.salience_N
-    return Gathered(buffer, vectors_CND, finite_N, salience_N)
+    if config.top_salient is None or salience_N is None:
+        return Gathered(buffer, vectors_CND, finite_N, salience_N)
+    stored_N = np.flatnonzero(buffer.stored(salience_N, config.top_salient))
+    chosen_CND = np.take(vectors_CND, stored_N, axis=1, out=_room(config, len(stored_N), out), mode="clip")
+    return Gathered(buffer.take(stored_N), chosen_CND, finite_N[stored_N], salience_N[stored_N])
 
 
-def _gather_most_salient(
-    config: ResolvedConfig, n_words: int, buffer: Buffer, encoded: "Iterable[tuple[TokenBatch, WordVectors]]"
+def _gather_kept(
+    config: ResolvedConfig, buffer: Buffer, encoded: "Iterable[tuple[TokenBatch, WordVectors]]", out: Path
 ) -> Gathered:
-    """Keep the most salient words of each sentence, whose windows can have been in several batches.
+    """Of the rows that batches have kept, choose the most salient of each sentence.
 
-    Every batch has kept as many of its part of a sentence as can be among those of the whole.
+    Its windows can have been in several batches, each of which has kept as many as can be among the chosen.
     """
+    n_most = _most_kept(buffer, config.top_salient or 0)
     salience_N = np.empty(len(buffer.rows), np.float32)
-    rows_R = [np.zeros(0, np.int64)]
-    vectors_CRD = [np.empty((len(config.columns), 0, config.hidden_size), config.dtype)]
-    finite_R = [np.zeros(0, bool)]
+    vectors_CRD = _room(config, n_most, out)
+    rows_R, finite_R = np.empty(n_most, np.int64), np.empty(n_most, bool)
+    end = 0
     for batch, found in encoded:
         salience_N[batch.rows_N] = found.salience_N
-        rows_R.append(batch.rows_N if found.kept_R is None else batch.rows_N[found.kept_R])
-        vectors_CRD.append(found.vectors_CRD)
-        finite_R.append(found.finite_R)
-    stored = np.flatnonzero(buffer.stored(salience_N, n_words))
-    kept = np.concatenate(rows_R)
-    order = np.argsort(kept)
-    places = order[np.searchsorted(kept, stored, sorter=order)]
-    vectors_CND = np.concatenate(vectors_CRD, axis=1)[:, places]
-    return Gathered(buffer.take(stored), vectors_CND, np.concatenate(finite_R)[places], salience_N[stored])
+        begin, end = end, end + len(found.finite_R)
+        rows_R[begin:end] = batch.rows_N[found.kept_R]
+        vectors_CRD[:, begin:end] = found.vectors_CRD
+        finite_R[begin:end] = found.finite_R
+    stored_N = np.flatnonzero(buffer.stored(salience_N, config.top_salient or 0))
+    order_R = np.argsort(rows_R[:end])
+    place_N = order_R[np.searchsorted(rows_R[:end], stored_N, sorter=order_R)]
+    chosen_CND = np.take(vectors_CRD, place_N, axis=1, out=_room(config, len(stored_N), out), mode="clip")
+    return Gathered(buffer.take(stored_N), chosen_CND, finite_R[place_N], salience_N[stored_N])
 
 
-def _room(shape: tuple[int, ...], dtype: np.dtype[Any], out: Path) -> npt.NDArray[Any]:
-    """An array that is not filled yet; a large one is mapped from a file without a name."""
+def _most_kept(buffer: Buffer, n_words: int) -> int:
+    """How many rows the batches of a buffer keep at most: so many of every window."""
+    _, n_rows_W = np.unique(buffer.rows.window_N, return_counts=True)
+    return int(np.minimum(n_rows_W, n_words).sum())
+
+
+def _room(config: ResolvedConfig, n_rows: int, out: Path) -> npt.NDArray[Any]:
+    """Room for the vectors of some rows; much of it is mapped from a file without a name."""
+    shape, dtype = (len(config.columns), n_rows, config.hidden_size), np.dtype(config.dtype)
     size = math.prod(shape) * dtype.itemsize
     if size <= IN_MEMORY:
         return np.empty(shape, dtype)

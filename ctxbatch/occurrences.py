@@ -5,7 +5,8 @@ are those that all of them keep. Array names end in the letters of their shape: 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -94,14 +95,40 @@ def most_salient(
     return np.repeat(marked_W, np.diff(np.append(first_W, len(sentence_N))))
 
 
-def describe(config: ResolvedConfig) -> str:
-    """What is kept, in words."""
+def leading(sentence_N: Ints, n_pieces_N: Ints, n_words: int) -> tuple[Ints, int]:
+    """What is known of the most salient words of each sentence before their salience is.
+
+    Args:
+        sentence_N: Each word's sentence.
+        n_pieces_N: Each word's wordpieces.
+        n_words: How many words of a sentence are kept at most.
+
+    Returns:
+        Their places among words ordered by sentence and falling salience, and the pieces that they can
+        have at most.
+    """
+    order_N = np.lexsort((-n_pieces_N, sentence_N))
+    place_N = count_within(sentence_N[order_N])
+    is_leading_N = place_N < n_words
+    return np.flatnonzero(is_leading_N), int(n_pieces_N[order_N][is_leading_N].sum())
+
+
+def selection(config: ResolvedConfig) -> dict[str, Any] | None:
+    """What is kept, for machines: how many words, which share, how many of a sentence; ``None``: all."""
+    n_words = None if config.words is None else len(config.words)
+    found = {"words": n_words, "sample": config.sample, "top_salient": config.top_salient}
+    return found if any(value is not None for value in found.values()) else None
+
+
+def describe(kept: Mapping[str, Any] | None) -> str:
+    """What `selection` says, in words."""
+    if kept is None:
+        return "all words"
     parts = []
-    if config.words is not None:
-        parts.append(f"occurrences of {len(config.words):,} words")
-    if config.sample is not None:
-        parts.append(f"a sample of {config.sample * 100:.10g}%")
-    if config.top_salient is not None:
-        n = config.top_salient
+    if (n := kept["words"]) is not None:
+        parts.append(f"occurrences of {n:,} word{'s' * (n > 1)}")
+    if (rate := kept["sample"]) is not None:
+        parts.append(f"a sample of {rate * 100:.10g}%")
+    if (n := kept["top_salient"]) is not None:
         parts.append(f"the {f'{n} ' if n > 1 else ''}most salient word{'s' * (n > 1)} of each sentence")
-    return " and ".join(parts) or "all words"
+    return " and ".join(parts)

@@ -289,7 +289,7 @@ def _share(option: str, text: str) -> float:
 def _read_words(path: str) -> tuple[str, ...]:
     """The words in a file, one a line; white space around them and blank lines do not count."""
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise InputError(f"--words {path} cannot be read: {reason}") from None

@@ -2,7 +2,7 @@
 
 Owns which tokens stand for a row. Everything here runs on the model's device. Tensor names end in the
 letters of their shape: B windows, T tokens, N rows, R rows among them that are kept, M wordpieces of rows,
-P wordpieces of the longest row, D hidden size.
+S slots for the tokens of kept rows, D hidden size.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class KeptRows:
     """The most salient rows of each sentence of a batch, which are known once attention has been seen.
 
     All shapes come from outside and none from a value, so that a program can be compiled and a GPU need not
-    be waited for: every row is taken to have as many wordpieces as the longest.
+    be waited for: there are as many slots for tokens as the kept rows can have at most.
 
     Args:
         positions_M: Wordpieces of all rows, row after row, as indices into the flattened (B * T).
@@ -51,7 +51,7 @@ class KeptRows:
         salience: Says the salience of all rows, (N,).
         sentence_N: The sentence of each row.
         places_R: Which rows are kept: their places among rows ordered by sentence and falling salience.
-        numbers_P: 0, 1, 2, …: a number for every piece that the longest row has.
+        slots_S: 0, 1, 2, …: a number for every token that the kept rows can have.
     """
 
     def __init__(
@@ -62,15 +62,16 @@ class KeptRows:
         salience: Callable[[], Tensor],
         sentence_N: Tensor,
         places_R: Tensor,
-        numbers_P: Tensor,
+        slots_S: Tensor,
     ) -> None:
+        self._all = AllRows(positions_M, first_N, pooling)
         self._positions_M = positions_M
         self._first_N = first_N
         self._pooling = pooling
         self._salience = salience
         self._sentence_N = sentence_N
         self._places_R = places_R
-        self._numbers_P = numbers_P
+        self._slots_S = slots_S
 
     @cached_property
     def kept_R(self) -> Tensor:
@@ -80,29 +81,28 @@ class KeptRows:
         return by_sentence_N[self._places_R]
 
     @cached_property
-    def _n_pieces_R(self) -> Tensor:
+    def _end_R(self) -> Tensor:
+        """The slot behind the last token of each row; a row takes as many slots as tokens are pooled."""
+        if self._pooling == "first":
+            return torch.ones_like(self.kept_R).cumsum(0)
         end = self._first_N.new_full((1,), self._positions_M.shape[0])
-        return torch.diff(self._first_N, append=end)[self.kept_R]
-
-    @cached_property
-    def _tokens_RP(self) -> Tensor:
-        """The rows' tokens; the first again where a row has fewer than the longest."""
-        number_RP = torch.where(self._numbers_P < self._n_pieces_R[:, None], self._numbers_P, 0)
-        return self._positions_M[self._first_N[self.kept_R][:, None] + number_RP]
+        return torch.diff(self._first_N, append=end)[self.kept_R].cumsum(0)
 
     def narrowed(self, hidden_BTD: Tensor) -> Tensor:
-        """The hidden states of the rows' tokens alone, as one window (1, R * P, D)."""
-        return hidden_BTD.flatten(0, 1)[self._tokens_RP.flatten()][None]
+        """The hidden states of the rows' tokens alone, in slots, as one window (1, S, D)."""
+        # The last row's last token again in slots that are left over.
+        slot_S = torch.minimum(self._slots_S, self._end_R[-1] - 1)
+        row_S = torch.searchsorted(self._end_R, slot_S, right=True)
+        begin_R = torch.nn.functional.pad(self._end_R[:-1], (1, 0))
+        piece_S = self._first_N[self.kept_R][row_S] + slot_S - begin_R[row_S]
+        return hidden_BTD.flatten(0, 1)[self._positions_M[piece_S]][None]
 
     def pooled(self, hidden_BTD: Tensor) -> Tensor:
         """The rows' vectors, (R, D) in fp32."""
-        return self.pooled_from_narrowed(self.narrowed(hidden_BTD))
+        return self._all.pooled(hidden_BTD)[self.kept_R]
 
     def pooled_from_narrowed(self, narrowed_BSD: Tensor) -> Tensor:
         """The rows' vectors, (R, D) in fp32, from hidden states as `narrowed` orders them."""
-        n_rows, n_pieces = self._tokens_RP.shape
-        hidden_RPD = narrowed_BSD.reshape(n_rows, n_pieces, -1).float()
-        if self._pooling == "first":
-            return hidden_RPD[:, 0]
-        counts_RP = self._numbers_P < self._n_pieces_R[:, None]
-        return (hidden_RPD * counts_RP[:, :, None]).sum(dim=1) / self._n_pieces_R[:, None]
+        begin = torch.nn.functional.pad(self._end_R, (1, 0))  # with a last row of what is left over
+        pooled = nn.functional.embedding_bag(self._slots_S, narrowed_BSD[0].float(), begin, mode="mean")
+        return pooled[:-1]

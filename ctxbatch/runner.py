@@ -17,6 +17,7 @@ from ctxbatch.corpus import ShardSpec, corpus_bytes, examine, plan, resolve_read
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.forecast import Estimate, check_room, estimate, remember_rate
 from ctxbatch.layout import LOG, MANIFEST, Manifest, as_resource_error, check_folder, locked
+from ctxbatch.occurrences import describe, selection
 from ctxbatch.pool import Pool
 from ctxbatch.progress import ProgressBar
 from ctxbatch.readers import Reader, place
@@ -92,6 +93,11 @@ def run(
         store = Store(out)
         result = RunReport(out, totals(store), len(store.commits) - len(before), tuple(given_up), report)
         _warn_of_mixture(result.totals)
+        if store.complete and not store.n_rows:
+            kept = describe(selection(manifest.config))
+            log.warning(
+                "%s holds no rows: of %d sentences none has %s", out, result.totals["sentences"], kept
+            )
         if not before:
             remember_rate(result.totals, resolved)
         log.debug("finished: %s", dict(result.totals))
@@ -313,9 +319,15 @@ def _check_options(out: Path, manifest: Manifest, resolved: ResolvedConfig, read
     if not different:
         return
     # What was typed rather than what follows from it, such as another default or a digest.
-    name = min(different, key=lambda n: (n not in options, None in (stored.get(n), asked.get(n)), n))
+    name = min(
+        different,
+        key=lambda n: (n not in options, n == "salience_layer", None in (stored.get(n), asked.get(n)), n),
+    )
     shown = f"--{name.replace('_', '-')}" if name in options else name.replace("_", " ")
     made, said = _shown(stored.get(name)), _shown(asked.get(name))
+    if name == "words" and made and said:  # of long lists the words in which they differ
+        then, now = set(stored[name]), set(asked[name])
+        made, said = f"for {_shown(sorted(then - now)) or '…'}", f"{_shown(sorted(now - then)) or '…'}"
     raise StoreError(
         f"{out} was made {f'with {shown} {made}' if made else f'without {shown}'}, this command "
         f"{f'says {said}' if said else 'does not give it'}: use the same options to resume, or another -o"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ctxbatch.occurrences import describe
+from ctxbatch.occurrences import selection
 from ctxbatch.store import Store
 from ctxbatch.writer import Counts
 
@@ -17,7 +17,8 @@ def totals(store: Store) -> dict[str, Any]:
     """What the committed shards hold and took, as ``ctxbatch stats --json`` prints it.
 
     ``seconds`` is the union of the shards' working intervals, so shards worked on side by side count
-    once and a night between two runs not at all; ``padding`` is the share of computed positions that
+    once and a night between two runs not at all; ``words``, ``wordpieces`` and ``unknown_words`` are
+    ``None`` where ``--words`` left sentences untokenised; ``padding`` is the share of computed positions that
     were padding; ``stages`` are seconds of all workers together.
     """
     commits = store.commits.values()
@@ -25,6 +26,8 @@ def totals(store: Store) -> dict[str, Any]:
     seconds = _union((commit["timing"]["started"], commit["timing"]["finished"]) for commit in commits)
     content = asdict(counts)
     del content["slots"]
+    if store.config.words is not None:  # sentences without one of them were not tokenised
+        content |= dict.fromkeys(("words", "wordpieces", "unknown_words"))
     budget = store.config.tokens_per_batch
     stages = _stages(commit["timing"]["stages"] for commit in commits)
     devices = sorted({commit["device"] for commit in commits})
@@ -42,7 +45,7 @@ def totals(store: Store) -> dict[str, Any]:
         "peak_memory_bytes": max((commit["peak_memory_bytes"] for commit in commits), default=0),
         "model": store.config.model,
         "columns": list(store.config.columns),
-        "selection": describe(store.config),
+        "selection": selection(store.config),
         "salience_layer": store.config.salience_layer,
         "salience_head": store.config.salience_head,
         "precision": store.config.precision,

@@ -45,6 +45,21 @@ def test_a_gpu_gives_the_same_bytes_again_and_nearly_the_cpus(tiny, text, tmp_pa
     assert mean_cosine(cpu, one, "contextual") > 0.999
 
 
+@pytest.mark.parametrize("top_salient", [None, 1, 3])
+@pytest.mark.parametrize("budget", [100, 4000])
+def test_a_gpu_keeps_the_rows_that_a_cpu_keeps(top_salient, budget, tiny, text, tmp_path):
+    given = {"salience": True, "top_salient": top_salient, "layers": "all", "precision": "fp32"}
+    stores = [
+        run(text, tmp_path / device[:3], tiny(), devices=(device,), tokens_per_batch=budget, **given)
+        for device in ("cuda:0", "cpu")
+    ]
+    gpu, cpu = (store.words.to_table(columns=["row_id", "sentence_id", "word_index"]) for store in stores)
+    assert gpu == cpu
+    found, expected = (store.words.to_table()["salience"].to_numpy() for store in stores)
+    assert abs(found - expected).max() < 1e-4
+    assert mean_cosine(stores[1], stores[0], "contextual_1") > 0.999
+
+
 def test_batches_that_are_too_large_for_a_gpu_are_halved(tiny, tmp_path):
     text = tmp_path / "long.txt"
     text.write_text(PLAIN_TEXT * 2000)

@@ -39,6 +39,10 @@ def test_every_option_of_the_readme_exists():
         assert set(re.findall(r"(?<![\w-])-{1,2}[a-z][a-z-]*", line.split(" | ")[0])) <= options, line
 
 
+def test_nothing_is_left_to_be_filled_in():
+    assert not re.findall(r"\b[A-Z]{3,}_[A-Z]{3,}\b(?!\.)|TODO|TBD|XXX", re.sub(r"`[^`]*`", "", README))
+
+
 def test_every_option_of_run_is_in_the_configuration():
     plain = {p.name for p in COMMANDS["run"].params} - {"inputs", "out", "quiet", "help", "no_index"}
     assert plain <= set(RunConfig.__slots__)
