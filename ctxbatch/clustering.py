@@ -20,7 +20,7 @@ MOST_GROUPS = 10
 # Vectors that no grouping parts better than this are one group: words of two planted senses reach more,
 # words of one sense less; the README has the figures.
 ONE_GROUP = 0.2
-# A group of fewer than this, or than this share, is outliers and no reason to part the rest.
+# A group of fewer sentences than this, or than this share, is outliers and no reason to part the rest.
 _FEWEST = 2
 _LEAST_SHARE = 0.02
 _STARTS = 10
@@ -46,7 +46,7 @@ class Clustering:
         return group_N, np.einsum("nd,nd->n", vectors_ND, normalised(self.means_KD)[group_N])
 
 
-def cluster(vectors_ND: Floats, n_groups: int | None = None) -> Clustering:
+def cluster(vectors_ND: Floats, n_groups: int | None = None, sentence_N: Ints | None = None) -> Clustering:
     """Group vectors by their direction.
 
     Without a number of groups, all from 2 to `MOST_GROUPS` are tried, and the highest silhouette wins among
@@ -55,10 +55,13 @@ def cluster(vectors_ND: Floats, n_groups: int | None = None) -> Clustering:
     Args:
         vectors_ND: Vectors of length 1, at least one.
         n_groups: How many groups; not more than there are different vectors.
+        sentence_N: The number of each vector's sentence, since the vectors of one are no groups of their
+            own; default is that each is of another.
 
     Raises:
         InputError: scikit-learn is not installed.
     """
+    sentence_N = np.arange(len(vectors_ND)) if sentence_N is None else sentence_N
     with _quiet_single_thread():
         distances_NN = np.clip(1 - vectors_ND @ vectors_ND.T, 0, None)
         np.fill_diagonal(distances_NN, 0)
@@ -70,7 +73,7 @@ def cluster(vectors_ND: Floats, n_groups: int | None = None) -> Clustering:
             means_KD = _means(vectors_ND, n)
             group_N = _nearest(vectors_ND, means_KD)
             silhouette = _silhouette(distances_NN, group_N)
-            if silhouette is None or _has_tiny_group(group_N, n):
+            if silhouette is None or _has_tiny_group(group_N, n, sentence_N):
                 continue
             if best is None or best.silhouette is None or silhouette > best.silhouette:
                 best = Clustering(means_KD, silhouette, (n, silhouette))
@@ -109,9 +112,9 @@ def _nearest(vectors_ND: Floats, means_KD: Floats) -> Ints:
     return group_N
 
 
-def _has_tiny_group(group_N: Ints, n_groups: int) -> bool:
-    smallest = np.bincount(group_N, minlength=n_groups).min()
-    return bool(smallest < max(_FEWEST, _LEAST_SHARE * len(group_N)))
+def _has_tiny_group(group_N: Ints, n_groups: int, sentence_N: Ints) -> bool:
+    smallest = min(len(np.unique(sentence_N[group_N == group])) for group in range(n_groups))
+    return bool(smallest < max(_FEWEST, _LEAST_SHARE * len(np.unique(sentence_N))))
 
 
 def _silhouette(distances_NN: Floats, group_N: Ints) -> float | None:

@@ -48,8 +48,7 @@ def senses(
     found = find_senses(store, word, groups, lines, on, layer)
     _tell_positions(store, found.column)
     if as_json:
-        for fields in found.rows():
-            print(json.dumps(fields, ensure_ascii=False))
+        print(json.dumps(found.as_dict(), ensure_ascii=False))
         return
     for line in _lines(found, shutil.get_terminal_size((100, 24)).columns):
         print(line)

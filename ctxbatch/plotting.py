@@ -33,18 +33,19 @@ def draw(found: Trends, path: Path) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    figure = Figure(figsize=(3.2 + 2.9 * len(found.kinds), 8.5), layout="constrained")
-    grid = figure.subplots(3, len(found.kinds), sharex=True, squeeze=False)
+    cosines = _cosines(found)
+    n_rows = len(cosines) + 1
+    figure = Figure(figsize=(3.2 + 2.9 * len(found.kinds), 0.4 + 2.7 * n_rows), layout="constrained")
+    grid = figure.subplots(n_rows, len(found.kinds), sharex=True, squeeze=False)
     for column, kind in enumerate(found.kinds):
-        similar, inside, below = grid[:, column]
-        similar.set_title(kind, fontweight="bold")
-        _draw_words(similar, found, kind, lambda each: each.self_similarity)
-        _draw_words(inside, found, kind, lambda each: each.intra_sentence_similarity)
-        for axes, first in ((similar, grid[0, 0]), (inside, grid[1, 0])):
+        grid[0, column].set_title(kind, fontweight="bold")
+        for (first, *_), axes, value in zip(grid, grid[:, column], cosines.values(), strict=False):
+            _draw_words(axes, found, kind, value)
             _draw_random(axes, found, kind)
             if axes is not first:  # cosines of all kinds on one scale
                 axes.sharey(first)
                 axes.tick_params(labelleft=False)
+        below = grid[-1, column]
         if kind != "contextual":
             _draw_words(below, found, kind, lambda each: each.mean_norm)
             _from_zero(below)
@@ -56,13 +57,21 @@ def draw(found: Trends, path: Path) -> None:
             below.set_ylabel("dimensions in which\nlog_ratio is defined")
         else:
             below.set_axis_off()
-        grid[2, column].set_xlabel("layer")
-        grid[2, column].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        grid[2, column].set_xlim(found.layers[0] - 0.3, found.layers[-1] + 0.3)
-    for axes, name in ((grid[0, 0], "self-similarity"), (grid[1, 0], "intra-sentence similarity")):
+        below.set_xlabel("layer")
+        below.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        below.set_xlim(found.layers[0] - 0.3, found.layers[-1] + 0.3)
+    for (axes, *_), name in zip(grid, cosines, strict=False):
         axes.set_ylabel(f"{name}\n(mean cosine)")
         _from_zero(axes)
     _finish(figure, found, path)
+
+
+def _cosines(found: Trends) -> dict[str, _Value]:
+    """The mean cosines that there are, a row of panels each: the second needs all words of a sentence."""
+    cosines: dict[str, _Value] = {"self-similarity": lambda each: each.self_similarity}
+    if found.selection is None:
+        cosines["intra-sentence similarity"] = lambda each: each.intra_sentence_similarity
+    return cosines
 
 
 def _finish(figure: Figure, found: Trends, path: Path) -> None:
@@ -92,6 +101,8 @@ def _draw_words(axes: Axes, found: Trends, kind: str, value: _Value) -> None:
 
 
 def _draw_random(axes: Axes, found: Trends, kind: str) -> None:
+    if not found.baseline_rows:
+        return
     layers, values = _points(found.trends[0], kind, lambda each: each.random_similarity)
     axes.plot(layers, values, label="random pairs (baseline)", color="0.45", marker=".", ls=":", linewidth=2)
 

@@ -19,7 +19,7 @@ from ctxbatch.nearest import Floats, normalised
 from ctxbatch.queries import MarkedSentence, QueryEncoder, QueryWord, parse_query
 from ctxbatch.ranking import Question, Ranked, Ranking
 from ctxbatch.selection import check_sources
-from ctxbatch.store import Ints, Store
+from ctxbatch.store import Ints, Store, check_has_rows
 
 # Sentences that are encoded, and queries that are answered, together.
 _GROUP = 128
@@ -264,8 +264,7 @@ def check_searchable(store: Store) -> None:
         raise StoreError(
             f"{store.path} is not finished ({done} of {planned} shards): run it to the end first"
         )
-    if not store.n_rows:
-        raise StoreError(f"{store.path} holds no words to search")
+    check_has_rows(store)
 
 
 def _difference(one: Store, other: Store) -> str:

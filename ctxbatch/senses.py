@@ -5,7 +5,7 @@ Owns which rows are an occurrence, and what is known of a group; how vectors are
 D hidden size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -71,15 +71,16 @@ class Senses:
         """Occurrences that are in a group."""
         return self.occurrences - self.zero
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """The groups as JSON knows them, each with what is known of all."""
-        shared = ("word", "column", "occurrences", "zero", "sampled", "silhouette", "best")
-        for group in self.groups:
-            fields = asdict(group)
-            for line in fields["lines"]:
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON knows them."""
+        fields = asdict(self)
+        if self.best is not None:
+            n_groups, silhouette = self.best
+            fields["best"] = {"groups": n_groups, "silhouette": silhouette}
+        for group in fields["groups"]:
+            for line in group["lines"]:
                 del line["before"], line["after"], line["explanation"]
-            known = {name: getattr(self, name) for name in shared}
-            yield {**known, "groups": len(self.groups), **fields}
+        return fields
 
 
 class _Occurrences:
@@ -157,7 +158,8 @@ def find_senses(
         sample = np.sort(np.random.default_rng(_SEED).choice(grouped, SAMPLE, replace=False))
     vectors_ND = occurrences.vectors(sample)
     _check_groups(n_groups, vectors_ND, word)
-    found = cluster(vectors_ND, n_groups)
+    texts = dict(zip(sample.tolist(), _texts(store, occurrences, sample), strict=True))
+    found = cluster(vectors_ND, n_groups, _numbered(texts.values()))
     return Senses(
         word=word,
         column=column,
@@ -166,7 +168,7 @@ def find_senses(
         sampled=len(sample),
         silhouette=found.silhouette,
         best=found.best,
-        groups=tuple(_groups(store, occurrences, found, grouped, sample, word, n_lines)),
+        groups=tuple(_groups(store, occurrences, found, grouped, texts, word, n_lines)),
     )
 
 
@@ -203,18 +205,21 @@ def _groups(
     occurrences: _Occurrences,
     found: Clustering,
     grouped: Ints,
-    sample: Ints,
+    texts: Mapping[int, str],
     word: str,
     n_lines: int,
 ) -> Iterator[SenseGroup]:
-    """The groups of all occurrences that are grouped, largest first."""
+    """The groups of all occurrences that are grouped, largest first.
+
+    Typical words are those of ``texts``, the sentences of the sample by its occurrences.
+    """
     assigned = [found.assign(occurrences.vectors(some)) for some in _blocks(grouped)]
     group_N = np.concatenate([groups for groups, _ in assigned])
     score_N = np.concatenate([scores for _, scores in assigned])
     present, first, size = np.unique(group_N, return_index=True, return_counts=True)
     members = [np.flatnonzero(group_N == present[at]) for at in np.lexsort((first, -size))]
-    texts = [_texts(store, occurrences, np.intersect1d(grouped[mine], sample)) for mine in members]
-    typical = typical_words(texts, _TYPICAL, word.casefold())
+    of_groups = [[texts[n] for n in grouped[mine].tolist() if n in texts] for mine in members]
+    typical = typical_words(of_groups, _TYPICAL, word.casefold())
     for number, (mine, words) in enumerate(zip(members, typical, strict=True), 1):
         central = mine[np.lexsort((mine, -score_N[mine].round(6)))][: n_lines * _LOOKED_AT]
         yield SenseGroup(
@@ -231,6 +236,12 @@ def _texts(store: Store, occurrences: _Occurrences, chosen_N: Ints) -> list[str]
     """The sentences of some occurrences."""
     rows = store.rows(occurrences.positions_R[occurrences.first_N[chosen_N]])
     return [row["text"] for row in rows]
+
+
+def _numbered(texts: Iterable[str]) -> Ints:
+    """A number (N,) for each text, the same for equal ones."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int64)
 
 
 def _lines(

@@ -14,6 +14,7 @@ from ctxbatch.errors import InputError
 from ctxbatch.options import AsJson
 
 if TYPE_CHECKING:
+    from ctxbatch.config import ResolvedConfig
     from ctxbatch.store import Store
     from ctxbatch.trends import Measures, Trend, Trends
 
@@ -110,8 +111,31 @@ def _notes(store: "Store", kinds: Sequence[str]) -> Iterator[str]:
             f"{store.path} holds no {' and no '.join(missing)} vectors: left out are "
             f"{', '.join(left_out)}; --vectors static,contextual stores what all need"
         )
+    if (left_out_of := _left_out(config)) is not None:
+        yield f"{store.path} holds {left_out_of}"
     if config.pool == "none":
         yield "rows are wordpieces (--pool none): an occurrence is a piece, and a word's pieces are compared"
+
+
+def _left_out(config: "ResolvedConfig") -> str | None:
+    """What a store that keeps some occurrences holds, and which measures it therefore lacks."""
+    from ctxbatch.occurrences import describe
+    from ctxbatch.trends import selection_of
+
+    selection = selection_of(config)
+    if selection is None:
+        return None
+    if not selection.of_words:
+        return (
+            f"{describe(config)}: left out is intra-sentence similarity, which needs all words of a "
+            "sentence; a run without --sample stores them"
+        )
+    given = {"--words": selection.words, "--sample": selection.sample, "--top-salient": selection.top_salient}
+    options = " and ".join(option for option, value in given.items() if value is not None)
+    return (
+        f"{describe(config)}: left out are random pairs, what is above them, and intra-sentence similarity, "
+        f"which need all words; a run without {options} stores them"
+    )
 
 
 def _lines(found: "Trends") -> Iterator[str]:
@@ -124,10 +148,11 @@ def _lines(found: "Trends") -> Iterator[str]:
             "difference": "difference (diff)",
         }
         yield f"shifts: {'; '.join(described[kind] for kind in shifts)}"
-    yield ""
-    yield f"baseline: {_of(found.baseline_rows, found.rows, 'row')}"
-    random = _Section("random pairs of different sentences", found.kinds, lambda m: m.random_similarity)
-    yield from _table(found.trends[0], found.layers, [random])
+    if found.baseline_rows:
+        yield ""
+        yield f"baseline: {_of(found.baseline_rows, found.rows, 'row')}"
+        random = _Section("random pairs of different sentences", found.kinds, lambda m: m.random_similarity)
+        yield from _table(found.trends[0], found.layers, [random])
     similar = [
         _Section("self-similarity", found.kinds, lambda m: m.self_similarity),
         _Section("above random pairs", found.kinds, lambda m: m.self_similarity_above_random),
@@ -147,13 +172,14 @@ def _lines(found: "Trends") -> Iterator[str]:
 def _heading(found: "Trends", trend: "Trend") -> Iterator[str]:
     from ctxbatch.trends import SAMPLE_MIN_OCCURRENCES, SAMPLE_OCCURRENCES
 
-    sentences = _of(trend.measured_sentences, trend.sentences, "sentence")
+    # Where none is measured, as the store holds no whole one, there is no share of them to tell.
+    sentences = _of(trend.measured_sentences or trend.sentences, trend.sentences, "sentence")
+    occurrences = _of(trend.measured_occurrences, trend.occurrences, "occurrence")
     if found.eligible_words is None:
-        yield f"{trend.words[0]}: {_of(trend.occurrences, trend.occurrences, 'occurrence')}, {sentences}"
+        yield f"{trend.words[0]}: {occurrences}, {sentences}"
         return
     words = _of(len(trend.words), found.eligible_words, "word")
     yield f"sample: mean of {words} that occur {SAMPLE_MIN_OCCURRENCES} times or more"
-    occurrences = _of(trend.measured_occurrences, trend.occurrences, "occurrence")
     yield f"{occurrences}, {SAMPLE_OCCURRENCES} of a word at most; {sentences}"
 
 

@@ -294,6 +294,28 @@ class Store:
         return Searcher([self], on, layer)
 
 
+def check_has_rows(store: Store) -> None:
+    """Raise an error where a store has no rows, which says why.
+
+    Raises:
+        StoreError: It has none.
+    """
+    from ctxbatch.occurrences import describe
+
+    if store.n_rows:
+        return
+    if not store.complete:
+        done, planned = len(store.commits), len(store.manifest.shards)
+        raise StoreError(
+            f"{store.path} is unfinished ({done} of {planned} shards) and holds no rows yet: "
+            "run the command that began it to its end"
+        )
+    raise StoreError(
+        f"{store.path} is finished but empty: what it keeps ({describe(store.config)}) is in no sentence: "
+        "run on other text, or to keep more, into another -o"
+    )
+
+
 def committed_shards(out: Path, manifest: Manifest) -> dict[int, dict[str, Any]]:
     """The commit records of all shards that count, by shard, in order.
 

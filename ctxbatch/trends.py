@@ -18,16 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR, ResolvedConfig
-from ctxbatch.errors import InputError, StoreError
+from ctxbatch.errors import InputError
 from ctxbatch.index import open_postings
 from ctxbatch.nearest import Floats, normalised
 from ctxbatch.postings import Postings
 from ctxbatch.shift import SHIFTS, is_defined
-from ctxbatch.store import Ints, Store
+from ctxbatch.store import Ints, Store, check_has_rows
 from ctxbatch.writer import WORDS
 
 # What is sampled, always with the same seed: rows for the baseline, as many as Ethayarajh takes;
 BASELINE_ROWS = 1_000
+# occurrences of a word that is named;
+NAMED_OCCURRENCES = 100_000
 # words where none are named, of those with so many occurrences as he asks for, and the occurrences of each;
 SAMPLE_WORDS = 500
 SAMPLE_MIN_OCCURRENCES = 5
@@ -47,9 +49,11 @@ class Measures:
     ``kind`` is ``contextual`` or a shift's name; layer 0 is the embedding layer's output, the static vector.
 
     - ``self_similarity``: the mean cosine of two occurrences of a word; ``None`` where it has only one.
-    - ``random_similarity``: the mean cosine of two random rows of different sentences, the baseline.
+    - ``random_similarity``: the mean cosine of two random rows of different sentences, the baseline;
+      ``None`` where rows of some words alone are stored.
     - ``self_similarity_above_random``: the first minus the second.
-    - ``intra_sentence_similarity``: the mean cosine of a sentence's words with the mean of their vectors.
+    - ``intra_sentence_similarity``: the mean cosine of a sentence's words with the mean of their vectors;
+      ``None`` where not all words of a sentence are stored.
     - ``mean_norm``: of a shift, the mean Euclidean length; of log_ratio in nats, of difference in the
       model's units, of asinh without a unit.
     - ``defined_share``: of log_ratio, the mean share of dimensions in which it is defined; of a stored one
@@ -70,7 +74,9 @@ class Measures:
 class Trend:
     """A word, or a sample of words, through the layers: means over words, each word counting once.
 
-    ``occurrences`` and ``sentences`` are all there are; the ``measured_`` ones went into the measures.
+    ``occurrences`` are all that the store holds; ``sentences`` are theirs, in a sample those of the measured
+    ones. The ``measured_`` ones went into the measures: sentences into the intra-sentence similarity, where
+    there is one.
     """
 
     words: tuple[str, ...]
@@ -82,11 +88,30 @@ class Trend:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """Which occurrences a store keeps: of so many words, a share of all, so many most salient ones.
+
+    ``None`` is what does not select; each selects by itself, and kept are those that all of them keep.
+    """
+
+    words: int | None
+    sample: float | None
+    top_salient: int | None
+
+    @property
+    def of_words(self) -> bool:
+        """Whether what is kept depends on the word, so that rows are no random words of the text."""
+        return self.words is not None or self.top_salient is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Trends:
     """What `measure` finds in a store.
 
     ``eligible_words`` are those that a sample was drawn from, ``None`` where words were named; ``floor``
-    and ``delta`` belong to the log_ratio and asinh shifts, ``None`` where these are not measured.
+    and ``delta`` belong to the log_ratio and asinh shifts, ``None`` where these are not measured;
+    ``selection`` is ``None`` where the store keeps all occurrences, and ``baseline_rows`` are 0 where it
+    keeps some words alone.
     """
 
     model: str
@@ -95,6 +120,7 @@ class Trends:
     kinds: tuple[str, ...]
     floor: float | None
     delta: float | None
+    selection: Selection | None
     baseline_rows: int
     eligible_words: int | None
     trends: tuple[Trend, ...]
@@ -102,6 +128,13 @@ class Trends:
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON knows them."""
         return asdict(self)
+
+
+def selection_of(config: ResolvedConfig) -> Selection | None:
+    """Which occurrences a store keeps; ``None`` where it keeps all."""
+    n_words = None if config.words is None else len(config.words)
+    selection = Selection(n_words, config.sample, config.top_salient)
+    return selection if any(value is not None for value in asdict(selection).values()) else None
 
 
 def kinds_of(config: ResolvedConfig) -> tuple[str, ...]:
@@ -137,9 +170,8 @@ def measure(store: Store, words: Sequence[str] = ()) -> Trends:
             allow no measure.
         StoreError: The store holds no rows, or an index of it is damaged.
     """
-    kinds = kinds_of(store.config)
-    if not store.n_rows:
-        raise StoreError(f"{store.path} holds no rows: run the command that began it to its end")
+    kinds, selection = kinds_of(store.config), selection_of(store.config)
+    check_has_rows(store)
     if words:
         postings = open_postings(store)
         folded = dict.fromkeys(word.casefold() for word in words)
@@ -147,12 +179,13 @@ def measure(store: Store, words: Sequence[str] = ()) -> Trends:
     else:
         eligible, sample = _sample(store, open_postings(store))
         subjects = [sample]
-    baseline = _baseline(store)
+    baseline = None if selection is not None and selection.of_words else _baseline(store)
     layers = _layers(store.config)
     found: list[list[Measures]] = [[] for _ in subjects]
     for layer in layers:
         vectors = _LayerVectors(store, layer)
-        random = {kind: _between(sums) for kind, sums in _add_up(vectors, baseline).items()}
+        sums_of_random = {} if baseline is None else _add_up(vectors, baseline)
+        random = {kind: _between(sums) for kind, sums in sums_of_random.items()}
         for subject, measures in zip(subjects, found, strict=True):
             measures += _measured(vectors, subject, random)
     trends = (subject.trend(measures) for subject, measures in zip(subjects, found, strict=True))
@@ -163,7 +196,8 @@ def measure(store: Store, words: Sequence[str] = ()) -> Trends:
         kinds=kinds,
         floor=_floor(store.config) if "log_ratio" in kinds else None,
         delta=_delta(store.config) if "asinh" in kinds else None,
-        baseline_rows=len(baseline),
+        selection=selection,
+        baseline_rows=0 if baseline is None else len(baseline),
         eligible_words=eligible,
         trends=tuple(trends),
     )
@@ -195,7 +229,7 @@ class _Subject:
     occurrences: int
     of_words: _Groups
     sentences: int
-    of_sentences: _Groups
+    of_sentences: _Groups | None
 
     def trend(self, measures: Sequence[Measures]) -> Trend:
         return Trend(
@@ -203,23 +237,29 @@ class _Subject:
             occurrences=self.occurrences,
             measured_occurrences=len(self.of_words),
             sentences=self.sentences,
-            measured_sentences=len(self.of_sentences.sizes_G),
+            measured_sentences=0 if self.of_sentences is None else len(self.of_sentences.sizes_G),
             measures=tuple(measures),
         )
 
 
-def _subject(store: Store, words: Sequence[str], occurrences: int, rows: Sequence[Ints]) -> _Subject:
+def _subject(
+    store: Store, words: Sequence[str], occurrences: int, rows: Sequence[Ints], places_N: Ints
+) -> _Subject:
+    """Words with the rows that are measured of each, and the sentences of the rows at some places."""
     of_words = _Groups(np.concatenate(rows), np.array([len(each) for each in rows], np.int64))
-    ids = np.unique(store.sentence_ids_at(of_words.positions_N))
-    chosen = ids[_drawn(len(ids), SENTENCES)]
-    return _Subject(tuple(words), occurrences, of_words, len(ids), _rows_of_sentences(store, chosen))
+    ids = np.unique(store.sentence_ids_at(places_N))
+    of_sentences = None  # some of a sentence's words do not tell how alike all of them are
+    if selection_of(store.config) is None:
+        of_sentences = _rows_of_sentences(store, ids[_drawn(len(ids), SENTENCES)])
+    return _Subject(tuple(words), occurrences, of_words, len(ids), of_sentences)
 
 
 def _named(store: Store, postings: Postings, word: str) -> _Subject:
     positions_N = postings.positions(word)
     if not len(positions_N):
         raise InputError(f"the word {word!r} does not occur in {store.path}: name words that do")
-    return _subject(store, [word], len(positions_N), [positions_N])
+    measured_N = positions_N[_drawn(len(positions_N), NAMED_OCCURRENCES)]
+    return _subject(store, [word], len(positions_N), [measured_N], positions_N)
 
 
 def _sample(store: Store, postings: Postings) -> tuple[int, _Subject]:
@@ -232,7 +272,7 @@ def _sample(store: Store, postings: Postings) -> tuple[int, _Subject]:
     if not eligible:
         raise InputError(
             f"no word of {store.path} occurs {SAMPLE_MIN_OCCURRENCES} times, as those of a sample do: "
-            "name words, each of which is measured however often it occurs"
+            "name words, each of which is measured however seldom it occurs"
         )
     words = [eligible[number] for number in _drawn(len(eligible), SAMPLE_WORDS)]
     wanted = {word: _drawn(counts[word], SAMPLE_OCCURRENCES) for word in words}
@@ -246,7 +286,8 @@ def _sample(store: Store, postings: Postings) -> tuple[int, _Subject]:
                 rows[word].append(rows_N[wanted[word][begin:end] - seen[word]] + store.first_position(shard))
                 seen[word] += len(rows_N)
     occurrences = sum(counts[word] for word in words)
-    return len(eligible), _subject(store, words, occurrences, [np.concatenate(rows[word]) for word in words])
+    of_words = [np.concatenate(rows[word]) for word in words]
+    return len(eligible), _subject(store, words, occurrences, of_words, np.concatenate(of_words))
 
 
 def _baseline(store: Store) -> _Groups:
@@ -381,17 +422,17 @@ def _measured(
     vectors: _LayerVectors, subject: _Subject, random: dict[str, float | None]
 ) -> Iterator[Measures]:
     of_words = _add_up(vectors, subject.of_words)
-    of_sentences = _add_up(vectors, subject.of_sentences)
+    of_sentences = {} if subject.of_sentences is None else _add_up(vectors, subject.of_sentences)
     for kind, sums in of_words.items():
         own = _within(sums)
-        other = random[kind]
+        other = random.get(kind)
         yield Measures(
             layer=vectors.layer,
             kind=kind,
             self_similarity=own,
             random_similarity=other,
             self_similarity_above_random=None if own is None or other is None else own - other,
-            intra_sentence_similarity=_to_mean(of_sentences[kind]),
+            intra_sentence_similarity=_to_mean(of_sentences[kind]) if kind in of_sentences else None,
             mean_norm=None if kind == "contextual" else float(np.mean(sums.norm_G / sums.sizes_G)),
             defined_share=None if sums.defined_G is None else float(np.mean(sums.defined_G / sums.sizes_G)),
         )

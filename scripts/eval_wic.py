@@ -8,7 +8,8 @@ WiC format (lemma, POS, i-j, sentence, sentence between tabs; the gold file has 
 lines with lemma, s1, span1, s2, span2 (character offsets) and label. The package encodes the sentences; a
 marked word's static and contextual vectors are means over all its wordpieces, and its shift is computed from
 these. The cosine of a pair's two vectors predicts its label: ROC AUC, and accuracy with a threshold from
-another split, or else cross-validated by lemma. Intervals are of 95 %, by bootstrap over pairs.
+another split, or else cross-validated by lemma. Intervals are of 95 %, by bootstrap over lemmas, whose pairs
+are drawn together, and not corrected for how many comparisons are made.
 Prints the machine, tables, conclusions, and a last line of JSON.
 """
 
@@ -191,7 +192,7 @@ def evaluate(options: argparse.Namespace, split: Split, other: Split | None) -> 
 
     same = split.same
     folds = [] if other else make_folds(same, split.lemmas, options.folds, options.seed)
-    draws = draw(same, options.resamples, options.seed)
+    draws = draw(same, split.lemmas, options.resamples, options.seed)
     say(f"{len(split.cosines)} kinds of vectors, {len(draws):,} resamples each")
     resampled = {column: aucs(values, same, draws) for column, values in split.cosines.items()}
     layers: dict[int, dict[str, Any]] = {}
@@ -235,6 +236,8 @@ def describe(options: argparse.Namespace, split: Split, other: Split | None) -> 
         "thresholds": thresholds,
         "seed": options.seed,
         "resamples": options.resamples,
+        "resampled": "lemmas",
+        "comparisons": sum(kind in _SHIFTS for kind, _ in split.cosines),
         "shifts": _SHIFTS,
     }
 
@@ -271,6 +274,7 @@ def report(options: argparse.Namespace, machine: Mapping[str, Any], facts: Mappi
     print(missing_lines(facts["missing"]))
     print(tables(facts))
     conclusions = conclude(facts)
+    print(wrapped(reservation(facts)) + "\n")
     print("\n".join(map(wrapped, conclusions)))
     named = {"files": options.pairs, **facts, "conclusions": conclusions}
     print(json.dumps({"machine": machine, **rounded(named)}))
@@ -350,6 +354,16 @@ def conclude(facts: Mapping[str, Any]) -> list[str]:
         f"{signed(best['more'], best['more_interval'])}, {verdict(best['more_interval'])}"
     )
     return lines
+
+
+def reservation(facts: Mapping[str, Any]) -> str:
+    """What the intervals are, and what they do not allow for."""
+    n = facts["comparisons"]
+    return (
+        f"intervals of 95 % by {facts['resamples']:,} resamples of the {facts['lemmas']:,} lemmas, not "
+        f"corrected for the {n} comparisons with contextual: of {n} that differ in nothing, {n / 20:.1f} are "
+        "expected to exclude 0"
+    )
 
 
 def verdict(bounds: Interval) -> str:

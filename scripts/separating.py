@@ -59,10 +59,14 @@ def cross_validated(scores: Floats, same: Bools, folds: Sequence[tuple[Any, Any]
     return float(right.mean())
 
 
-def draw(same: Bools, n: int, seed: int) -> npt.NDArray[np.int64]:
-    """How often each of n bootstrap resamples takes each pair, (R, K); those of one class are left out."""
-    chances = np.full(len(same), 1 / len(same))
-    draws_RK = np.random.default_rng(seed).multinomial(len(same), chances, size=n)
+def draw(same: Bools, clusters: npt.NDArray[np.str_], n: int, seed: int) -> npt.NDArray[np.int64]:
+    """How often each of n bootstrap resamples takes each pair, (R, K); those of one class are left out.
+
+    Whole clusters are drawn, as many as there are: pairs that share a lemma are not independent.
+    """
+    names, cluster_K = np.unique(clusters, return_inverse=True)
+    chances = np.full(len(names), 1 / len(names))
+    draws_RK = np.random.default_rng(seed).multinomial(len(names), chances, size=n)[:, cluster_K]
     both = (draws_RK[:, same].sum(axis=1) > 0) & (draws_RK[:, ~same].sum(axis=1) > 0)
     return draws_RK[both]
 

@@ -178,6 +178,7 @@ def test_what_is_printed_says_what_was_done(evaluated, files):
     assert "which share 2 of 9 lemmas" in words
     assert "left out, whose word is not in the store: 1 pair" in evaluated.stdout
     assert "best of all, chosen on these pairs:" in evaluated.stdout
+    assert "resamples of the 9 lemmas, not corrected for the 9 comparisons with contextual" in words
     ours = [line for line in evaluated.stdout.splitlines()[:-1] if str(files[0].parent) not in line]
     assert max(map(len, ours)) <= 100
     assert last_line(evaluated)["missing"] == [f"{files[0]}:12: long"]
@@ -211,11 +212,23 @@ def test_a_threshold_gets_as_many_right_as_any():
 def test_resampled_aucs_are_those_of_the_resamples():
     rng = np.random.default_rng(1)
     scores, same = rng.integers(0, 9, 12) / 8, np.arange(12) % 3 == 0
-    draws = draw(same, 50, seed=1)
+    draws = draw(same, np.arange(12).astype(str), 50, seed=1)
     assert (draws.sum(axis=1) == 12).all()
     for counts, auc in zip(draws, aucs(scores, same, draws), strict=True):
         drawn = [(scores[k], same[k]) for k in range(12) for _ in range(counts[k])]
         assert auc == pytest.approx(plain_auc(drawn))
+
+
+def test_pairs_of_a_lemma_are_drawn_together():
+    """Or pairs that say the same would count as so many independent ones, and intervals be too narrow."""
+    lemmas, same = np.array([*"aaaabbbbcd"] * 5), np.arange(50) % 2 == 0
+    draws = draw(same, lemmas, 200, seed=1)
+    for lemma in "abcd":
+        of_lemma = draws[:, lemmas == lemma]
+        assert (of_lemma == of_lemma[:, :1]).all()
+    _, firsts = np.unique(lemmas, return_index=True)
+    assert (draws[:, firsts].sum(axis=1) == 4).all()
+    assert len(np.unique(draws[:, 0])) > 2
 
 
 def test_cross_validation_tries_thresholds_on_lemmas_it_has_not_seen():

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from models import TEXT
 from stores import make_store, rows_of
 from wcwidth import wcswidth
 
-from ctxbatch import InputError, RunConfig, StoreError, clustering, senses
+from ctxbatch import InputError, RunConfig, StoreError, clustering, keyness, senses
 from ctxbatch.clustering import cluster
 from ctxbatch.keyness import typical_words
 from ctxbatch.nearest import normalised
@@ -111,6 +112,22 @@ def test_an_outlier_is_no_sense():
     assert len(cluster(vectors_ND, 2).means_KD) == 2
 
 
+def test_two_tokens_of_one_sentence_are_an_outlier_too():
+    vectors_ND, sentence_N = directions(31, 1), np.arange(31)
+    vectors_ND[[7, 8]] *= -1
+    assert len(cluster(vectors_ND).means_KD) == 2
+    sentence_N[8] = sentence_N[7]
+    assert len(cluster(vectors_ND, None, sentence_N).means_KD) == 1
+
+
+def test_occurrences_are_of_one_sentence_where_their_texts_are_equal(tiny, tmp_path, monkeypatch):
+    store = tiny_store(tmp_path, tiny, "I want what I want.\nI want what I want.\nI want one.\nI want two.\n")
+    given = []
+    monkeypatch.setattr(senses, "cluster", lambda *of: given.append(of[2].tolist()) or cluster(*of))
+    find_senses(store, "want")
+    assert given == [[0, 0, 0, 0, 1, 2]]
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_few_occurrences_can_be_grouped(n, tiny, tmp_path):
     text = "".join(f"I want {thing}.\n" for thing in ("one", "two apples", "an old orange", "three")[:n])
@@ -172,10 +189,43 @@ def test_wordpieces_of_one_occurrence_are_joined(corpus, tiny, tmp_path):
 
 
 def test_words_typical_of_a_group_are_those_that_the_others_lack():
-    money, river = ["The bank lent money.", "Money in the Bank"], ["The river has a bank", "A river's bank"]
-    assert typical_words([money * 20, river * 20], 2, "bank") == [("money", "in"), ("a", "river")]
-    assert typical_words([money * 20], 2) == [()]
+    money = [f"{start} {n}." for n in range(20) for start in ("The bank lent money", "Money in the Bank")]
+    river = [f"{start} {n}." for n in range(20) for start in ("The river has a bank", "A river is a bank")]
+    assert typical_words([money, river], 2, "bank") == [("money", "in"), ("a", "river")]
+    assert typical_words([money], 2) == [()]
     assert typical_words([["one"], ["two"]], 2) == [(), ()]
+
+
+def test_a_repeated_text_says_no_more_than_one():
+    assert typical_words([["The bank lent money."] * 40, ["The river has a bank."] * 40], 3) == [(), ()]
+    money = [f"The bank lent money {n}." for n in range(20)]
+    river = [f"The river has a bank {n}." for n in range(20)]
+    once = typical_words([money, river], 3, "bank")
+    assert once == typical_words([money + money[:1] * 40, river * 3], 3, "bank")
+    assert once[0] == ("lent", "money")
+
+
+def test_where_sentences_share_their_only_other_word_nothing_is_typical(tiny, tmp_path):
+    store = tiny_store(tmp_path, tiny, "Spring water.\nWater spring.\n" * 6)
+    found = find_senses(store, "spring", n_groups=2)
+    assert [group.typical for group in found.groups] == [(), ()]
+    texts = [[f"Spring water {n}." for n in range(6)], [f"Water spring {n}." for n in range(6)]]
+    assert typical_words(texts, 8, "spring") == [(), ()]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("हिन्दी में", {"हिन्दी", "में"}),
+        ("cafe\u0301 café", {"café"}),
+        ("\u0646\u0627\u0645\u0647\u200c\u0647\u0627", {"\u0646\u0627\u0645\u0647\u200c\u0647\u0627"}),
+        ("I don't, and you don’t: 'tis", {"i", "don't", "and", "you", "tis"}),  # noqa: RUF001
+        ("3rd_place 'quoted'", {"rd", "place", "quoted"}),
+        ("the bank's Bank", {"the"}),
+    ],
+)
+def test_words_keep_their_marks_and_apostrophes(text, words):
+    assert keyness._words(text, "bank") == words
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -229,16 +279,18 @@ def test_output_fits_the_terminal(store, columns):
     assert "Warning" not in result.stderr
 
 
-def test_json_is_an_object_a_group(store, cli):
+def test_json_is_one_object_with_a_list_of_groups(store, cli):
     result = cli("senses", store.path, "want", "--groups", 2, "-n", 1, "--on", "contextual", "--json")
-    groups = [json.loads(line) for line in result.stdout.splitlines()]
+    content = json.loads(result.stdout)
     assert result.stderr == ""
-    assert [group["number"] for group in groups] == [1, 2]
     found = find_senses(store, "want", n_groups=2, n_lines=1, on="contextual")
-    for group, expected in zip(groups, found.groups, strict=True):
+    assert content == found.as_dict() | {"groups": content["groups"]}
+    assert (content["word"], content["silhouette"], content["best"]) == ("want", found.silhouette, None)
+    assert [group["number"] for group in content["groups"]] == [1, 2]
+    for group, expected in zip(content["groups"], found.groups, strict=True):
         assert tuple(group["row_ids"]) == expected.row_ids
         assert group["lines"][0]["text"] == expected.lines[0].text
-        assert (group["groups"], group["silhouette"]) == (2, found.silhouette)
+    assert replace(found, best=(8, 0.3)).as_dict()["best"] == {"groups": 8, "silhouette": 0.3}
 
 
 def test_groups_by_a_log_ratio_with_positions_in_it_come_with_a_warning(store, cli):

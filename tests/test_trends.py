@@ -11,7 +11,9 @@ from models import PLAIN_TEXT
 from oracle import asinh, log_ratio
 from stores import make_store, rows_of
 
-from ctxbatch import InputError, RunConfig, StoreError, showing, trends
+from ctxbatch import InputError, RunConfig, StoreError, plotting, showing, trends
+from ctxbatch.occurrences import describe
+from ctxbatch.store import Store
 
 LAYERS = (3, 1, 2)
 WORDS = ("want", "bank", "The")
@@ -277,8 +279,103 @@ def test_an_unfinished_store_is_measured_as_far_as_it_is_and_one_without_rows_re
     assert found.returncode == 0
     assert f"is unfinished: measuring {planned - 1} of {planned} shards" in found.stderr
     assert found.stderr.count("\n") == 1
-    with pytest.raises(StoreError, match="holds no rows"):
-        trends.measure(make("--- *** ---\n"), ["bank"])
+
+
+def test_a_store_without_rows_is_refused_and_told_from_one_that_is_unfinished(make, cli):
+    store = make(words=("zebra",))
+    for arguments in (("trends", store.path, "zebra"), ("senses", store.path, "zebra")):
+        found = cli(*arguments)
+        assert (found.returncode, found.stdout) == (2, "")
+        assert found.stderr.splitlines()[-1] == (
+            f"ctxbatch: {store.path} is finished but empty: what it keeps ({describe(store.config)}) is in "
+            "no sentence: run on other text, or to keep more, into another -o"
+        )
+    planned = len(store.manifest.shards)
+    (store.path / "shards" / "000000" / "shard.json").unlink()
+    message = rf"is unfinished \({planned - 1} of {planned} shards\) and holds no rows yet: run the command"
+    with pytest.raises(StoreError, match=message):
+        trends.measure(Store(store.path), ["zebra"])
+
+
+# --- stores that keep some occurrences --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "left_out", "remedy"),
+    [
+        ({"words": ("The", "bank")}, ("random", "above", "intra"), "without --words stores them"),
+        ({"top_salient": 1}, ("random", "above", "intra"), "without --top-salient stores them"),
+        (
+            {"words": ("the", "bank"), "sample": 0.9},
+            ("random", "above", "intra"),
+            "without --words and --sample stores them",
+        ),
+        ({"sample": 0.7}, ("intra",), "without --sample stores them"),
+    ],
+)
+def test_what_needs_all_words_is_left_out_and_said_where_some_are_kept(options, left_out, remedy, make, cli):
+    store = make(TEXT * 4, **options)
+    rows = rows_of(store)
+    words = [row["word"].casefold() for row in rows]
+    word = max(words, key=words.count)
+    found = cli("trends", store.path, word, "--json")
+    assert found.returncode == 0
+    (note,) = found.stderr.splitlines()
+    assert note.startswith(f"ctxbatch: {store.path} holds {describe(store.config)}: left out ")
+    assert note.endswith(remedy)
+    content = json.loads(found.stdout)
+    n_words = len(options["words"]) if "words" in options else None
+    assert content["selection"] == {
+        "words": n_words,
+        "sample": options.get("sample"),
+        "top_salient": options.get("top_salient"),
+    }
+    assert (content["baseline_rows"] == 0) == ("random" in left_out)
+    (trend,) = content["trends"]
+    assert trend["measured_sentences"] == 0 < trend["sentences"]
+    names = {"random": "random_similarity", "above": "self_similarity_above_random"}
+    missing = {{**names, "intra": "intra_sentence_similarity"}[name]: None for name in left_out}
+    for measures in trend["measures"]:
+        wanted = expected(rows, word, measures["kind"], measures["layer"]) | missing
+        assert_agrees(measures, wanted)
+
+
+@pytest.mark.parametrize("options", [{"top_salient": 1}, {"sample": 0.7}])
+def test_tables_and_plots_show_what_there_is(options, make, tmp_path, capsys):
+    store = make(TEXT * 8, **options)
+    showing.trends(store.path, plot=tmp_path / "a.svg")
+    shown = capsys.readouterr().out
+    assert_fits(shown)
+    assert ("baseline: " in shown) == ("sample" in options)
+    assert " 0 of " not in shown
+    titles = [text for text in ("self-similarity", "intra-sentence") if text in plotted(store)]
+    assert titles == ["self-similarity"]
+    assert ("random pairs (baseline)" in plotted(store)) == ("sample" in options)
+    assert (tmp_path / "a.svg").stat().st_size > 5000
+
+
+def plotted(store):
+    """All texts of a plot of a store."""
+    figures = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plotting.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+        plotting.draw(trends.measure(store), store.path)
+    texts = [text.get_text() for text in figures[0].findobj(lambda each: hasattr(each, "get_text"))]
+    return " ".join(texts)
+
+
+def test_of_a_frequent_word_a_sample_is_measured_and_said(make, monkeypatch):
+    store = make(TEXT * 4)
+    monkeypatch.setattr(trends, "NAMED_OCCURRENCES", 7)
+    found = trends.measure(store, ["the", "nobody"])
+    assert found == trends.measure(store, ["the", "nobody"])
+    the, nobody = found.trends
+    own = [row for row in rows_of(store) if row["word"].casefold() == "the"]
+    assert (the.measured_occurrences, the.occurrences) == (7, len(own))
+    assert the.sentences == the.measured_sentences == len({row["sentence_id"] for row in own})
+    assert nobody.measured_occurrences == nobody.occurrences <= 7
+    lines = list(showing._lines(found))
+    assert any(line.startswith(f"the: 7 of {len(own)} occurrences, {the.sentences} sent") for line in lines)
 
 
 def test_wordpieces_as_rows_are_told(make, cli):
