@@ -202,6 +202,33 @@ class RunConfig:
             raise InputError(f"--delta {self.delta} must be a positive number")
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which occurrences are stored: of so many words, a share of all, so many most salient of a sentence.
+
+    ``None`` is what does not select; each selects by itself, and stored are those that all of them keep.
+    """
+
+    words: int | None
+    sample: float | None
+    top_salient: int | None
+
+    @property
+    def of_words(self) -> bool:
+        """Whether what is kept depends on the word, so that rows are no random words of the text."""
+        return self.words is not None or self.top_salient is not None
+
+    def __str__(self) -> str:
+        parts = []
+        if (n := self.words) is not None:
+            parts.append(f"occurrences of {n:,} word{'s' * (n > 1)}")
+        if self.sample is not None:
+            parts.append(f"a sample of {self.sample * 100:.10g}%")
+        if (n := self.top_salient) is not None:
+            parts.append(f"the {f'{n} ' if n > 1 else ''}most salient word{'s' * (n > 1)} of each sentence")
+        return " and ".join(parts)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedConfig:
     """Everything that decides which vectors a text gives, with nothing left open.
@@ -267,6 +294,14 @@ class ResolvedConfig:
     def highest_layer(self) -> int:
         """The last layer that is run; the first shows what goes into it, so one is run always."""
         return max(self.layers, default=1)
+
+    @property
+    def selection(self) -> Selection | None:
+        """Which occurrences are stored; ``None`` where all are."""
+        n_words = None if self.words is None else len(self.words)
+        if n_words is None and self.sample is None and self.top_salient is None:
+            return None
+        return Selection(n_words, self.sample, self.top_salient)
 
     @property
     def selects_rows(self) -> bool:

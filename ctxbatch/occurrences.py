@@ -5,14 +5,12 @@ are those that all of them keep. Array names end in the letters of their shape: 
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import regex
 
-from ctxbatch.config import ResolvedConfig
 from ctxbatch.segment import Sentence
 from ctxbatch.words import Ints, Words, WordTexts, count_within
 
@@ -111,24 +109,3 @@ def leading(sentence_N: Ints, n_pieces_N: Ints, n_words: int) -> tuple[Ints, int
     place_N = count_within(sentence_N[order_N])
     is_leading_N = place_N < n_words
     return np.flatnonzero(is_leading_N), int(n_pieces_N[order_N][is_leading_N].sum())
-
-
-def selection(config: ResolvedConfig) -> dict[str, Any] | None:
-    """What is kept, for machines: how many words, which share, how many of a sentence; ``None``: all."""
-    n_words = None if config.words is None else len(config.words)
-    found = {"words": n_words, "sample": config.sample, "top_salient": config.top_salient}
-    return found if any(value is not None for value in found.values()) else None
-
-
-def describe(kept: Mapping[str, Any] | None) -> str:
-    """What `selection` says, in words."""
-    if kept is None:
-        return "all words"
-    parts = []
-    if (n := kept["words"]) is not None:
-        parts.append(f"occurrences of {n:,} word{'s' * (n > 1)}")
-    if (rate := kept["sample"]) is not None:
-        parts.append(f"a sample of {rate * 100:.10g}%")
-    if (n := kept["top_salient"]) is not None:
-        parts.append(f"the {f'{n} ' if n > 1 else ''}most salient word{'s' * (n > 1)} of each sentence")
-    return " and ".join(parts)

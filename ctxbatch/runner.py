@@ -17,7 +17,6 @@ from ctxbatch.corpus import ShardSpec, corpus_bytes, examine, plan, resolve_read
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.forecast import Estimate, check_room, estimate, remember_rate
 from ctxbatch.layout import LOG, MANIFEST, Manifest, as_resource_error, check_folder, locked
-from ctxbatch.occurrences import describe, selection
 from ctxbatch.pool import Pool
 from ctxbatch.progress import ProgressBar
 from ctxbatch.readers import Reader, place
@@ -94,7 +93,7 @@ def run(
         result = RunReport(out, totals(store), len(store.commits) - len(before), tuple(given_up), report)
         _warn_of_mixture(result.totals)
         if store.complete and not store.n_rows:
-            kept = describe(selection(manifest.config))
+            kept = manifest.config.selection or "words"
             log.warning(
                 "%s holds no rows: of %d sentences none has %s", out, result.totals["sentences"], kept
             )

@@ -119,21 +119,18 @@ def _notes(store: "Store", kinds: Sequence[str]) -> Iterator[str]:
 
 def _left_out(config: "ResolvedConfig") -> str | None:
     """What a store that keeps some occurrences holds, and which measures it therefore lacks."""
-    from ctxbatch.occurrences import describe
-    from ctxbatch.trends import selection_of
-
-    selection = selection_of(config)
+    selection = config.selection
     if selection is None:
         return None
     if not selection.of_words:
         return (
-            f"{describe(config)}: left out is intra-sentence similarity, which needs all words of a "
+            f"{selection}: left out is intra-sentence similarity, which needs all words of a "
             "sentence; a run without --sample stores them"
         )
     given = {"--words": selection.words, "--sample": selection.sample, "--top-salient": selection.top_salient}
     options = " and ".join(option for option, value in given.items() if value is not None)
     return (
-        f"{describe(config)}: left out are random pairs, what is above them, and intra-sentence similarity, "
+        f"{selection}: left out are random pairs, what is above them, and intra-sentence similarity, "
         f"which need all words; a run without {options} stores them"
     )
 

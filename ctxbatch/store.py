@@ -300,8 +300,6 @@ def check_has_rows(store: Store) -> None:
     Raises:
         StoreError: It has none.
     """
-    from ctxbatch.occurrences import describe
-
     if store.n_rows:
         return
     if not store.complete:
@@ -310,8 +308,9 @@ def check_has_rows(store: Store) -> None:
             f"{store.path} is unfinished ({done} of {planned} shards) and holds no rows yet: "
             "run the command that began it to its end"
         )
+    kept = store.config.selection or "all words"
     raise StoreError(
-        f"{store.path} is finished but empty: what it keeps ({describe(store.config)}) is in no sentence: "
+        f"{store.path} is finished but empty: what it keeps ({kept}) is in no sentence: "
         "run on other text, or to keep more, into another -o"
     )
 

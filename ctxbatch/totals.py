@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ctxbatch.occurrences import selection
 from ctxbatch.store import Store
 from ctxbatch.writer import Counts
 
@@ -45,7 +44,7 @@ def totals(store: Store) -> dict[str, Any]:
         "peak_memory_bytes": max((commit["peak_memory_bytes"] for commit in commits), default=0),
         "model": store.config.model,
         "columns": list(store.config.columns),
-        "selection": selection(store.config),
+        "selection": None if store.config.selection is None else asdict(store.config.selection),
         "salience_layer": store.config.salience_layer,
         "salience_head": store.config.salience_head,
         "precision": store.config.precision,

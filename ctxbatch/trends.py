@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR, ResolvedConfig
+from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR, ResolvedConfig, Selection
 from ctxbatch.errors import InputError
 from ctxbatch.index import open_postings
 from ctxbatch.nearest import Floats, normalised
@@ -88,23 +88,6 @@ class Trend:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """Which occurrences a store keeps: of so many words, a share of all, so many most salient ones.
-
-    ``None`` is what does not select; each selects by itself, and kept are those that all of them keep.
-    """
-
-    words: int | None
-    sample: float | None
-    top_salient: int | None
-
-    @property
-    def of_words(self) -> bool:
-        """Whether what is kept depends on the word, so that rows are no random words of the text."""
-        return self.words is not None or self.top_salient is not None
-
-
-@dataclass(frozen=True, slots=True)
 class Trends:
     """What `measure` finds in a store.
 
@@ -128,13 +111,6 @@ class Trends:
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON knows them."""
         return asdict(self)
-
-
-def selection_of(config: ResolvedConfig) -> Selection | None:
-    """Which occurrences a store keeps; ``None`` where it keeps all."""
-    n_words = None if config.words is None else len(config.words)
-    selection = Selection(n_words, config.sample, config.top_salient)
-    return selection if any(value is not None for value in asdict(selection).values()) else None
 
 
 def kinds_of(config: ResolvedConfig) -> tuple[str, ...]:
@@ -170,7 +146,7 @@ def measure(store: Store, words: Sequence[str] = ()) -> Trends:
             allow no measure.
         StoreError: The store holds no rows, or an index of it is damaged.
     """
-    kinds, selection = kinds_of(store.config), selection_of(store.config)
+    kinds, selection = kinds_of(store.config), store.config.selection
     check_has_rows(store)
     if words:
         postings = open_postings(store)
@@ -249,7 +225,7 @@ def _subject(
     of_words = _Groups(np.concatenate(rows), np.array([len(each) for each in rows], np.int64))
     ids = np.unique(store.sentence_ids_at(places_N))
     of_sentences = None  # some of a sentence's words do not tell how alike all of them are
-    if selection_of(store.config) is None:
+    if store.config.selection is None:
         of_sentences = _rows_of_sentences(store, ids[_drawn(len(ids), SENTENCES)])
     return _Subject(tuple(words), occurrences, of_words, len(ids), of_sentences)
 

@@ -23,7 +23,6 @@ from ctxbatch.batching import Buffer
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.gathering import Gathered
 from ctxbatch.layout import FORMAT_VERSION, INDEX, SHARDS, sync_folder, write_json
-from ctxbatch.occurrences import selection
 from ctxbatch.readers import Reject
 from ctxbatch.segment import Sentence
 from ctxbatch.sources import Source
@@ -109,7 +108,7 @@ def _metadata(config: ResolvedConfig) -> dict[str, str]:
         "static": config.static,
         "salience_layer": config.salience_layer,
         "salience_head": config.salience_head,
-        "selection": None if (kept := selection(config)) is None else json.dumps(kept),
+        "selection": None if config.selection is None else json.dumps(asdict(config.selection)),
         "shift": config.shift,
         "floor": config.floor,
         "delta": config.delta,
