@@ -308,7 +308,7 @@ def test_a_newer_format_is_refused(copy, cli):
     path = copy / "manifest.json"
     write_json(path, {**read_json(path), "format_version": 99})
     assert (
-        "has format version 99, this program reads up to 3: install a newer ctxbatch"
+        "has format version 99, this program reads up to 4: install a newer ctxbatch"
         in cli("stats", copy).stderr
     )
 
