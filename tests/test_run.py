@@ -103,7 +103,7 @@ def test_columns_ids_and_metadata_are_the_contract(finished, tiny):
     assert metadata["ctxbatch.pooling"] == "mean"
     assert metadata["ctxbatch.shift"] == "log_ratio"
     assert metadata["ctxbatch.floor"] == "0.001"
-    assert metadata["ctxbatch.format_version"] == "3"
+    assert metadata["ctxbatch.format_version"] == "4"
 
 
 def test_every_word_stands_at_its_offsets_in_its_sentence_and_the_sentence_in_its_source(finished):
