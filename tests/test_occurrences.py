@@ -16,6 +16,7 @@ from stores import arrow_digests, make_store, rows_of
 from ctxbatch import InputError, ResourceError, RunConfig, batching, gathering
 from ctxbatch.batching import BatchMaker
 from ctxbatch.compiling import make_program
+from ctxbatch.options import run_options
 from ctxbatch.readers import Record
 from ctxbatch.resolving import read_tokenizer, resolve
 from ctxbatch.segment import Sentence
@@ -294,31 +295,36 @@ def test_runs_with_selections_give_the_same_bytes_however_they_are_run(tiny, tex
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("given", "message"),
     [
-        (["--words", "missing"], "--words missing cannot be read: No such file or directory"),
-        (["--words", "empty"], "--words empty names no words: write one a line"),
-        (["--words", "bytes"], "--words bytes cannot be read: it is not UTF-8"),
-        (["--words", "phrases"], "2 of 2 --words are no single words to "),
-        (["--sample", "0"], "--sample 0.0 must be a share of the words, as 0.01 or 1%"),
-        (["--sample", "200%"], "--sample 2.0 must be a share of the words, as 0.01 or 1%"),
-        (["--sample", "few"], "--sample 'few' must be a share, as 0.01 or 1%"),
-        (["--top-salient", "0"], "--top-salient 0 is too small: it must be 1 or more"),
-        (["--layers", "every"], "--layers 'every' must be all, or layer numbers such as -1 or 2,4,6"),
-        (["--layers", "2,2"], "--layers '2,2' must name layers, each once"),
-        (["--layers", "3,-1"], "--layers 3,-1 names a layer of "),
+        ({"words": "missing"}, "--words missing cannot be read: No such file or directory"),
+        ({"words": "empty"}, "--words empty names no words: write one a line"),
+        ({"words": "bytes"}, "--words bytes cannot be read: it is not UTF-8"),
+        ({"sample": "0"}, "--sample 0.0 must be a share of the words, as 0.01 or 1%"),
+        ({"sample": "200%"}, "--sample 2.0 must be a share of the words, as 0.01 or 1%"),
+        ({"sample": "few"}, "--sample 'few' must be a share, as 0.01 or 1%"),
+        ({"top_salient": 0}, "--top-salient 0 is too small: it must be 1 or more"),
+        ({"layers": "every"}, "--layers 'every' must be all, or layer numbers such as -1 or 2,4,6"),
+        ({"layers": "2,2"}, "--layers '2,2' must name layers, each once"),
+        ({"layers": "3,-1"}, "--layers 3,-1 names a layer of "),
     ],
 )
-def test_selections_that_select_nothing_sensible_are_told_in_one_line(
-    arguments, message, tiny, text, tmp_path, cli
-):
-    (tmp_path / "empty").write_text("\n \n")
-    (tmp_path / "bytes").write_bytes(b"\xff\n")
+def test_selections_that_make_no_sense_are_refused(given, message, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").write_text("\n \n")
+    Path("bytes").write_bytes(b"\xff\n")
+    with pytest.raises(InputError) as refused:
+        resolve(run_options(**{"model": str(tiny()), **given}), "cpu")
+    assert str(refused.value).startswith(message)
+
+
+def test_phrases_that_are_no_words_are_told_in_one_line(tiny, text, tmp_path, cli):
     (tmp_path / "phrases").write_text("want an\ndon't\n")
-    done = cli("run", text, "-o", tmp_path / "out", "--model", tiny(), *arguments, cwd=tmp_path)
+    given = ["--model", tiny(), "--words", tmp_path / "phrases"]
+    done = cli("run", text, "-o", tmp_path / "out", *given)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert message in done.stderr
+    assert "2 of 2 --words are no single words to " in done.stderr
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
