@@ -59,9 +59,11 @@ def trends(
 ) -> None:
     """Show how words' vectors move from layer to layer: similarities, length of the shift."""
     draw = None if plot is None else _drawing(plot)
+    from ctxbatch.store import check_has_rows
     from ctxbatch.trends import kinds_of, measure
 
     store = ctxbatch.open(out)
+    check_has_rows(store)
     for note in _notes(store, kinds_of(store.config)):
         log.warning("%s", note)
     found = measure(store, words or ())

@@ -204,7 +204,7 @@ def assert_refused(result, status, message):
         (["run", "no-such.txt", "-o", "out"], "no-such.txt: no such file or folder"),
         (["run", "a.txt"], "Missing option '-o'"),
         (["run", "a.txt", "-o", "out", "--laers", "2"], "No such option: --laers"),
-        (["run", "a.txt", "-o", "out", "--layers", "two"], "--layers 'two' must be layer numbers"),
+        (["run", "a.txt", "-o", "out", "--layers", "two"], "--layers 'two' must be all, or layer numbers"),
         (["run", "a.txt", "-o", "out", "--workers", "many"], "--workers 'many' must be auto or a number"),
         (
             ["run", "a.txt", "-o", "out", "--shard-size", "4 parsecs"],
