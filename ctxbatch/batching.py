@@ -1,6 +1,6 @@
-"""From sentences to token batches: tokenising, windows, buffers, length-sorted batches.
+"""From sentences to token batches: tokenising, buffers, length-sorted batches.
 
-Owns which window a word comes from and which windows share a batch. Knows nothing of models, devices
+Owns which sentences share a buffer and which windows share a batch. Knows nothing of models, devices
 or files.
 
 Array names end in the letters of their shape: S sentences, P wordpieces, N rows (words, or wordpieces
@@ -9,7 +9,6 @@ window, M wordpieces of a batch's rows.
 """
 
 import itertools
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,11 +22,12 @@ from ctxbatch.errors import InputError
 from ctxbatch.occurrences import Marks, Targets, leading, most_salient, sampled
 from ctxbatch.readers import Record, Reject
 from ctxbatch.segment import Sentence
+from ctxbatch.windows import Windows, cut_windows
 from ctxbatch.words import (
+    Indexer,
     Ints,
     LongEncoding,
     Pieces,
-    Selection,
     Words,
     WordTexts,
     ranges,
@@ -63,9 +63,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.sentence_N)
 
-    def take(self, selection: Selection) -> "Rows":
+    def take(self, chosen: Indexer) -> "Rows":
         """The selected rows."""
-        return Rows(*(getattr(self, name)[selection] for name in self.__slots__))
+        return Rows(*(getattr(self, name)[chosen] for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,9 @@ class Buffer:
         rows = self.rows
         return rows.wanted_N & most_salient(rows.sentence_N, rows.word_index_N, salience_N, top_salient)
 
-    def take(self, selection: Selection) -> "Buffer":
+    def take(self, chosen: Indexer) -> "Buffer":
         """The buffer with the selected rows alone."""
-        return replace(self, rows=self.rows.take(selection), words=self.words.take(selection))
+        return replace(self, rows=self.rows.take(chosen), words=self.words.take(chosen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,55 +120,6 @@ class TokenBatch:
     n_slots: int = 0
 
 
-# --- windows --------------------------------------------------------------------------------------
-
-
-def window_starts(n_pieces: int, size: int) -> Ints:
-    """First piece of each window of ``size`` pieces, a stride of half of one; the last ends at the end."""
-    if n_pieces <= size:
-        return np.zeros(1, np.int64)
-    stride = max(1, size // 2)
-    starts = np.arange(0, n_pieces - size + stride, stride, dtype=np.int64)
-    return np.minimum(starts, n_pieces - size)
-
-
-def choose_windows(first_N: Ints, n_pieces_N: Ints, n_pieces: int, size: int) -> Ints:
-    """The window that each word comes from: it holds the word whole, its nearest cut edge farthest away.
-
-    The sentence's own ends are no cuts; ties take the earlier window.
-
-    Args:
-        first_N: First piece of each word.
-        n_pieces_N: Number of pieces of each word.
-        n_pieces: Pieces of the sentence.
-        size: Pieces of a window.
-
-    Returns:
-        Shape (N,): index into `window_starts`, -1 where no window holds the word whole. It never
-        decreases from word to word.
-    """
-    starts_W = window_starts(n_pieces, size)
-    stride = max(1, size // 2)
-    # Windows overlap by half, so a word can only be in the last window that starts before it, in the
-    # two before that, and in the last of all, which may start off the stride.
-    newest_N = np.searchsorted(starts_W, first_N, side="right") - 1
-    candidates_NC = newest_N[:, None] + np.arange(-math.ceil(size / stride), 1)
-    start_NC = starts_W[np.clip(candidates_NC, 0, None)]
-    far = np.iinfo(np.int64).max
-    left_NC = np.where(start_NC == 0, far, first_N[:, None] - start_NC)
-    end_NC = start_NC + size
-    right_NC = np.where(end_NC >= n_pieces, far, end_NC - (first_N + n_pieces_N)[:, None])
-    margin_NC = np.minimum(left_NC, right_NC)
-    holds_NC = (candidates_NC >= 0) & ((first_N + n_pieces_N)[:, None] <= end_NC)
-    margin_NC = np.where(holds_NC, margin_NC, -1)
-    best_N = margin_NC.argmax(axis=1)[:, None]
-    chosen_N = np.take_along_axis(candidates_NC, best_N, 1)[:, 0]
-    return np.where(np.take_along_axis(margin_NC, best_N, 1)[:, 0] >= 0, chosen_N, -1)
-
-
-# --- batches --------------------------------------------------------------------------------------
-
-
 class BatchMaker:
     """Tokenises sentences into buffers and buffers into batches, for one tokenizer and configuration.
 
@@ -190,17 +141,10 @@ class BatchMaker:
         self._window = config.max_tokens - len(self._prefix) - len(self._suffix)
         if self._window < 1:
             raise InputError(f"a window of {config.max_tokens} tokens leaves no room beside special tokens")
-        self._keep_punctuation = config.keep_punctuation
-        self._row_per_piece = config.pool == "none"
-        self._budget = config.tokens_per_batch
-        self._pad = config.pad_id
+        self._config = config
         self._targets = None
         if config.words is not None:
             self._targets = Targets(config.words, cuts_anywhere=self._regroup)
-        self._sample = config.sample
-        self._top_salient = config.top_salient
-        self._selects_rows = config.selects_rows
-        self._pooled_pieces = config.pool != "first"
 
     def single_words(self, texts: Sequence[str]) -> Marks:
         """Which texts are a word that would be stored, each by itself a sentence: shape (len(texts),)."""
@@ -243,7 +187,7 @@ class BatchMaker:
         rows = buffer.rows
         n_windows = len(buffer.window_start_W)
         bounds_W = np.searchsorted(rows.window_N, np.arange(n_windows + 1))
-        budget = budget or self._budget
+        budget = budget or self._config.tokens_per_batch
         used_W = np.flatnonzero(np.diff(bounds_W))
         order_W = used_W[np.argsort(-buffer.window_length_W[used_W], kind="stable")]
         begin = 0
@@ -256,7 +200,7 @@ class BatchMaker:
     def _batch(self, buffer: Buffer, windows_B: Ints, bounds_W: Ints, longest: int) -> TokenBatch:
         prefix, suffix = len(self._prefix), len(self._suffix)
         lengths_B = buffer.window_length_W[windows_B]
-        ids_BT = np.full((len(windows_B), longest), self._pad, np.int64)
+        ids_BT = np.full((len(windows_B), longest), self._config.pad_id, np.int64)
         ids_BT[:, :prefix] = self._prefix
         row_P = np.repeat(np.arange(len(windows_B)), lengths_B)
         column_P = ranges(np.full_like(lengths_B, prefix), lengths_B)
@@ -272,10 +216,11 @@ class BatchMaker:
         sentence_N, positions_M = buffer.rows.sentence_N[rows_N], ranges(start_N, n_pieces_N)
         lengths_B = lengths_B + prefix + suffix
         batch = TokenBatch(ids_BT, lengths_B, rows_N, positions_M, n_pieces_N, sentence_N)
-        if self._top_salient is None or not self._selects_rows:
+        n_kept = self._config.kept_by_model
+        if n_kept is None:
             return batch
-        pooled_N = n_pieces_N if self._pooled_pieces else np.ones_like(n_pieces_N)
-        places_R, n_slots = leading(sentence_N, pooled_N, self._top_salient)
+        pooled_N = np.ones_like(n_pieces_N) if self._config.pool == "first" else n_pieces_N
+        places_R, n_slots = leading(sentence_N, pooled_N, n_kept)
         return replace(batch, places_R=places_R, n_slots=n_slots)
 
     def _encode_group(self, group: Sequence[Sentence]) -> list[Encoding | LongEncoding]:
@@ -304,10 +249,10 @@ class BatchMaker:
         sentences = [sentence for sentence, _ in pending]
         pieces = Pieces.of([sentence.text for sentence in sentences], [encoding for _, encoding in pending])
         words = pieces.words(self._regroup)
-        if not self._keep_punctuation:
+        if not self._config.keep_punctuation:
             words = words.without_punctuation(pieces)
         needed, wanted_N = self._select(sentences, pieces, words)
-        cut = _cut_windows(pieces, needed, self._window)
+        cut = cut_windows(pieces, needed, self._window)
         lost = np.flatnonzero((cut.window_N < 0) & wanted_N)
         rows, texts = self._rows(pieces, needed, wanted_N, cut)
         buffer = Buffer(
@@ -324,7 +269,7 @@ class BatchMaker:
             rejects=[self._reject(sentences, needed, int(number)) for number in lost],
         )
         # The most salient words of a sentence are known when all of it has been seen.
-        yield from [buffer] if self._top_salient is not None else _split(buffer)
+        yield from [buffer] if self._config.top_salient is not None else _split(buffer)
 
     def _select(self, sentences: Sequence[Sentence], pieces: Pieces, words: Words) -> tuple[Words, Marks]:
         """The words that are needed, and which of them are wanted: needed for more is only salience."""
@@ -332,10 +277,10 @@ class BatchMaker:
         if self._targets is not None:
             texts = pieces.texts(words.sentence_N, words.char_start_N, words.char_end_N)
             wanted_N &= self._targets.among(texts)
-        if self._sample is not None:
-            wanted_N &= sampled(sentences, words, self._sample)
+        if self._config.sample is not None:
+            wanted_N &= sampled(sentences, words, self._config.sample)
         needed_N = wanted_N
-        if self._top_salient is not None:
+        if self._config.top_salient is not None:
             has_wanted_S = np.bincount(words.sentence_N, wanted_N, len(sentences)) > 0
             needed_N = has_wanted_S[words.sentence_N]
         return (words, wanted_N) if needed_N.all() else (words.take(needed_N), wanted_N[needed_N])
@@ -353,7 +298,7 @@ class BatchMaker:
         record = sentence.record
         return Reject(record.source, record.record, record.byte_start, reason, shown)
 
-    def _rows(self, pieces: Pieces, words: Words, wanted_N: Marks, cut: "_Windows") -> tuple[Rows, WordTexts]:
+    def _rows(self, pieces: Pieces, words: Words, wanted_N: Marks, cut: Windows) -> tuple[Rows, WordTexts]:
         """The rows of the words that have a window, and the text of each row's whole word."""
         held_N, start_W = cut.window_N >= 0, cut.start_W
         words, window_N = words.take(held_N), cut.window_N[held_N]
@@ -368,7 +313,7 @@ class BatchMaker:
             words.first_N - start_W[window_N],
             wanted_N[held_N],
         )
-        if not self._row_per_piece:
+        if self._config.pool != "none":
             return rows, texts
         word_M = np.repeat(np.arange(len(rows)), rows.n_pieces_N)
         piece_M = ranges(words.first_N, words.n_pieces_N)
@@ -381,35 +326,6 @@ class BatchMaker:
             n_pieces_N=np.ones_like(piece_M),
             piece_N=piece_M - start_W[window_N[word_M]],
         ), texts.take(word_M)
-
-
-@dataclass(frozen=True, slots=True)
-class _Windows:
-    start_W: Ints
-    length_W: Ints
-    window_N: Ints
-
-
-def _cut_windows(pieces: Pieces, words: Words, size: int) -> _Windows:
-    """Cut every sentence into windows and give every word the one it comes from (-1: none)."""
-    n_pieces_S = np.diff(pieces.bounds_S)
-    long_S = np.flatnonzero(n_pieces_S > size)
-    if not len(long_S):
-        return _Windows(pieces.bounds_S[:-1], n_pieces_S, words.sentence_N)
-    n_windows_S = np.ones(len(n_pieces_S), np.int64)
-    starts_of = {int(number): window_starts(int(n_pieces_S[number]), size) for number in long_S}
-    n_windows_S[long_S] = [len(starts) for starts in starts_of.values()]
-    first_window_S = np.cumsum(n_windows_S) - n_windows_S
-    start_W = np.repeat(pieces.bounds_S[:-1], n_windows_S)
-    length_W = np.minimum(np.repeat(n_pieces_S, n_windows_S), size)
-    window_N = first_window_S[words.sentence_N]
-    for number, starts in starts_of.items():
-        start_W[first_window_S[number] : first_window_S[number] + len(starts)] += starts
-        mine = slice(*np.searchsorted(words.sentence_N, [number, number + 1]))
-        first_N = words.first_N[mine] - pieces.bounds_S[number]
-        chosen_N = choose_windows(first_N, words.n_pieces_N[mine], int(n_pieces_S[number]), size)
-        window_N[mine] = np.where(chosen_N < 0, -1, chosen_N + first_window_S[number])
-    return _Windows(start_W, length_W, window_N)
 
 
 def _split(buffer: Buffer) -> Iterator[Buffer]:

@@ -20,7 +20,7 @@ from typer import Argument, Option
 
 import ctxbatch
 from ctxbatch import asking, grouping, showing
-from ctxbatch.config import RunConfig, Selection
+from ctxbatch.config import Kept, RunConfig
 from ctxbatch.errors import CtxbatchError, InputError, Stopped
 from ctxbatch.options import AsJson, Layer, VectorKind, parse_size, takes_run_options
 
@@ -217,7 +217,7 @@ def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
             for stage, each in value.items()
         )
     if name == "selection":
-        return "all words" if value is None else str(Selection(**value))
+        return "all words" if value is None else str(Kept(**value))
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, dict):

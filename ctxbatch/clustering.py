@@ -92,8 +92,8 @@ def check_installed() -> None:
     """Raise an error with the remedy where scikit-learn is missing."""
     try:
         import sklearn.cluster
-        import sklearn.metrics  # noqa: F401
-        import threadpoolctl  # noqa: F401
+        import sklearn.metrics  # noqa: F401 (whether it is there)
+        import threadpoolctl  # noqa: F401 (whether it is there)
     except ImportError as error:
         raise InputError(f"grouping needs scikit-learn ({error}): pip install 'ctxbatch[senses]'") from None
 

@@ -115,7 +115,7 @@ def program_path(config: ResolvedConfig) -> Path:
     fields = config.as_dict()
     parts = {
         **{name: fields[name] for name in _FIELDS},
-        "selects_rows": config.selects_rows,
+        "keeps_some": config.kept_by_model is not None,
         "digests": fields["digests"],
         "torch": torch.__version__,
         "cpu": sorted(name for name, able in torch.cpu.get_capabilities().items() if able is True),
@@ -203,7 +203,7 @@ def _compile(config: ResolvedConfig, program: Path) -> None:
         torch.arange(3),
     ]
     shapes = [{0: windows, 1: tokens}, {0: windows, 1: tokens}, {0: pieces}, {0: rows}]
-    if config.selects_rows:
+    if config.kept_by_model is not None:
         example += [torch.zeros(3, dtype=torch.int64), torch.arange(2), torch.arange(4)]
         kept, slots = Dim("kept", min=COMPILED_LEAST), Dim("slots", min=COMPILED_LEAST)
         shapes += [{0: rows}, {0: kept}, {0: slots}]

@@ -203,8 +203,8 @@ class RunConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """Which occurrences are stored: of so many words, a share of all, so many most salient of a sentence.
+class Kept:
+    """What is stored where not all is: occurrences of so many words, a share of all, so many of a sentence.
 
     ``None`` is what does not select; each selects by itself, and stored are those that all of them keep.
     """
@@ -296,17 +296,17 @@ class ResolvedConfig:
         return max(self.layers, default=1)
 
     @property
-    def selection(self) -> Selection | None:
+    def kept(self) -> Kept | None:
         """Which occurrences are stored; ``None`` where all are."""
         n_words = None if self.words is None else len(self.words)
         if n_words is None and self.sample is None and self.top_salient is None:
             return None
-        return Selection(n_words, self.sample, self.top_salient)
+        return Kept(n_words, self.sample, self.top_salient)
 
     @property
-    def selects_rows(self) -> bool:
-        """Whether the model itself keeps the most salient rows alone: where a row is a whole word."""
-        return self.top_salient is not None and self.pool != "none"
+    def kept_by_model(self) -> int | None:
+        """How many rows of a sentence the model itself keeps, if it chooses: where a row is a whole word."""
+        return None if self.pool == "none" else self.top_salient
 
     def of_queries(self, *, salient: bool) -> "ResolvedConfig":
         """The configuration for sentences of which every word is wanted, with or without its salience."""

@@ -105,7 +105,7 @@ class WordModel(nn.Module):
         if self._watch is not None:
             assert self._config.salience_layer is not None
             self._watch.look_at(layers[self._config.salience_layer - 1])
-        self._narrows = self._config.selects_rows and family.mixed is not None
+        self._narrows = self._config.kept_by_model is not None and family.mixed is not None
         if family.mixed is not None and self._narrows:
             layers[-1].get_submodule(family.mixed).register_forward_pre_hook(self._narrow)
 

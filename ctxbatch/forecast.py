@@ -335,7 +335,7 @@ def _rate_key(config: ResolvedConfig, devices: Sequence[str]) -> str:
     marks = {
         "compiled": config.compiled,
         "salience": config.salience_layer is not None,
-        "most salient": config.selects_rows,
+        "most salient": config.kept_by_model is not None,
         "some words": config.words is not None,
     }
     return " ".join([*parts, config.dtype, *(mark for mark, holds in marks.items() if holds)])

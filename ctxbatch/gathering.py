@@ -54,8 +54,8 @@ def gather(
     Raises:
         OSError: The disk has no room for them.
     """
-    if config.selects_rows:
-        return _gather_kept(config, buffer, encoded, out)
+    if config.kept_by_model is not None:
+        return _gather_kept(config, config.kept_by_model, buffer, encoded, out)
     vectors_CND = _room(config, len(buffer.rows), out)
     finite_N = np.ones(len(buffer.rows), bool)
     salience_N = None if config.salience_layer is None else np.empty(len(buffer.rows), np.float32)
@@ -72,13 +72,17 @@ def gather(
 
 
 def _gather_kept(
-    config: ResolvedConfig, buffer: Buffer, encoded: "Iterable[tuple[TokenBatch, WordVectors]]", out: Path
+    config: ResolvedConfig,
+    n_words: int,
+    buffer: Buffer,
+    encoded: "Iterable[tuple[TokenBatch, WordVectors]]",
+    out: Path,
 ) -> Gathered:
     """Of the rows that batches have kept, choose the most salient of each sentence.
 
     Its windows can have been in several batches, each of which has kept as many as can be among the chosen.
     """
-    n_most = _most_kept(buffer, config.top_salient or 0)
+    n_most = _most_kept(buffer, n_words)
     salience_N = np.empty(len(buffer.rows), np.float32)
     vectors_CRD = _room(config, n_most, out)
     rows_R, finite_R = np.empty(n_most, np.int64), np.empty(n_most, bool)
@@ -89,7 +93,7 @@ def _gather_kept(
         rows_R[begin:end] = batch.rows_N[found.kept_R]
         vectors_CRD[:, begin:end] = found.vectors_CRD
         finite_R[begin:end] = found.finite_R
-    stored_N = np.flatnonzero(buffer.stored(salience_N, config.top_salient or 0))
+    stored_N = np.flatnonzero(buffer.stored(salience_N, n_words))
     order_R = np.argsort(rows_R[:end])
     place_N = order_R[np.searchsorted(rows_R[:end], stored_N, sorter=order_R)]
     chosen_CND = np.take(vectors_CRD, place_N, axis=1, out=_room(config, len(stored_N), out), mode="clip")

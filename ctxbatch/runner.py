@@ -93,7 +93,7 @@ def run(
         result = RunReport(out, totals(store), len(store.commits) - len(before), tuple(given_up), report)
         _warn_of_mixture(result.totals)
         if store.complete and not store.n_rows:
-            kept = manifest.config.selection or "words"
+            kept = manifest.config.kept or "words"
             log.warning(
                 "%s holds no rows: of %d sentences none has %s", out, result.totals["sentences"], kept
             )
@@ -323,10 +323,10 @@ def _check_options(out: Path, manifest: Manifest, resolved: ResolvedConfig, read
         key=lambda n: (n not in options, n == "salience_layer", None in (stored.get(n), asked.get(n)), n),
     )
     shown = f"--{name.replace('_', '-')}" if name in options else name.replace("_", " ")
-    made, said = _shown(stored.get(name)), _shown(asked.get(name))
-    if name == "words" and made and said:  # of long lists the words in which they differ
-        then, now = set(stored[name]), set(asked[name])
-        made, said = f"for {_shown(sorted(then - now)) or '…'}", f"{_shown(sorted(now - then)) or '…'}"
+    made, said = stored.get(name), asked.get(name)
+    if name == "words" and made and said:  # long lists are told apart by what only one of them names
+        made, said = sorted({*made} - {*said}) or "fewer words", sorted({*said} - {*made}) or "fewer words"
+    made, said = _shown(made), _shown(said)
     raise StoreError(
         f"{out} was made {f'with {shown} {made}' if made else f'without {shown}'}, this command "
         f"{f'says {said}' if said else 'does not give it'}: use the same options to resume, or another -o"

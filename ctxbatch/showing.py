@@ -121,7 +121,7 @@ def _notes(store: "Store", kinds: Sequence[str]) -> Iterator[str]:
 
 def _left_out(config: "ResolvedConfig") -> str | None:
     """What a store that keeps some occurrences holds, and which measures it therefore lacks."""
-    selection = config.selection
+    selection = config.kept
     if selection is None:
         return None
     if not selection.of_words:

@@ -308,7 +308,7 @@ def check_has_rows(store: Store) -> None:
             f"{store.path} is unfinished ({done} of {planned} shards) and holds no rows yet: "
             "run the command that began it to its end"
         )
-    kept = store.config.selection or "all words"
+    kept = store.config.kept or "all words"
     raise StoreError(
         f"{store.path} is finished but empty: what it keeps ({kept}) is in no sentence: "
         "run on other text, or to keep more, into another -o"

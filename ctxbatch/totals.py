@@ -44,7 +44,7 @@ def totals(store: Store) -> dict[str, Any]:
         "peak_memory_bytes": max((commit["peak_memory_bytes"] for commit in commits), default=0),
         "model": store.config.model,
         "columns": list(store.config.columns),
-        "selection": None if store.config.selection is None else asdict(store.config.selection),
+        "selection": None if store.config.kept is None else asdict(store.config.kept),
         "salience_layer": store.config.salience_layer,
         "salience_head": store.config.salience_head,
         "precision": store.config.precision,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR, ResolvedConfig, Selection
+from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR, Kept, ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.index import open_postings
 from ctxbatch.nearest import Floats, normalised
@@ -103,7 +103,7 @@ class Trends:
     kinds: tuple[str, ...]
     floor: float | None
     delta: float | None
-    selection: Selection | None
+    selection: Kept | None
     baseline_rows: int
     eligible_words: int | None
     trends: tuple[Trend, ...]
@@ -146,7 +146,7 @@ def measure(store: Store, words: Sequence[str] = ()) -> Trends:
             allow no measure.
         StoreError: The store holds no rows, or an index of it is damaged.
     """
-    kinds, selection = kinds_of(store.config), store.config.selection
+    kinds, selection = kinds_of(store.config), store.config.kept
     check_has_rows(store)
     if words:
         postings = open_postings(store)
@@ -225,7 +225,7 @@ def _subject(
     of_words = _Groups(np.concatenate(rows), np.array([len(each) for each in rows], np.int64))
     ids = np.unique(store.sentence_ids_at(places_N))
     of_sentences = None  # some of a sentence's words do not tell how alike all of them are
-    if store.config.selection is None:
+    if store.config.kept is None:
         of_sentences = _rows_of_sentences(store, ids[_drawn(len(ids), SENTENCES)])
     return _Subject(tuple(words), occurrences, of_words, len(ids), of_sentences)
 

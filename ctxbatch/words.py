@@ -21,7 +21,7 @@ from tokenizers import Encoding, Tokenizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 Ints = npt.NDArray[np.int64]
-Selection = npt.NDArray[np.generic] | slice
+Indexer = npt.NDArray[np.generic] | slice
 _N_CODES = sys.maxunicode + 1
 
 
@@ -41,9 +41,9 @@ class WordTexts:
             len(self.offsets) - 1, pa.py_buffer(self.offsets), pa.py_buffer(self.utf8)
         )
 
-    def take(self, selection: Selection) -> "WordTexts":
+    def take(self, chosen: Indexer) -> "WordTexts":
         """The selected rows' texts."""
-        starts, ends = self.offsets[:-1][selection], self.offsets[1:][selection]
+        starts, ends = self.offsets[:-1][chosen], self.offsets[1:][chosen]
         return _gather_texts(self.utf8, starts.astype(np.int64), ends.astype(np.int64))
 
 
@@ -58,9 +58,9 @@ class Words:
     first_N: Ints
     n_pieces_N: Ints
 
-    def take(self, selection: Selection) -> "Words":
+    def take(self, chosen: Indexer) -> "Words":
         """The selected words."""
-        return Words(*(getattr(self, name)[selection] for name in self.__slots__))
+        return Words(*(getattr(self, name)[chosen] for name in self.__slots__))
 
     def without_punctuation(self, pieces: "Pieces") -> "Words":
         """Words with at least one letter or digit, numbered anew within each sentence."""

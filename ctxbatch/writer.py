@@ -108,7 +108,7 @@ def _metadata(config: ResolvedConfig) -> dict[str, str]:
         "static": config.static,
         "salience_layer": config.salience_layer,
         "salience_head": config.salience_head,
-        "selection": None if config.selection is None else json.dumps(asdict(config.selection)),
+        "selection": None if config.kept is None else json.dumps(asdict(config.kept)),
         "shift": config.shift,
         "floor": config.floor,
         "delta": config.delta,

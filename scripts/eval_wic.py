@@ -31,7 +31,17 @@ import numpy.typing as npt
 from markedwords import Floats, MarkedWords, cosines, encode, shift
 from measuring import say
 from pairs import Pair, read_pairs
-from separating import Bools, Interval, aucs, best_threshold, cross_validated, draw, interval, make_folds
+from separating import (
+    Bools,
+    Interval,
+    aucs,
+    best_threshold,
+    cross_validated,
+    draw,
+    interval,
+    make_folds,
+    outlasts,
+)
 
 from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR
 from ctxbatch.errors import CtxbatchError, InputError
@@ -43,12 +53,6 @@ _SHIFTS: dict[str, dict[str, float]] = {
 }
 _KINDS = ("contextual", *_SHIFTS)
 _SHOWN_MISSING = 10
-_LOOK = {  # marker, line, a colour of those that the colour-blind can tell apart
-    "contextual": ("o", "-", "#000000"),
-    "log_ratio": ("v", ":", "#d55e00"),
-    "asinh": ("s", "--", "#0072b2"),
-    "difference": ("D", "-.", "#009e73"),
-}
 
 Column = tuple[str, int]  # a kind of vector and a layer; static has layer 0
 
@@ -70,6 +74,8 @@ def main() -> int:
     machine["versions"]["scikit-learn"] = metadata.version("scikit-learn")
     report(options, machine, facts)
     if options.plot:
+        from wicplot import plot
+
         plot(Path(options.plot), facts)
     return 0
 
@@ -195,6 +201,7 @@ def evaluate(options: argparse.Namespace, split: Split, other: Split | None) -> 
     draws = draw(same, split.lemmas, options.resamples, options.seed)
     say(f"{len(split.cosines)} kinds of vectors, {len(draws):,} resamples each")
     resampled = {column: aucs(values, same, draws) for column, values in split.cosines.items()}
+    n_comparisons = sum(kind in _SHIFTS for kind, _ in split.cosines)
     layers: dict[int, dict[str, Any]] = {}
     for (kind, layer), values in split.cosines.items():
         figure = {
@@ -209,7 +216,9 @@ def evaluate(options: argparse.Namespace, split: Split, other: Split | None) -> 
         if kind in _SHIFTS:
             at_layer = layers[layer]["contextual"]
             figure["more"] = figure["auc"] - at_layer["auc"]
-            figure["more_interval"] = interval(resampled[kind, layer] - resampled["contextual", layer])
+            differences = resampled[kind, layer] - resampled["contextual", layer]
+            figure["more_interval"] = interval(differences)
+            figure["outlasts"] = outlasts(figure["more"], differences, n_comparisons)
         layers.setdefault(layer, {})[kind] = figure
     static = layers.pop(0)["static"]
     facts = {"static": static, "layers": layers, "best": compare_best(layers, resampled)}
@@ -353,6 +362,16 @@ def conclude(facts: Mapping[str, Any]) -> list[str]:
         f"contextual at layer {layer} {short(best['contextual_auc'])}: "
         f"{signed(best['more'], best['more_interval'])}, {verdict(best['more_interval'])}"
     )
+    differ = [
+        f"{name} at layer {number}"
+        for name in _SHIFTS
+        for number, figures in facts["layers"].items()
+        if figures[name]["outlasts"]
+    ]
+    lines.append(
+        f"of the {facts['comparisons']} comparisons with contextual at the same layer, these outlast "
+        f"Bonferroni's correction: {', '.join(differ) or 'none'}"
+    )
     return lines
 
 
@@ -381,54 +400,6 @@ def rounded(value: Any) -> Any:  # noqa: ANN401 (what JSON knows)
     if isinstance(value, Mapping):
         return {str(name): rounded(each) for name, each in value.items()}
     return [rounded(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def plot(path: Path, facts: Mapping[str, Any]) -> None:
-    """Draw AUC against layer, and what the shifts are above contextual, with their intervals."""
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
-    _draw(left, facts["layers"], _KINDS, ("auc", "interval"))
-    _draw(right, facts["layers"], tuple(_SHIFTS), ("more", "more_interval"))
-    left.axhline(facts["static"]["auc"], color="0.5", linewidth=1)
-    right.axhline(0, color=_LOOK["contextual"][2], linewidth=1.5)
-    for axes, name, height in ((left, "static", facts["static"]["auc"]), (right, "contextual", 0)):
-        axes.text(1.01, height, name, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
-        axes.set(xlabel="layer", xticks=list(facts["layers"]))
-        axes.margins(x=0.08)
-        axes.grid(axis="y", color="0.9")
-    left.set(title="Same sense or not, told by cosine", ylabel="ROC AUC")
-    right.set(title="The shift against contextual, paired", ylabel="difference of ROC AUC at the same layer")
-    name = Path(facts["model"]).name
-    figure.suptitle(f"{facts['pairs']:,} word-in-context pairs, {name}, intervals of 95 %")
-    figure.legend(
-        *left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, handlelength=4
-    )
-    figure.savefig(path, dpi=150)
-
-
-def _draw(
-    axes: Any,  # noqa: ANN401 (matplotlib is not imported here)
-    layers: Mapping[int, Any],
-    kinds: Sequence[str],
-    names: tuple[str, str],
-) -> None:
-    for number, kind in enumerate(kinds):
-        beside = (number - (len(kinds) - 1) / 2) * 0.1  # so that bars can be told apart
-        values = np.array([found[kind][names[0]] for found in layers.values()])
-        low, high = np.array([found[kind][names[1]] for found in layers.values()]).T
-        marker, line, color = _LOOK[kind]
-        axes.errorbar(
-            np.array(list(layers)) + beside,
-            values,
-            np.maximum(0, [values - low, high - values]),
-            marker=marker,
-            linestyle=line,
-            color=color,
-            elinewidth=1,
-            capsize=2.5,
-            label=kind,
-        )
 
 
 if __name__ == "__main__":

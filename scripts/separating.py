@@ -4,6 +4,7 @@ Array names end in the letters of their shape: K scored pairs, R resamples, G gr
 """
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -88,3 +89,13 @@ def interval(values: Floats) -> Interval:
     """Where the middle 95 % of resampled values lie."""
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
+
+
+def outlasts(difference: float, resampled: Floats, n_comparisons: int) -> bool:
+    """Whether a difference is not 0 at 5 %, corrected for so many comparisons (Bonferroni).
+
+    By the standard error of its resampled values and the normal distribution: quantiles so far out would
+    take many thousands of resamples.
+    """
+    errors_away = NormalDist().inv_cdf(1 - 0.025 / n_comparisons)
+    return bool(abs(difference) > errors_away * np.std(resampled))

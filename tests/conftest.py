@@ -13,6 +13,9 @@ os.environ["XDG_CACHE_HOME"] = _cache.name
 
 from models import TEXT, make_model  # noqa: E402
 from oracle import Oracle  # noqa: E402
+from stores import make_store  # noqa: E402
+
+import ctxbatch  # noqa: E402
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -48,6 +51,22 @@ def text(tmp_path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text(TEXT)
     return path
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A file of a hundred and twenty lines."""
+    path = tmp_path_factory.mktemp("corpus") / "many.txt"
+    lines = [line for line in TEXT.splitlines() if line.strip()]
+    path.write_text("".join(f"{lines[n % len(lines)]} {n}\n" for n in range(120)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(corpus, tiny, tmp_path_factory):
+    """A store of that file in several shards; a module has it for itself."""
+    out = tmp_path_factory.mktemp("store") / "out"
+    return make_store(out, [corpus], ctxbatch.RunConfig(model=str(tiny()), shard_size=2000, layers=(3, 1)))
 
 
 def command(*arguments: object) -> list[str]:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from brute import QUERIES, cosines, query_vectors
 from conftest import command
-from models import TEXT
 from stores import make_store
 from wcwidth import wcswidth
 
@@ -17,20 +16,6 @@ from ctxbatch import Filters, InputError, RunConfig, StoreError, indexing, neare
 from ctxbatch.hits import hits_table
 from ctxbatch.queries import parse_query
 from ctxbatch.store import Column
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    path = tmp_path_factory.mktemp("corpus") / "many.txt"
-    lines = [line for line in TEXT.splitlines() if line.strip()]
-    path.write_text("".join(f"{lines[n % len(lines)]} {n}\n" for n in range(120)), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def store(corpus, tiny, tmp_path_factory):
-    out = tmp_path_factory.mktemp("store") / "out"
-    return make_store(out, [corpus], RunConfig(model=str(tiny()), shard_size=2000, layers=(3, 1)))
 
 
 @pytest.mark.parametrize("on", ["shift", "contextual", "static"])

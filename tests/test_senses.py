@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import command
-from models import TEXT
 from stores import make_store, rows_of
 from wcwidth import wcswidth
 
@@ -26,20 +25,6 @@ from ctxbatch.store import Column
 PLANTED = Path(__file__).parent / "data" / "senses.tsv"
 TWO_SENSES = ("bank", "bat", "spring", "crane", "match", "seal", "plant")
 ONE_SENSE = ("bread", "window", "chair", "river")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    path = tmp_path_factory.mktemp("corpus") / "many.txt"
-    lines = [line for line in TEXT.splitlines() if line.strip()]
-    path.write_text("".join(f"{lines[n % len(lines)]} {n}\n" for n in range(120)), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def store(corpus, tiny, tmp_path_factory):
-    out = tmp_path_factory.mktemp("store") / "out"
-    return make_store(out, [corpus], RunConfig(model=str(tiny()), shard_size=2000, layers=(3, 1)))
 
 
 def tiny_store(folder, tiny, text, **options):

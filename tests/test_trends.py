@@ -286,7 +286,7 @@ def test_a_store_without_rows_is_refused_and_told_from_one_that_is_unfinished(ma
         found = cli(*arguments)
         assert (found.returncode, found.stdout) == (2, "")
         assert found.stderr.splitlines()[-1] == (
-            f"ctxbatch: {store.path} is finished but empty: what it keeps ({store.config.selection}) is in "
+            f"ctxbatch: {store.path} is finished but empty: what it keeps ({store.config.kept}) is in "
             "no sentence: run on other text, or to keep more, into another -o"
         )
     planned = len(store.manifest.shards)
@@ -320,7 +320,7 @@ def test_what_needs_all_words_is_left_out_and_said_where_some_are_kept(options, 
     found = cli("trends", store.path, word, "--json")
     assert found.returncode == 0
     (note,) = found.stderr.splitlines()
-    assert note.startswith(f"ctxbatch: {store.path} holds {store.config.selection}: left out ")
+    assert note.startswith(f"ctxbatch: {store.path} holds {store.config.kept}: left out ")
     assert note.endswith(remedy)
     content = json.loads(found.stdout)
     n_words = len(options["words"]) if "words" in options else None
