@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from ctxbatch.config import ResolvedConfig
+from ctxbatch.corpus import ShardSpec
 from ctxbatch.errors import StoreError
 from ctxbatch.layout import Manifest, read_json
 from ctxbatch.writer import (
@@ -295,24 +296,27 @@ class Store:
 
 
 def committed_shards(out: Path, manifest: Manifest) -> dict[int, dict[str, Any]]:
-    """The commit records of all shards that count, by shard, in order.
+    """The commit records of all shards that count, by shard, in order; see `read_commit`."""
+    commits = ((spec.shard, read_commit(out, manifest, spec)) for spec in manifest.shards)
+    return {shard: commit for shard, commit in commits if commit is not None}
 
-    A shard counts if its record is intact and of this manifest's configuration and text, and the files
-    that it names are there in full length. Any other is made anew by a rerun, and named by verify.
+
+def read_commit(out: Path, manifest: Manifest, spec: ShardSpec) -> dict[str, Any] | None:
+    """The commit record of a shard, if the shard counts.
+
+    It counts if its record is intact and of this manifest's configuration and text, and the files that the
+    record names are there in full length. Any other is made anew by a rerun, and named by verify.
     """
-    commits = {}
-    for spec in manifest.shards:
-        folder = shard_folder(out, spec.shard)
-        try:
-            commit = read_json(folder / COMMIT)
-        except StoreError:
-            continue
-        of_this_store = commit["fingerprint"] == manifest.config.fingerprint and commit["inputs"] == [
-            asdict(segment) for segment in spec.segments
-        ]
-        if of_this_store and all(_has_size(folder / name, f["bytes"]) for name, f in commit["files"].items()):
-            commits[spec.shard] = commit
-    return commits
+    folder = shard_folder(out, spec.shard)
+    try:
+        commit = read_json(folder / COMMIT)
+    except StoreError:
+        return None
+    of_this_store = commit["fingerprint"] == manifest.config.fingerprint and commit["inputs"] == [
+        asdict(segment) for segment in spec.segments
+    ]
+    whole = all(_has_size(folder / name, file["bytes"]) for name, file in commit["files"].items())
+    return commit if of_this_store and whole else None
 
 
 def _has_size(path: Path, size: int) -> bool:
