@@ -30,8 +30,7 @@ from ctxbatch.layout import Manifest, as_resource_error
 from ctxbatch.readers import Reader, Record, Reject
 from ctxbatch.resolving import read_tokenizer
 from ctxbatch.segment import Sentence, split_sentences
-from ctxbatch.store import read_commit
-from ctxbatch.writer import ShardWriter
+from ctxbatch.writer import ShardWriter, read_commit
 
 log = logging.getLogger("ctxbatch")
 Item = TypeVar("Item")

@@ -5,7 +5,6 @@ Nothing here writes. Vectors are numpy views on the mapped files: they cost addr
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +16,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from ctxbatch.config import ResolvedConfig
-from ctxbatch.corpus import ShardSpec
 from ctxbatch.errors import StoreError
-from ctxbatch.layout import Manifest, read_json
+from ctxbatch.layout import Manifest
 from ctxbatch.writer import (
-    COMMIT,
     REJECTS,
     SENTENCES,
     WORDS,
+    read_commit,
     sentences_schema,
     shard_folder,
     words_schema,
@@ -296,34 +294,9 @@ class Store:
 
 
 def committed_shards(out: Path, manifest: Manifest) -> dict[int, dict[str, Any]]:
-    """The commit records of all shards that count, by shard, in order; see `read_commit`."""
+    """The commit records of all shards that count, by shard, in order; see `ctxbatch.writer.read_commit`."""
     commits = ((spec.shard, read_commit(out, manifest, spec)) for spec in manifest.shards)
     return {shard: commit for shard, commit in commits if commit is not None}
-
-
-def read_commit(out: Path, manifest: Manifest, spec: ShardSpec) -> dict[str, Any] | None:
-    """The commit record of a shard, if the shard counts.
-
-    It counts if its record is intact and of this manifest's configuration and text, and the files that the
-    record names are there in full length. Any other is made anew by a rerun, and named by verify.
-    """
-    folder = shard_folder(out, spec.shard)
-    try:
-        commit = read_json(folder / COMMIT)
-    except StoreError:
-        return None
-    of_this_store = commit["fingerprint"] == manifest.config.fingerprint and commit["inputs"] == [
-        asdict(segment) for segment in spec.segments
-    ]
-    whole = all(_has_size(folder / name, file["bytes"]) for name, file in commit["files"].items())
-    return commit if of_this_store and whole else None
-
-
-def _has_size(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except OSError:
-        return False
 
 
 def open_arrow(path: Path) -> pa.Table:

@@ -23,7 +23,18 @@ import pyarrow as pa
 
 from ctxbatch.batching import Buffer
 from ctxbatch.config import ResolvedConfig
-from ctxbatch.layout import FORMAT_VERSION, INDEX, SHARDS, sync, temporary_name, write_json
+from ctxbatch.corpus import ShardSpec
+from ctxbatch.errors import StoreError
+from ctxbatch.layout import (
+    FORMAT_VERSION,
+    INDEX,
+    SHARDS,
+    Manifest,
+    read_json,
+    sync,
+    temporary_name,
+    write_json,
+)
 from ctxbatch.readers import Reject
 from ctxbatch.segment import Sentence
 from ctxbatch.sources import Source
@@ -335,6 +346,31 @@ class ShardWriter:
 def shard_folder(out: Path, shard: int) -> Path:
     """Where a shard's files are."""
     return out / SHARDS / f"{shard:06d}"
+
+
+def read_commit(out: Path, manifest: Manifest, spec: ShardSpec) -> dict[str, Any] | None:
+    """The commit record of a shard, if the shard counts.
+
+    It counts if its record is intact and of this manifest's configuration and text, and the files that the
+    record names are there in full length. Any other is made anew by a rerun, and named by verify.
+    """
+    folder = shard_folder(out, spec.shard)
+    try:
+        commit = read_json(folder / COMMIT)
+    except StoreError:
+        return None
+    of_this_store = commit["fingerprint"] == manifest.config.fingerprint and commit["inputs"] == [
+        asdict(segment) for segment in spec.segments
+    ]
+    whole = all(_has_size(folder / name, file["bytes"]) for name, file in commit["files"].items())
+    return commit if of_this_store and whole else None
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
 
 
 def remove_leftovers(out: Path, process: str | None = None) -> None:
