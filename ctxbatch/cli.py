@@ -217,7 +217,7 @@ def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
             for stage, each in value.items()
         )
     if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none yet"}[value]
+        return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, dict):
         return ", ".join(f"{key} {'/'.join(part)}" for key, part in value.items())
     if isinstance(value, list):

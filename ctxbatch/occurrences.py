@@ -94,13 +94,14 @@ def most_salient(
     return np.repeat(marked_W, np.diff(np.append(first_W, len(sentence_N))))
 
 
-def describe(config: ResolvedConfig) -> str | None:
-    """What is kept, in words; ``None`` where all is."""
+def describe(config: ResolvedConfig) -> str:
+    """What is kept, in words."""
     parts = []
     if config.words is not None:
         parts.append(f"occurrences of {len(config.words):,} words")
     if config.sample is not None:
-        parts.append(f"a sample of {config.sample:.10g}")
+        parts.append(f"a sample of {config.sample * 100:.10g}%")
     if config.top_salient is not None:
-        parts.append(f"the {config.top_salient} most salient words of a sentence")
-    return " and ".join(parts) or None
+        n = config.top_salient
+        parts.append(f"the {f'{n} ' if n > 1 else ''}most salient word{'s' * (n > 1)} of each sentence")
+    return " and ".join(parts) or "all words"

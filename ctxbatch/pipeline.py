@@ -12,20 +12,17 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from ctxbatch.batching import BatchMaker, Buffer, TokenBatch
+from ctxbatch.batching import BatchMaker, Buffer
 from ctxbatch.compiling import program_path
-from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus import ShardSpec
 from ctxbatch.devices import describe_device, library_versions
-from ctxbatch.encoder import Encoder, OutOfMemoryError, WordVectors
+from ctxbatch.encoder import Encoder, OutOfMemoryError
 from ctxbatch.errors import ResourceError
+from ctxbatch.gathering import Gathered, gather
 from ctxbatch.layout import Manifest, as_resource_error
 from ctxbatch.readers import Reader, Record, Reject
 from ctxbatch.resolving import read_tokenizer
@@ -93,9 +90,7 @@ class _Encoded:
     reading: _Reading
     bytes: int
     buffer: Buffer | None
-    vectors_CND: npt.NDArray[Any] = field(default_factory=lambda: np.zeros((0, 0, 0)))
-    finite_N: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    salience_N: npt.NDArray[np.float32] | None = None
+    gathered: Gathered | None = None
     tokens: int = 0
     slots: int = 0
 
@@ -204,12 +199,11 @@ class Bench:
 
     def _try_to_encode(self, item: _Encoded, buffer: Buffer, budget: int) -> _Encoded:
         batches = list(self._maker.batches(buffer, budget))
-        found = zip(batches, self._encoder.encode(batches), strict=True)
-        collect = _all_rows if self._manifest.config.top_salient is None else _most_salient_rows
-        stored, vectors_CND, finite_N, salience_N = collect(self._manifest.config, buffer, found)
+        encoded = zip(batches, self._encoder.encode(batches), strict=True)
+        gathered = gather(self._manifest.config, buffer, encoded, self._out)
         tokens = sum(int(batch.lengths_B.sum()) for batch in batches)
         slots = sum(batch.input_ids_BT.size for batch in batches)
-        return _Encoded(item.reading, item.bytes, stored, vectors_CND, finite_N, salience_N, tokens, slots)
+        return replace(item, buffer=gathered.buffer, gathered=gathered, tokens=tokens, slots=slots)
 
     def _write(
         self, items: Iterator[_Encoded], report: Callable[[Progress], None]
@@ -220,9 +214,8 @@ class Bench:
             seconds = reading.seconds["write"]
             clock.lap(seconds, "starved")
             with ShardWriter(self._out, reading.spec.shard, manifest.config, manifest.sources) as writer:
-                while item.buffer is not None:
-                    vectors = dict(zip(manifest.config.columns, item.vectors_CND, strict=True))
-                    writer.write(item.buffer, vectors, item.finite_N, item.salience_N)
+                while item.gathered is not None:
+                    writer.write(item.gathered)
                     writer.counts.tokens += item.tokens
                     writer.counts.slots += item.slots
                     report(self._progress(item))
@@ -269,49 +262,6 @@ class Bench:
             "versions": library_versions(),
             "peak_memory_bytes": peak_memory(),
         }
-
-
-# --- from batches to a buffer's rows --------------------------------------------------------------
-
-# The buffer with the rows that are stored; their vectors, whether they are finite, and their salience.
-_Collected: TypeAlias = tuple[Buffer, npt.NDArray[Any], npt.NDArray[np.bool_], npt.NDArray[np.float32] | None]
-
-
-def _all_rows(
-    config: ResolvedConfig, buffer: Buffer, found: Iterable[tuple[TokenBatch, WordVectors]]
-) -> _Collected:
-    n_rows = len(buffer.rows)
-    vectors_CND = np.empty((len(config.columns), n_rows, config.hidden_size), config.dtype)
-    finite_N = np.ones(n_rows, bool)
-    salience_N = None if config.salience_layer is None else np.empty(n_rows, np.float32)
-    for batch, of_batch in found:
-        vectors_CND[:, batch.rows_N] = of_batch.vectors_CRD
-        finite_N[batch.rows_N] = of_batch.finite_R
-        if salience_N is not None:
-            salience_N[batch.rows_N] = of_batch.salience_N
-    return buffer, vectors_CND, finite_N, salience_N
-
-
-def _most_salient_rows(
-    config: ResolvedConfig, buffer: Buffer, found: Iterable[tuple[TokenBatch, WordVectors]]
-) -> _Collected:
-    """The rows of the most salient words; those of a sentence can come from windows in several batches."""
-    assert config.top_salient is not None
-    salience_N = np.empty(len(buffer.rows), np.float32)
-    rows_R = [np.zeros(0, np.int64)]
-    vectors_CRD = [np.empty((len(config.columns), 0, config.hidden_size), config.dtype)]
-    finite_R = [np.zeros(0, bool)]
-    for batch, of_batch in found:
-        salience_N[batch.rows_N] = of_batch.salience_N
-        rows_R.append(batch.rows_N if of_batch.kept_R is None else batch.rows_N[of_batch.kept_R])
-        vectors_CRD.append(of_batch.vectors_CRD)
-        finite_R.append(of_batch.finite_R)
-    stored = np.flatnonzero(buffer.stored(salience_N, config.top_salient))
-    all_R = np.concatenate(rows_R)
-    order_R = np.argsort(all_R)
-    places = order_R[np.searchsorted(all_R, stored, sorter=order_R)]
-    vectors_CND = np.concatenate(vectors_CRD, axis=1)[:, places]
-    return buffer.take(stored), vectors_CND, np.concatenate(finite_R)[places], salience_N[stored]
 
 
 def peak_memory() -> int:

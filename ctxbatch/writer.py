@@ -25,6 +25,7 @@ from ctxbatch.batching import Buffer
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus import ShardSpec
 from ctxbatch.errors import StoreError
+from ctxbatch.gathering import Gathered
 from ctxbatch.layout import (
     FORMAT_VERSION,
     INDEX,
@@ -219,14 +220,10 @@ class ShardWriter:
                     file.abandon()
             shutil.rmtree(self._beside, ignore_errors=True)
 
-    def write(
-        self,
-        buffer: Buffer,
-        vectors: Mapping[str, npt.NDArray[Any]],
-        finite_N: npt.NDArray[np.bool_],
-        salience_N: npt.NDArray[np.float32] | None = None,
-    ) -> None:
-        """Append a buffer's sentences and rows; ``vectors`` holds its rows' vectors, (N, D) per column."""
+    def write(self, gathered: Gathered) -> None:
+        """Append a buffer's sentences and rows."""
+        buffer, salience_N, finite_N = gathered.buffer, gathered.salience_N, gathered.finite_N
+        vectors = dict(zip(self._columns, gathered.vectors_CND, strict=True))
         first_sentence = self.counts.sentences
         self._write_sentences(buffer, first_sentence)
         self.reject(buffer.rejects)

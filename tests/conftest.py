@@ -11,7 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 _cache = tempfile.TemporaryDirectory(prefix="ctxbatch-tests-")  # rates of past runs, compiled models
 os.environ["XDG_CACHE_HOME"] = _cache.name
 
-from models import make_model  # noqa: E402
+from models import TEXT, make_model  # noqa: E402
 from oracle import Oracle  # noqa: E402
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -40,6 +40,14 @@ def oracle(tiny) -> Callable[..., Oracle]:
         return made[family]
 
     return get
+
+
+@pytest.fixture
+def text(tmp_path) -> Path:
+    """A file of text with something of everything."""
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
 
 
 def command(*arguments: object) -> list[str]:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from models import FAMILIES, PLAIN_TEXT, TEXT
+from models import FAMILIES, PLAIN_TEXT
 from parity import compare
 from stores import arrow_digests, make_store
 
@@ -18,13 +18,6 @@ from ctxbatch.sources import Source
 
 # The one with the most kinds of masks is always tried; compiling all takes minutes.
 ALL = [pytest.param(family, marks=() if family == "modernbert" else pytest.mark.slow) for family in FAMILIES]
-
-
-@pytest.fixture
-def text(tmp_path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text(TEXT)
-    return path
 
 
 def options(model: Path, **given: object) -> RunConfig:

@@ -1,5 +1,6 @@
 """What --words, --sample and --top-salient keep is what picking rows from a store of all words keeps."""
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from models import FAMILIES, TEXT
 from stores import arrow_digests, make_store, rows_of
 
-from ctxbatch import RunConfig
+from ctxbatch import ResourceError, RunConfig, gathering
 from ctxbatch.batching import BatchMaker
 from ctxbatch.compiling import make_program
 from ctxbatch.readers import Record
@@ -18,13 +19,6 @@ from ctxbatch.resolving import read_tokenizer, resolve
 from ctxbatch.segment import Sentence
 
 PLACE = ("sentence_id", "word_index", "char_start", "char_end", "n_pieces", "word")
-
-
-@pytest.fixture
-def text(tmp_path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text(TEXT)
-    return path
 
 
 def options(model: Path, **given: object) -> RunConfig:
@@ -214,6 +208,31 @@ def test_layers_stored_together_are_the_bits_of_layers_stored_one_by_one(tiny, t
                 assert np.array_equal(one, other), (family, name)
 
 
+def test_vectors_that_wait_on_the_disk_are_the_same_bytes(tiny, text, tmp_path, monkeypatch):
+    config = options(tiny(), layers="all", salience=True)
+    make_store(tmp_path / "memory", [text], config)
+    monkeypatch.setattr(gathering, "IN_MEMORY", 1000)
+    make_store(tmp_path / "disk", [text], config)
+    assert arrow_digests(tmp_path / "memory") == arrow_digests(tmp_path / "disk")
+    names = sorted(path.name for path in (tmp_path / "disk").rglob("*"))
+    assert names == [
+        "000000",
+        "manifest.json",
+        "rejects.jsonl",
+        "sentences.arrow",
+        "shard.json",
+        "shards",
+        "words.arrow",
+    ]
+
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(gathering.os, "posix_fallocate", no_room)
+    with pytest.raises(ResourceError, match=r"the disk of .* is full: make room"):
+        make_store(tmp_path / "full", [text], config)
+
+
 def test_runs_with_selections_give_the_same_bytes_however_they_are_run(tiny, text, tmp_path, cli):
     (tmp_path / "words").write_text("\ufeffWant\n\n  i \nan\nI\n")
     given = ["--words", tmp_path / "words", "--sample", "90%", "--top-salient", "4", "--layers", "all"]
@@ -234,7 +253,7 @@ def test_runs_with_selections_give_the_same_bytes_however_they_are_run(tiny, tex
     assert refused.returncode == 2
     assert "was made with --words an,i,want, this command says i,want: use the same" in refused.stderr
     stats = cli("stats", tmp_path / "1").stdout
-    assert "occurrences of 3 words and a sample of 0.9 and the 4 most salient words" in stats
+    assert "occurrences of 3 words and a sample of 90% and the 4 most salient words of each" in stats
 
 
 @pytest.mark.parametrize(

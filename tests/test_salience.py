@@ -1,11 +1,10 @@
 """Salience is the column sum of the model's own attention, and chooses the word that nobody marked."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from models import FAMILIES, PLAIN_TEXT, TEXT
+from models import FAMILIES, PLAIN_TEXT
 from oracle import Oracle
 from stores import make_store
 
@@ -13,13 +12,6 @@ from ctxbatch import InputError, RunConfig
 from ctxbatch.resolving import resolve
 
 SHOWN = [family for family in FAMILIES if family != "mpnet"]
-
-
-@pytest.fixture
-def text(tmp_path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text(TEXT)
-    return path
 
 
 def expected_rows(store, oracle: Oracle, **options: object) -> list:
