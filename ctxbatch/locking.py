@@ -63,9 +63,8 @@ def _held(out: Path, kind: int) -> Iterator[int]:
             raise ResourceError(f"{out} cannot be written to: {error.strerror}") from error
         opened.callback(os.close, coordinators)
         opened.callback(os.close, writers)
-        while not _take(coordinators, kind, _COORDINATORS):
-            if (holder := _holder(coordinators, _COORDINATORS)) != fcntl.F_UNLCK:
-                raise ResourceError(_in_the_way(holder, writers, out))
+        if not _take(coordinators, kind, _COORDINATORS):
+            raise ResourceError(_in_the_way(coordinators, out))
         deadline = time.monotonic() + _ORPHANS_END_SECONDS
         while not _take(writers, kind, _WRITERS):
             if time.monotonic() > deadline:
@@ -74,8 +73,8 @@ def _held(out: Path, kind: int) -> Iterator[int]:
         yield writers
 
 
-def _in_the_way(holder: int, descriptor: int, out: Path) -> str:
-    if holder == fcntl.F_RDLCK:
+def _in_the_way(descriptor: int, out: Path) -> str:
+    if _holder(descriptor, _COORDINATORS) == fcntl.F_RDLCK:
         return (
             f"parts of a run are writing to {out}: wait for them (`ctxbatch status {out}` says how far they "
             "are), or stop them and run again"
@@ -125,7 +124,7 @@ def claimed(out: Path, shards: Iterable[int]) -> list[int]:
 def _take(descriptor: int, kind: int, byte: int) -> bool:
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(kind, byte))
-    except (BlockingIOError, PermissionError):  # POSIX leaves the choice of the two to the system
+    except BlockingIOError:
         return False
     except OSError as error:
         raise ResourceError(
