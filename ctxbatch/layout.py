@@ -227,11 +227,11 @@ def check_folder(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise StoreError(f"-o {out} is a file: name a folder")
-    if out.is_dir() and not (out / MANIFEST).exists():
-        names = sorted(entry.name for entry in out.iterdir() if not _is_ours_from_the_first(entry.name))
-        # Another part of the same run may have begun the store since.
-        if names and not (out / MANIFEST).exists():
-            raise StoreError(f"-o {out} holds other things ({names[0]}, …) and no store: name a new folder")
+    # Looked at once: another part of the same run may begin the store at this very moment.
+    names = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
+    foreign = [name for name in names if not _is_ours_from_the_first(name)]
+    if foreign and MANIFEST not in names:
+        raise StoreError(f"-o {out} holds other things ({foreign[0]}, …) and no store: name a new folder")
 
 
 def _is_ours_from_the_first(name: str) -> bool:
