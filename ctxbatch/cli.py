@@ -130,17 +130,22 @@ def _duration(seconds: float) -> str:
 
 
 def _print_report(report: "RunReport") -> None:
-    totals = report.totals
+    totals, part = report.totals, report.part
     say = sys.stderr.write
-    if not report.n_run and not report.given_up:
+    if part is not None:
+        say(f"{report.out}: {part}\n")
+    elif not report.n_run and not report.given_up:
         say(f"{report.out} was finished before: nothing to do\n")
+    what = report.out if part is None else "this part"
     say(
-        f"{report.out}: {totals['rows']:,} rows {_of_words(totals['words'])}in "
+        f"{what}: {totals['rows']:,} rows {_of_words(totals['words'])}in "
         f"{totals['sentences']:,} sentences, {_size_of(totals['bytes_written'])}, "
         f"{totals['tokens_per_second']:,.0f} tokens/s\n"
     )
     if report.index is not None:
         say(f"{report.index}\n")
+    if part is not None and part.to_index is not None:
+        say(f"the store is complete: `ctxbatch index {report.out}` builds the index on {part.to_index}\n")
     if totals["rejected"] or totals["rejected_words"]:
         say(
             f"rejected: {totals['rejected']:,} records, {totals['rejected_words']:,} words; "
@@ -148,7 +153,7 @@ def _print_report(report: "RunReport") -> None:
         )
     if report.given_up:
         shards = ", ".join(f"{shard:06d}" for shard in report.given_up)
-        say(f"given up after three tries: shards {shards}; see {report.out}/run.log, then run again\n")
+        say(f"given up after three tries: shards {shards}; see {report.log}, then run again\n")
 
 
 def _of_words(n_words: int | None) -> str:
@@ -179,7 +184,7 @@ def index(
 ) -> None:
     """Build the search index on one kind of vector."""
     from ctxbatch.indexing import IndexOptions, build
-    from ctxbatch.layout import locked
+    from ctxbatch.locking import locked
     from ctxbatch.writer import remove_leftovers
 
     size = parse_size("--memory", memory)
@@ -271,16 +276,14 @@ def verify(
 @app.command()
 def status(out: OutFolder) -> None:
     """Show how far a run has come, and whether one is going on."""
-    from ctxbatch.layout import is_locked
+    from ctxbatch.locking import claimed, is_locked
+    from ctxbatch.parts import shard_list
 
+    running = is_locked(out)
     store = ctxbatch.open(out)
     done, planned = len(store.commits), len(store.manifest.shards)
     state = (
-        "running"
-        if is_locked(out)
-        else "finished"
-        if store.complete
-        else "interrupted: run the same command again"
+        "running" if running else "finished" if store.complete else "interrupted: run the same command again"
     )
     size = sum(spec.size for spec in store.manifest.shards)
     size_done = sum(spec.size for spec in store.manifest.shards if spec.shard in store.commits)
@@ -289,9 +292,11 @@ def status(out: OutFolder) -> None:
         f"{out}: {state}; {done} of {planned} shards, {share:.0%} of {_size_of(size)} of text, "
         f"{store.n_rows:,} rows"
     )
-    missing = [f"{spec.shard:06d}" for spec in store.manifest.shards if spec.shard not in store.commits]
+    missing = [spec.shard for spec in store.manifest.shards if spec.shard not in store.commits]
     if missing:
-        print(f"missing: {', '.join(missing[:20])}{' …' if len(missing) > 20 else ''}")
+        print(f"missing: {shard_list(missing)}")
+    if in_work := claimed(out, missing):
+        print(f"of these in work: {shard_list(in_work)}")
 
 
 def _print_lines(lines: Iterable[str]) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxbatch.config import ResolvedConfig, canonical_json
 from ctxbatch.errors import CtxbatchError
-from ctxbatch.layout import cache_folder
+from ctxbatch.layout import cache_folder, process_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,7 +154,7 @@ def make_program(config: ResolvedConfig) -> Path:
 
 def _make(config: ResolvedConfig, program: Path) -> None:
     program.parent.mkdir(parents=True, exist_ok=True)
-    beside = program.with_name(f".{program.stem}.{os.getpid()}.so")
+    beside = program.with_name(f".{program.stem}.{process_name(os.getpid())}.so")
     with tempfile.TemporaryDirectory(prefix="ctxbatch-") as scratch:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": scratch, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-m", "ctxbatch.compiling", str(beside)]

@@ -49,7 +49,8 @@ class RunConfig:
     option that has none (``floor`` with the asinh shift, say) is an error rather than ignored.
     ``max_rejects`` is a number of records as an ``int``, a share of them as a ``float``. ``words`` are the
     words themselves, which the command line reads from a file. Of ``words``, ``sample`` and ``top_salient``
-    each keeps occurrences by itself, and stored are those that all of them keep.
+    each keeps occurrences by itself, and stored are those that all of them keep. ``shard_range`` is (i, n)
+    for the i-th of n parts of a run, i from 1.
 
     Raises:
         InputError: An option has a value out of its range, or has no meaning beside the others.
@@ -87,6 +88,7 @@ class RunConfig:
     compile: CompileChoice = "auto"
     devices: tuple[str, ...] | None = None
     workers: int | None = None
+    shard_range: tuple[int, int] | None = None
     shard_size: int | None = None
     tokens_per_batch: int | None = None
     index: bool = True
@@ -103,6 +105,9 @@ class RunConfig:
         _check_choice("--precision", self.precision, get_args(Precision))
         _check_choice("--compile", self.compile, get_args(CompileChoice))
         self._check_devices()
+        if self.shard_range is not None and not 1 <= self.shard_range[0] <= self.shard_range[1]:
+            number, of = self.shard_range
+            raise InputError(f"--shard-range {number}/{of} must name a part of all, as 1/4 to 4/4 do of four")
         for option, value in (
             ("--limit", self.limit),
             ("--workers", self.workers),

@@ -1,15 +1,15 @@
-"""What lies where under OUT: checksummed JSON files, the manifest, the lock and the log.
+"""What lies where under OUT: checksummed JSON files, the manifest, names of the lock and the logs.
 
-Owns the first bytes of a store and the rule that one run at a time writes to it. Files that are written
-once are written beside their place, synced and renamed, so that they are there whole or not at all.
+Owns the first bytes of a store. Files that are written once are written beside their place, synced and
+renamed, so that they are there whole or not at all.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
-import time
+import re
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,8 +29,7 @@ SHARDS = "shards"
 INDEX = "index"
 LOG = "run.log"
 LOCK = ".lock"
-# How long a new run waits for the workers of one that was killed to notice and end.
-_ORPHANS_END_SECONDS = 30.0
+_LOGS = re.compile(r"run(\.\d+-of-\d+)?\.log")
 
 
 # --- checksummed JSON -----------------------------------------------------------------------------
@@ -43,6 +42,27 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         OSError: The disk refuses.
     """
     write_atomically(path, _sealed(content))
+
+
+def create_json(path: Path, content: Mapping[str, Any]) -> bool:
+    """Like `write_json`, unless the file is there already; returns whether this one has taken the place.
+
+    Of several processes on several machines exactly one succeeds: a link is made whole and replaces nothing.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    beside = path.with_name(temporary_name(path.name))
+    try:
+        beside.write_bytes(_sealed(content))
+        sync(beside)
+        os.link(beside, path)
+    except FileExistsError:
+        return False
+    finally:
+        beside.unlink(missing_ok=True)
+    sync(path.parent)
+    return True
 
 
 def _sealed(content: Mapping[str, Any]) -> bytes:
@@ -83,20 +103,34 @@ def write_atomically(path: Path, content: bytes) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write a file to, which is then synced and takes the file's place whole."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(temporary_name(path.name))
     try:
         yield beside
-        with beside.open("rb") as stream:
-            os.fsync(stream.fileno())
+        sync(beside)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a folder's entries durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def temporary_name(name: str, process: str | None = None) -> str:
+    """What a file or a folder is called while it is written: hidden, and no other process's anywhere."""
+    return f".{name}.{process or process_name(os.getpid())}.tmp"
+
+
+def process_name(pid: int) -> str:
+    """A process of this machine, told from those of others that write to the same store."""
+    return f"{host_name().replace('.', '-')}.{pid}"
+
+
+def host_name() -> str:
+    """This machine's name among those that write to the same store."""
+    return socket.gethostname()
+
+
+def sync(path: Path) -> None:
+    """Make a file's content or a folder's entries durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -128,7 +162,14 @@ class Manifest:
 
     def write(self, out: Path) -> None:
         """Write the manifest; done once in a store's life."""
-        content = {
+        write_json(out / MANIFEST, self._content())
+
+    def create(self, out: Path) -> bool:
+        """Write the manifest unless the store has one by now; returns whether this one is the store's."""
+        return create_json(out / MANIFEST, self._content())
+
+    def _content(self) -> dict[str, Any]:
+        return {
             "format": "ctxbatch store",
             "format_version": FORMAT_VERSION,
             "fingerprint": self.config.fingerprint,
@@ -137,7 +178,6 @@ class Manifest:
             "sources": [asdict(source) for source in self.sources],
             "shards": [asdict(shard) for shard in self.shards],
         }
-        write_json(out / MANIFEST, content)
 
     @classmethod
     def read(cls, out: Path) -> "Manifest":
@@ -187,11 +227,21 @@ def check_folder(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise StoreError(f"-o {out} is a file: name a folder")
-    if out.is_dir() and not (out / MANIFEST).exists():
-        foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in (LOCK, LOG))
-        foreign = [name for name in foreign if not name.startswith(f".{MANIFEST}.")]
-        if foreign:
-            raise StoreError(f"-o {out} holds other things ({foreign[0]}, …) and no store: name a new folder")
+    # Looked at once: another part of the same run may begin the store at this very moment.
+    names = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
+    foreign = [name for name in names if not _is_ours_from_the_first(name)]
+    if foreign and MANIFEST not in names:
+        raise StoreError(f"-o {out} holds other things ({foreign[0]}, …) and no store: name a new folder")
+
+
+def _is_ours_from_the_first(name: str) -> bool:
+    """Whether an entry can be there before there is a manifest."""
+    return name == LOCK or name.startswith(f".{MANIFEST}.") or _LOGS.fullmatch(name) is not None
+
+
+def log_path(out: Path, part: tuple[int, int] | None = None) -> Path:
+    """Where a run logs to; parts each to a file of their own, as machines overwrite each other's lines."""
+    return out / (LOG if part is None else f"run.{part[0]}-of-{part[1]}.log")
 
 
 # --- a disk that refuses --------------------------------------------------------------------------
@@ -202,73 +252,3 @@ def as_resource_error(error: OSError, out: Path) -> ResourceError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError(f"the disk of {out} is full: make room and run the same command again")
     return ResourceError(f"{out} cannot be written to ({error.strerror or error}): mend it and run again")
-
-
-# --- the lock -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[int]:
-    """Hold a store's lock; yields the descriptor that workers inherit, so that they hold it too.
-
-    The lock is the operating system's and ends with the last process that holds it. Where the
-    process that took it is gone and only its workers are left, they are given time to notice.
-
-    Raises:
-        ResourceError: Another run holds the lock, or the folder cannot be written to.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise ResourceError(f"{out} cannot be written to: {error.strerror}") from error
-    try:
-        _acquire(descriptor, out)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _acquire(descriptor: int, out: Path) -> None:
-    deadline = time.monotonic() + _ORPHANS_END_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(descriptor, 32, 0).strip()
-            if time.monotonic() > deadline or not owner or _is_running(int(owner)):
-                raise ResourceError(
-                    f"another run is writing to {out} (process {owner.decode() or 'unknown'}): "
-                    "wait for it, or stop it and run again"
-                ) from None
-            time.sleep(0.05)
-        else:
-            return
-
-
-def is_locked(out: Path) -> bool:
-    """Whether a run is writing to the store at this moment."""
-    try:
-        descriptor = os.open(out / LOCK, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(descriptor)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

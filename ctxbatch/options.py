@@ -184,6 +184,13 @@ def run_options(
     workers: Annotated[
         str, Option(metavar="N", help="Worker processes; auto is one a GPU, or one a physical CPU core.")
     ] = "auto",
+    shard_range: Annotated[
+        str | None,
+        Option(
+            metavar="I/N",
+            help="Run the I-th of N parts only, beside the others, on other machines too; I counts from 1.",
+        ),
+    ] = None,
     shard_size: Annotated[
         str,
         Option(
@@ -234,6 +241,7 @@ def run_options(
         "compile": compile,
         "devices": None if devices is None else tuple(devices.split(",")),
         "workers": _auto("--workers", workers),
+        "shard_range": None if shard_range is None else _part("--shard-range", shard_range),
         "shard_size": None if shard_size == "auto" else parse_size("--shard-size", shard_size, "auto or "),
         "tokens_per_batch": _auto("--tokens-per-batch", tokens_per_batch),
         "index": not no_index,
@@ -277,6 +285,14 @@ def _auto(option: str, text: str) -> int | None:
         return int(text)
     except ValueError:
         raise InputError(f"{option} {text!r} must be auto or a number") from None
+
+
+def _part(option: str, text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    try:
+        return int(number), int(of)
+    except ValueError:
+        raise InputError(f"{option} {text!r} must be I/N, as 2/4 for the second of four parts") from None
 
 
 def _share(option: str, text: str) -> float:

@@ -27,7 +27,7 @@ from ctxbatch.layout import Manifest, as_resource_error
 from ctxbatch.readers import Reader, Record, Reject
 from ctxbatch.resolving import read_tokenizer
 from ctxbatch.segment import Sentence, split_sentences
-from ctxbatch.writer import ShardWriter
+from ctxbatch.writer import ShardWriter, read_commit
 
 log = logging.getLogger("ctxbatch")
 Item = TypeVar("Item")
@@ -116,6 +116,10 @@ class Bench:
         )
         self._reader = Reader(self._manifest.sources, self._manifest.reading)
         self._device = device
+
+    def is_committed(self, shard: int) -> bool:
+        """Whether a shard counts as made at this moment."""
+        return read_commit(self._out, self._manifest, self._manifest.shards[shard]) is not None
 
     def run_shards(
         self, shards: Iterable[int], report: Callable[[Progress], None]

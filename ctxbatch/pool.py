@@ -9,18 +9,24 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from ctxbatch import errors
 from ctxbatch.errors import CtxbatchError
+from ctxbatch.layout import process_name
 from ctxbatch.writer import remove_leftovers
 
 # Of a shard whose worker dies, and of starting a worker.
 _TRIES = 3
+# A shard that another process has claimed is asked for again this often, when there is nothing else to do,
+# and left to it when it has had it for so long: a worker whose coordinator was killed is gone by then.
+_ASK_SECONDS = 1.0
+_LEAVE_SECONDS = 5.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 # What keeps a worker's memory flat, and makes nothing slower (both measured). oneDNN keeps the code it
 # makes for a shape for a thousand shapes, and batches have thousands of shapes. glibc moves its limit for
@@ -47,13 +53,52 @@ class _Worker:
     waiting: bool = False
     shards: list[int] = field(default_factory=list)
 
-    def send(self, shard: int) -> None:
+    def send(self, shard: int, anew: bool) -> None:
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps({"shard": shard}) + "\n")
+            self.process.stdin.write(json.dumps({"shard": shard, "anew": anew}) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             pass  # it has died; its reader thread says so
+
+
+class _Shards:
+    """The shards of a run that are not done yet, and what has befallen them."""
+
+    def __init__(self, shards: Iterable[int], anew: Collection[int]) -> None:
+        self.pending = deque(shards)
+        self.open = set(self.pending)
+        self.anew = anew
+        self.failures: dict[int, int] = {}
+        self.given_up: list[int] = []
+        self._taken: deque[int] = deque()
+        self._taken_since: dict[int, float] = {}
+        self._asked = 0.0
+
+    def after_death(self, shard: int) -> str:
+        """Take back a shard whose worker has died; says whether it is to be run again."""
+        self.failures[shard] = self.failures.get(shard, 0) + 1
+        if self.failures[shard] < _TRIES:
+            self.pending.append(shard)
+            return "retry"
+        self.open.discard(shard)
+        self.given_up.append(shard)
+        return "given up"
+
+    def after_refusal(self, shard: int) -> str:
+        """Take back a shard that another process has claimed; says whether it is left to that one."""
+        now = time.monotonic()
+        if now - self._taken_since.setdefault(shard, now) < _LEAVE_SECONDS:
+            self._taken.append(shard)
+            return "taken"
+        self.open.discard(shard)
+        return "left"
+
+    def ask_again(self) -> None:
+        """Try what was claimed by others once more, now and then, where nothing else waits."""
+        now = time.monotonic()
+        if self._taken and not self.pending and now - self._asked >= _ASK_SECONDS:
+            self.pending, self._taken, self._asked = self._taken, deque(), now
 
 
 class Pool:
@@ -85,31 +130,35 @@ class Pool:
             worker.process.kill()
         for worker in self._workers:
             worker.process.wait()
-            remove_leftovers(self._out, worker.process.pid)
+            remove_leftovers(self._out, process_name(worker.process.pid))
 
     def run(
         self,
         shards: Iterable[int],
         on_message: Callable[[dict[str, Any]], None],
+        anew: Collection[int] = (),
     ) -> list[int]:
-        """Run shards until each is committed or has failed three times; returns those given up.
+        """Run shards until each is committed, is left to others or has failed three times.
 
         Args:
             shards: Their numbers.
-            on_message: Told of every ``progress``, ``committed``, ``retry`` and ``given up``; and, with
-                ``say: tick``, at least once a second.
+            on_message: Told of every ``progress``, ``committed``, ``found`` (committed by another process
+                meanwhile), ``taken`` (claimed by another process at this moment), ``left`` (to that one),
+                ``retry`` and ``given up``; and, with ``say: tick``, at least once a second.
+            anew: Those of them that are made although they are committed.
+
+        Returns:
+            The shards given up.
 
         Raises:
             CtxbatchError: A worker met something that stops the whole run.
         """
-        pending = deque(shards)
-        open_shards = set(pending)
-        failures: dict[int, int] = {}
-        given_up: list[int] = []
-        for device in self._devices[: len(pending)]:
+        todo = _Shards(shards, anew)
+        for device in self._devices[: len(todo.open)]:
             self._start(device)
-        while open_shards:
-            self._hand_out(pending, failures)
+        while todo.open:
+            todo.ask_again()
+            self._hand_out(todo)
             try:
                 worker, message = self._inbox.get(timeout=1.0)
             except queue.Empty:
@@ -117,22 +166,17 @@ class Pool:
                 continue
             if message is None:
                 for shard in self._bury(worker):
-                    failures[shard] = failures.get(shard, 0) + 1
-                    if failures[shard] >= _TRIES:
-                        open_shards.discard(shard)
-                        given_up.append(shard)
-                        on_message({"say": "given up", "shard": shard})
-                    else:
-                        pending.append(shard)
-                        on_message({"say": "retry", "shard": shard})
-                if open_shards:
+                    on_message({"say": todo.after_death(shard), "shard": shard})
+                if todo.open:
                     self._start(worker.device)
                 continue
             self._take(worker, message)
-            if message["say"] == "committed":
-                open_shards.discard(message["shard"])
+            if message["say"] == "taken":
+                message["say"] = todo.after_refusal(message["shard"])
+            elif message["say"] in ("committed", "found"):
+                todo.open.discard(message["shard"])
             on_message(message)
-        return sorted(given_up)
+        return sorted(todo.given_up)
 
     def _start(self, device: str) -> None:
         environment = {
@@ -173,15 +217,16 @@ class Pool:
             self._failed_starts = 0
         elif message["say"] == "ready":
             worker.waiting = True
-        elif message["say"] == "committed":
+        elif message["say"] in ("committed", "found", "taken"):
             worker.shards.remove(message["shard"])
 
-    def _hand_out(self, pending: "deque[int]", failures: dict[int, int]) -> None:
+    def _hand_out(self, todo: _Shards) -> None:
         """Give waiting workers their next shard; one that has failed before runs alone in its worker.
 
         A worker reads its next shard while it finishes the last, so a death can cost two. Alone, a shard
         that kills its worker takes no other down with it.
         """
+        pending, failures = todo.pending, todo.failures
         for worker in self._workers:
             if not worker.waiting or not pending or any(shard in failures for shard in worker.shards):
                 continue
@@ -190,7 +235,7 @@ class Pool:
             shard = pending.popleft()
             worker.waiting = False
             worker.shards.append(shard)
-            worker.send(shard)
+            worker.send(shard, shard in todo.anew)
 
     def _bury(self, worker: _Worker) -> list[int]:
         """Forget a worker that has died; returns the shards it leaves undone."""
@@ -200,7 +245,7 @@ class Pool:
         except subprocess.TimeoutExpired:
             worker.process.kill()
             code = worker.process.wait()
-        remove_leftovers(self._out, worker.process.pid)
+        remove_leftovers(self._out, process_name(worker.process.pid))
         self._failed_starts += not worker.loaded
         if self._failed_starts >= _TRIES:
             raise WorkersFailedError(

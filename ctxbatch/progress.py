@@ -51,6 +51,10 @@ class ProgressBar:
         elif say == "committed":
             self._done = _add(self._done, self._open.pop(message["shard"], (0, 0, 0)))
             log.debug("shard %06d committed: %s rows", shard, f"{message['counts']['rows']:,}")
+        elif say == "found":
+            log.debug("shard %06d was committed by another process", shard)
+        elif say == "left":
+            log.info("shard %06d is being made by another process: it is left to that one", shard)
         elif say == "retry":
             self._open.pop(message["shard"], None)
             log.warning("a worker died in shard %06d: it is run again", shard)

@@ -1,12 +1,12 @@
 """One run from inputs to a finished store: resolve, plan or resume, work, index; and its repair.
 
-Owns the order of these steps and the rule what may be resumed. Everything under OUT is written by others.
+Owns the order of these steps. Everything under OUT is written by others.
 """
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,11 +16,13 @@ from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.corpus import ShardSpec, corpus_bytes, examine, plan, resolve_reading
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.forecast import Estimate, check_room, estimate, remember_rate
-from ctxbatch.layout import LOG, MANIFEST, Manifest, as_resource_error, check_folder, locked
+from ctxbatch.layout import MANIFEST, Manifest, as_resource_error, check_folder, log_path
+from ctxbatch.locking import locked, shared
+from ctxbatch.parts import PartReport, part_of
 from ctxbatch.pool import Pool
 from ctxbatch.progress import ProgressBar
-from ctxbatch.readers import Reader, place
 from ctxbatch.rejecting import RejectWatch
+from ctxbatch.resuming import check_options, check_sources
 from ctxbatch.sources import Source, find_sources
 from ctxbatch.store import Store, committed_shards
 from ctxbatch.totals import totals
@@ -30,14 +32,14 @@ from ctxbatch.writer import remove_leftovers
 
 log = logging.getLogger("ctxbatch")
 _SHOWN_LEFT_OUT = 3
-_SHOWN_OF_LIST = 12
 
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """What a run ends with: the store's totals, the shards given up, and the index, if one was wanted.
+    """What a run ends with: the store's totals, the shards given up, the index, if one was wanted, the log.
 
-    ``n_run`` is the number of shards that this run made; none if the store was finished before.
+    ``n_run`` is the number of shards that this run made; none if the store was finished before. Of a part of
+    a run, ``totals`` are those of its own shards, and ``part`` says how the store stands.
     """
 
     out: Path
@@ -45,6 +47,8 @@ class RunReport:
     n_run: int
     given_up: tuple[int, ...]
     index: indexing.IndexReport | None
+    log: Path
+    part: PartReport | None = None
 
     @property
     def clean(self) -> bool:
@@ -70,37 +74,56 @@ def run(
 
     devices = choose_devices(config.devices)
     resolved = resolve(config, devices[0], corpus_bytes(sources, reading.limit))
-    with _writing_to(out) as (lock, log_file):
+    with _writing_to(out, config.shard_range) as (lock, log_file):
         _tell_left_out(left_out)
-        if not (out / MANIFEST).exists():
-            _check_words(resolved)
-            resolved = _begin(out, config, resolved, reading, sources, devices)
-        manifest = _open_manifest(out, config, resolved, reading, sources)
-        remove_leftovers(out)
+        manifest = _open_manifest(out, config, resolved, reading, sources, devices)
+        if config.shard_range is None:
+            remove_leftovers(out)
         workers = choose_workers(config.workers, devices)
         before = committed_shards(out, manifest)
+        mine = [spec.shard for spec in part_of(manifest.shards, config.shard_range)]
+        todo = [manifest.shards[shard] for shard in mine if shard not in before]
         if not config.force:
-            _check_room_for_rest(out, manifest, before)
-        todo = [spec for spec in manifest.shards if spec.shard not in before]
-        if before and todo:
-            log.info("resuming: %d of %d shards are done", len(before), len(manifest.shards))
-        watch = RejectWatch(out, config.max_rejects, before)
+            _check_room_for_rest(out, manifest, before, todo)
+        if todo and len(todo) < len(mine):
+            log.info("resuming: %d of %d shards are done", len(mine) - len(todo), len(mine))
+        watch = RejectWatch(out, config.max_rejects, {s: before[s] for s in mine if s in before})
         given_up = _work(out, manifest, todo, workers, lock, log_file, quiet, watch.on_message)
         watch.check(finished=True)
-        wanted = config.index and not given_up
+        wanted = config.index and not given_up and config.shard_range is None
         report = _index(Store(out), quiet=quiet) if wanted else None
         store = Store(out)
-        result = RunReport(out, totals(store), len(store.commits) - len(before), tuple(given_up), report)
-        _warn_of_mixture(result.totals)
+        whole = totals(store)
+        _warn_of_mixture(whole)
+        result = RunReport(
+            out,
+            totals(store, mine),
+            len(set(store.commits).intersection(mine).difference(before)),
+            tuple(given_up),
+            report,
+            log_path(out, config.shard_range),
+            _part_report(store, config, mine, given_up),
+        )
         if store.complete and not store.n_rows:
             kept = manifest.config.kept or "words"
-            log.warning(
-                "%s holds no rows: of %d sentences none has %s", out, result.totals["sentences"], kept
-            )
-        if not before:
-            remember_rate(result.totals, resolved)
+            log.warning("%s holds no rows: of %d sentences none has %s", out, whole["sentences"], kept)
+        if not before and config.shard_range is None:
+            remember_rate(result.totals, manifest.config)
         log.debug("finished: %s", dict(result.totals))
     return result
+
+
+def _part_report(
+    store: Store, config: RunConfig, mine: Sequence[int], given_up: Sequence[int]
+) -> PartReport | None:
+    if config.shard_range is None:
+        return None
+    planned = len(store.manifest.shards)
+    missing = tuple(shard for shard in range(planned) if shard not in store.commits)
+    left = tuple(shard for shard in mine if shard in missing and shard not in given_up)
+    wants_index = config.index and store.complete and store.n_rows >= indexing.SCAN_ROWS
+    to_index = store.config.column() if wants_index else None
+    return PartReport(*config.shard_range, tuple(mine), left, missing, planned, to_index)
 
 
 def make_estimate(
@@ -114,6 +137,8 @@ def make_estimate(
     from ctxbatch.resolving import resolve
 
     _tell_left_out(left_out)
+    if config.shard_range is not None:
+        log.info("--shard-range %d/%d runs a part: this is what all of them come to", *config.shard_range)
     devices = choose_devices(config.devices)
     resolved = resolve(config, devices[0], corpus_bytes(sources, reading.limit))
     _check_words(resolved)
@@ -180,14 +205,15 @@ def repair(out: str | Path, *, quiet: bool = True) -> RepairReport:
         for damage in found:
             log.debug("to repair: %s", damage.text)
         remove_leftovers(out)
-        intact = committed_shards(out, manifest).keys() - {damage.shard for damage in found}
+        damaged = {damage.shard for damage in found if damage.shard is not None}
+        intact = committed_shards(out, manifest).keys() - damaged
         todo = [spec for spec in manifest.shards if spec.shard not in intact]
         workers = choose_workers(None, choose_devices(None))
-        if given_up := _work(out, manifest, todo, workers, lock, log_file, quiet, lambda _: None):
-            raise StoreError(f"shards {given_up} of {out} cannot be made: see {out / LOG}")
+        if given_up := _work(out, manifest, todo, workers, lock, log_file, quiet, lambda _: None, damaged):
+            raise StoreError(f"shards {given_up} of {out} cannot be made: see {log_path(out)}")
         store = Store(out)
-        damaged = [path.stem for path in index.index_files(out) if list(index.check_index(path, manifest))]
-        indexes = indexing.rebuild(store, damaged, quiet=quiet)
+        stale = [path.stem for path in index.index_files(out) if list(index.check_index(path, manifest))]
+        indexes = indexing.rebuild(store, stale, quiet=quiet)
         _warn_of_mixture(totals(store))
     return RepairReport(tuple(spec.shard for spec in todo), indexes)
 
@@ -218,13 +244,14 @@ def _warn_of_mixture(found: Mapping[str, Any]) -> None:
             log.warning("the shards are of mixed origin: %s %s", name, " and ".join(values))
 
 
-def _check_room_for_rest(out: Path, manifest: Manifest, done: Mapping[int, Mapping[str, Any]]) -> None:
-    """Refuse to go on where the disk cannot hold what is missing, to judge by what is there."""
-    size_done = sum(spec.size for spec in manifest.shards if spec.shard in done)
+def _check_room_for_rest(
+    out: Path, manifest: Manifest, done: Mapping[int, Mapping[str, Any]], todo: Sequence[ShardSpec]
+) -> None:
+    """Refuse to go on where the disk cannot hold what is still to be made, to judge by what is there."""
+    size_done = sum(manifest.shards[shard].size for shard in done)
     if size_done:
-        size = sum(spec.size for spec in manifest.shards)
         written = sum(file["bytes"] for commit in done.values() for file in commit["files"].values())
-        check_room(out, round(written * (size - size_done) / size_done))
+        check_room(out, round(written * sum(spec.size for spec in todo) / size_done))
 
 
 def _work(
@@ -236,6 +263,7 @@ def _work(
     log_file: IO[str],
     quiet: bool,
     listen: Callable[[dict[str, Any]], None],
+    anew: Collection[int] = (),
 ) -> list[int]:
     """Run shards, telling ``listen`` what workers say; returns those given up."""
     if not todo:
@@ -250,12 +278,39 @@ def _work(
 
     try:
         with Pool(out, devices, lock, log_file) as pool:
-            return pool.run([spec.shard for spec in todo], on_message)
+            return pool.run([spec.shard for spec in todo], on_message, anew)
     finally:
         bar.close()
 
 
-# --- resuming -------------------------------------------------------------------------------------
+# --- the manifest -------------------------------------------------------------------------------------
+
+
+def _open_manifest(
+    out: Path,
+    config: RunConfig,
+    resolved: ResolvedConfig,
+    reading: Reading,
+    sources: Sequence[Source],
+    devices: Sequence[str],
+) -> Manifest:
+    """The store's manifest, made now or checked against what is asked for now."""
+    if not (out / MANIFEST).exists():
+        resolved = _begin(out, config, resolved, reading, sources, devices)
+        manifest = Manifest(resolved, reading, tuple(sources), tuple(plan(sources, reading)))
+        log.debug("planned %d shards from %d sources", len(manifest.shards), len(sources))
+        if config.shard_range is None:
+            manifest.write(out)
+            return manifest
+        if manifest.create(out):
+            return manifest
+        log.debug("another part was the first: its manifest holds")
+    manifest = Manifest.read(out)
+    if config.compile == "auto":  # settled when the store was begun, perhaps by a compiler that is gone
+        resolved = replace(resolved, compiled=manifest.config.compiled)
+    check_sources(out, manifest, sources)
+    check_options(out, manifest, resolved, reading)
+    return manifest
 
 
 def _begin(
@@ -269,6 +324,7 @@ def _begin(
     """Make sure that a new run can go through: room on the disk, and a model that compiles or need not."""
     from ctxbatch.devices import describe_device
 
+    _check_words(resolved)
     if not config.force:
         names = [describe_device(device) for device in devices]
         expected = estimate(sources, reading, resolved, out, names)
@@ -285,124 +341,24 @@ def _begin(
     return resolved
 
 
-def _open_manifest(
-    out: Path,
-    config: RunConfig,
-    resolved: ResolvedConfig,
-    reading: Reading,
-    sources: Sequence[Source],
-) -> Manifest:
-    """The store's manifest, made now or checked against what is asked for now."""
-    if not (out / MANIFEST).exists():
-        shards = plan(sources, reading)
-        manifest = Manifest(resolved, reading, tuple(sources), tuple(shards))
-        manifest.write(out)
-        log.debug("planned %d shards from %d sources", len(shards), len(sources))
-        return manifest
-    manifest = Manifest.read(out)
-    if config.compile == "auto":  # settled when the store was begun, perhaps by a compiler that is gone
-        resolved = replace(resolved, compiled=manifest.config.compiled)
-    _check_sources(out, manifest, sources)
-    _check_options(out, manifest, resolved, reading)
-    return manifest
-
-
-def _check_options(out: Path, manifest: Manifest, resolved: ResolvedConfig, reading: Reading) -> None:
-    """Refuse another configuration than the store's, naming what differs."""
-    options = {field.name for field in fields(RunConfig)}
-    stored = _flat({**manifest.config.as_dict(), **asdict(manifest.reading)})
-    asked = _flat({**resolved.as_dict(), **asdict(reading)})
-    for found in (stored, asked):
-        found["compile"] = "on" if found.pop("compiled") else "off"
-    different = [name for name in stored.keys() | asked.keys() if stored.get(name) != asked.get(name)]
-    if not different:
-        return
-    # What was typed rather than what follows from it, such as another default or a digest.
-    name = min(
-        different,
-        key=lambda n: (n not in options, n == "salience_layer", None in (stored.get(n), asked.get(n)), n),
-    )
-    shown = f"--{name.replace('_', '-')}" if name in options else name.replace("_", " ")
-    made, said = stored.get(name), asked.get(name)
-    if name == "words" and made and said:  # long lists are told apart by what only one of them names
-        made, said = sorted({*made} - {*said}) or "fewer words", sorted({*said} - {*made}) or "fewer words"
-    made, said = _shown(made), _shown(said)
-    raise StoreError(
-        f"{out} was made {f'with {shown} {made}' if made else f'without {shown}'}, this command "
-        f"{f'says {said}' if said else 'does not give it'}: use the same options to resume, or another -o"
-    )
-
-
-def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name} of {key}": part for key, part in value.items()}
-        else:
-            flat[name] = value
-    return flat
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, list):
-        rest = f",… ({len(value)})" if len(value) > _SHOWN_OF_LIST else ""
-        return ",".join(map(str, value[:_SHOWN_OF_LIST])) + rest
-    return "" if value is None else str(value)
-
-
-def _check_sources(out: Path, manifest: Manifest, sources: Sequence[Source]) -> None:
-    """Refuse other sources than those of the plan; a new time alone is no other source."""
-    another = "use the same inputs to resume, or another -o"
-    stored, asked = [s.path for s in manifest.sources], [s.path for s in sources]
-    places = {Path(path).resolve(): path for path in stored}
-    for path in asked:
-        if path not in stored and (as_before := places.get(Path(path).resolve())):
-            raise StoreError(f"{path} was named {as_before} when {out} was made: name it so to resume")
-        if path not in stored:
-            raise StoreError(f"{path} is no source of {out}, which has {len(stored)}: {another}")
-    if stored != asked:
-        missing = [path for path in stored if path not in asked]
-        what = f"{missing[0]} is missing from" if missing else "the order differs of"
-        raise StoreError(f"{what} the sources that {out} was made from: {another}")
-    for number, (old, new) in enumerate(zip(manifest.sources, sources, strict=True)):
-        if old.size != new.size:
-            raise StoreError(
-                f"{new.path} has {new.size} bytes, {out} was planned when it had {old.size}: {another}"
-            )
-        if old.mtime_ns != new.mtime_ns:
-            _check_bytes(out, manifest, number)
-
-
-def _check_bytes(out: Path, manifest: Manifest, number: int) -> None:
-    source = manifest.sources[number]
-    reader = Reader(manifest.sources, manifest.reading)
-    for spec in manifest.shards:
-        for segment in spec.segments:
-            if segment.source == number and not reader.is_unchanged(segment):
-                raise StoreError(
-                    f"{source.path} has changed in {place(source, segment)} since {out} was planned: "
-                    "restore it, or use another -o"
-                )
-    reader.close()
-
-
 # --- the log --------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _writing_to(out: Path) -> Iterator[tuple[int, IO[str]]]:
+def _writing_to(out: Path, part: tuple[int, int] | None = None) -> Iterator[tuple[int, IO[str]]]:
     """Hold the store's lock and log to it; yields the lock's descriptor and the log file for workers."""
     try:
-        with locked(out) as lock, _logging_to(out) as log_file:
+        hold = locked(out) if part is None else shared(out)
+        with hold as lock, _logging_to(log_path(out, part)) as log_file:
             yield lock, log_file
     except OSError as error:
         raise as_resource_error(error, out) from error
 
 
 @contextlib.contextmanager
-def _logging_to(out: Path) -> Iterator[IO[str]]:
-    """Append everything that is logged to OUT/run.log; yields the file, for the workers' messages."""
-    stream = (out / LOG).open("a", encoding="utf-8", errors="backslashreplace")
+def _logging_to(path: Path) -> Iterator[IO[str]]:
+    """Append everything that is logged to a file; yields it, for the workers' messages."""
+    stream = path.open("a", encoding="utf-8", errors="backslashreplace")
     handler = logging.StreamHandler(stream)
     level = log.level
     log.setLevel(logging.DEBUG)

@@ -5,7 +5,6 @@ Nothing here writes. Vectors are numpy views on the mapped files: they cost addr
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +17,12 @@ import pyarrow.dataset as ds
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import StoreError
-from ctxbatch.layout import Manifest, read_json
+from ctxbatch.layout import Manifest
 from ctxbatch.writer import (
-    COMMIT,
     REJECTS,
     SENTENCES,
     WORDS,
+    read_commit,
     sentences_schema,
     shard_folder,
     words_schema,
@@ -316,31 +315,9 @@ def check_has_rows(store: Store) -> None:
 
 
 def committed_shards(out: Path, manifest: Manifest) -> dict[int, dict[str, Any]]:
-    """The commit records of all shards that count, by shard, in order.
-
-    A shard counts if its record is intact and of this manifest's configuration and text, and the files
-    that it names are there in full length. Any other is made anew by a rerun, and named by verify.
-    """
-    commits = {}
-    for spec in manifest.shards:
-        folder = shard_folder(out, spec.shard)
-        try:
-            commit = read_json(folder / COMMIT)
-        except StoreError:
-            continue
-        of_this_store = commit["fingerprint"] == manifest.config.fingerprint and commit["inputs"] == [
-            asdict(segment) for segment in spec.segments
-        ]
-        if of_this_store and all(_has_size(folder / name, f["bytes"]) for name, f in commit["files"].items()):
-            commits[spec.shard] = commit
-    return commits
-
-
-def _has_size(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except OSError:
-        return False
+    """The commit records of all shards that count, by shard, in order; see `ctxbatch.writer.read_commit`."""
+    commits = ((spec.shard, read_commit(out, manifest, spec)) for spec in manifest.shards)
+    return {shard: commit for shard, commit in commits if commit is not None}
 
 
 def open_arrow(path: Path) -> pa.Table:

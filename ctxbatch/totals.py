@@ -1,7 +1,7 @@
 """What the shards of a store add up to: counts, seconds by stage, and what held the run up."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,15 +12,16 @@ from ctxbatch.writer import Counts
 _BUSY = 0.85
 
 
-def totals(store: Store) -> dict[str, Any]:
+def totals(store: Store, shards: Collection[int] | None = None) -> dict[str, Any]:
     """What the committed shards hold and took, as ``ctxbatch stats --json`` prints it.
 
     ``seconds`` is the union of the shards' working intervals, so shards worked on side by side count
     once and a night between two runs not at all; ``words``, ``wordpieces`` and ``unknown_words`` are
     ``None`` where ``--words`` left sentences untokenised; ``padding`` is the share of computed positions that
-    were padding; ``stages`` are seconds of all workers together.
+    were padding; ``stages`` are seconds of all workers together. With ``shards`` only these count.
     """
-    commits = store.commits.values()
+    planned = range(len(store.manifest.shards)) if shards is None else shards
+    commits = [commit for shard, commit in store.commits.items() if shard in planned]
     counts = sum((Counts(**commit["counts"]) for commit in commits), Counts())
     seconds = _union((commit["timing"]["started"], commit["timing"]["finished"]) for commit in commits)
     content = asdict(counts)
@@ -33,7 +34,7 @@ def totals(store: Store) -> dict[str, Any]:
     return {
         **content,
         "shards": len(commits),
-        "shards_planned": len(store.manifest.shards),
+        "shards_planned": len(planned),
         "shards_short_of_memory": sum(commit["tokens_per_batch"] < budget for commit in commits),
         "bytes_written": sum(file["bytes"] for commit in commits for file in commit["files"].values()),
         "seconds": round(seconds, 3),

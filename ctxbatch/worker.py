@@ -1,7 +1,8 @@
 """A worker process: ``python -m ctxbatch.worker OUT DEVICE``, started by `ctxbatch.pool`.
 
 Reads shard numbers from standard input, a JSON object a line, and says on standard output what became
-of them. Ends at once when standard input closes: then its coordinator is gone.
+of them. A shard is made under its claim, which is this process's own and ends with it. Ends at once when
+standard input closes: then its coordinator is gone.
 """
 
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ctxbatch.errors import CtxbatchError
+from ctxbatch.locking import Claims
 
 
 def main() -> None:
@@ -25,7 +27,7 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log, not between the messages
-    jobs: queue.Queue[int] = queue.Queue()
+    jobs: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     try:
         _work(Path(sys.argv[1]), sys.argv[2], jobs, channel)
@@ -33,26 +35,37 @@ def main() -> None:
         _say(channel, "error", kind=type(error).__name__, message=str(error))
 
 
-def _work(out: Path, device: str, jobs: "queue.Queue[int]", channel: IO[str]) -> None:
+def _work(out: Path, device: str, jobs: "queue.Queue[dict[str, Any]]", channel: IO[str]) -> None:
     from ctxbatch.devices import use_one_thread
     from ctxbatch.pipeline import Bench
+    from ctxbatch.writer import remove_unfinished
 
     use_one_thread()
-    bench = Bench(out, device)
+    bench, claims = Bench(out, device), Claims(out)
     _say(channel, "loaded")
 
     def shards() -> Iterator[int]:
         while True:
             _say(channel, "ready")
-            yield jobs.get()
+            job = jobs.get()
+            shard = job["shard"]
+            if not claims.take(shard):
+                _say(channel, "taken", shard=shard)
+            elif bench.is_committed(shard) and not job["anew"]:
+                claims.release(shard)
+                _say(channel, "found", shard=shard)
+            else:
+                remove_unfinished(out, shard)
+                yield shard
 
     for commit in bench.run_shards(shards(), lambda progress: _say(channel, "progress", **asdict(progress))):
+        claims.release(commit["shard"])
         _say(channel, "committed", shard=commit["shard"], counts=commit["counts"])
 
 
-def _listen(jobs: "queue.Queue[int]") -> None:
+def _listen(jobs: "queue.Queue[dict[str, Any]]") -> None:
     for line in sys.stdin:
-        jobs.put(json.loads(line)["shard"])
+        jobs.put(json.loads(line))
     os._exit(1)
 
 

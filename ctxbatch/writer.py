@@ -5,6 +5,8 @@ A shard is written into a folder of its own beside its place, synced, and rename
 """
 
 import contextlib
+import errno
+import glob
 import hashlib
 import json
 import os
@@ -21,8 +23,19 @@ import pyarrow as pa
 
 from ctxbatch.batching import Buffer
 from ctxbatch.config import ResolvedConfig
+from ctxbatch.corpus import ShardSpec
+from ctxbatch.errors import StoreError
 from ctxbatch.gathering import Gathered
-from ctxbatch.layout import FORMAT_VERSION, INDEX, SHARDS, sync_folder, write_json
+from ctxbatch.layout import (
+    FORMAT_VERSION,
+    INDEX,
+    SHARDS,
+    Manifest,
+    read_json,
+    sync,
+    temporary_name,
+    write_json,
+)
 from ctxbatch.readers import Reject
 from ctxbatch.segment import Sentence
 from ctxbatch.sources import Source
@@ -183,7 +196,7 @@ class ShardWriter:
 
     def __init__(self, out: Path, shard: int, config: ResolvedConfig, sources: Sequence[Source]) -> None:
         self._place = shard_folder(out, shard)
-        self._beside = self._place.with_name(f".{self._place.name}.{os.getpid()}.tmp")
+        self._beside = self._place.with_name(temporary_name(self._place.name))
         self._shard = shard
         self._sources = sources
         self.counts = Counts()
@@ -192,7 +205,7 @@ class ShardWriter:
         self._columns = config.columns
         shutil.rmtree(self._beside, ignore_errors=True)
         self._beside.mkdir(parents=True)
-        sync_folder(out)
+        sync(out)
         self._words = _ArrowFile(self._beside / WORDS, words_schema(config))
         self._sentences = _ArrowFile(self._beside / SENTENCES, sentences_schema(config))
 
@@ -306,11 +319,15 @@ class ShardWriter:
             **facts(),
         }
         write_json(self._beside / COMMIT, record)
-        aside = self._place.with_name(f".{self._place.name}.{os.getpid()}.old.tmp")
-        if self._place.exists():  # a shard that is damaged, set aside whole: half of it must not count
-            self._place.rename(aside)
-        self._beside.rename(self._place)
-        sync_folder(self._place.parent)
+        aside = self._place.with_name(temporary_name(f"{self._place.name}.old"))
+        try:
+            self._beside.rename(self._place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            self._place.rename(aside)  # one that is damaged, set aside whole: half of it must not count
+            self._beside.rename(self._place)
+        sync(self._place.parent)
         shutil.rmtree(aside, ignore_errors=True)
         return record
 
@@ -329,18 +346,50 @@ def shard_folder(out: Path, shard: int) -> Path:
     return out / SHARDS / f"{shard:06d}"
 
 
-def remove_leftovers(out: Path, pid: int | None = None) -> None:
-    """Remove what is left of shards and files that were never finished. Only under the store's lock.
+def read_commit(out: Path, manifest: Manifest, spec: ShardSpec) -> dict[str, Any] | None:
+    """The commit record of a shard, if the shard counts.
+
+    It counts if its record is intact and of this manifest's configuration and text, and the files that the
+    record names are there in full length. Any other is made anew by a rerun, and named by verify.
+    """
+    folder = shard_folder(out, spec.shard)
+    try:
+        commit = read_json(folder / COMMIT)
+    except StoreError:
+        return None
+    of_this_store = commit["fingerprint"] == manifest.config.fingerprint and commit["inputs"] == [
+        asdict(segment) for segment in spec.segments
+    ]
+    whole = all(_has_size(folder / name, file["bytes"]) for name, file in commit["files"].items())
+    return commit if of_this_store and whole else None
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def remove_leftovers(out: Path, process: str | None = None) -> None:
+    """Remove what is left of shards and files that were never finished.
 
     Args:
         out: The store's folder.
-        pid: Only what this process left; of all processes by default.
+        process: Only what this process left, which has ended; by default of all processes, which is for
+            those alone who hold the store for themselves.
     """
-    process = "*" if pid is None else str(pid)
-    for folder in (out / SHARDS).glob(f".*.{process}.*tmp"):
+    pattern = temporary_name("*", "*" if process is None else glob.escape(process))
+    for folder in (out / SHARDS).glob(pattern):
         shutil.rmtree(folder, ignore_errors=True)
-    for file in (*out.glob(f".*.{process}.tmp"), *(out / INDEX).glob(f".*.{process}.tmp")):
+    for file in (*out.glob(pattern), *(out / INDEX).glob(pattern)):
         file.unlink(missing_ok=True)
+
+
+def remove_unfinished(out: Path, shard: int) -> None:
+    """Remove what killed processes have left of a shard. Only under its claim."""
+    for folder in (out / SHARDS).glob(temporary_name(shard_folder(out, shard).name, "*")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _vectors(vectors_ND: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:

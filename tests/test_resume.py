@@ -6,18 +6,17 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from conftest import command
 from models import TEXT
+from running import committed, start, wait_for
 from stores import arrow_digests, make_store
 
 import ctxbatch
 from ctxbatch import RunConfig, StoreError
-from ctxbatch.layout import is_locked
+from ctxbatch.locking import is_locked
 
 N_LINES = 3000
 
@@ -45,29 +44,6 @@ def reference(arguments, cli, tmp_path_factory):
     result = cli(*arguments(out, "--workers", "2"))
     assert result.returncode == 0, result.stderr
     return out
-
-
-def start(*arguments):
-    return subprocess.Popen(
-        command(*arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A shell's background job ignores SIGINT and would pass that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def wait_for(condition, process):
-    """Poll until something holds; a run that ends before is a failure of the test's premise."""
-    while not condition():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-
-
-def committed(out):
-    return len(list(out.glob("shards/[0-9]*/shard.json")))
 
 
 def test_killed_runs_finish_with_the_bytes_of_an_undisturbed_one(arguments, reference, tmp_path, cli):
@@ -121,7 +97,7 @@ def test_a_second_run_on_the_same_store_is_refused_and_the_first_goes_on(argumen
     os.killpg(process.pid, signal.SIGCONT)
     assert second.returncode == 4
     assert re.fullmatch(
-        rf"ctxbatch: another run is writing to .* \(process {process.pid}\): .*\n", second.stderr
+        rf"ctxbatch: another run is writing to .* \(process {process.pid} on .*\): .*\n", second.stderr
     )
     _, errors = process.communicate()
     assert process.returncode == 0, errors
@@ -136,7 +112,7 @@ def test_a_worker_that_dies_is_replaced_and_its_shard_given_up_after_three_tries
     killed = set()
     while process.poll() is None:
         for folder in out.glob("shards/.000002.*.tmp"):
-            pid = int(folder.name.split(".")[2])
+            pid = int(folder.name.split(".")[-2])
             if pid not in killed:
                 killed.add(pid)
                 os.kill(pid, signal.SIGKILL)
