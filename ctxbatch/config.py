@@ -24,6 +24,7 @@ FormatName = Literal["txt", "jsonl", "csv", "tsv", "parquet", "arrow"]
 DecodeErrors = Literal["strict", "replace"]
 CompileChoice = Literal["auto", "on", "off"]
 AllLayers = Literal["all"]
+EngineName = Literal["local", "ray"]
 
 VECTOR_KINDS: tuple[VectorKind, ...] = get_args(VectorKind)
 DEFAULT_MODEL = "bert-base-uncased"
@@ -85,6 +86,8 @@ class RunConfig:
     dtype: StoredType = "float16"
     precision: Precision = "auto"
     compile: CompileChoice = "auto"
+    engine: EngineName = "local"
+    address: str | None = None
     devices: tuple[str, ...] | None = None
     workers: int | None = None
     shard_size: int | None = None
@@ -102,6 +105,7 @@ class RunConfig:
         _check_choice("--dtype", self.dtype, get_args(StoredType))
         _check_choice("--precision", self.precision, get_args(Precision))
         _check_choice("--compile", self.compile, get_args(CompileChoice))
+        self._check_engine()
         self._check_devices()
         for option, value in (
             ("--limit", self.limit),
@@ -123,6 +127,20 @@ class RunConfig:
         self._check_selection()
         if self.split == "none" and self.lang is not None:
             raise InputError("--lang has no meaning with --split none: leave one of them out")
+
+    def _check_engine(self) -> None:
+        _check_choice("--engine", self.engine, get_args(EngineName))
+        if self.engine == "local":
+            if self.address is not None:
+                raise InputError("--address has no meaning with --engine local: leave it out, or take ray")
+            return
+        if self.devices is not None:
+            raise InputError(
+                "--devices has no meaning with --engine ray, which takes all GPUs of the cluster, or else all "
+                "CPUs: leave it out; --workers says how many"
+            )
+        if self.address is not None and not re.fullmatch(r"auto|ray://\S+:\d+|[^\s:/]+:\d+", self.address):
+            raise InputError(f"--address {self.address!r} must be auto, HOST:PORT or ray://HOST:PORT")
 
     def _check_devices(self) -> None:
         if self.devices is None:

@@ -1,4 +1,4 @@
-"""Worker processes on this machine: starting them, handing out shards, noticing deaths, retrying.
+"""Worker processes on this machine: starting them, giving them shards, noticing deaths.
 
 Decides where a shard runs, never what running it means.
 """
@@ -9,18 +9,15 @@ import queue
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ctxbatch import errors
-from ctxbatch.errors import CtxbatchError
+from ctxbatch.dispatch import TRIES, Dispatch
+from ctxbatch.errors import CtxbatchError, error_of_kind
 from ctxbatch.writer import remove_leftovers
 
-# Of a shard whose worker dies, and of starting a worker.
-_TRIES = 3
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 # What keeps a worker's memory flat, and makes nothing slower (both measured). oneDNN keeps the code it
 # makes for a shape for a thousand shapes, and batches have thousands of shapes. glibc moves its limit for
@@ -31,6 +28,8 @@ _MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
 }
+# What has to stand in a worker's environment when its process starts.
+ENVIRONMENT = {**dict.fromkeys(_THREADS, "1"), **_MEMORY, "TOKENIZERS_PARALLELISM": "false"}
 
 
 class WorkersFailedError(CtxbatchError):
@@ -102,45 +101,29 @@ class Pool:
         Raises:
             CtxbatchError: A worker met something that stops the whole run.
         """
-        pending = deque(shards)
-        open_shards = set(pending)
-        failures: dict[int, int] = {}
-        given_up: list[int] = []
-        for device in self._devices[: len(pending)]:
+        dispatch = Dispatch(shards)
+        for device in self._devices[: len(dispatch)]:
             self._start(device)
-        while open_shards:
-            self._hand_out(pending, failures)
+        while dispatch:
+            self._hand_out(dispatch)
             try:
                 worker, message = self._inbox.get(timeout=1.0)
             except queue.Empty:
                 on_message({"say": "tick"})
                 continue
             if message is None:
-                for shard in self._bury(worker):
-                    failures[shard] = failures.get(shard, 0) + 1
-                    if failures[shard] >= _TRIES:
-                        open_shards.discard(shard)
-                        given_up.append(shard)
-                        on_message({"say": "given up", "shard": shard})
-                    else:
-                        pending.append(shard)
-                        on_message({"say": "retry", "shard": shard})
-                if open_shards:
+                for what_follows in dispatch.lost(self._bury(worker)):
+                    on_message(what_follows)
+                if dispatch:
                     self._start(worker.device)
                 continue
             self._take(worker, message)
             if message["say"] == "committed":
-                open_shards.discard(message["shard"])
+                dispatch.committed(message["shard"])
             on_message(message)
-        return sorted(given_up)
+        return dispatch.given_up
 
     def _start(self, device: str) -> None:
-        environment = {
-            **os.environ,
-            **dict.fromkeys(_THREADS, "1"),
-            **_MEMORY,
-            "TOKENIZERS_PARALLELISM": "false",
-        }
         process = subprocess.Popen(
             # -P: the folder that the user stands in is no place to import from.
             [sys.executable, "-P", "-m", "ctxbatch.worker", str(self._out), device],
@@ -148,7 +131,7 @@ class Pool:
             stdout=subprocess.PIPE,
             stderr=self._log,
             pass_fds=[self._lock],
-            env=environment,
+            env={**os.environ, **ENVIRONMENT},
             text=True,
         )
         worker = _Worker(process, device)
@@ -166,8 +149,7 @@ class Pool:
 
     def _take(self, worker: _Worker, message: dict[str, Any]) -> None:
         if message["say"] == "error":
-            kind = getattr(errors, message["kind"], CtxbatchError)
-            raise kind(message["message"])
+            raise error_of_kind(message["kind"], message["message"])
         if message["say"] == "loaded":
             worker.loaded = True
             self._failed_starts = 0
@@ -176,18 +158,10 @@ class Pool:
         elif message["say"] == "committed":
             worker.shards.remove(message["shard"])
 
-    def _hand_out(self, pending: "deque[int]", failures: dict[int, int]) -> None:
-        """Give waiting workers their next shard; one that has failed before runs alone in its worker.
-
-        A worker reads its next shard while it finishes the last, so a death can cost two. Alone, a shard
-        that kills its worker takes no other down with it.
-        """
+    def _hand_out(self, dispatch: Dispatch) -> None:
         for worker in self._workers:
-            if not worker.waiting or not pending or any(shard in failures for shard in worker.shards):
+            if not worker.waiting or (shard := dispatch.next(worker.shards)) is None:
                 continue
-            if pending[0] in failures and worker.shards:
-                continue
-            shard = pending.popleft()
             worker.waiting = False
             worker.shards.append(shard)
             worker.send(shard)
@@ -202,7 +176,7 @@ class Pool:
             code = worker.process.wait()
         remove_leftovers(self._out, worker.process.pid)
         self._failed_starts += not worker.loaded
-        if self._failed_starts >= _TRIES:
+        if self._failed_starts >= TRIES:
             raise WorkersFailedError(
                 f"workers on {worker.device} end with status {code} before they are ready: "
                 f"see the end of {self._log.name}"

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from ctxbatch import index, indexing
-from ctxbatch.compiling import CompilingError, make_program
+from ctxbatch.compiling import CompilingError
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.corpus import ShardSpec, corpus_bytes, examine, plan, resolve_reading
+from ctxbatch.engines import Engine, LocalEngine, open_engine
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.forecast import Estimate, check_room, estimate, remember_rate
 from ctxbatch.layout import LOG, MANIFEST, Manifest, as_resource_error, check_folder, locked
-from ctxbatch.pool import Pool
 from ctxbatch.progress import ProgressBar
 from ctxbatch.readers import Reader, place
 from ctxbatch.rejecting import RejectWatch
@@ -65,36 +65,45 @@ def run(
     if not (out / MANIFEST).exists():
         sources = examine(sources, reading, config)
     # torch comes last: mistakes above are told at once
-    from ctxbatch.devices import choose_devices, choose_workers
-    from ctxbatch.resolving import resolve
+    with open_engine(config) as engine:
+        resolved = engine.resolve(config, corpus_bytes(sources, reading.limit))
+        with _writing_to(out) as (lock, log_file):
+            _tell_left_out(left_out)
+            if not (out / MANIFEST).exists():
+                _check_words(resolved)
+                resolved = _begin(out, config, resolved, reading, sources, engine)
+            manifest = _open_manifest(out, config, resolved, reading, sources)
+            return _finish(out, config, manifest, engine, lock, log_file, quiet)
 
-    devices = choose_devices(config.devices)
-    resolved = resolve(config, devices[0], corpus_bytes(sources, reading.limit))
-    with _writing_to(out) as (lock, log_file):
-        _tell_left_out(left_out)
-        if not (out / MANIFEST).exists():
-            _check_words(resolved)
-            resolved = _begin(out, config, resolved, reading, sources, devices)
-        manifest = _open_manifest(out, config, resolved, reading, sources)
-        remove_leftovers(out)
-        workers = choose_workers(config.workers, devices)
-        before = committed_shards(out, manifest)
-        if not config.force:
-            _check_room_for_rest(out, manifest, before)
-        todo = [spec for spec in manifest.shards if spec.shard not in before]
-        if before and todo:
-            log.info("resuming: %d of %d shards are done", len(before), len(manifest.shards))
-        watch = RejectWatch(out, config.max_rejects, before)
-        given_up = _work(out, manifest, todo, workers, lock, log_file, quiet, watch.on_message)
-        watch.check(finished=True)
-        wanted = config.index and not given_up
-        report = _index(Store(out), quiet=quiet) if wanted else None
-        store = Store(out)
-        result = RunReport(out, totals(store), len(store.commits) - len(before), tuple(given_up), report)
-        _warn_of_mixture(result.totals)
-        if not before:
-            remember_rate(result.totals, resolved)
-        log.debug("finished: %s", dict(result.totals))
+
+def _finish(
+    out: Path,
+    config: RunConfig,
+    manifest: Manifest,
+    engine: Engine,
+    lock: int,
+    log_file: IO[str],
+    quiet: bool,
+) -> RunReport:
+    """Run the shards that are missing, and build the index."""
+    remove_leftovers(out)
+    before = committed_shards(out, manifest)
+    if not config.force:
+        _check_room_for_rest(out, manifest, before)
+    todo = [spec for spec in manifest.shards if spec.shard not in before]
+    if before and todo:
+        log.info("resuming: %d of %d shards are done", len(before), len(manifest.shards))
+    watch = RejectWatch(out, config.max_rejects, before)
+    given_up = _work(out, manifest, todo, engine, lock, log_file, quiet, watch.on_message)
+    watch.check(finished=True)
+    wanted = config.index and not given_up
+    report = _index(Store(out), quiet=quiet) if wanted else None
+    store = Store(out)
+    result = RunReport(out, totals(store), len(store.commits) - len(before), tuple(given_up), report)
+    _warn_of_mixture(result.totals)
+    if not before and engine.devices:
+        remember_rate(result.totals, manifest.config)
+    log.debug("finished: %s", dict(result.totals))
     return result
 
 
@@ -105,14 +114,11 @@ def make_estimate(
     config, out = config or RunConfig(), Path(out)
     sources, left_out, reading = _look_at(inputs, out, config)
     sources = examine(sources, reading, config)
-    from ctxbatch.devices import choose_devices, describe_device
-    from ctxbatch.resolving import resolve
-
     _tell_left_out(left_out)
-    devices = choose_devices(config.devices)
-    resolved = resolve(config, devices[0], corpus_bytes(sources, reading.limit))
-    _check_words(resolved)
-    found = estimate(sources, reading, resolved, out, [describe_device(device) for device in devices])
+    with open_engine(config) as engine:
+        resolved = engine.resolve(config, corpus_bytes(sources, reading.limit))
+        _check_words(resolved)
+        found = estimate(sources, reading, resolved, out, engine.devices)
     if found.rejected == found.records and found.first_reject is not None:
         raise InputError(f"nothing can be read: {found.first_reject}")
     return found
@@ -168,8 +174,7 @@ def repair(out: str | Path, *, quiet: bool = True) -> RepairReport:
     """
     out = Path(out)
     manifest = Manifest.read(out)
-    from ctxbatch.devices import choose_devices, choose_workers
-
+    engine = LocalEngine(RunConfig())
     with _writing_to(out) as (lock, log_file):
         found = list(find_damage(out))
         for damage in found:
@@ -177,8 +182,7 @@ def repair(out: str | Path, *, quiet: bool = True) -> RepairReport:
         remove_leftovers(out)
         intact = committed_shards(out, manifest).keys() - {damage.shard for damage in found}
         todo = [spec for spec in manifest.shards if spec.shard not in intact]
-        workers = choose_workers(None, choose_devices(None))
-        if given_up := _work(out, manifest, todo, workers, lock, log_file, quiet, lambda _: None):
+        if given_up := _work(out, manifest, todo, engine, lock, log_file, quiet, lambda _: None):
             raise StoreError(f"shards {given_up} of {out} cannot be made: see {out / LOG}")
         store = Store(out)
         damaged = [path.stem for path in index.index_files(out) if list(index.check_index(path, manifest))]
@@ -226,7 +230,7 @@ def _work(
     out: Path,
     manifest: Manifest,
     todo: Sequence[ShardSpec],
-    devices: Sequence[str],
+    engine: Engine,
     lock: int,
     log_file: IO[str],
     quiet: bool,
@@ -235,8 +239,7 @@ def _work(
     """Run shards, telling ``listen`` what workers say; returns those given up."""
     if not todo:
         return []
-    if manifest.config.compiled and devices[0] == "cpu":
-        make_program(manifest.config)
+    engine.make_program(manifest.config)
     bar = ProgressBar(sum(spec.size for spec in todo), quiet)
 
     def on_message(message: dict[str, Any]) -> None:
@@ -244,8 +247,8 @@ def _work(
         listen(message)
 
     try:
-        with Pool(out, devices, lock, log_file) as pool:
-            return pool.run([spec.shard for spec in todo], on_message)
+        with engine.workers(out, lock, log_file) as workers:
+            return workers.run([spec.shard for spec in todo], on_message)
     finally:
         bar.close()
 
@@ -259,19 +262,14 @@ def _begin(
     resolved: ResolvedConfig,
     reading: Reading,
     sources: Sequence[Source],
-    devices: Sequence[str],
+    engine: Engine,
 ) -> ResolvedConfig:
     """Make sure that a new run can go through: room on the disk, and a model that compiles or need not."""
-    from ctxbatch.devices import describe_device
-
     if not config.force:
-        names = [describe_device(device) for device in devices]
-        expected = estimate(sources, reading, resolved, out, names)
+        expected = estimate(sources, reading, resolved, out, engine.devices)
         check_room(out, expected.bytes_on_disk + expected.bytes_of_index)
-    if not resolved.compiled:
-        return resolved
     try:
-        make_program(resolved)
+        engine.make_program(resolved)
     except CompilingError as error:
         if config.compile == "on":
             raise CompilingError(f"{error}; mend the compiler or take --compile off") from error
