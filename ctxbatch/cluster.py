@@ -6,8 +6,8 @@ Owns how a cluster is found, what kind of devices it works with, and that Ray sa
 import contextlib
 import functools
 import logging
-import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as NotYet
@@ -37,22 +37,17 @@ def connected(config: RunConfig) -> Iterator["RayEngine"]:
         InputError: There is no such cluster, or Ray is not installed.
     """
     ray = _import_ray()
-    address = config.address or "auto"
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS") or "auto"
-    if address == "local":
-        raise InputError(
-            "RAY_ADDRESS is local, which is no cluster: name the cluster with --address HOST:PORT"
-        )
     if ray.is_initialized():
         raise InputError("this process is connected to Ray already: call ray.shutdown() before a run")
+    asked = config.address or "auto"
     with _own_signals():
         try:
+            address = _find(ray, asked)
             ray.init(address, namespace="ctxbatch", log_to_driver=False, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             said = " ".join(str(error).split()).split(". ")[0].rstrip(".")
             raise InputError(
-                f"--address {address}: no Ray cluster can be joined ({said}): start one with `ray start "
+                f"--address {asked}: no Ray cluster can be joined ({said}): start one with `ray start "
                 "--head`, or name the head of another as HOST:PORT"
             ) from error
     try:
@@ -137,6 +132,16 @@ def as_own_error(error: BaseException) -> CtxbatchError:
     )
 
 
+def _find(ray: Any, asked: str) -> str:  # noqa: ANN401 (a module)
+    """The address of a cluster that answers; ray.init would try for minutes, or start one of its own."""
+    found: str | None = ray._private.services.canonicalize_bootstrap_address(asked)
+    if found is None:
+        raise ValueError("RAY_ADDRESS is local")
+    host, port = found.rsplit(":", 1)
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_SILENT_SECONDS).close()
+    return found
+
+
 def _import_ray() -> Any:  # noqa: ANN401 (a module that need not be there)
     try:
         import ray
@@ -174,7 +179,8 @@ def _silence(ray: ModuleType) -> None:
     ray_log.addHandler(_ToOwnLog())
 
     def to_own_log(data: dict[str, Any], *_: object, **__: object) -> None:
-        log.debug("Ray says: %s", data["lines"][0].splitlines()[0])
+        if lines := "\n".join(data["lines"]).strip().splitlines():
+            log.debug("Ray says: %s", lines[0])
 
     # It prints deaths of nodes, dozens of lines each, to standard output, and has no option for it.
     ray._private.worker.print_worker_logs = to_own_log

@@ -6,13 +6,12 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from conftest import command
 from models import TEXT
+from processes import committed, start, wait_for
 from stores import arrow_digests, make_store
 
 import ctxbatch
@@ -45,29 +44,6 @@ def reference(arguments, cli, tmp_path_factory):
     result = cli(*arguments(out, "--workers", "2"))
     assert result.returncode == 0, result.stderr
     return out
-
-
-def start(*arguments):
-    return subprocess.Popen(
-        command(*arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A shell's background job ignores SIGINT and would pass that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def wait_for(condition, process):
-    """Poll until something holds; a run that ends before is a failure of the test's premise."""
-    while not condition():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-
-
-def committed(out):
-    return len(list(out.glob("shards/[0-9]*/shard.json")))
 
 
 def test_killed_runs_finish_with_the_bytes_of_an_undisturbed_one(arguments, reference, tmp_path, cli):
