@@ -28,7 +28,7 @@ from ctxbatch.writer import COMMIT, remove_leftovers, shard_folder
 log = logging.getLogger("ctxbatch")
 # How often nodes that have joined are looked for, and how long a place is waited for in silence.
 _LOOK_SECONDS = 3.0
-_SILENT_SECONDS = 20.0
+_SILENT_SECONDS = 10.0
 _SILENT_AGAIN_SECONDS = 600.0
 # Where workers die before they are ready, and others do not, no more are started for so long.
 _PAUSE_SECONDS = 60.0
@@ -162,16 +162,23 @@ class RayPool:
         ray.kill(worker.actor)
         self._look_at = 0.0
         if not worker.loaded:
-            self._failed_starts += 1
-            if self._failed_starts >= TRIES:
-                if not any(each.loaded for each in self._workers):
-                    raise as_own_error(error)
-                self._start_at = time.monotonic() + _PAUSE_SECONDS
+            self._count_failed_start(worker, error)
         specs = tuple(self._manifest.shards[shard] for shard in worker.shards)
         commits = committed_shards(self._out, replace(self._manifest, shards=specs))
         for shard, commit in commits.items():
             yield {"say": "committed", "shard": shard, "counts": commit["counts"]}
         yield from dispatch.lost(shard for shard in worker.shards if shard not in commits)
+
+    def _count_failed_start(self, worker: _Worker, error: BaseException) -> None:
+        """Stop where no worker can be started; but a node that dies first says nothing of its worker."""
+        if worker.host is None and not getattr(error, "actor_init_failed", True):
+            return
+        self._failed_starts += 1
+        if self._failed_starts < TRIES:
+            return
+        if not any(each.loaded for each in self._workers):
+            raise as_own_error(error)
+        self._start_at = time.monotonic() + _PAUSE_SECONDS
 
     def _hand_out(self, dispatch: Dispatch) -> None:
         for worker in self._workers:

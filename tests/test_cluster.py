@@ -19,7 +19,7 @@ from ctxbatch import InputError, RunConfig
 from ctxbatch.dispatch import Dispatch
 from ctxbatch.layout import is_locked
 
-N_LINES = 16_000
+N_LINES = 8_000
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def local(tiny, tmp_path_factory):
     corpus.write_text("".join(f"{n}: {lines[n % len(lines)]}\n" for n in range(N_LINES)), encoding="utf-8")
 
     def build(out, *more):
-        return ["run", corpus, "-o", out, "--model", tiny(), "--shard-size", "20000", "--no-index", *more]
+        return ["run", corpus, "-o", out, "--model", tiny(), "--shard-size", "10000", "--no-index", *more]
 
     return build
 
@@ -68,20 +68,29 @@ def commits_in_log(out):
 
 
 def test_nodes_die_and_join_and_the_bytes_are_those_of_a_local_run(ray, cluster, reference, tmp_path):
-    """The small version of scripts/prove_ray.py: five nodes die at random moments."""
+    """The small version of scripts/prove_ray.py: five nodes die at random moments, then both at once."""
     out, chance = tmp_path / "out", random.Random(4)
+
+    def kill(node):
+        cluster.remove_node(node, allow_graceful=False)
+
     process = start(*ray(out))
     for _ in range(5):
-        goal = committed(out) + chance.randint(4, 8)
+        goal = committed(out) + chance.randint(1, 6)
         wait_for(lambda goal=goal: committed(out) >= goal, process)
-        time.sleep(chance.uniform(0, 1))
-        victim = chance.choice(sorted(cluster.worker_nodes, key=lambda node: node.unique_id))
-        cluster.remove_node(victim, allow_graceful=False)
+        time.sleep(chance.uniform(0, 0.5))
+        kill(chance.choice(sorted(cluster.worker_nodes, key=lambda node: node.unique_id)))
         cluster.add_node(num_cpus=1)
-        assert process.poll() is None, "the run is over before the last node dies"
+    for node in list(cluster.worker_nodes):
+        kill(node)
+    assert process.poll() is None, "the run is over before the last node dies"
+    wait_for(lambda: "waiting for the cluster" in (out / "run.log").read_text(), process)
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "it is run again" in errors
+    assert re.search(r"waiting for the cluster: 0 of its \d CPUs are free", errors)
     assert "raylet" not in errors.lower()
     assert arrow_digests(out) == arrow_digests(reference)
     assert set(commits_in_log(out).values()) == {1}
@@ -89,55 +98,31 @@ def test_nodes_die_and_join_and_the_bytes_are_those_of_a_local_run(ray, cluster,
     assert not list(out.glob("shards/.*"))
 
 
-def test_a_killed_driver_leaves_a_store_that_both_engines_finish(ray, local, reference, tmp_path, cli):
+def test_a_driver_may_end_in_any_way_and_both_engines_go_on(ray, local, reference, tmp_path, cli):
     out = tmp_path / "out"
-    for _ in range(2):
+    before = {}
+    for signum, status in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
         goal = committed(out) + 3
         process = start(*ray(out))
         wait_for(lambda goal=goal: committed(out) >= goal, process)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-    before = {path: path.stat().st_mtime_ns for path in out.glob("shards/[0-9]*/shard.json")}
+        os.kill(process.pid, signum)
+        _, errors = process.communicate()
+        assert process.returncode == status, errors
+        if signum != signal.SIGKILL:
+            stopped = f"ctxbatch: stopped by {signum.name}; what is committed is kept"
+            assert errors.splitlines()[-1].startswith(stopped)
+            assert "Traceback" not in errors
+            assert not list(out.glob("shards/.*"))
+        assert not is_locked(out)
+        time.sleep(1)  # Ray's own time to end the actors of a driver that was killed
+        now = {path: path.stat().st_mtime_ns for path in out.glob("shards/[0-9]*/shard.json")}
+        assert before.items() <= now.items()
+        before = now
     result = cli(*local(out, "--workers", "2"))
     assert result.returncode == 0, result.stderr
-    assert re.search(r"resuming: \d+ of", result.stderr)
+    assert f"resuming: {len(before)} of" in result.stderr
     assert arrow_digests(out) == arrow_digests(reference)
-    assert all(path.stat().st_mtime_ns == time for path, time in before.items())  # nothing done twice
-    assert not list(out.glob("shards/.*"))
-
-
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_actors_and_leaves_a_resumable_store(signum, status, ray, tmp_path):
-    out = tmp_path / "out"
-    process = start(*ray(out))
-    wait_for(lambda: committed(out) >= 1, process)
-    os.killpg(process.pid, signum)
-    _, errors = process.communicate()
-    assert process.returncode == status, errors
-    assert errors.splitlines()[-1].startswith(
-        f"ctxbatch: stopped by {signum.name}; what is committed is kept"
-    )
-    assert "Traceback" not in errors
-    assert not is_locked(out)
-    done = committed(out)
-    time.sleep(1)
-    assert committed(out) == done
-    assert not list(out.glob("shards/.*"))
-
-
-def test_a_run_waits_for_nodes_and_says_so(ray, cluster, reference, tmp_path):
-    out = tmp_path / "out"
-    process = start(*ray(out))
-    wait_for(lambda: committed(out) >= 1, process)
-    for node in list(cluster.worker_nodes):
-        cluster.remove_node(node, allow_graceful=False)
-    wait_for(lambda: "waiting for the cluster" in (out / "run.log").read_text(), process)
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert re.search(r"waiting for the cluster: 0 of its \d CPUs are free", errors)
-    assert arrow_digests(out) == arrow_digests(reference)
+    assert set(commits_in_log(out).values()) == {1}
 
 
 def test_mistakes_are_told_in_one_line(local, ray, tmp_path, cli):
@@ -179,8 +164,9 @@ def in_a_process(code, *arguments):
 def test_a_worker_that_does_not_see_the_store_says_what_is_needed(tmp_path):
     code = """
 worker = rayworker.RayWorker(rayworker.Path(sys.argv[1]) / "out", sys.argv[1], "cpu")
-while not any(message["say"] == "error" for message in (news := worker.news())):
-    pass
+news = []
+while not news or news[-1]["say"] != "error":
+    news += worker.news()
 print(news[-1]["message"])
 """
     result = in_a_process(code, tmp_path)
