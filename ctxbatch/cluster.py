@@ -44,7 +44,7 @@ def connected(config: RunConfig) -> Iterator["RayEngine"]:
         try:
             address = _find(ray, asked)
             ray.init(address, namespace="ctxbatch", log_to_driver=False, configure_logging=False)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ImportError) as error:
             said = " ".join(str(error).split()).split(". ")[0].rstrip(".")
             raise InputError(
                 f"--address {asked}: no Ray cluster can be joined ({said}): start one with `ray start "
@@ -134,11 +134,13 @@ def as_own_error(error: BaseException) -> CtxbatchError:
 
 def _find(ray: Any, asked: str) -> str:  # noqa: ANN401 (a module)
     """The address of a cluster that answers; ray.init would try for minutes, or start one of its own."""
-    found: str | None = ray._private.services.canonicalize_bootstrap_address(asked)
-    if found is None:
+    services = ray._private.services
+    found: str | None = services.get_ray_address_from_environment(asked, None)
+    if found in (None, "local"):
         raise ValueError("RAY_ADDRESS is local")
-    host, port = found.rsplit(":", 1)
-    socket.create_connection((host.strip("[]"), int(port)), timeout=_SILENT_SECONDS).close()
+    if not found.startswith("ray://"):
+        host, port = found.rsplit(":", 1)
+        socket.create_connection((host, int(port)), timeout=_SILENT_SECONDS).close()
     return found
 
 

@@ -139,8 +139,8 @@ class RunConfig:
                 "--devices has no meaning with --engine ray, which takes all GPUs of the cluster or all "
                 "its CPUs: leave it out; --workers says how many"
             )
-        if self.address is not None and not re.fullmatch(r"auto|[^\s:/]+:\d+", self.address):
-            raise InputError(f"--address {self.address!r} must be auto or HOST:PORT")
+        if self.address is not None and not re.fullmatch(r"auto|(ray://)?[^\s:/]+:\d+", self.address):
+            raise InputError(f"--address {self.address!r} must be auto, HOST:PORT or ray://HOST:PORT")
 
     def _check_devices(self) -> None:
         if self.devices is None:

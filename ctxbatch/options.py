@@ -183,8 +183,9 @@ def run_options(
     address: Annotated[
         str | None,
         Option(
-            metavar="auto|HOST:PORT",
-            help="The Ray cluster: the one that this machine is part of, or its head. [default: auto]",
+            metavar="auto|[ray://]HOST:PORT",
+            help="The Ray cluster: the one that this machine is part of, its head, or its head's server of "
+            "Ray Client. [default: auto]",
         ),
     ] = None,
     devices: Annotated[

@@ -2,10 +2,11 @@
 
     python scripts/prove_ray.py CORPUS --model NAME [--kills 5] [--shard-size 100kb] [--work FOLDER]
 
-Starts a cluster of two nodes with a CPU each on this machine (and a head that only leads them), and runs three
-times: locally with two workers, on the cluster undisturbed, and on the cluster while a node is killed with
-SIGKILL again and again, and another one joins after a while. Compares the checksums of all Arrow files, and tokens
-per second after start-up. Prints a line per event, and JSON at the end; exit status 1 if anything differs.
+Starts a cluster of two nodes with a CPU each on this machine (and a head that only leads them), and runs
+three times: locally with two workers, on the cluster undisturbed, and on the cluster while a node is killed
+with SIGKILL again and again, and another one joins after a while. Compares the checksums of all Arrow files,
+and tokens per second after start-up. Prints a line per event, and JSON at the end; exit status 1 if anything
+differs.
 """
 
 import argparse
@@ -66,19 +67,19 @@ def main() -> int:
 def disturb(process: subprocess.Popen, cluster: Cluster, out: Path, options: argparse.Namespace) -> int:
     """Kill a node and add another, again and again; returns how often it was done before the run ended."""
     chance = random.Random(options.seed)
-    n_files = 0
+    before = 0
     for kill in range(options.kills):
-        while len(digests(out)) <= n_files:  # once something was committed since the last kill
+        while n_committed(out) <= before:  # once something was committed since the last kill
             if process.poll() is not None:
                 return kill
             time.sleep(0.2)
         time.sleep(chance.uniform(0, options.pause))
         if process.poll() is not None:
             return kill
-        n_files = len(digests(out))
+        before = n_committed(out)
         nodes = sorted(cluster.worker_nodes, key=lambda node: node.unique_id)
         cluster.remove_node(chance.choice(nodes), allow_graceful=False)
-        print(f"killed a node, {n_files} files there", flush=True)
+        print(f"killed a node, {before} shards there", flush=True)
         time.sleep(chance.uniform(0, options.pause / 2))
         cluster.add_node(num_cpus=1)
     return options.kills
@@ -111,6 +112,11 @@ def command(options: argparse.Namespace, out: Path) -> list[str]:
         "--no-index",
     ]
     return [*run, "--model", options.model, "--shard-size", options.shard_size, "--compile", "off"]
+
+
+def n_committed(out: Path) -> int:
+    """How many shards there are."""
+    return len(list(out.glob("shards/[0-9]*/shard.json")))
 
 
 def rate(out: Path) -> float:

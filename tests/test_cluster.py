@@ -4,6 +4,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,12 +21,16 @@ from ctxbatch.dispatch import Dispatch
 from ctxbatch.layout import is_locked
 
 N_LINES = 8_000
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    CLIENT_PORT = probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes with a CPU each, and a head that only leads them."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": CLIENT_PORT}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     yield cluster
@@ -49,8 +54,8 @@ def local(tiny, tmp_path_factory):
 def ray(local, cluster):
     """The arguments of the same run on the cluster."""
 
-    def build(out, *more):
-        return local(out, "--engine", "ray", "--address", cluster.address, *more)
+    def build(out, *more, address=None):
+        return local(out, "--engine", "ray", "--address", address or cluster.address, *more)
 
     return build
 
@@ -101,9 +106,10 @@ def test_nodes_die_and_join_and_the_bytes_are_those_of_a_local_run(ray, cluster,
 def test_a_driver_may_end_in_any_way_and_both_engines_go_on(ray, local, reference, tmp_path, cli):
     out = tmp_path / "out"
     before = {}
-    for signum, status in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
+    by_client = f"ray://127.0.0.1:{CLIENT_PORT}"
+    for signum, status, address in ((signal.SIGKILL, -9, None), (signal.SIGTERM, 143, by_client)):
         goal = committed(out) + 3
-        process = start(*ray(out))
+        process = start(*ray(out, address=address))
         wait_for(lambda goal=goal: committed(out) >= goal, process)
         os.kill(process.pid, signum)
         _, errors = process.communicate()
@@ -145,7 +151,7 @@ def test_mistakes_are_told_in_one_line(local, ray, tmp_path, cli):
         ({"engine": "dask"}, "--engine 'dask' is not one of local, ray"),
         ({"address": "auto"}, "--address has no meaning with --engine local"),
         ({"engine": "ray", "devices": ("cpu",)}, "--devices has no meaning with --engine ray"),
-        ({"engine": "ray", "address": "somewhere"}, "--address 'somewhere' must be auto or HOST:PORT"),
+        ({"engine": "ray", "address": "somewhere"}, "--address 'somewhere' must be auto, HOST:PORT or ray:"),
     ],
 )
 def test_options_without_a_meaning_are_refused(options, message):
