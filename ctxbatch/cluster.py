@@ -134,9 +134,10 @@ def as_own_error(error: BaseException) -> CtxbatchError:
 
 def _find(ray: Any, asked: str) -> str:  # noqa: ANN401 (a module)
     """The address of a cluster that answers; ray.init would try for minutes, or start one of its own."""
-    services = ray._private.services
-    found: str | None = services.get_ray_address_from_environment(asked, None)
-    if found in (None, "local"):
+    found: str | None = asked
+    if asked == "auto":
+        found = ray._private.services.get_ray_address_from_environment(asked, None)
+    if found is None or found == "local":
         raise ValueError("RAY_ADDRESS is local")
     if not found.startswith("ray://"):
         host, port = found.rsplit(":", 1)

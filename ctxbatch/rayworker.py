@@ -38,7 +38,7 @@ class RayWorker:
     def __init__(self, out: Path, folder: str, device: str) -> None:
         self._jobs: queue.Queue[int] = queue.Queue()
         self._outbox: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._asked = time.monotonic()
+        self._seconds_alone = 0.0
         self._host = socket.gethostname()
         self._say("placed", host=self._host)
         stand_in(folder)
@@ -56,13 +56,14 @@ class RayWorker:
             found.append(self._outbox.get(timeout=_NEWS_SECONDS))
             while True:
                 found.append(self._outbox.get_nowait())
-        self._asked = time.monotonic()
+        self._seconds_alone = 0.0
         return found
 
     def _end_when_alone(self) -> None:
         """End with the driver also where Ray does not see that it is gone, or cannot reach this machine."""
-        while time.monotonic() - self._asked < _ALONE_SECONDS:
+        while self._seconds_alone < _ALONE_SECONDS:
             time.sleep(1.0)
+            self._seconds_alone += 1.0  # not by the clock: a machine that was asleep was not alone
         os._exit(1)
 
     def _work(self, out: Path, device: str) -> None:
