@@ -6,7 +6,9 @@ minute and happens in a process of its own: ``python -m ctxbatch.compiling PROGR
 configuration from standard input.
 """
 
+import contextlib
 import ctypes
+import fcntl
 import hashlib
 import json
 import logging
@@ -16,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,14 +148,25 @@ def make_program(config: ResolvedConfig) -> Path:
             os.utime(program)  # the ones used least recently are removed first
         else:
             log.info("compiling %s for this CPU: takes about a minute, once", config.model)
-            _make(config, program)
+            with _one_at_a_time(program.parent):
+                if not program.exists():
+                    _make(config, program)
     except OSError as error:
         raise CompilingError(f"{program.parent} cannot be written to: {error.strerror}") from error
     return program
 
 
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let others wait for the program that is being made, such as the other actors of a node."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        with contextlib.suppress(OSError):  # a file system without locks: it is made twice
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _make(config: ResolvedConfig, program: Path) -> None:
-    program.parent.mkdir(parents=True, exist_ok=True)
     beside = program.with_name(f".{program.stem}.{process_name(os.getpid())}.so")
     with tempfile.TemporaryDirectory(prefix="ctxbatch-") as scratch:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": scratch, "OMP_NUM_THREADS": "1"}

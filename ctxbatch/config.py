@@ -24,6 +24,7 @@ FormatName = Literal["txt", "jsonl", "csv", "tsv", "parquet", "arrow"]
 DecodeErrors = Literal["strict", "replace"]
 CompileChoice = Literal["auto", "on", "off"]
 AllLayers = Literal["all"]
+EngineName = Literal["local", "ray"]
 
 VECTOR_KINDS: tuple[VectorKind, ...] = get_args(VectorKind)
 DEFAULT_MODEL = "bert-base-uncased"
@@ -86,6 +87,8 @@ class RunConfig:
     dtype: StoredType = "float16"
     precision: Precision = "auto"
     compile: CompileChoice = "auto"
+    engine: EngineName = "local"
+    address: str | None = None
     devices: tuple[str, ...] | None = None
     workers: int | None = None
     shard_range: tuple[int, int] | None = None
@@ -104,6 +107,7 @@ class RunConfig:
         _check_choice("--dtype", self.dtype, get_args(StoredType))
         _check_choice("--precision", self.precision, get_args(Precision))
         _check_choice("--compile", self.compile, get_args(CompileChoice))
+        self._check_engine()
         self._check_devices()
         if self.shard_range is not None and not 1 <= self.shard_range[0] <= self.shard_range[1]:
             number, of = self.shard_range
@@ -128,6 +132,22 @@ class RunConfig:
         self._check_selection()
         if self.split == "none" and self.lang is not None:
             raise InputError("--lang has no meaning with --split none: leave one of them out")
+
+    def _check_engine(self) -> None:
+        _check_choice("--engine", self.engine, get_args(EngineName))
+        if self.engine == "local":
+            if self.address is not None:
+                raise InputError("--address has no meaning with --engine local: leave it out, or take ray")
+            return
+        if self.devices is not None:
+            raise InputError(
+                "--devices has no meaning with --engine ray, which takes all GPUs of the cluster or all "
+                "its CPUs: leave it out; --workers says how many"
+            )
+        if self.shard_range is not None:
+            raise InputError("--shard-range has no meaning with --engine ray, which divides the work itself")
+        if self.address is not None and not re.fullmatch(r"auto|(ray://)?[^\s:/]+:\d+", self.address):
+            raise InputError(f"--address {self.address!r} must be auto, HOST:PORT or ray://HOST:PORT")
 
     def _check_devices(self) -> None:
         if self.devices is None:

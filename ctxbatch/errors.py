@@ -48,3 +48,9 @@ class Stopped(BaseException):
         import signal
 
         return 128 + (signal.SIGTERM if self.signum == signal.SIGHUP else self.signum)
+
+
+def error_of_kind(kind: str, message: str) -> CtxbatchError:
+    """The error that a worker met in another process, by the name of its class."""
+    kinds = {each.__name__: each for each in (InputError, StoreError, TooManyRejectsError, ResourceError)}
+    return kinds.get(kind, CtxbatchError)(message)

@@ -95,7 +95,7 @@ class Claims:
     """The shards that this process alone makes at this moment.
 
     The process that makes a shard holds its claim itself: a claim is free when, and only when, nobody is
-    left who could still write the shard.
+    left who could still write the shard. A context manager: all are free after it.
 
     Args:
         out: The store's folder, which this process or its coordinator holds.
@@ -103,6 +103,12 @@ class Claims:
 
     def __init__(self, out: Path) -> None:
         self._descriptor = os.open(out / LOCK, os.O_RDWR)
+
+    def __enter__(self) -> "Claims":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
 
     def take(self, shard: int) -> bool:
         """Claim a shard; false where another process has it."""

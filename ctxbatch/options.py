@@ -177,6 +177,17 @@ def run_options(
             help="Compile the model for this CPU, once and kept; auto does so where the corpus repays it.",
         ),
     ] = "auto",
+    engine: Annotated[
+        str, Option(metavar=_choices(config.EngineName), help="Work on this machine, or on a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        Option(
+            metavar="auto|[ray://]HOST:PORT",
+            help="The Ray cluster: the one that this machine is part of, its head, or its head's server of "
+            "Ray Client. [default: auto]",
+        ),
+    ] = None,
     devices: Annotated[
         str | None,
         Option(metavar="D[,D...]", help="cpu, or GPUs as cuda:0,cuda:1. [default: all GPUs, else cpu]"),
@@ -239,6 +250,8 @@ def run_options(
         "dtype": dtype,
         "precision": precision,
         "compile": compile,
+        "engine": engine,
+        "address": address,
         "devices": None if devices is None else tuple(devices.split(",")),
         "workers": _auto("--workers", workers),
         "shard_range": None if shard_range is None else _part("--shard-range", shard_range),

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from ctxbatch.corpus import ShardSpec
 
+# How long a shard that another process has claimed is waited for: a worker whose coordinator was killed is
+# gone by then.
+PATIENCE_SECONDS = 5.0
 _SHOWN_SHARDS = 20
 
 

@@ -1,32 +1,25 @@
-"""Worker processes on this machine: starting them, handing out shards, noticing deaths, retrying.
+"""Worker processes on this machine: starting them, giving them shards, noticing deaths.
 
 Decides where a shard runs, never what running it means.
 """
 
 import json
+import math
 import os
 import queue
 import subprocess
 import sys
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ctxbatch import errors
-from ctxbatch.errors import CtxbatchError
+from ctxbatch.dispatch import TRIES, Dispatch
+from ctxbatch.errors import CtxbatchError, error_of_kind
 from ctxbatch.layout import process_name
 from ctxbatch.writer import remove_leftovers
 
-# Of a shard whose worker dies, and of starting a worker.
-_TRIES = 3
-# A shard that another process has claimed is asked for again this often, when there is nothing else to do,
-# and left to it when it has had it for so long: a worker whose coordinator was killed is gone by then.
-_ASK_SECONDS = 1.0
-_LEAVE_SECONDS = 5.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 # What keeps a worker's memory flat, and makes nothing slower (both measured). oneDNN keeps the code it
 # makes for a shape for a thousand shapes, and batches have thousands of shapes. glibc moves its limit for
@@ -37,6 +30,8 @@ _MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
 }
+# What has to stand in a worker's environment when its process starts.
+ENVIRONMENT = {**dict.fromkeys(_THREADS, "1"), **_MEMORY, "TOKENIZERS_PARALLELISM": "false"}
 
 
 class WorkersFailedError(CtxbatchError):
@@ -53,52 +48,13 @@ class _Worker:
     waiting: bool = False
     shards: list[int] = field(default_factory=list)
 
-    def send(self, shard: int, anew: bool) -> None:
+    def send(self, job: dict[str, Any]) -> None:
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps({"shard": shard, "anew": anew}) + "\n")
+            self.process.stdin.write(json.dumps(job) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             pass  # it has died; its reader thread says so
-
-
-class _Shards:
-    """The shards of a run that are not done yet, and what has befallen them."""
-
-    def __init__(self, shards: Iterable[int], anew: Collection[int]) -> None:
-        self.pending = deque(shards)
-        self.open = set(self.pending)
-        self.anew = anew
-        self.failures: dict[int, int] = {}
-        self.given_up: list[int] = []
-        self._taken: deque[int] = deque()
-        self._taken_since: dict[int, float] = {}
-        self._asked = 0.0
-
-    def after_death(self, shard: int) -> str:
-        """Take back a shard whose worker has died; says whether it is to be run again."""
-        self.failures[shard] = self.failures.get(shard, 0) + 1
-        if self.failures[shard] < _TRIES:
-            self.pending.append(shard)
-            return "retry"
-        self.open.discard(shard)
-        self.given_up.append(shard)
-        return "given up"
-
-    def after_refusal(self, shard: int) -> str:
-        """Take back a shard that another process has claimed; says whether it is left to that one."""
-        now = time.monotonic()
-        if now - self._taken_since.setdefault(shard, now) < _LEAVE_SECONDS:
-            self._taken.append(shard)
-            return "taken"
-        self.open.discard(shard)
-        return "left"
-
-    def ask_again(self) -> None:
-        """Try what was claimed by others once more, now and then, where nothing else waits."""
-        now = time.monotonic()
-        if self._taken and not self.pending and now - self._asked >= _ASK_SECONDS:
-            self.pending, self._taken, self._asked = self._taken, deque(), now
 
 
 class Pool:
@@ -137,6 +93,7 @@ class Pool:
         shards: Iterable[int],
         on_message: Callable[[dict[str, Any]], None],
         anew: Collection[int] = (),
+        patience: float = math.inf,
     ) -> list[int]:
         """Run shards until each is committed, is left to others or has failed three times.
 
@@ -146,6 +103,7 @@ class Pool:
                 meanwhile), ``taken`` (claimed by another process at this moment), ``left`` (to that one),
                 ``retry`` and ``given up``; and, with ``say: tick``, at least once a second.
             anew: Those of them that are made although they are committed.
+            patience: Seconds after which a shard that another process has claimed is left to that one.
 
         Returns:
             The shards given up.
@@ -153,38 +111,27 @@ class Pool:
         Raises:
             CtxbatchError: A worker met something that stops the whole run.
         """
-        todo = _Shards(shards, anew)
-        for device in self._devices[: len(todo.open)]:
+        dispatch = Dispatch(shards, anew, patience)
+        for device in self._devices[: len(dispatch)]:
             self._start(device)
-        while todo.open:
-            todo.ask_again()
-            self._hand_out(todo)
+        while dispatch:
+            self._hand_out(dispatch)
             try:
                 worker, message = self._inbox.get(timeout=1.0)
             except queue.Empty:
                 on_message({"say": "tick"})
                 continue
             if message is None:
-                for shard in self._bury(worker):
-                    on_message({"say": todo.after_death(shard), "shard": shard})
-                if todo.open:
+                for what_follows in dispatch.lost(self._bury(worker)):
+                    on_message(what_follows)
+                if dispatch:
                     self._start(worker.device)
                 continue
             self._take(worker, message)
-            if message["say"] == "taken":
-                message["say"] = todo.after_refusal(message["shard"])
-            elif message["say"] in ("committed", "found"):
-                todo.open.discard(message["shard"])
-            on_message(message)
-        return sorted(todo.given_up)
+            on_message(dispatch.heard(message))
+        return dispatch.given_up
 
     def _start(self, device: str) -> None:
-        environment = {
-            **os.environ,
-            **dict.fromkeys(_THREADS, "1"),
-            **_MEMORY,
-            "TOKENIZERS_PARALLELISM": "false",
-        }
         process = subprocess.Popen(
             # -P: the folder that the user stands in is no place to import from.
             [sys.executable, "-P", "-m", "ctxbatch.worker", str(self._out), device],
@@ -192,7 +139,7 @@ class Pool:
             stdout=subprocess.PIPE,
             stderr=self._log,
             pass_fds=[self._lock],
-            env=environment,
+            env={**os.environ, **ENVIRONMENT},
             text=True,
         )
         worker = _Worker(process, device)
@@ -210,8 +157,7 @@ class Pool:
 
     def _take(self, worker: _Worker, message: dict[str, Any]) -> None:
         if message["say"] == "error":
-            kind = getattr(errors, message["kind"], CtxbatchError)
-            raise kind(message["message"])
+            raise error_of_kind(message["kind"], message["message"])
         if message["say"] == "loaded":
             worker.loaded = True
             self._failed_starts = 0
@@ -220,22 +166,13 @@ class Pool:
         elif message["say"] in ("committed", "found", "taken"):
             worker.shards.remove(message["shard"])
 
-    def _hand_out(self, todo: _Shards) -> None:
-        """Give waiting workers their next shard; one that has failed before runs alone in its worker.
-
-        A worker reads its next shard while it finishes the last, so a death can cost two. Alone, a shard
-        that kills its worker takes no other down with it.
-        """
-        pending, failures = todo.pending, todo.failures
+    def _hand_out(self, dispatch: Dispatch) -> None:
         for worker in self._workers:
-            if not worker.waiting or not pending or any(shard in failures for shard in worker.shards):
+            if not worker.waiting or (job := dispatch.next(worker.shards)) is None:
                 continue
-            if pending[0] in failures and worker.shards:
-                continue
-            shard = pending.popleft()
             worker.waiting = False
-            worker.shards.append(shard)
-            worker.send(shard, shard in todo.anew)
+            worker.shards.append(job["shard"])
+            worker.send(job)
 
     def _bury(self, worker: _Worker) -> list[int]:
         """Forget a worker that has died; returns the shards it leaves undone."""
@@ -247,7 +184,7 @@ class Pool:
             code = worker.process.wait()
         remove_leftovers(self._out, process_name(worker.process.pid))
         self._failed_starts += not worker.loaded
-        if self._failed_starts >= _TRIES:
+        if self._failed_starts >= TRIES:
             raise WorkersFailedError(
                 f"workers on {worker.device} end with status {code} before they are ready: "
                 f"see the end of {self._log.name}"

@@ -53,6 +53,8 @@ class ProgressBar:
             log.debug("shard %06d committed: %s rows", shard, f"{message['counts']['rows']:,}")
         elif say == "found":
             log.debug("shard %06d was committed by another process", shard)
+        elif say == "taken":
+            log.debug("shard %06d is being made by another process: it is asked for again", shard)
         elif say == "left":
             log.info("shard %06d is being made by another process: it is left to that one", shard)
         elif say == "retry":

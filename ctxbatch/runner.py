@@ -5,21 +5,22 @@ Owns the order of these steps. Everything under OUT is written by others.
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from ctxbatch import index, indexing
-from ctxbatch.compiling import CompilingError, make_program
+from ctxbatch.compiling import CompilingError
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.corpus import ShardSpec, corpus_bytes, examine, plan, resolve_reading
+from ctxbatch.engines import Engine, LocalEngine, open_engine
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.forecast import Estimate, check_room, estimate, remember_rate
 from ctxbatch.layout import MANIFEST, Manifest, as_resource_error, check_folder, log_path
 from ctxbatch.locking import locked, shared
-from ctxbatch.parts import PartReport, part_of
-from ctxbatch.pool import Pool
+from ctxbatch.parts import PATIENCE_SECONDS, PartReport, part_of
 from ctxbatch.progress import ProgressBar
 from ctxbatch.rejecting import RejectWatch
 from ctxbatch.resuming import check_options, check_sources
@@ -69,47 +70,50 @@ def run(
     if not (out / MANIFEST).exists():
         sources = examine(sources, reading, config)
     # torch comes last: mistakes above are told at once
-    from ctxbatch.devices import choose_devices, choose_workers
-    from ctxbatch.resolving import resolve
+    with open_engine(config) as engine:
+        resolved = engine.resolve(config, corpus_bytes(sources, reading.limit))
+        with _writing_to(out, config.shard_range) as (lock, log_file):
+            _tell_left_out(left_out)
+            manifest = _open_manifest(out, config, resolved, reading, sources, engine)
+            return _finish(_Site(out, manifest, engine, lock, log_file, quiet), config)
 
-    devices = choose_devices(config.devices)
-    resolved = resolve(config, devices[0], corpus_bytes(sources, reading.limit))
-    with _writing_to(out, config.shard_range) as (lock, log_file):
-        _tell_left_out(left_out)
-        manifest = _open_manifest(out, config, resolved, reading, sources, devices)
-        if config.shard_range is None:
-            remove_leftovers(out)
-        workers = choose_workers(config.workers, devices)
-        before = committed_shards(out, manifest)
-        mine = [spec.shard for spec in part_of(manifest.shards, config.shard_range)]
-        todo = [manifest.shards[shard] for shard in mine if shard not in before]
-        if not config.force:
-            _check_room_for_rest(out, manifest, before, todo)
-        if todo and len(todo) < len(mine):
-            log.info("resuming: %d of %d shards are done", len(mine) - len(todo), len(mine))
-        watch = RejectWatch(out, config.max_rejects, {s: before[s] for s in mine if s in before})
-        given_up = _work(out, manifest, todo, workers, lock, log_file, quiet, watch.on_message)
-        watch.check(finished=True)
-        wanted = config.index and not given_up and config.shard_range is None
-        report = _index(Store(out), quiet=quiet) if wanted else None
-        store = Store(out)
-        whole = totals(store)
-        _warn_of_mixture(whole)
-        result = RunReport(
-            out,
-            totals(store, mine),
-            len(set(store.commits).intersection(mine).difference(before)),
-            tuple(given_up),
-            report,
-            log_path(out, config.shard_range),
-            _part_report(store, config, mine, given_up),
-        )
-        if store.complete and not store.n_rows:
-            kept = manifest.config.kept or "words"
-            log.warning("%s holds no rows: of %d sentences none has %s", out, whole["sentences"], kept)
-        if not before and config.shard_range is None:
-            remember_rate(result.totals, manifest.config)
-        log.debug("finished: %s", dict(result.totals))
+
+def _finish(site: "_Site", config: RunConfig) -> RunReport:
+    """Run the shards that are missing, and build the index; of a part only its shards, and no index."""
+    out, manifest, part = site.out, site.manifest, config.shard_range
+    if part is None:
+        remove_leftovers(out)
+    before = committed_shards(out, manifest)
+    mine = [spec.shard for spec in part_of(manifest.shards, part)]
+    todo = [manifest.shards[shard] for shard in mine if shard not in before]
+    if not config.force:
+        _check_room_for_rest(out, manifest, before, todo)
+    if todo and len(todo) < len(mine):
+        log.info("resuming: %d of %d shards are done", len(mine) - len(todo), len(mine))
+    watch = RejectWatch(out, config.max_rejects, {s: before[s] for s in mine if s in before})
+    patience = math.inf if part is None else PATIENCE_SECONDS
+    given_up = site.work(todo, watch.on_message, patience=patience)
+    watch.check(finished=True)
+    wanted = config.index and not given_up and part is None
+    report = _index(Store(out), quiet=site.quiet) if wanted else None
+    store = Store(out)
+    whole = totals(store)
+    _warn_of_mixture(whole)
+    if store.complete and not store.n_rows:
+        kept = manifest.config.kept or "words"
+        log.warning("%s holds no rows: of %d sentences none has %s", out, whole["sentences"], kept)
+    result = RunReport(
+        out,
+        totals(store, mine),
+        len(set(store.commits).intersection(mine).difference(before)),
+        tuple(given_up),
+        report,
+        log_path(out, part),
+        _part_report(store, config, mine, given_up),
+    )
+    if not before and part is None and site.engine.devices:
+        remember_rate(result.totals, manifest.config)
+    log.debug("finished: %s", dict(result.totals))
     return result
 
 
@@ -133,16 +137,13 @@ def make_estimate(
     config, out = config or RunConfig(), Path(out)
     sources, left_out, reading = _look_at(inputs, out, config)
     sources = examine(sources, reading, config)
-    from ctxbatch.devices import choose_devices, describe_device
-    from ctxbatch.resolving import resolve
-
     _tell_left_out(left_out)
     if config.shard_range is not None:
         log.info("--shard-range %d/%d runs a part: this is what all of them come to", *config.shard_range)
-    devices = choose_devices(config.devices)
-    resolved = resolve(config, devices[0], corpus_bytes(sources, reading.limit))
-    _check_words(resolved)
-    found = estimate(sources, reading, resolved, out, [describe_device(device) for device in devices])
+    with open_engine(config) as engine:
+        resolved = engine.resolve(config, corpus_bytes(sources, reading.limit))
+        _check_words(resolved)
+        found = estimate(sources, reading, resolved, out, engine.devices)
     if found.rejected == found.records and found.first_reject is not None:
         raise InputError(f"nothing can be read: {found.first_reject}")
     return found
@@ -198,8 +199,7 @@ def repair(out: str | Path, *, quiet: bool = True) -> RepairReport:
     """
     out = Path(out)
     manifest = Manifest.read(out)
-    from ctxbatch.devices import choose_devices, choose_workers
-
+    engine = LocalEngine(RunConfig())
     with _writing_to(out) as (lock, log_file):
         found = list(find_damage(out))
         for damage in found:
@@ -208,8 +208,8 @@ def repair(out: str | Path, *, quiet: bool = True) -> RepairReport:
         damaged = {damage.shard for damage in found if damage.shard is not None}
         intact = committed_shards(out, manifest).keys() - damaged
         todo = [spec for spec in manifest.shards if spec.shard not in intact]
-        workers = choose_workers(None, choose_devices(None))
-        if given_up := _work(out, manifest, todo, workers, lock, log_file, quiet, lambda _: None, damaged):
+        site = _Site(out, manifest, engine, lock, log_file, quiet)
+        if given_up := site.work(todo, lambda _: None, damaged):
             raise StoreError(f"shards {given_up} of {out} cannot be made: see {log_path(out)}")
         store = Store(out)
         stale = [path.stem for path in index.index_files(out) if list(index.check_index(path, manifest))]
@@ -254,33 +254,42 @@ def _check_room_for_rest(
         check_room(out, round(written * sum(spec.size for spec in todo) / size_done))
 
 
-def _work(
-    out: Path,
-    manifest: Manifest,
-    todo: Sequence[ShardSpec],
-    devices: Sequence[str],
-    lock: int,
-    log_file: IO[str],
-    quiet: bool,
-    listen: Callable[[dict[str, Any]], None],
-    anew: Collection[int] = (),
-) -> list[int]:
-    """Run shards, telling ``listen`` what workers say; returns those given up."""
-    if not todo:
-        return []
-    if manifest.config.compiled and devices[0] == "cpu":
-        make_program(manifest.config)
-    bar = ProgressBar(sum(spec.size for spec in todo), quiet)
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """A store that is being written to, and where its shards are made.
 
-    def on_message(message: dict[str, Any]) -> None:
-        bar.on_message(message)
-        listen(message)
+    ``lock`` is the descriptor of the store's lock, ``log_file`` what workers write to.
+    """
 
-    try:
-        with Pool(out, devices, lock, log_file) as pool:
-            return pool.run([spec.shard for spec in todo], on_message, anew)
-    finally:
-        bar.close()
+    out: Path
+    manifest: Manifest
+    engine: Engine
+    lock: int
+    log_file: IO[str]
+    quiet: bool
+
+    def work(
+        self,
+        todo: Sequence[ShardSpec],
+        listen: Callable[[dict[str, Any]], None],
+        anew: Collection[int] = (),
+        patience: float = math.inf,
+    ) -> list[int]:
+        """Run shards, telling ``listen`` what workers say; returns those given up."""
+        if not todo:
+            return []
+        self.engine.make_program(self.manifest.config)
+        bar = ProgressBar(sum(spec.size for spec in todo), self.quiet)
+
+        def on_message(message: dict[str, Any]) -> None:
+            bar.on_message(message)
+            listen(message)
+
+        try:
+            with self.engine.workers(self.out, self.lock, self.log_file) as workers:
+                return workers.run([spec.shard for spec in todo], on_message, anew, patience)
+        finally:
+            bar.close()
 
 
 # --- the manifest -------------------------------------------------------------------------------------
@@ -292,11 +301,11 @@ def _open_manifest(
     resolved: ResolvedConfig,
     reading: Reading,
     sources: Sequence[Source],
-    devices: Sequence[str],
+    engine: Engine,
 ) -> Manifest:
     """The store's manifest, made now or checked against what is asked for now."""
     if not (out / MANIFEST).exists():
-        resolved = _begin(out, config, resolved, reading, sources, devices)
+        resolved = _begin(out, config, resolved, reading, sources, engine)
         manifest = Manifest(resolved, reading, tuple(sources), tuple(plan(sources, reading)))
         log.debug("planned %d shards from %d sources", len(manifest.shards), len(sources))
         if config.shard_range is None:
@@ -319,20 +328,15 @@ def _begin(
     resolved: ResolvedConfig,
     reading: Reading,
     sources: Sequence[Source],
-    devices: Sequence[str],
+    engine: Engine,
 ) -> ResolvedConfig:
     """Make sure that a new run can go through: room on the disk, and a model that compiles or need not."""
-    from ctxbatch.devices import describe_device
-
     _check_words(resolved)
     if not config.force:
-        names = [describe_device(device) for device in devices]
-        expected = estimate(sources, reading, resolved, out, names)
+        expected = estimate(sources, reading, resolved, out, engine.devices)
         check_room(out, expected.bytes_on_disk + expected.bytes_of_index)
-    if not resolved.compiled:
-        return resolved
     try:
-        make_program(resolved)
+        engine.make_program(resolved)
     except CompilingError as error:
         if config.compile == "on":
             raise CompilingError(f"{error}; mend the compiler or take --compile off") from error

@@ -1,17 +1,18 @@
 """A worker process: ``python -m ctxbatch.worker OUT DEVICE``, started by `ctxbatch.pool`.
 
 Reads shard numbers from standard input, a JSON object a line, and says on standard output what became
-of them. A shard is made under its claim, which is this process's own and ends with it. Ends at once when
-standard input closes: then its coordinator is gone.
+of them. Ends at once when standard input closes: then its coordinator is gone. Owns what every worker does
+with a shard, wherever it runs.
 """
 
+import functools
 import json
 import os
 import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -30,37 +31,54 @@ def main() -> None:
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     try:
-        _work(Path(sys.argv[1]), sys.argv[2], jobs, channel)
+        run_shards(Path(sys.argv[1]), sys.argv[2], jobs.get, functools.partial(_say, channel))
     except CtxbatchError as error:
         _say(channel, "error", kind=type(error).__name__, message=str(error))
 
 
-def _work(out: Path, device: str, jobs: "queue.Queue[dict[str, Any]]", channel: IO[str]) -> None:
+def run_shards(
+    out: Path, device: str, next_job: Callable[[], dict[str, Any]], say: Callable[..., None]
+) -> None:
+    """Make shards of a store on one device, for as long as there are jobs.
+
+    Each is made under its claim, which is this process's own: it is free again when nobody is left who
+    could still write the shard.
+
+    Args:
+        out: The store's folder, its manifest written.
+        device: ``cpu`` or ``cuda:N``.
+        next_job: Waits for a shard to make: its number, and whether it is made although it is committed.
+        say: Told what happens: its name and content.
+
+    Raises:
+        CtxbatchError: Something stops the whole run.
+    """
     from ctxbatch.devices import use_one_thread
     from ctxbatch.pipeline import Bench
     from ctxbatch.writer import remove_unfinished
 
     use_one_thread()
-    bench, claims = Bench(out, device), Claims(out)
-    _say(channel, "loaded")
+    bench = Bench(out, device)
+    with Claims(out) as claims:
+        say("loaded")
 
-    def shards() -> Iterator[int]:
-        while True:
-            _say(channel, "ready")
-            job = jobs.get()
-            shard = job["shard"]
-            if not claims.take(shard):
-                _say(channel, "taken", shard=shard)
-            elif bench.is_committed(shard) and not job["anew"]:
-                claims.release(shard)
-                _say(channel, "found", shard=shard)
-            else:
-                remove_unfinished(out, shard)
-                yield shard
+        def shards() -> Iterator[int]:
+            while True:
+                say("ready")
+                job = next_job()
+                shard = job["shard"]
+                if not claims.take(shard):
+                    say("taken", shard=shard)
+                elif bench.is_committed(shard) and not job["anew"]:
+                    claims.release(shard)
+                    say("found", shard=shard)
+                else:
+                    remove_unfinished(out, shard)
+                    yield shard
 
-    for commit in bench.run_shards(shards(), lambda progress: _say(channel, "progress", **asdict(progress))):
-        claims.release(commit["shard"])
-        _say(channel, "committed", shard=commit["shard"], counts=commit["counts"])
+        for commit in bench.run_shards(shards(), lambda progress: say("progress", **asdict(progress))):
+            claims.release(commit["shard"])
+            say("committed", shard=commit["shard"], counts=commit["counts"])
 
 
 def _listen(jobs: "queue.Queue[dict[str, Any]]") -> None:

@@ -106,7 +106,14 @@ def test_the_fingerprint_covers_what_changes_bytes_and_nothing_else(tiny):
 
     base = fingerprint()
     assert len({base, *(fingerprint(**change) for change in CHANGES)}) == len(CHANGES) + 1
-    for same in ({"workers": 3}, {"index": False}, {"layers": (3,)}, {"floor": 1e-3}, {"shift": "log_ratio"}):
+    for same in (
+        {"workers": 3},
+        {"engine": "ray"},
+        {"index": False},
+        {"layers": (3,)},
+        {"floor": 1e-3},
+        {"shift": "log_ratio"},
+    ):
         assert fingerprint(**same) == base
 
 
@@ -123,7 +130,16 @@ def test_every_option_of_the_configuration_reaches_the_resolved_one_or_the_plan(
         "limit",
         "shard_size",
     }
-    process = {"devices", "workers", "shard_range", "index", "force", "max_rejects"}
+    process = {
+        "engine",
+        "address",
+        "devices",
+        "workers",
+        "shard_range",
+        "index",
+        "force",
+        "max_rejects",
+    }
     resolved = resolved - {"compiled"} | {"compile", "salience"}  # which turns on the salience layer
     assert {field.name for field in dataclasses.fields(RunConfig)} <= resolved | plan | process
 

@@ -1,0 +1,90 @@
+"""Which shard a worker runs next: handing out, trying again, leaving to others, giving up.
+
+Knows neither processes nor machines; whoever runs workers asks it, and tells it what they say.
+"""
+
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+# Of a shard whose worker dies, and of starting a worker.
+TRIES = 3
+# A shard that another process has claimed is asked for again this often, when there is nothing else to do.
+_ASK_SECONDS = 1.0
+
+
+class Dispatch:
+    """The shards of a run that are not done yet, and what has befallen them.
+
+    A worker reads its next shard while it finishes the last, so a death can cost two. A shard that has
+    failed before therefore runs alone: one that kills its worker takes no other down with it.
+
+    Args:
+        shards: Their numbers.
+        anew: Those of them that are made although they are committed.
+        patience: Seconds after which a shard that another process has claimed is left to that one.
+    """
+
+    def __init__(self, shards: Iterable[int], anew: Collection[int], patience: float) -> None:
+        self._pending = deque(shards)
+        self._open = set(self._pending)
+        self._anew = anew
+        self._patience = patience
+        self._failures: dict[int, int] = {}
+        self._given_up: list[int] = []
+        self._taken: deque[int] = deque()
+        self._taken_since: dict[int, float] = {}
+        self._asked = 0.0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def given_up(self) -> list[int]:
+        """The shards that have failed too often, in order."""
+        return sorted(self._given_up)
+
+    def next(self, running: Sequence[int]) -> dict[str, Any] | None:
+        """A job for a worker that has these shards at hand; ``None`` if there is none for it now."""
+        self._ask_again()
+        if not self._pending or any(shard in self._failures for shard in running):
+            return None
+        if running and self._pending[0] in self._failures:
+            return None
+        shard = self._pending.popleft()
+        return {"shard": shard, "anew": shard in self._anew}
+
+    def heard(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Take note of what a worker says; returns what is to be told of it."""
+        if message["say"] in ("committed", "found"):
+            self._open.discard(message["shard"])
+        elif message["say"] == "taken":
+            return {**message, "say": self._after_refusal(message["shard"])}
+        return message
+
+    def lost(self, shards: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """A worker has died with these shards; yields for each the message that says what follows."""
+        for shard in shards:
+            self._failures[shard] = self._failures.get(shard, 0) + 1
+            if self._failures[shard] >= TRIES:
+                self._open.discard(shard)
+                self._given_up.append(shard)
+                yield {"say": "given up", "shard": shard}
+            else:
+                self._pending.append(shard)
+                yield {"say": "retry", "shard": shard}
+
+    def _after_refusal(self, shard: int) -> str:
+        now = time.monotonic()
+        if now - self._taken_since.setdefault(shard, now) < self._patience:
+            self._taken.append(shard)
+            return "taken"
+        self._open.discard(shard)
+        return "left"
+
+    def _ask_again(self) -> None:
+        """Try what was claimed by others once more, now and then, where nothing else waits."""
+        now = time.monotonic()
+        if self._taken and not self._pending and now - self._asked >= _ASK_SECONDS:
+            self._pending, self._taken, self._asked = self._taken, deque(), now

@@ -1,0 +1,130 @@
+"""A worker on a machine of a Ray cluster, started by `ctxbatch.raypool` as an actor.
+
+The counterpart of `ctxbatch.worker`: takes shard numbers, and says what became of them whenever it is
+asked. Ends by itself when nobody asks any more. Imports no ray, and torch only in what it does.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ctxbatch.config import ResolvedConfig, RunConfig
+from ctxbatch.errors import CtxbatchError, InputError
+
+# How long a question for news waits for some, and how long a worker lives on without being asked.
+_NEWS_SECONDS = 5.0
+_ALONE_SECONDS = 60.0
+
+
+class RayWorker:
+    """Runs shards of one store on one device, in threads of its own.
+
+    Args:
+        out: The store's folder, its manifest written.
+        folder: Where the driver stands; relative paths start there.
+        device: ``cpu`` or ``cuda:0``.
+    """
+
+    def __init__(self, out: Path, folder: str, device: str) -> None:
+        self._jobs: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._outbox: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._seconds_alone = 0.0
+        self._host = socket.gethostname()
+        self._say("placed", host=self._host)
+        stand_in(folder)
+        for target, arguments in ((self._end_when_alone, ()), (self._work, (out, device))):
+            threading.Thread(target=target, args=arguments, daemon=True).start()
+
+    def take(self, job: dict[str, Any]) -> None:
+        """Run a shard when those before it are read."""
+        self._jobs.put(job)
+
+    def news(self) -> list[dict[str, Any]]:
+        """What was said since the last time; waits a little for something."""
+        found = []
+        with contextlib.suppress(queue.Empty):
+            found.append(self._outbox.get(timeout=_NEWS_SECONDS))
+            while True:
+                found.append(self._outbox.get_nowait())
+        self._seconds_alone = 0.0
+        return found
+
+    def _end_when_alone(self) -> None:
+        """End with the driver also where Ray does not see that it is gone, or cannot reach this machine."""
+        while self._seconds_alone < _ALONE_SECONDS:
+            time.sleep(1.0)
+            self._seconds_alone += 1.0  # not by the clock: a machine that was asleep was not alone
+        os._exit(1)
+
+    def _work(self, out: Path, device: str) -> None:
+        try:
+            self._run_shards(out, device)
+        except CtxbatchError as error:
+            self._say("error", kind=type(error).__name__, message=str(error))
+        except BaseException:  # a defect: the driver writes it down and starts another
+            self._say("failed", trace=traceback.format_exc())
+
+    def _run_shards(self, out: Path, device: str) -> None:
+        logging.getLogger("ctxbatch").addHandler(_ToDriver(self._outbox))
+        from ctxbatch.compiling import make_program
+        from ctxbatch.layout import MANIFEST, Manifest
+        from ctxbatch.worker import run_shards
+
+        if not (out / MANIFEST).is_file():
+            raise InputError(
+                f"{out} is not to be seen on {self._host}: -o has to be on a file system that all nodes of "
+                "the cluster share"
+            )
+        config = Manifest.read(out).config
+        if config.compiled and device == "cpu":
+            make_program(config)
+        run_shards(out, device, self._jobs.get, self._say)
+
+    def _say(self, what: str, **content: Any) -> None:  # noqa: ANN401 (whatever can be pickled)
+        self._outbox.put({"say": what, **content})
+
+
+class _ToDriver(logging.Handler):
+    """Hands on what is logged here."""
+
+    def __init__(self, outbox: "queue.Queue[dict[str, Any]]") -> None:
+        super().__init__(logging.WARNING)
+        self._outbox = outbox
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._outbox.put({"say": "log", "text": record.getMessage()})
+
+
+def stand_in(folder: str) -> None:
+    """Stand where the driver stands, if that is on this machine, and import nothing from there."""
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+    with contextlib.suppress(ValueError):  # where Ray puts it first; what PYTHONPATH says stays
+        sys.path.remove(folder)
+
+
+# --- tasks ----------------------------------------------------------------------------------------
+
+
+def resolve_here(config: RunConfig, device: str, corpus_bytes: int, folder: str) -> ResolvedConfig:
+    """`ctxbatch.resolving.resolve` for a machine of the cluster, which may be of another kind."""
+    stand_in(folder)
+    from ctxbatch.resolving import resolve
+
+    return resolve(config, device, corpus_bytes)
+
+
+def compile_here(config: ResolvedConfig, folder: str) -> None:
+    """`ctxbatch.compiling.make_program` on a machine of the cluster."""
+    stand_in(folder)
+    from ctxbatch.compiling import make_program
+
+    make_program(config)
