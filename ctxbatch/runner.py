@@ -21,7 +21,7 @@ from ctxbatch.pool import Pool
 from ctxbatch.progress import ProgressBar
 from ctxbatch.readers import Reader, place
 from ctxbatch.rejecting import RejectWatch
-from ctxbatch.sources import Source, find_sources
+from ctxbatch.sources import Source, find_sources, real_place
 from ctxbatch.store import Store, committed_shards
 from ctxbatch.totals import totals
 from ctxbatch.units import Reading
@@ -343,9 +343,9 @@ def _check_sources(out: Path, manifest: Manifest, sources: Sequence[Source]) -> 
     """Refuse other sources than those of the plan; a new time alone is no other source."""
     another = "use the same inputs to resume, or another -o"
     stored, asked = [s.path for s in manifest.sources], [s.path for s in sources]
-    places = {Path(path).resolve(): path for path in stored}
+    places = {real_place(path): path for path in stored}
     for path in asked:
-        if path not in stored and (as_before := places.get(Path(path).resolve())):
+        if path not in stored and (as_before := places.get(real_place(path))):
             raise StoreError(f"{path} was named {as_before} when {out} was made: name it so to resume")
         if path not in stored:
             raise StoreError(f"{path} is no source of {out}, which has {len(stored)}: {another}")

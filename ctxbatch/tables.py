@@ -1,6 +1,6 @@
 """Rows of Arrow and Parquet files: the text and the id of each, from any row on, a few at a time.
 
-Owns how a column is named and which columns hold text. Every Arrow file is mapped, not loaded.
+Owns how a column is named and which columns hold text. Every local file is mapped, not loaded.
 """
 
 import itertools
@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ctxbatch.errors import InputError
-from ctxbatch.streams import DamagedError
+from ctxbatch.remote import is_remote, open_file
+from ctxbatch.streams import DamagedError, unreadable
 
 _IPC_FILE = b"ARROW1"
 _FEATHER_1 = b"FEA1"
@@ -32,6 +32,7 @@ class Table:
     Raises:
         DamagedError: It is not what its name says, or cut off.
         InputError: It cannot be opened.
+        ResourceError: The network fails.
     """
 
     def __init__(self, path: str, format_name: str) -> None:
@@ -39,7 +40,7 @@ class Table:
         self._is_parquet = format_name == "parquet"
         try:
             if self._is_parquet:
-                self._file: Any = pq.ParquetFile(path, memory_map=True)
+                self._file: Any = pq.ParquetFile(_opened(path), pre_buffer=is_remote(path))
                 self.schema: pa.Schema = self._file.schema_arrow
             else:
                 self.schema = self._open_arrow().schema
@@ -48,18 +49,18 @@ class Table:
             raise self._damage(error) from error
 
     def _open_arrow(self) -> Any:  # noqa: ANN401 (a reader of a file or of a stream)
-        mapped = pa.memory_map(self._path)
-        head = mapped.read(len(_IPC_FILE))
-        mapped.seek(0)
+        file = _opened(self._path)
+        head = file.read(len(_IPC_FILE))
+        file.seek(0)
         if head == _IPC_FILE:
-            return pa.ipc.open_file(mapped)
+            return pa.ipc.open_file(file)
         if head.startswith(_FEATHER_1):
             raise DamagedError("Feather version 1, which pyarrow no longer reads: write it as version 2")
-        return pa.ipc.open_stream(mapped)
+        return pa.ipc.open_stream(file)
 
     def _damage(self, error: Exception) -> Exception:
         if isinstance(error, OSError) and error.errno is not None:
-            return InputError(f"{self._path} cannot be read: {error.strerror}")
+            return unreadable(self._path, error)
         what = "Parquet" if self._is_parquet else "Arrow"
         return DamagedError(f"the {what} data are damaged ({' '.join(str(error).split())[:200]})")
 
@@ -139,6 +140,10 @@ class Table:
                 first += batch.num_rows
         except _BROKEN as error:
             raise self._damage(error) from error
+
+
+def _opened(path: str) -> Any:  # noqa: ANN401 (a file of pyarrow's)
+    return pa.PythonFile(open_file(path), "r") if is_remote(path) else pa.memory_map(path)
 
 
 # --- columns --------------------------------------------------------------------------------------

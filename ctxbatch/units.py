@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ctxbatch.config import DecodeErrors, RecordKind
-from ctxbatch.errors import InputError
 from ctxbatch.sources import Source
-from ctxbatch.streams import MAX_RECORD_BYTES, ByteStream, DamagedError, decode, newline_of
+from ctxbatch.streams import MAX_RECORD_BYTES, ByteStream, DamagedError, decode, newline_of, unreadable
 from ctxbatch.tables import Row, Table
 
 # A quoted field of CSV may hold line ends; one that goes on for longer has lost its closing quote.
@@ -99,11 +98,12 @@ class OpenSource:
 
         Raises:
             InputError: The source cannot be read.
+            ResourceError: The network fails.
         """
         try:
             yield from _UNITS[self.source.format](self, start, number)
         except OSError as error:
-            raise InputError(f"{self.source.path} cannot be read: {error.strerror or error}") from error
+            raise unreadable(self.source.path, error) from error
 
     def lines(self, start: int, number: int) -> Iterator[Unit]:
         """Yield a unit per line, with its end."""
