@@ -60,6 +60,11 @@ def is_remote(name: str) -> bool:
     return _SCHEME.match(name) is not None
 
 
+def without_password(url: str) -> str:
+    """A URL as it can be shown."""
+    return re.sub(r"^([^/]*//[^/:]*):[^/@]*@", r"\1:…@", url)
+
+
 def look_up(url: str) -> Entry:
     """What a URL names; a prefix of objects is a folder.
 
@@ -115,7 +120,8 @@ def write_file(url: str, content: bytes) -> None:
     """
     with _told(url):
         file_system, path = _locate(url)
-        with file_system.open_output_stream(path) as stream:
+        # Without this pyarrow compresses what is called .gz.
+        with file_system.open_output_stream(path, compression=None) as stream:
             stream.write(content)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 
 from ctxbatch import objects
 from ctxbatch.errors import InputError
-from ctxbatch.remote import Entry, is_remote, look_up, read_file
+from ctxbatch.remote import Entry, is_remote, look_up, read_file, without_password
 from ctxbatch.streams import COMPRESSIONS, find_compression, unreadable
 
 FORMATS = {
@@ -298,9 +298,10 @@ def _source_that_begins(
 
 def _is_remote_input(given: str) -> bool:
     """Whether an input is a URL; no local file loses its name to one, even if a folder is called ``s3:``."""
-    if not is_remote(given) or os.path.lexists(given):
+    if not is_remote(given):
         return False
-    return not (glob.has_magic(given) and glob.glob(given, recursive=True))  # noqa: PTH207 (takes any path)
+    matches = glob.glob(given, recursive=True) if glob.has_magic(given) else []  # noqa: PTH207 (takes any path)
+    return not any(map(os.path.lexists, [given, *matches]))
 
 
 def _add_remote(found: _Found, url: str) -> None:
@@ -312,7 +313,7 @@ def _add_remote(found: _Found, url: str) -> None:
                 _check_new(found, entry.url)
                 found.sources[entry.url] = _named_source(entry.url, _remote_source(entry, found.format))
     except OSError as error:
-        raise unreadable(url, error) from error
+        raise unreadable(without_password(url), error) from error
 
 
 def _add_remote_folder(found: _Found, folder: str) -> None:

@@ -232,8 +232,13 @@ class ByteStream:
 
         Raises:
             DamagedError: The source is damaged here.
+            InputError: It cannot be read.
+            ResourceError: The network fails.
         """
-        data: bytes = self._stream.read1(size)
+        try:
+            data: bytes = self._stream.read1(size)
+        except OSError as error:
+            raise unreadable(self._path, error) from error
         self.position += len(data)
         return data
 
@@ -245,10 +250,15 @@ class ByteStream:
 
         Raises:
             DamagedError: The source is damaged within the line; ``position`` is where the line begins.
+            InputError: It cannot be read.
+            ResourceError: The network fails.
         """
-        line: bytes = self._stream.readline(MAX_RECORD_BYTES)
-        if len(newline) > 1:
-            line = self._wide_line(line, newline)
+        try:
+            line: bytes = self._stream.readline(MAX_RECORD_BYTES)
+            if len(newline) > 1:
+                line = self._wide_line(line, newline)
+        except OSError as error:
+            raise unreadable(self._path, error) from error
         self.position += len(line)
         return line
 
