@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,14 @@ from corpora import (
     write_parquet,
 )
 from objectstore import ENVIRONMENT, object_store
-from stores import rows_of
+from stores import make_store, rows_of
 
 import ctxbatch
-from ctxbatch import remote
-from ctxbatch.errors import InputError, ResourceError
+from ctxbatch import RunConfig, remote, runner
+from ctxbatch.errors import InputError, ResourceError, StoreError
 from ctxbatch.readers import Reject
 from ctxbatch.sources import find_sources
+from ctxbatch.verify import find_source_changes
 
 TEXTS = [f"Line {n} of some text." for n in range(40)] + ["", "Ein Ärger, ça alors, 雪."]
 
@@ -191,45 +193,49 @@ def test_a_parquet_row_group_is_read_once_however_many_shards_it_makes(tmp_path,
 def test_a_run_over_objects_stores_what_one_over_files_stores(tmp_path, bucket, tiny, cli):
     write_all(tmp_path / "data", TEXTS)
     root = bucket(files_of(tmp_path))
-    common = ["--model", tiny(), "--shard-size", "3000", "--no-index", "-q"]
-    results = [
-        cli("run", place, "-o", tmp_path / out, *common)
-        for place, out in ((tmp_path / "data", "local"), (f"{root}/data/", "remote"))
-    ]
-    assert [result.returncode for result in results] == [0, 0], results[1].stderr
-    stores = [ctxbatch.open(tmp_path / out) for out in ("local", "remote")]
+    config = RunConfig(model=str(tiny()), shard_size=3000)
+    stores = [make_store(tmp_path / "local", [tmp_path / "data"], config)]
+    result = cli(
+        *("run", f"{root}/data/", "-o", tmp_path / "remote", "--model", tiny()),
+        *("--shard-size", "3000", "--workers", "2", "--no-index", "-q"),
+    )
+    assert result.returncode == 0, result.stderr
+    stores.append(ctxbatch.open(tmp_path / "remote"))
     local, distant = map(rows_of, stores)
     assert len(local) == len(distant) > 1000
     for ours, theirs in zip(local, distant, strict=True):
-        assert theirs["sentence"].pop("source") == ours["sentence"].pop("source").replace(str(tmp_path), root)
+        path = ours["sentence"]["source"].replace(str(tmp_path), root)
+        assert theirs.pop("sentence") == {**ours.pop("sentence"), "source": path}
         for name in stores[0].config.columns:
             assert (ours.pop(name) == theirs.pop(name)).all()
         assert ours == theirs
     (tmp_path / "remote" / "shards" / "000000" / "words.arrow").write_bytes(b"damaged")
     assert cli("verify", tmp_path / "remote", "--repair", "--sources").returncode == 0
-    again = cli("run", f"{root}/data/", "-o", tmp_path / "remote", *common)
-    assert again.returncode == 0, again.stderr
 
 
-def test_a_changed_object_is_found_when_a_run_is_resumed_and_by_verify(tmp_path, bucket, tiny, cli):
-    root = bucket({"a.jsonl.gz": gzip.compress(as_json_lines(TEXTS), mtime=0)})
-    command = ["run", f"{root}/*.gz", "-o", tmp_path / "out", "--model", tiny(), "--no-index", "-q"]
-    assert cli(*command).returncode == 0
-    bucket({"a.jsonl.gz": gzip.compress(as_json_lines([*TEXTS, "One more."]), mtime=0)})
-    for refusal in (cli(*command), cli("verify", tmp_path / "out", "--sources")):
-        assert f"{root}/a.jsonl.gz" in refusal.stderr + refusal.stdout
-        assert refusal.returncode in (2, 3)
+def test_a_changed_object_is_found_when_a_run_is_resumed_and_by_verify(tmp_path, bucket, tiny):
+    lines = as_lines(TEXTS)
+    root = bucket({"a.txt": lines})
+    config = RunConfig(model=str(tiny()))
+    out = make_store(tmp_path / "out", [f"{root}/a.txt"], config).path
+    assert list(find_source_changes(out)) == []
+    time.sleep(1.1)  # S3 tells times in seconds
+    bucket({"a.txt": lines.replace(b"Line 7", b"Line 8")})
+    (change,) = find_source_changes(out)
+    assert change.startswith(f"{root}/a.txt has changed in bytes 0 to ")
+    with pytest.raises(StoreError, match=rf"{root}/a\.txt has changed in bytes 0 to "):
+        ctxbatch.run(f"{root}/*.txt", out, config)
 
 
-def test_an_object_that_vanished_before_a_repair_is_named(tmp_path, bucket, tiny, cli, server):
+def test_an_object_that_vanished_before_a_repair_is_named(tmp_path, bucket, tiny, server):
     root = bucket({"a.txt": as_lines(TEXTS)})
-    out = tmp_path / "out"
-    assert cli("run", f"{root}/a.txt", "-o", out, "--model", tiny(), "--no-index", "-q").returncode == 0
+    out = make_store(tmp_path / "out", [f"{root}/a.txt"], RunConfig(model=str(tiny()))).path
     (out / "shards" / "000000" / "words.arrow").unlink()
     server.client().delete_object(Bucket=root[5:], Key="a.txt")
-    repaired = cli("verify", out, "--repair")
-    assert repaired.returncode == 2
-    assert repaired.stderr == f"ctxbatch: {root}/a.txt cannot be read: no such object, folder or bucket\n"
+    message = f"{root}/a.txt cannot be read: no such object, folder or bucket"
+    assert list(find_source_changes(out)) == [message]
+    with pytest.raises(InputError, match=f"^{message}$"):
+        runner.repair(out)
 
 
 # --- failures are no damage -----------------------------------------------------------------------
@@ -295,23 +301,20 @@ def test_a_damaged_archive_is_still_damaged_on_an_object_store(tmp_path, bucket,
         assert distant[1:] == local[1:], name
 
 
-def test_a_run_that_the_network_stops_goes_on_from_there(tmp_path, bucket, server, tiny, cli):
-    text = as_lines(f"{n} Some words of text." for n in range(3000))
+def test_a_run_that_the_network_stops_goes_on_from_there(tmp_path, bucket, server, tiny):
+    text = as_lines(f"{n} Some words of text." for n in range(1000))
     root = bucket({"a.txt": text, "b.txt": text})
     out = tmp_path / "out"
-    command = ["run", f"{root}/*.txt", "-o", out, "--model", tiny(), "--shard-size", "20000", "--force"]
+    config = RunConfig(
+        model=str(tiny()), shard_size=10_000, force=True, index=False, workers=1, devices=("cpu",)
+    )
     server.fails = lambda path: "400" if path.endswith("b.txt") and (out / "shards").exists() else None
-    stopped = cli(*command, "--no-index", "-q", "--workers", "1")
-    assert stopped.returncode == 4, stopped.stderr
-    assert stopped.stderr.startswith(f"ctxbatch: {root}/b.txt cannot be read: ")
-    done = ctxbatch.open(out).commits
-    assert done
+    with pytest.raises(ResourceError, match=rf"^{root}/b\.txt cannot be read: .* and run again$"):
+        ctxbatch.run(f"{root}/*.txt", out, config)
+    assert ctxbatch.open(out).commits
     server.fails = lambda _: None
-    assert cli(*command, "--no-index", "-q").returncode == 0
-    store = ctxbatch.open(out)
-    assert store.complete
-    assert store.sentences.count_rows() == 6000
-    assert not list(out.glob("shards/*/rejects.jsonl"))
+    assert ctxbatch.run(f"{root}/*.txt", out, config).clean
+    assert ctxbatch.open(out).sentences.count_rows() == 2000
 
 
 REFUSED = {
@@ -337,7 +340,7 @@ def test_what_cannot_be_opened_is_refused_in_one_line(bucket, given):
     assert "secret" not in str(refusal.value)
 
 
-def test_denied_access_and_a_server_that_is_not_there_are_told_in_one_line(bucket, server, cli, monkeypatch):
+def test_denied_access_and_a_server_that_is_not_there_are_told_in_one_line(bucket, server, monkeypatch):
     root = bucket({"a.txt": b"text\n"})
     server.fails = lambda _: "403"
     with pytest.raises(
@@ -345,12 +348,10 @@ def test_denied_access_and_a_server_that_is_not_there_are_told_in_one_line(bucke
     ):
         find_sources([f"{root}/a.txt"], Path("/nowhere"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    refused = cli("plan", f"{root}/a.txt", "-o", "/nowhere")
-    assert refused.returncode == 4
-    assert re.fullmatch(
-        r"ctxbatch: s3://.*/a\.txt cannot be read: AWS Error NETWORK_CONNECTION .* and run again\n",
-        refused.stderr,
-    )
+    with pytest.raises(
+        ResourceError, match=r"^s3://elsewhere/a\.txt cannot be read: .*connect.* and run again$"
+    ):
+        find_sources(["s3://elsewhere/a.txt"], Path("/nowhere"))
 
 
 def test_local_inputs_need_nothing_of_remote_ones(tmp_path):
