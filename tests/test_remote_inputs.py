@@ -3,7 +3,6 @@
 import gzip
 import os
 import random
-import re
 import subprocess
 import sys
 import time
