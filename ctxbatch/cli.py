@@ -57,7 +57,7 @@ Inputs = Annotated[
     list[str],
     Argument(
         metavar="INPUT",
-        help="Files, folders and globs, also at s3:// and gs://: text, JSON lines, CSV, TSV (also compressed), "
+        help="Files, folders and globs, also s3:// and gs://: text, JSON lines, CSV, TSV (also compressed), "
         "Parquet, Arrow.",
         show_default=False,
     ),

@@ -247,7 +247,9 @@ def _file_info(facts: Mapping[str, Any]) -> Any:  # noqa: ANN401 (pyarrow has no
 def _entry(url: str, info: Any) -> Entry:  # noqa: ANN401 (pyarrow has no types)
     if info.type == arrow_fs.FileType.Directory:
         return Entry(url, 0, 0, is_folder=True)
-    return Entry(url, info.size or 0, info.mtime_ns or 0, is_folder=False)
+    if info.size is None:  # which must not pass for an empty one
+        raise RemoteError(errno.ENOENT, "its size is unknown: copy it to a file first")
+    return Entry(url, info.size, info.mtime_ns or 0, is_folder=False)
 
 
 # --- what goes wrong ------------------------------------------------------------------------------
