@@ -33,7 +33,7 @@ app = typer.Typer(
     name="ctxbatch",
     help="Turn text into a searchable store of word-in-context vectors.",
     epilog="Exit status: 0 done, 2 wrong command or input, 3 something rejected, damaged or missing, "
-    "4 stopped by disk, permissions or lock and resumable, 130 or 143 after a signal.",
+    "4 stopped by disk, network, permissions or lock and resumable, 130 or 143 after a signal.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -57,7 +57,8 @@ Inputs = Annotated[
     list[str],
     Argument(
         metavar="INPUT",
-        help="Files, folders and globs: text, JSON lines, CSV, TSV (also compressed), Parquet, Arrow.",
+        help="Files, folders and globs, also s3:// and gs://: text, JSON lines, CSV, TSV (also compressed), "
+        "Parquet, Arrow.",
         show_default=False,
     ),
 ]

@@ -10,13 +10,12 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from ctxbatch.config import RunConfig
 from ctxbatch.errors import InputError
 from ctxbatch.readers import Segment, has_json_field, json_field_names, json_object
-from ctxbatch.sources import Source
-from ctxbatch.streams import ByteStream, DamagedError, check_encoding, marked_encoding
+from ctxbatch.sources import Source, size_and_time
+from ctxbatch.streams import ByteStream, DamagedError, check_encoding, marked_encoding, unreadable
 from ctxbatch.tables import Table, column_type, find_column, is_text
 from ctxbatch.units import OpenSource, Reading, Unit
 
@@ -334,8 +333,8 @@ def plan(sources: Sequence[Source], reading: Reading) -> list[ShardSpec]:
 
 def _check_unchanged(source: Source) -> None:
     try:
-        status = Path(source.path).stat()
+        now = size_and_time(source.path)
     except OSError as error:
-        raise InputError(f"{source.path} cannot be read: {error.strerror}") from error
-    if (status.st_size, status.st_mtime_ns) != (source.size, source.mtime_ns):
+        raise unreadable(source.path, error) from error
+    if now != (source.size, source.mtime_ns):
         raise InputError(f"{source.path} changed while it was planned: run again when it is complete")

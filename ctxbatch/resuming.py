@@ -9,7 +9,7 @@ from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.errors import StoreError
 from ctxbatch.layout import Manifest
 from ctxbatch.readers import Reader, place
-from ctxbatch.sources import Source
+from ctxbatch.sources import Source, real_place
 from ctxbatch.units import Reading
 
 _SHOWN_OF_LIST = 12
@@ -70,9 +70,9 @@ def check_sources(out: Path, manifest: Manifest, sources: Sequence[Source]) -> N
     """
     another = "use the same inputs to resume, or another -o"
     stored, asked = [s.path for s in manifest.sources], [s.path for s in sources]
-    places = {Path(path).resolve(): path for path in stored}
+    places = {real_place(path): path for path in stored}
     for path in asked:
-        if path not in stored and (as_before := places.get(Path(path).resolve())):
+        if path not in stored and (as_before := places.get(real_place(path))):
             raise StoreError(f"{path} was named {as_before} when {out} was made: name it so to resume")
         if path not in stored:
             raise StoreError(f"{path} is no source of {out}, which has {len(stored)}: {another}")

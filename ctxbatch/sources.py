@@ -1,17 +1,21 @@
-"""The files behind the inputs: folders, globs and data sets, each file with its format.
+"""The files behind the inputs: folders, globs and data sets, local and remote, each file with its format.
 
 Owns which suffix means which format, and what is left out of a folder. Reads no text.
 """
 
+import errno
 import glob
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from ctxbatch import objects
 from ctxbatch.errors import InputError
-from ctxbatch.streams import COMPRESSIONS, find_compression
+from ctxbatch.remote import Entry, is_remote, look_up, read_file, without_password
+from ctxbatch.streams import COMPRESSIONS, find_compression, unreadable
 
 FORMATS = {
     ".txt": "txt",
@@ -24,8 +28,12 @@ FORMATS = {
     ".feather": "arrow",
 }
 TABLE_FORMATS = ("parquet", "arrow")
-_HEAD_BYTES = 16
+_HEAD_BYTES = 256
 _ZIP = b"PK\x03\x04"
+_STATE = "state.json"
+_DATA_SET = {_STATE, "dataset_info.json"}
+# Objects whose first bytes are asked for side by side.
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +59,11 @@ class Source:
 
 @dataclass(slots=True)
 class _Found:
-    """What has been found so far: sources by their real path, and what folders hold besides."""
+    """What has been found so far: sources by what they really are, and what folders hold besides."""
 
     out: Path
     format: str | None
-    sources: dict[Path, Source] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
     def is_written_by_us(self, path: Path) -> bool:
@@ -70,7 +78,7 @@ def find_sources(
     """List the files behind the inputs; folders are walked recursively, in sorted order.
 
     Args:
-        inputs: Files, folders and glob patterns, as the user named them.
+        inputs: Files, folders and glob patterns, as the user named them; also with ``s3://`` and the like.
         out: The store's folder, which is never read as input.
         format_name: The format of all files, whatever their suffixes say.
 
@@ -80,11 +88,15 @@ def find_sources(
 
     Raises:
         InputError: An input is missing, unreadable, of an unknown format or named twice, or there are none.
+        ResourceError: The network fails.
     """
     found = _Found(out.resolve(), format_name)
     for given in inputs:
         if not str(given):
             raise InputError("an input is empty: name a file or a folder")
+        if _is_remote_input(str(given)):
+            _add_remote(found, str(given))
+            continue
         path = Path(given)
         if not glob.has_magic(str(path)) or os.path.lexists(path):
             _add(found, path)
@@ -137,27 +149,29 @@ def _add_file(found: _Found, path: Path) -> None:
             raise InputError(f"{path} is not a regular file: write its text to a file first")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if (real := path.resolve()) in found.sources:
+    if (real := real_place(str(path))) in found.sources:
         raise InputError(f"{path} is named twice among the inputs: name it once")
-    source = _source(path, found.format)
-    if isinstance(source, str):
-        hint = "; if it holds JSON lines, say --format jsonl" if path.suffix.lower() == ".json" else ""
-        known = (
-            f"; known are {_known_formats()}; --format names one{hint}"
-            if source.startswith("unknown")
-            else ""
-        )
-        raise InputError(f"{path}: {source}{known}")
-    found.sources[real] = source
+    found.sources[real] = _named_source(str(path), _source(path, found.format))
+
+
+def _named_source(name: str, source: Source | str) -> Source:
+    """The source of a file that was named; raises the reason if it is none."""
+    if not isinstance(source, str):
+        return source
+    hint = "; if it holds JSON lines, say --format jsonl" if name.lower().endswith(".json") else ""
+    known = (
+        f"; known are {_known_formats()}; --format names one{hint}" if source.startswith("unknown") else ""
+    )
+    raise InputError(f"{name}: {source}{known}")
 
 
 def _add_folder(found: _Found, folder: Path) -> None:
-    inside: dict[Path, Source] = {}
+    inside: dict[str, Source] = {}
     for path in _walk(found, folder):
         if not path.is_file():
             what = "a broken link" if path.is_symlink() and not path.exists() else "no regular file"
             found.left_out.append(f"{path} ({what})")
-        elif (real := path.resolve()) in inside:
+        elif (real := real_place(str(path))) in inside:
             found.left_out.append(f"{path} (the same file as {inside[real].path})")
         elif real in found.sources:
             raise InputError(f"{path} is named twice among the inputs: name it once")
@@ -205,24 +219,32 @@ def _data_set(folder: Path, names: Sequence[str]) -> list[Path] | None:
     """The files of a Hugging Face data set saved to disk, whose folder holds caches and facts besides."""
     if "dataset_dict.json" in names:
         return [folder / name for name in names if not name.startswith((".", "dataset_dict."))]
-    if "state.json" not in names or "dataset_info.json" not in names:
+    if not _DATA_SET.issubset(names):
         return None
     try:
-        state = json.loads((folder / "state.json").read_bytes())
-        files = [folder / entry["filename"] for entry in state["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        listed = _listed_files((folder / _STATE).read_bytes())
+    except OSError:
         return None
-    for file in files:
+    files = None if listed is None else [folder / name for name in listed]
+    for file in files or ():
         if not file.is_file():
-            raise InputError(f"{file} is missing, and {folder / 'state.json'} lists it: restore it")
+            raise InputError(f"{file} is missing, and {folder / _STATE} lists it: restore it")
     return files
+
+
+def _listed_files(state: bytes) -> list[str] | None:
+    """The names of the files that a data set's state lists; ``None`` if it is no such state."""
+    try:
+        return [os.fspath(entry["filename"]) for entry in json.loads(state)["_data_files"]]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def is_store(folder: Path) -> bool:
     """Whether a folder is a store of this program, whose files are no text to read."""
     try:
-        with (folder / "manifest.json").open("rb") as stream:
-            return b'"ctxbatch store"' in stream.read(200)
+        with (folder / objects.STORE_FILE).open("rb") as stream:
+            return objects.is_manifest(stream.read(_HEAD_BYTES))
     except OSError:
         return False
 
@@ -235,28 +257,139 @@ def _source(path: Path, format_name: str | None) -> Source | str:
     """A regular file as a source, or why it is none."""
     if _printable(path) != str(path):
         return "its name is not UTF-8: rename it"
-    compressed = path.suffix.lower() in COMPRESSIONS
-    suffix = (Path(path.stem) if compressed else path).suffix.lower()
-    name = format_name or FORMATS.get(suffix)
-    if name is None:
-        return f"unknown format {suffix!r}" if suffix else "unknown format, no suffix"
+    if (reason := _unknown_format(str(path), format_name)) is not None:
+        return reason
     try:
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())
             head = stream.read(_HEAD_BYTES)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise unreadable(str(path), error) from error
+    return _source_that_begins(head, str(path), format_name, status.st_size, status.st_mtime_ns)
+
+
+def _unknown_format(name: str, format_name: str | None) -> str | None:
+    """Why a file's format is not known; ``None`` if it is."""
+    if format_name is not None or (suffix := _suffix(name)) in FORMATS:
+        return None
+    return f"unknown format {suffix!r}" if suffix else "unknown format, no suffix"
+
+
+def _suffix(name: str) -> str:
+    """A name's suffix, before that of a compression."""
+    path = PurePath(name)
+    return (PurePath(path.stem) if path.suffix.lower() in COMPRESSIONS else path).suffix.lower()
+
+
+def _source_that_begins(
+    head: bytes, name: str, format_name: str | None, size: int, mtime_ns: int
+) -> Source | str:
+    kind = format_name or FORMATS[_suffix(name)]
     if head.startswith(_ZIP):
         return "a zip archive: unpack it first"
-    compression = find_compression(path, head)
-    if compression and name in TABLE_FORMATS:
-        return f"{name} files compress inside: decompress this one first ({compression})"
-    return Source(str(path), name, compression, status.st_size, status.st_mtime_ns)
+    compression = find_compression(PurePath(name), head)
+    if compression and kind in TABLE_FORMATS:
+        return f"{kind} files compress inside: decompress this one first ({compression})"
+    return Source(name, kind, compression, size, mtime_ns)
+
+
+# --- remote inputs --------------------------------------------------------------------------------
+
+
+def _is_remote_input(given: str) -> bool:
+    """Whether an input is a URL; no local file loses its name to one, even if a folder is called ``s3:``."""
+    if not is_remote(given):
+        return False
+    matches = glob.glob(given, recursive=True) if glob.has_magic(given) else []  # noqa: PTH207 (takes any path)
+    return not any(map(os.path.lexists, [given, *matches]))
+
+
+def _add_remote(found: _Found, url: str) -> None:
+    try:
+        for entry in objects.named_by(url):
+            if entry.is_folder:
+                _add_remote_folder(found, entry.url.rstrip("/"))
+            else:
+                _check_new(found, entry.url)
+                found.sources[entry.url] = _named_source(entry.url, _remote_source(entry, found.format))
+    except OSError as error:
+        raise unreadable(without_password(url), error) from error
+
+
+def _add_remote_folder(found: _Found, folder: str) -> None:
+    if objects.is_in_store(folder):
+        found.left_out.append(f"{folder} (a ctxbatch store)")
+        return
+    folders, left_out = objects.folders_below(folder)
+    found.left_out += left_out
+    entries = [entry for place, files in folders.items() for entry in _remote_data_set(place, files)]
+    entries.sort(key=lambda entry: entry.url.split("/"))  # as local ones are
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        sources = list(pool.map(lambda entry: _remote_source(entry, found.format), entries))
+    for entry, source in zip(entries, sources, strict=True):
+        _check_new(found, entry.url)
+        if isinstance(source, str):
+            found.left_out.append(f"{entry.url} ({source})")
+        else:
+            found.sources[entry.url] = source
+    if all(isinstance(source, str) for source in sources):
+        found.left_out.append(f"{folder} (no file in it can be read)")
+
+
+def _remote_data_set(folder: str, files: Mapping[str, Entry]) -> list[Entry]:
+    """The files of a folder or, if it is a data set, those that are its data."""
+    if "dataset_dict.json" in files:
+        return [entry for name, entry in files.items() if not name.startswith("dataset_dict.")]
+    listed = _listed_files(read_file(f"{folder}/{_STATE}")) if _DATA_SET.issubset(files) else None
+    for name in listed or ():
+        if name not in files:
+            raise InputError(f"{folder}/{name} is missing, and {folder}/{_STATE} lists it: restore it")
+    return list(files.values()) if listed is None else [files[name] for name in listed]
+
+
+def _remote_source(entry: Entry, format_name: str | None) -> Source | str:
+    """An object as a source, or why it is none."""
+    if (reason := _unknown_format(entry.url, format_name)) is not None:
+        return reason
+    head = read_file(entry.url, _HEAD_BYTES) if entry.size else b""
+    return _source_that_begins(head, entry.url, format_name, entry.size, entry.mtime_ns)
+
+
+def _check_new(found: _Found, name: str) -> None:
+    if name in found.sources:
+        raise InputError(f"{name} is named twice among the inputs: name it once")
+
+
+# --- looking again --------------------------------------------------------------------------------
+
+
+def real_place(path: str) -> str:
+    """What two names of one file have in common."""
+    return path if is_remote(path) else str(Path(path).resolve())
+
+
+def size_and_time(path: str) -> tuple[int, int]:
+    """The size and the time of a file now.
+
+    Raises:
+        OSError: It cannot be looked up.
+    """
+    if is_remote(path):
+        entry = look_up(path)
+        return entry.size, entry.mtime_ns
+    status = Path(path).stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def current_size(source: Source) -> int | None:
-    """The size of a source now; ``None`` where it is not there."""
+    """The size of a source now; ``None`` where it is not there.
+
+    Raises:
+        ResourceError: The network fails.
+    """
     try:
-        return Path(source.path).stat().st_size
-    except OSError:
+        return size_and_time(source.path)[0]
+    except OSError as error:
+        if is_remote(source.path) and error.errno == errno.EIO:
+            raise unreadable(source.path, error) from error
         return None

@@ -6,19 +6,20 @@ damage and then raises `DamagedError`, at the same byte every time.
 
 import bz2
 import codecs
-import contextlib
+import errno
 import functools
 import gzip
 import io
 import lzma
 import zlib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any
 
 import pyarrow as pa
 
-from ctxbatch.errors import InputError
+from ctxbatch.errors import CtxbatchError, InputError, ResourceError
+from ctxbatch.remote import is_remote, open_file
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".lz4": "lz4"}
 # Longer records are rejected by name: a worker holds a record whole, several times over.
@@ -49,6 +50,22 @@ class DamagedError(Exception):
     """A source cannot be decompressed, or read as the table it claims to be, from here on."""
 
 
+def open_source(path: str) -> IO[bytes]:
+    """Open a local or a remote file for reading.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    return open_file(path) if is_remote(path) else Path(path).open("rb")
+
+
+def unreadable(path: str, error: OSError) -> CtxbatchError:
+    """Say in one line that a source cannot be read; where it is the network, the same run may go on later."""
+    is_network = is_remote(path) and error.errno == errno.EIO
+    kind = ResourceError if is_network else InputError
+    return kind(f"{path} cannot be read: {error.strerror or error}")
+
+
 class _Decompressed(io.RawIOBase):
     def __init__(self, compression: str, file: IO[bytes]) -> None:
         self._compression = compression
@@ -72,12 +89,17 @@ class _Decompressed(io.RawIOBase):
         except EOFError as error:
             raise DamagedError(f"the {self._compression} data end too early") from error
         except (zlib.error, lzma.LZMAError, OSError, pa.ArrowException) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk's error, not the data's
+            if _is_failure(error):
+                raise
             why = " ".join(str(error).split())
             if "Truncated" in why:
                 raise DamagedError(f"the {self._compression} data end too early") from error
             raise DamagedError(f"the {self._compression} data are damaged ({why})") from error
+
+
+def _is_failure(error: Exception) -> bool:
+    """Whether an error is the disk's or the network's, not the data's; those have numbers."""
+    return isinstance(error, OSError) and error.errno is not None
 
 
 class _Streams:
@@ -126,6 +148,8 @@ class _ArrowStream:
         try:
             piece: bytes = self._stream.read(_STEP)
         except (OSError, pa.ArrowException) as error:
+            if _is_failure(error):
+                raise
             self._error = error
             piece = self._last_piece()
             if not piece:
@@ -136,13 +160,16 @@ class _ArrowStream:
     def _last_piece(self) -> bytes:
         piece = bytearray()
         # A file of its own, because pyarrow's stream closes what it reads from.
-        with Path(self._file.name).open("rb") as file:
+        with open_source(self._file.name) as file:
             stream = pa.CompressedInputStream(file, self._name)
             for _ in range(self._n_pieces):
                 stream.read(_STEP)
-            with contextlib.suppress(OSError, pa.ArrowException):
+            try:
                 while byte := stream.read(1):
                     piece += byte
+            except (OSError, pa.ArrowException) as error:
+                if _is_failure(error):
+                    raise
         return bytes(piece)
 
 
@@ -162,6 +189,7 @@ class ByteStream:
 
     Raises:
         InputError: The source cannot be opened.
+        ResourceError: The network fails.
     """
 
     def __init__(self, path: str, compression: str | None) -> None:
@@ -171,9 +199,9 @@ class ByteStream:
 
     def _open(self) -> None:
         try:
-            self._file: IO[bytes] = Path(self._path).open("rb")  # noqa: SIM115 (`close` closes it)
+            self._file = open_source(self._path)
         except OSError as error:
-            raise InputError(f"{self._path} cannot be read: {error.strerror}") from error
+            raise unreadable(self._path, error) from error
         self._stream: Any = self._file
         if self._compression is not None:
             self._stream = io.BufferedReader(_Decompressed(self._compression, self._file), _BUFFER)
@@ -204,8 +232,13 @@ class ByteStream:
 
         Raises:
             DamagedError: The source is damaged here.
+            InputError: It cannot be read.
+            ResourceError: The network fails.
         """
-        data: bytes = self._stream.read1(size)
+        try:
+            data: bytes = self._stream.read1(size)
+        except OSError as error:
+            raise unreadable(self._path, error) from error
         self.position += len(data)
         return data
 
@@ -217,10 +250,15 @@ class ByteStream:
 
         Raises:
             DamagedError: The source is damaged within the line; ``position`` is where the line begins.
+            InputError: It cannot be read.
+            ResourceError: The network fails.
         """
-        line: bytes = self._stream.readline(MAX_RECORD_BYTES)
-        if len(newline) > 1:
-            line = self._wide_line(line, newline)
+        try:
+            line: bytes = self._stream.readline(MAX_RECORD_BYTES)
+            if len(newline) > 1:
+                line = self._wide_line(line, newline)
+        except OSError as error:
+            raise unreadable(self._path, error) from error
         self.position += len(line)
         return line
 
@@ -240,7 +278,7 @@ class ByteStream:
         return self._file.tell()
 
 
-def find_compression(path: Path, head: bytes) -> str | None:
+def find_compression(path: PurePath, head: bytes) -> str | None:
     """How a file is compressed, by its suffix or, failing that, by how it begins."""
     if (by_suffix := COMPRESSIONS.get(path.suffix.lower())) is not None:
         return by_suffix

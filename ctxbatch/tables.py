@@ -1,10 +1,11 @@
 """Rows of Arrow and Parquet files: the text and the id of each, from any row on, a few at a time.
 
-Owns how a column is named and which columns hold text. Every Arrow file is mapped, not loaded.
+Owns how a column is named and which columns hold text. Every local file is mapped, not loaded.
 """
 
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ctxbatch.errors import InputError
-from ctxbatch.streams import DamagedError
+from ctxbatch.remote import is_remote, open_file
+from ctxbatch.streams import DamagedError, unreadable
 
 _IPC_FILE = b"ARROW1"
 _FEATHER_1 = b"FEA1"
@@ -24,6 +25,8 @@ _BROKEN = (pa.ArrowException, OSError, SystemError, ValueError, OverflowError, K
 
 # Number of a row, its text (None: null) and its id (None: null, or no such column).
 Row = tuple[int, bytes | None, bytes | None]
+# Number of a batch's first row, and the batch.
+_Batch = tuple[int, pa.RecordBatch]
 
 
 class Table:
@@ -32,14 +35,18 @@ class Table:
     Raises:
         DamagedError: It is not what its name says, or cut off.
         InputError: It cannot be opened.
+        ResourceError: The network fails.
     """
 
     def __init__(self, path: str, format_name: str) -> None:
         self._path = path
         self._is_parquet = format_name == "parquet"
+        self._batches: Iterator[_Batch] | None = None
+        self._batch: _Batch | None = None
+        self._ahead_to = 0.0
         try:
             if self._is_parquet:
-                self._file: Any = pq.ParquetFile(path, memory_map=True)
+                self._file: Any = pq.ParquetFile(_opened(path), pre_buffer=is_remote(path))
                 self.schema: pa.Schema = self._file.schema_arrow
             else:
                 self.schema = self._open_arrow().schema
@@ -48,18 +55,18 @@ class Table:
             raise self._damage(error) from error
 
     def _open_arrow(self) -> Any:  # noqa: ANN401 (a reader of a file or of a stream)
-        mapped = pa.memory_map(self._path)
-        head = mapped.read(len(_IPC_FILE))
-        mapped.seek(0)
+        file = _opened(self._path)
+        head = file.read(len(_IPC_FILE))
+        file.seek(0)
         if head == _IPC_FILE:
-            return pa.ipc.open_file(mapped)
+            return pa.ipc.open_file(file)
         if head.startswith(_FEATHER_1):
             raise DamagedError("Feather version 1, which pyarrow no longer reads: write it as version 2")
-        return pa.ipc.open_stream(mapped)
+        return pa.ipc.open_stream(file)
 
     def _damage(self, error: Exception) -> Exception:
         if isinstance(error, OSError) and error.errno is not None:
-            return InputError(f"{self._path} cannot be read: {error.strerror}")
+            return unreadable(self._path, error)
         what = "Parquet" if self._is_parquet else "Arrow"
         return DamagedError(f"the {what} data are damaged ({' '.join(str(error).split())[:200]})")
 
@@ -88,8 +95,7 @@ class Table:
             DamagedError: The file is damaged from the row on that would come next.
         """
         paths = find_column(self.schema, text_column), find_column(self.schema, id_column)
-        batches = self._parquet_batches(start, paths) if self._is_parquet else self._arrow_batches(start)
-        for first, batch in batches:
+        for first, batch in self._batches_from(start, paths):
             # Slices count from the batch's first row, so that what is damaged does not depend on ``start``.
             for begin in range(max(0, start - first) // _ROWS * _ROWS, batch.num_rows, _ROWS):
                 part = batch.slice(begin, _ROWS)
@@ -101,9 +107,29 @@ class Table:
                     if row >= start:
                         yield row, text, name
 
-    def _parquet_batches(
-        self, start: int, paths: tuple[list[str] | None, ...]
-    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+    def _batches_from(self, start: int, paths: tuple[list[str] | None, ...]) -> Iterator[_Batch]:
+        """Batches from the one on that holds row ``start``.
+
+        Where a remote file is being read a little before it, reading goes on; what lies mapped is begun anew.
+        """
+        first = self._batch[0] if self._batch is not None else 0
+        if self._batches is None or not is_remote(self._path) or not first <= start < self._ahead_to:
+            self._batch = None
+            self._batches = (
+                self._parquet_batches(start, paths) if self._is_parquet else self._arrow_batches(start)
+            )
+        elif self._batch is not None and start < first + self._batch[1].num_rows:
+            yield self._batch
+        try:
+            for batch in self._batches:
+                self._batch = batch
+                if start < batch[0] + batch[1].num_rows:
+                    yield batch
+        except Exception:
+            self._batches = None
+            raise
+
+    def _parquet_batches(self, start: int, paths: tuple[list[str] | None, ...]) -> Iterator[_Batch]:
         """Batches of the wanted columns, beginning with the row group that holds row ``start``.
 
         One row group after another, so that where batches begin does not depend on ``start``.
@@ -115,6 +141,7 @@ class Table:
             if first + size <= start:
                 first += size
                 continue
+            self._ahead_to = first + size
             try:
                 for batch in self._file.iter_batches(_ROWS, row_groups=[group], columns=columns):
                     yield first, batch
@@ -122,9 +149,10 @@ class Table:
             except _BROKEN as error:
                 raise self._damage(error) from error
 
-    def _arrow_batches(self, start: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    def _arrow_batches(self, start: int) -> Iterator[_Batch]:
         """Batches of all columns, as they lie in the file; what is mapped and not looked at costs nothing."""
         first = 0
+        self._ahead_to = math.inf
         try:
             reader = self._open_arrow()
             is_file = hasattr(reader, "num_record_batches")
@@ -139,6 +167,10 @@ class Table:
                 first += batch.num_rows
         except _BROKEN as error:
             raise self._damage(error) from error
+
+
+def _opened(path: str) -> Any:  # noqa: ANN401 (a file of pyarrow's)
+    return pa.PythonFile(open_file(path), "r") if is_remote(path) else pa.memory_map(path)
 
 
 # --- columns --------------------------------------------------------------------------------------

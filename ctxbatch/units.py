@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ctxbatch.config import DecodeErrors, RecordKind
-from ctxbatch.errors import InputError
 from ctxbatch.sources import Source
 from ctxbatch.streams import MAX_RECORD_BYTES, ByteStream, DamagedError, decode, newline_of
 from ctxbatch.tables import Row, Table
@@ -81,6 +80,7 @@ class OpenSource:
         self.source = source
         self.reading = reading
         self._stream = None if source.is_table else ByteStream(source.path, source.compression)
+        self._table: Table | None = None
         self.encoding = source.encoding or reading.encoding
         self.newline = newline_of(self.encoding)
         self.mark = "\ufeff".encode(self.encoding) if self.encoding.startswith("utf") else b""
@@ -99,11 +99,19 @@ class OpenSource:
 
         Raises:
             InputError: The source cannot be read.
+            ResourceError: The network fails.
         """
-        try:
-            yield from _UNITS[self.source.format](self, start, number)
-        except OSError as error:
-            raise InputError(f"{self.source.path} cannot be read: {error.strerror or error}") from error
+        yield from _UNITS[self.source.format](self, start, number)
+
+    def table(self) -> Table:
+        """The source as a table.
+
+        Raises:
+            DamagedError: It is none.
+        """
+        if self._table is None:
+            self._table = Table(self.source.path, self.source.format)
+        return self._table
 
     def lines(self, start: int, number: int) -> Iterator[Unit]:
         """Yield a unit per line, with its end."""
@@ -319,8 +327,7 @@ class _CsvRows:
 def _table_units(source: OpenSource, start: int, _number: int) -> Iterator[Unit]:
     row = start
     try:
-        table = Table(source.source.path, source.source.format)
-        for each in table.rows(start, source.reading.text_field, source.reading.id_field):
+        for each in source.table().rows(start, source.reading.text_field, source.reading.id_field):
             row = each[0] + 1
             too_long = each[1] is not None and len(each[1]) >= MAX_RECORD_BYTES
             yield Unit(

@@ -135,6 +135,7 @@ def find_source_changes(out: Path) -> Iterator[str]:
 
     Raises:
         StoreError: The folder is no store, or its manifest is damaged.
+        ResourceError: The network fails, so that nothing can be said.
     """
     manifest = Manifest.read(out)
     named: set[int] = set()

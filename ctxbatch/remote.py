@@ -1,0 +1,287 @@
+"""Remote file systems: names with a scheme, such as ``s3://bucket/key``.
+
+Owns which names are remote, and how what they name is looked up, listed, opened, read and written. pyarrow
+opens S3, Google Cloud Storage, Azure and HDFS, fsspec what else it knows. Credentials, regions and endpoints
+come from the environment alone; retries are the libraries' own. Whatever fails is a `RemoteError`, and has a
+number: an `OSError` without one would be taken for a damage in what is read, and records would be lost.
+"""
+
+import contextlib
+import errno
+import functools
+import io
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import IO, Any, NamedTuple
+
+import pyarrow as pa
+from pyarrow import fs as arrow_fs
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)", re.IGNORECASE)
+# Read at a time: few enough requests, and not much that is read in vain where a shard ends.
+_BUFFER = 1 << 20
+_OF_BUCKETS = ("s3", "gs", "gcs")
+# Google's library goes on trying for a quarter of an hour, unless it is told.
+_GOOGLE = "?retry_limit_seconds=60"
+_DENIED = (
+    "ACCESS_DENIED",
+    "INVALID_ACCESS_KEY",
+    "SIGNATURE_DOES_NOT_MATCH",
+    "EXPIRED_TOKEN",
+    "status 403",
+    "OAuth2",
+)
+_ABSENT = ("NO_SUCH_BUCKET", "NO_SUCH_KEY", "RESOURCE_NOT_FOUND")
+_TIMES = ("mtime", "LastModified", "last_modified", "modified", "updated", "created")
+_NOTHING = "no such object, folder or bucket"
+_SHOWN = 200
+
+
+class RemoteError(OSError):
+    """A remote file system refuses or fails: ``strerror`` says why and what to do.
+
+    ``errno`` is ENOENT where nothing has the name, EACCES where access is denied, and else EIO: then the
+    same may succeed later.
+    """
+
+
+class Entry(NamedTuple):
+    """An object or a folder; a folder's size is 0. ``mtime_ns`` is 0 where the file system knows no times."""
+
+    url: str
+    size: int
+    mtime_ns: int
+    is_folder: bool
+
+
+def is_remote(name: str) -> bool:
+    """Whether a name begins with a scheme; no local path does that pathlib has written."""
+    return _SCHEME.match(name) is not None
+
+
+def without_password(url: str) -> str:
+    """A URL as it can be shown."""
+    return re.sub(r"^([^/]*//[^/:]*):[^/@]*@", r"\1:…@", url)
+
+
+def look_up(url: str) -> Entry:
+    """What a URL names; a prefix of objects is a folder.
+
+    Raises:
+        RemoteError: It names nothing, or cannot be looked up.
+    """
+    with _told(url):
+        file_system, path = _locate(url)
+        info = file_system.get_file_info(path)
+    if info.type == arrow_fs.FileType.NotFound:
+        raise RemoteError(errno.ENOENT, _NOTHING)
+    return _entry(url, info)
+
+
+def list_folder(url: str, *, recursive: bool) -> list[Entry]:
+    """What lies in a folder, or also in the folders below it, in no order.
+
+    Raises:
+        RemoteError: It is not there, or cannot be listed.
+    """
+    with _told(url):
+        file_system, path = _locate(url.rstrip("/"))
+        infos = file_system.get_file_info(arrow_fs.FileSelector(path, recursive=recursive))
+    inside = path.rstrip("/") + "/"
+    root = url.rstrip("/") + "/"
+    return [_entry(root + info.path[len(inside) :], info) for info in infos if info.path.startswith(inside)]
+
+
+def open_file(url: str) -> IO[bytes]:
+    """Open an object for reading at random, a megabyte ahead; its ``name`` is the URL.
+
+    Raises:
+        RemoteError: It cannot be opened; so do its methods where it cannot be read.
+    """
+    return io.BufferedReader(_RemoteFile(url), _BUFFER)
+
+
+def read_file(url: str, size: int = -1) -> bytes:
+    """An object's bytes, or the first of them.
+
+    Raises:
+        RemoteError: It cannot be read.
+    """
+    with _RemoteFile(url) as file:
+        return bytes(file.read(size))
+
+
+def write_file(url: str, content: bytes) -> None:
+    """Write an object, which is there whole or not at all.
+
+    Raises:
+        RemoteError: It cannot be written.
+    """
+    with _told(url):
+        file_system, path = _locate(url)
+        # Without this pyarrow compresses what is called .gz.
+        with file_system.open_output_stream(path, compression=None) as stream:
+            stream.write(content)
+
+
+class _RemoteFile(io.RawIOBase):
+    """An object as Python's file, whose errors go through readers of pyarrow's unchanged."""
+
+    def __init__(self, url: str) -> None:
+        self.name = url
+        with _told(url):
+            file_system, path = _locate(url)
+            self._file = file_system.open_input_file(path)
+            self._size: int = self._file.size()
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = (
+            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        )
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 (any writable buffer)
+        wanted = min(len(buffer), self._size - self._position)
+        if wanted <= 0:
+            return 0
+        with _told(self.name):
+            data = self._file.read_at(wanted, self._position)
+        if not data:
+            raise RemoteError(errno.EIO, "it became shorter while it was read: run again when it is complete")
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed and hasattr(self, "_file"):
+            self._file.close()
+        super().close()
+
+
+# --- file systems ---------------------------------------------------------------------------------
+
+
+def _locate(url: str) -> tuple[Any, str]:
+    """The file system behind a URL, and the path in it."""
+    match = _SCHEME.match(url)
+    assert match is not None
+    scheme, host = match[1].lower(), match[2]
+    if scheme == "file":
+        raise RemoteError(errno.ENOENT, f"a local file is named by its path: {url[match.end() :]}")
+    if scheme in _OF_BUCKETS and not host:
+        raise RemoteError(errno.ENOENT, f"no bucket is named: write {scheme}://bucket/key")
+    user = host.rpartition("@")[0]
+    if ":" in user or (scheme == "s3" and user):
+        raise RemoteError(errno.EACCES, f"credentials do not belong in a name: {_credentials(url)}")
+    try:
+        file_system, path = _arrow_file_system(match[0] + (_GOOGLE if scheme in ("gs", "gcs") else ""))
+    except (pa.ArrowInvalid, NotImplementedError):
+        return _fsspec_file_system(url)
+    return file_system, path + url[match.end() :]
+
+
+@functools.cache
+def _arrow_file_system(root: str) -> tuple[Any, str]:
+    # Only the root is read as a URI: in an object's name ?, # and % stand for themselves.
+    found: tuple[Any, str] = arrow_fs.FileSystem.from_uri(root)
+    return found
+
+
+def _fsspec_file_system(url: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    try:
+        file_system, path = url_to_fs(url, use_listings_cache=False)
+    except ImportError as error:
+        hint = "install that, or 'ctxbatch[remote]' for http and https"
+        raise RemoteError(errno.ENOENT, f"{_one_line(error)}: {hint}") from error
+    except ValueError as error:
+        why = f"neither pyarrow nor fsspec opens it ({_one_line(error)}): name a local file, s3:// or gs://"
+        raise RemoteError(errno.ENOENT, why) from error
+    return arrow_fs.PyFileSystem(_Handler(file_system)), path
+
+
+class _Handler(arrow_fs.FSSpecHandler):  # type: ignore[misc]  # pyarrow has no types
+    """A file system of fsspec's with the times of its files.
+
+    pyarrow's own handler knows no times, and passes over folders that cannot be listed.
+    """
+
+    def get_file_info(self, paths: list[str]) -> list[Any]:
+        return [self._look_up(path) for path in paths]
+
+    def _look_up(self, path: str) -> Any:  # noqa: ANN401 (pyarrow has no types)
+        try:
+            return _file_info(self.fs.info(path))
+        except FileNotFoundError:
+            return arrow_fs.FileInfo(path, arrow_fs.FileType.NotFound)
+
+    def get_file_info_selector(self, selector: Any) -> list[Any]:  # noqa: ANN401 (pyarrow has no types)
+        depth = None if selector.recursive else 1
+        found = []
+        for _, folders, files in self.fs.walk(selector.base_dir, depth, detail=True, on_error="raise"):
+            found += [_file_info(facts) for facts in [*folders.values(), *files.values()]]
+        return found
+
+
+def _file_info(facts: Mapping[str, Any]) -> Any:  # noqa: ANN401 (pyarrow has no types)
+    if facts["type"] == "directory":
+        return arrow_fs.FileInfo(facts["name"], arrow_fs.FileType.Directory)
+    time = next((facts[name] for name in _TIMES if isinstance(facts.get(name), datetime | float | int)), None)
+    if isinstance(time, float | int):
+        time = datetime.fromtimestamp(time, UTC)
+    return arrow_fs.FileInfo(facts["name"], arrow_fs.FileType.File, size=facts["size"], mtime=time)
+
+
+def _entry(url: str, info: Any) -> Entry:  # noqa: ANN401 (pyarrow has no types)
+    if info.type == arrow_fs.FileType.Directory:
+        return Entry(url, 0, 0, is_folder=True)
+    if info.size is None:  # which must not pass for an empty one
+        raise RemoteError(errno.ENOENT, "its size is unknown: copy it to a file first")
+    return Entry(url, info.size, info.mtime_ns or 0, is_folder=False)
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Make one error of those that the libraries raise, which are of many classes."""
+    try:
+        yield
+    except (MemoryError, RemoteError):
+        raise
+    except Exception as error:
+        raise _as_remote_error(error, url) from error
+
+
+def _as_remote_error(error: Exception, url: str) -> RemoteError:
+    text = _one_line(error)
+    if isinstance(error, FileNotFoundError) or any(sign in text for sign in _ABSENT):
+        return RemoteError(errno.ENOENT, _NOTHING)
+    if isinstance(error, PermissionError) or any(sign in text for sign in _DENIED):
+        return RemoteError(errno.EACCES, f"access is denied ({text}): {_credentials(url)}")
+    return RemoteError(errno.EIO, f"{text}: check the network and the endpoint, and run again")
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = text[max(text.find("AWS Error"), 0) :].partition(" (Request ID")[0]
+    return text[:_SHOWN].rstrip(". ")
+
+
+def _credentials(url: str) -> str:
+    if url.lower().startswith("s3"):
+        return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    return "set GOOGLE_APPLICATION_CREDENTIALS" if url.lower().startswith("g") else "set its credentials"

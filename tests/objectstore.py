@@ -1,0 +1,78 @@
+"""An S3 server of this machine over HTTP, moto's, with failures between it and those who ask."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import boto3
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+ERRORS = {
+    "400": ("400 Bad Request", b"<Error><Code>BadRequest</Code><Message>No.</Message></Error>"),
+    "403": ("403 Forbidden", b""),
+    "503": ("503 Slow Down", b"<Error><Code>SlowDown</Code><Message>Ask less.</Message></Error>"),
+}
+
+
+@dataclass
+class ObjectStore:
+    """The server's address, what was asked of it, and how it is to fail.
+
+    ``fails`` is asked of every request for an object's bytes, by its path, and answers "400", "403", "503",
+    "hang", "cut" or nothing.
+    """
+
+    url: str = ""
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    fails: Callable[[str], str | None] = lambda _: None
+
+    @property
+    def n_reads(self) -> int:
+        """Requests for objects' bytes so far."""
+        return sum(method == "READ" for method, _ in self.asked)
+
+    def client(self):
+        keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+        return boto3.client("s3", endpoint_url=self.url, region_name="us-east-1", **keys)
+
+    def app(self, served: Callable) -> Callable:
+        def answer(environ, start_response):
+            path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
+            method = "READ" if "HTTP_RANGE" in environ else method
+            self.asked.append((method, path))
+            kind = self.fails(path) if method == "READ" else None
+            if kind == "hang":
+                time.sleep(5)
+            if kind in ERRORS:
+                status, body = ERRORS[kind]
+                start_response(status, [("Content-Length", str(len(body)))])
+                return [body]
+            body = served(environ, start_response)
+            return (part[: len(part) // 2] for part in body) if kind == "cut" else body
+
+        return answer
+
+
+@contextlib.contextmanager
+def object_store() -> Iterator[ObjectStore]:
+    """Serve an empty object store on a free port of this machine until the end."""
+    store = ObjectStore()
+    app = store.app(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    store.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield store
+    finally:
+        server.shutdown()
+        thread.join()
