@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ctxbatch.forecast import Estimate
+    from ctxbatch.pulling import PullReport
     from ctxbatch.runner import RunReport
     from ctxbatch.search import Searcher
     from ctxbatch.store import Store
@@ -29,6 +30,7 @@ __all__ = [
     "StoreError",
     "estimate",
     "open",
+    "pull",
     "run",
     "searcher",
 ]
@@ -44,8 +46,8 @@ def run(
     """Turn text into a store, or finish the store that an interrupted run has left.
 
     Args:
-        inputs: Files and folders of text.
-        out: The store's folder.
+        inputs: Files, folders and globs of text, here or on object storage.
+        out: The store's folder, or its URL, as ``s3://bucket/store``.
         config: The options; the defaults of ``ctxbatch run`` if not given.
         quiet: Show no progress on standard error.
 
@@ -78,6 +80,24 @@ def estimate(
     return runner.make_estimate(inputs, out, config)
 
 
+def pull(url: str, out: str | Path, *, quiet: bool = True) -> "PullReport":
+    """Copy a store from object storage into a folder, or complete a copy; checksums are compared.
+
+    Args:
+        url: The store.
+        out: The folder.
+        quiet: Show no progress on standard error.
+
+    Raises:
+        InputError: ``url`` is no URL.
+        StoreError: There is no store, or the folder is something else.
+        ResourceError: The network, the disk, a permission or another run stands in the way.
+    """
+    from ctxbatch import pulling
+
+    return pulling.pull(url, out, quiet=quiet)
+
+
 def searcher(
     outs: "Sequence[str | Path] | str | Path", on: str | None = None, layer: int | None = None
 ) -> "Searcher":
@@ -99,10 +119,11 @@ def searcher(
 
 
 def open(out: str | Path) -> "Store":  # noqa: A001 (as in `ctxbatch.open`)
-    """Open a store for reading.
+    """Open a store for reading, by its folder; of a URL only what its commits say can be read.
 
     Raises:
-        StoreError: The folder is no store, or its manifest is damaged.
+        StoreError: It is no store, or its manifest is damaged.
+        ResourceError: The network fails.
     """
     from ctxbatch.store import Store
 

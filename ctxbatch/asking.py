@@ -19,6 +19,7 @@ import ctxbatch
 from ctxbatch.errors import InputError
 from ctxbatch.filters import Filters
 from ctxbatch.options import AsJson, Layer, VectorKind
+from ctxbatch.remote import is_remote
 
 if TYPE_CHECKING:
     from ctxbatch.hits import Answer
@@ -152,6 +153,8 @@ def _split_queries(
 
 
 def _is_store(argument: str) -> bool:
+    if is_remote(argument):
+        return True
     try:
         return (Path(argument) / "manifest.json").exists()
     except OSError:  # a query may be too long for a path

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +21,7 @@ import ctxbatch
 from ctxbatch import asking, grouping, showing
 from ctxbatch.config import Kept, RunConfig
 from ctxbatch.errors import CtxbatchError, InputError, Stopped
-from ctxbatch.options import AsJson, Layer, VectorKind, parse_size, takes_run_options
+from ctxbatch.options import AsJson, Layer, StoreHere, StoreName, VectorKind, parse_size, takes_run_options
 
 if TYPE_CHECKING:
     from ctxbatch.forecast import Estimate
@@ -40,8 +39,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-
-OutFolder = Annotated[Path, Argument(metavar="OUT", help="Folder of the store.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -62,16 +59,22 @@ Inputs = Annotated[
         show_default=False,
     ),
 ]
-NewOutFolder = Annotated[
-    Path,
-    Option("-o", "--out", metavar="OUT", help="Folder of the store; made, or resumed.", show_default=False),
+NewOut = Annotated[
+    str,
+    Option(
+        "-o",
+        "--out",
+        metavar="OUT",
+        help="Folder of the store, or its URL, as s3://bucket/store; made, or resumed.",
+        show_default=False,
+    ),
 ]
 Quiet = Annotated[bool, Option("-q", "--quiet", help="Show no progress and no summary.")]
 
 
 @app.command()
 @takes_run_options
-def run(inputs: Inputs, out: NewOutFolder, options: RunConfig, quiet: Quiet = False) -> None:
+def run(inputs: Inputs, out: NewOut, options: RunConfig, quiet: Quiet = False) -> None:
     """Turn text into a store of word vectors, or finish one that was interrupted.
 
     The same command again goes on where the last one stopped.
@@ -85,7 +88,7 @@ def run(inputs: Inputs, out: NewOutFolder, options: RunConfig, quiet: Quiet = Fa
 
 @app.command()
 @takes_run_options
-def plan(inputs: Inputs, out: NewOutFolder, options: RunConfig, as_json: AsJson = False) -> None:
+def plan(inputs: Inputs, out: NewOut, options: RunConfig, as_json: AsJson = False) -> None:
     """Say what a run would come to, from a sample: words, time, room on the disk. Writes nothing.
 
     Takes the options of `ctxbatch run`.
@@ -97,7 +100,7 @@ def plan(inputs: Inputs, out: NewOutFolder, options: RunConfig, as_json: AsJson 
         _print_lines(_estimate_lines(found, out))
 
 
-def _estimate_lines(found: "Estimate", out: Path) -> Iterator[str]:
+def _estimate_lines(found: "Estimate", out: str) -> Iterator[str]:
     compressed = f" ({found.sources_compressed:,} compressed)" if found.sources_compressed else ""
     about = "" if found.sampled == 1 else "about "
     yield f"sources    {found.sources:,}{compressed}, {about}{_size_of(found.bytes)} of input"
@@ -115,6 +118,8 @@ def _estimate_lines(found: "Estimate", out: Path) -> Iterator[str]:
     else:
         rate = f"{found.tokens:,} tokens at {found.tokens_per_second:,.0f} tokens/s as in an earlier run"
         yield f"time       about {_duration(found.seconds)} ({rate})"
+    if found.bytes_free is None:
+        return
     short = "" if found.fits else ": too little, `ctxbatch run` would refuse to begin"
     yield f"free disk  {_size_of(found.bytes_free)} for {out}{short}"
 
@@ -145,6 +150,8 @@ def _print_report(report: "RunReport") -> None:
     )
     if report.index is not None:
         say(f"{report.index}\n")
+    if isinstance(report.out, str) and not report.given_up:
+        say(f"to index and search it: `ctxbatch pull {report.out} OUT` copies it here\n")
     if part is not None and part.to_index is not None:
         say(f"the store is complete: `ctxbatch index {report.out}` builds the index on {part.to_index}\n")
     if totals["rejected"] or totals["rejected_words"]:
@@ -168,7 +175,7 @@ app.command()(grouping.senses)
 
 @app.command()
 def index(
-    out: OutFolder,
+    out: StoreHere,
     on: VectorKind = None,
     layer: Layer = None,
     memory: Annotated[
@@ -191,16 +198,37 @@ def index(
     size = parse_size("--memory", memory)
     options = IndexOptions(size, recall, factory)
     store = ctxbatch.open(out)
+    store.check_is_here()
     column = store.config.column(on, layer)
-    with locked(out):
-        remove_leftovers(out)
+    with locked(store.path):
+        remove_leftovers(store.path)
         report = build(store, column, options, quiet=quiet)
     if not quiet:
         print(report)
 
 
 @app.command()
-def stats(out: OutFolder, as_json: AsJson = False) -> None:
+def pull(
+    url: Annotated[str, Argument(metavar="URL", help="The store, as s3://bucket/store.")],
+    out: Annotated[str, Argument(metavar="OUT", help="The folder to copy it to; made, or completed.")],
+    quiet: Quiet = False,
+) -> None:
+    """Copy a store from object storage into a folder, to index and to search it there.
+
+    The same command again copies what is missing; every file is compared with its checksum.
+    """
+    report = ctxbatch.pull(url, out, quiet=quiet)
+    _print_lines(report.damaged)
+    if not quiet:
+        sys.stderr.write(f"{report}\n")
+        if report.damaged:
+            sys.stderr.write(f"`ctxbatch verify {url} --repair` makes what is damaged anew\n")
+    if report.damaged:
+        raise typer.Exit(3)
+
+
+@app.command()
+def stats(out: StoreName, as_json: AsJson = False) -> None:
     """Show what a store holds and what it took."""
     from ctxbatch.totals import totals
 
@@ -235,7 +263,7 @@ def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
 
 @app.command()
 def verify(
-    out: OutFolder,
+    out: StoreName,
     sources: Annotated[
         bool, Option("--sources", help="Read the sources again too and compare them with the plan.")
     ] = False,
@@ -248,6 +276,7 @@ def verify(
     from ctxbatch.verify import find_damage, find_source_changes
 
     store = ctxbatch.open(out)
+    out = str(store.place.out)
     if repair:
         from ctxbatch import runner
 
@@ -275,13 +304,15 @@ def verify(
 
 
 @app.command()
-def status(out: OutFolder) -> None:
+def status(out: StoreName) -> None:
     """Show how far a run has come, and whether one is going on."""
     from ctxbatch.locking import claimed, is_locked
     from ctxbatch.parts import shard_list
+    from ctxbatch.places import place_of
 
-    running = is_locked(out)
+    running = is_locked(place_of(out).folder)
     store = ctxbatch.open(out)
+    out = str(store.place.out)
     done, planned = len(store.commits), len(store.manifest.shards)
     state = (
         "running" if running else "finished" if store.complete else "interrupted: run the same command again"
@@ -296,7 +327,7 @@ def status(out: OutFolder) -> None:
     missing = [spec.shard for spec in store.manifest.shards if spec.shard not in store.commits]
     if missing:
         print(f"missing: {shard_list(missing)}")
-    if in_work := claimed(out, missing):
+    if in_work := claimed(store.path, missing):
         print(f"of these in work: {shard_list(in_work)}")
 
 
@@ -326,8 +357,9 @@ def main() -> None:
         status = _complain(f"{error.filename or 'the disk'}: {error.strerror}: mend it and run again", 4)
     except Stopped as stopped:
         message = f"stopped by {signal.Signals(stopped.signum).name}"
-        if sys.argv[1:2] == ["run"]:
-            message += "; what is committed is kept, the same command goes on from there"
+        if sys.argv[1:2] in (["run"], ["pull"]):
+            kept = "committed" if sys.argv[1] == "run" else "copied"
+            message += f"; what is {kept} is kept, the same command goes on from there"
         status = _complain(message, stopped.exit_status)
     sys.exit(status)
 

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.dispatch import TRIES
 from ctxbatch.errors import CtxbatchError, InputError
+from ctxbatch.places import Place
 from ctxbatch.pool import ENVIRONMENT, WorkersFailedError
 from ctxbatch.rayworker import compile_here, resolve_here
 
@@ -86,14 +87,14 @@ class RayEngine:
             self._ask(compile_here, config)
             self._has_program = True
 
-    def workers(self, out: Path, lock: int, log: IO[str]) -> "RayPool":  # noqa: ARG002 (of this machine alone)
+    def workers(self, place: Place, lock: int, log: IO[str]) -> "RayPool":  # noqa: ARG002 (of this machine alone)
         """Actors."""
         from ctxbatch.raypool import RayPool
 
-        return RayPool(out.absolute(), self._device, self._place, self._n_workers)
+        return RayPool(place, self._device, self._share, self._n_workers)
 
     @property
-    def _place(self) -> dict[str, Any]:
+    def _share(self) -> dict[str, Any]:
         """What Ray is to give each worker."""
         n_gpus = int(self._kind == "GPU")
         return {"num_cpus": 1, "num_gpus": n_gpus, "runtime_env": {"env_vars": ENVIRONMENT}}
@@ -101,7 +102,7 @@ class RayEngine:
     def _ask(self, function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401 (what it returns)
         """Call a function on a node; its last argument is where this process stands."""
         ray = _import_ray()
-        task = ray.remote(function).options(**self._place, max_retries=TRIES)
+        task = ray.remote(function).options(**self._share, max_retries=TRIES)
         future = task.remote(*arguments, str(Path.cwd())).future()
         while True:
             try:  # not ray.get, in which the exception that a signal raises is lost

@@ -7,11 +7,11 @@ import contextlib
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import IO, Any, Protocol
 
 from ctxbatch.compiling import make_program
 from ctxbatch.config import ResolvedConfig, RunConfig
+from ctxbatch.places import Place
 from ctxbatch.pool import Pool
 
 
@@ -41,7 +41,7 @@ class Engine(Protocol):
     def make_program(self, config: ResolvedConfig) -> None:
         """Compile the model, if the configuration says so and these devices run what is compiled."""
 
-    def workers(self, out: Path, lock: int, log: IO[str]) -> AbstractContextManager[Workers]:
+    def workers(self, place: Place, lock: int, log: IO[str]) -> AbstractContextManager[Workers]:
         """Workers for a store, none of which outlives the context."""
 
 
@@ -95,6 +95,6 @@ class LocalEngine:
         if config.compiled and self._devices == ["cpu"]:
             make_program(config)
 
-    def workers(self, out: Path, lock: int, log: IO[str]) -> Pool:
+    def workers(self, place: Place, lock: int, log: IO[str]) -> Pool:
         """Worker processes."""
-        return Pool(out, self._workers, lock, log)
+        return Pool(place, self._workers, lock, log)

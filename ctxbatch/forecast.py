@@ -47,9 +47,9 @@ class Estimate:
     """What a run over some sources will come to.
 
     ``bytes`` are of the input, decompressed; ``seconds`` and ``tokens_per_second`` are ``None`` where no
-    run with this model has been timed on this device. ``words`` is ``None`` where only sentences with given
-    words are tokenised. ``first_reject`` names a source and a reason, if anything in the sample is rejected.
-    Exact only where ``sampled`` is 1 and all words are stored.
+    run with this model has been timed on this device, ``bytes_free`` where the store is on object storage,
+    ``words`` where only sentences with given words are tokenised. ``first_reject`` names a source and a
+    reason, if anything in the sample is rejected. Exact only where ``sampled`` is 1 and all words are stored.
     """
 
     sources: int
@@ -65,7 +65,7 @@ class Estimate:
     shards: int
     bytes_on_disk: int
     bytes_of_index: int
-    bytes_free: int
+    bytes_free: int | None
     tokens_per_second: float | None
     seconds: float | None
     first_reject: str | None
@@ -73,7 +73,7 @@ class Estimate:
     @property
     def fits(self) -> bool:
         """Whether the disk has room for the store and its index."""
-        return self.bytes_on_disk + self.bytes_of_index <= self.bytes_free
+        return self.bytes_free is None or self.bytes_on_disk + self.bytes_of_index <= self.bytes_free
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON knows them."""
@@ -99,7 +99,11 @@ class _Totals:
 
 
 def estimate(
-    sources: Sequence[Source], reading: Reading, config: ResolvedConfig, out: Path, devices: Sequence[str]
+    sources: Sequence[Source],
+    reading: Reading,
+    config: ResolvedConfig,
+    out: Path | None,
+    devices: Sequence[str],
 ) -> Estimate:
     """Estimate a run from a sample of half a megabyte, drawn from all over the input.
 
@@ -107,7 +111,7 @@ def estimate(
         sources: What `ctxbatch.corpus.examine` has made of the sources.
         reading: How they are read.
         config: The resolved configuration.
-        out: The store's folder, which need not exist.
+        out: The store's folder, which need not exist; ``None`` where nobody knows how much room there is.
         devices: Names of the devices, as commit records have them.
 
     Raises:
@@ -152,7 +156,7 @@ def estimate(
         shards=max(1, round(total.bytes / reading.shard_size)),
         bytes_on_disk=round(total.disk),
         bytes_of_index=expected_bytes(round(total.rows), config.hidden_size),
-        bytes_free=free_bytes(out),
+        bytes_free=None if out is None else free_bytes(out),
         tokens_per_second=rate,
         seconds=round(total.tokens / rate, 1) if rate else None,
         first_reject=first_reject,

@@ -6,14 +6,13 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 from wcwidth import wrap
 
 import ctxbatch
-from ctxbatch.options import AsJson, Layer
+from ctxbatch.options import AsJson, Layer, StoreHere
 
 if TYPE_CHECKING:
     from ctxbatch.senses import SenseGroup, Senses
@@ -23,7 +22,7 @@ log = logging.getLogger("ctxbatch")
 
 
 def senses(
-    out: Annotated[Path, Argument(metavar="OUT", help="Folder of the store.")],
+    out: StoreHere,
     word: Annotated[str, Argument(metavar="WORD", help="The word; upper and lower case are one.")],
     groups: Annotated[
         int | None,

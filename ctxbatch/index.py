@@ -19,8 +19,9 @@ import numpy as np
 from ctxbatch.errors import StoreError
 from ctxbatch.layout import INDEX, Manifest, file_digest, read_json
 from ctxbatch.nearest import Floats, Selection, among, exact
+from ctxbatch.places import LocalPlace
 from ctxbatch.postings import Postings
-from ctxbatch.store import Column, Ints, Store, committed_shards
+from ctxbatch.store import Column, Ints, Store
 from ctxbatch.writer import WORDS
 
 # The table of each word's rows.
@@ -214,7 +215,7 @@ def check_index(path: Path, manifest: Manifest) -> Iterator[str]:
     file = path.parent / facts["file"]
     if not file.is_file() or file.stat().st_size != facts["bytes"] or file_digest(file) != facts["sha256"]:
         yield f"{file} is damaged or missing; {remedy}"
-    elif facts["built_from"] != built_from(committed_shards(path.parent.parent, manifest)):
+    elif facts["built_from"] != built_from(LocalPlace(path.parent.parent).commits(manifest)):
         yield f"{file} was built from other shards than those that are there; {remedy}"
 
 

@@ -41,11 +41,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         OSError: The disk refuses.
     """
-    write_atomically(path, _sealed(content))
+    write_atomically(path, seal(content))
 
 
-def create_json(path: Path, content: Mapping[str, Any]) -> bool:
-    """Like `write_json`, unless the file is there already; returns whether this one has taken the place.
+def create(path: Path, content: bytes) -> bool:
+    """Like `write_atomically`, unless the file is there already; returns whether this one has its place.
 
     Of several processes on several machines exactly one succeeds: a link is made whole and replaces nothing.
 
@@ -54,7 +54,7 @@ def create_json(path: Path, content: Mapping[str, Any]) -> bool:
     """
     beside = path.with_name(temporary_name(path.name))
     try:
-        beside.write_bytes(_sealed(content))
+        beside.write_bytes(content)
         sync(beside)
         os.link(beside, path)
     except FileExistsError:
@@ -65,7 +65,8 @@ def create_json(path: Path, content: Mapping[str, Any]) -> bool:
     return True
 
 
-def _sealed(content: Mapping[str, Any]) -> bytes:
+def seal(content: Mapping[str, Any]) -> bytes:
+    """A JSON object with its own checksum, as it is written."""
     sealed = {**content, "checksum": _checksum(content)}
     return (json.dumps(sealed, indent=1, ensure_ascii=False) + "\n").encode()
 
@@ -78,15 +79,25 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         raw = path.read_bytes()
-        content: dict[str, Any] = json.loads(raw)
-        del content["checksum"]
-        intact = raw == _sealed(content)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    return unseal(raw, path)
+
+
+def unseal(raw: bytes, name: object) -> dict[str, Any]:
+    """The JSON object that `seal` made these bytes of; ``name`` says where they are from.
+
+    Raises:
+        StoreError: They are no JSON object, or not byte for byte what was written.
+    """
+    try:
+        content: dict[str, Any] = json.loads(raw)
+        del content["checksum"]
+        intact = raw == seal(content)
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is damaged: it is not the JSON that was written") from error
+        raise StoreError(f"{name} is damaged: it is not the JSON that was written") from error
     if not intact:
-        raise StoreError(f"{path} is damaged: its content does not match its checksum")
+        raise StoreError(f"{name} is damaged: its content does not match its checksum")
     return content
 
 
@@ -162,14 +173,15 @@ class Manifest:
 
     def write(self, out: Path) -> None:
         """Write the manifest; done once in a store's life."""
-        write_json(out / MANIFEST, self._content())
+        write_atomically(out / MANIFEST, self.as_bytes())
 
     def create(self, out: Path) -> bool:
         """Write the manifest unless the store has one by now; returns whether this one is the store's."""
-        return create_json(out / MANIFEST, self._content())
+        return create(out / MANIFEST, self.as_bytes())
 
-    def _content(self) -> dict[str, Any]:
-        return {
+    def as_bytes(self) -> bytes:
+        """What the manifest's file holds."""
+        content = {
             "format": "ctxbatch store",
             "format_version": FORMAT_VERSION,
             "fingerprint": self.config.fingerprint,
@@ -178,6 +190,7 @@ class Manifest:
             "sources": [asdict(source) for source in self.sources],
             "shards": [asdict(shard) for shard in self.shards],
         }
+        return seal(content)
 
     @classmethod
     def read(cls, out: Path) -> "Manifest":
@@ -190,7 +203,20 @@ class Manifest:
         if not path.is_file():
             raise StoreError(f"{out} is no ctxbatch store: it has no {MANIFEST}")
         try:
-            content = read_json(path)
+            raw = path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+        return cls.from_bytes(raw, out)
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, out: object) -> "Manifest":
+        """The manifest that a store's file holds; ``out`` is what the store is called.
+
+        Raises:
+            StoreError: It is damaged, or it is of another format.
+        """
+        try:
+            content = unseal(raw, f"{out}/{MANIFEST}")
         except StoreError as error:
             raise StoreError(f"{error}; the store cannot be trusted: run again with another -o") from error
         if content["format_version"] > FORMAT_VERSION:

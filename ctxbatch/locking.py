@@ -102,7 +102,7 @@ class Claims:
     """
 
     def __init__(self, out: Path) -> None:
-        self._descriptor = os.open(out / LOCK, os.O_RDWR)
+        self._descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
 
     def __enter__(self) -> "Claims":
         return self

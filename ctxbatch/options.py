@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from typer import Option
+from typer import Argument, Option
 
 from ctxbatch import config
 from ctxbatch.config import RunConfig
 from ctxbatch.errors import InputError
 
 AsJson = Annotated[bool, Option("--json", help="Print JSON for machines.")]
+StoreName = Annotated[str, Argument(metavar="OUT", help="The store: its folder, or its URL.")]
+StoreHere = Annotated[str, Argument(metavar="OUT", help="Folder of the store.")]
 VectorKind = Annotated[
     str | None,
     Option(

@@ -27,7 +27,7 @@ from ctxbatch.layout import Manifest, as_resource_error
 from ctxbatch.readers import Reader, Record, Reject
 from ctxbatch.resolving import read_tokenizer
 from ctxbatch.segment import Sentence, split_sentences
-from ctxbatch.writer import ShardWriter, read_commit
+from ctxbatch.writer import ShardWriter
 
 log = logging.getLogger("ctxbatch")
 Item = TypeVar("Item")
@@ -108,18 +108,14 @@ class Bench:
 
     def __init__(self, out: Path, device: str) -> None:
         self._out = out
-        self._manifest = Manifest.read(out)
-        config = self._manifest.config
+        self.manifest = Manifest.read(out)
+        config = self.manifest.config
         self._maker = BatchMaker(read_tokenizer(config), config)
         self._encoder = Encoder(
             config, device, program_path(config) if config.compiled and device == "cpu" else None
         )
-        self._reader = Reader(self._manifest.sources, self._manifest.reading)
+        self._reader = Reader(self.manifest.sources, self.manifest.reading)
         self._device = device
-
-    def is_committed(self, shard: int) -> bool:
-        """Whether a shard counts as made at this moment."""
-        return read_commit(self._out, self._manifest, self._manifest.shards[shard]) is not None
 
     def run_shards(
         self, shards: Iterable[int], report: Callable[[Progress], None]
@@ -134,7 +130,7 @@ class Bench:
             InputError: A source cannot be read or is not what was planned.
             ResourceError: The disk is full, or a folder cannot be written to.
         """
-        specs = (self._manifest.shards[shard] for shard in shards)
+        specs = (self.manifest.shards[shard] for shard in shards)
         stopped = threading.Event()
         read_ahead = prefetch(self._read(specs), _DEPTH, stopped)
         encoded = prefetch(self._encode(read_ahead), _DEPTH, stopped)
@@ -147,7 +143,7 @@ class Bench:
 
     def _read(self, specs: Iterable[ShardSpec]) -> Iterator[_Encoded]:
         for spec in specs:
-            reading = _Reading(spec, time.time(), self._manifest.config.tokens_per_batch)
+            reading = _Reading(spec, time.time(), self.manifest.config.tokens_per_batch)
             clock, seconds, taken = _Clock(), reading.seconds["read"], 0
             for buffer in self._maker.buffers(self._sentences(reading)):
                 clock.lap(seconds, "busy")
@@ -163,7 +159,7 @@ class Bench:
             reading.bytes = self._reader.bytes_read - before
             reading.records += 1
             if isinstance(record, Record):
-                yield from split_sentences(record, self._manifest.config.lang)
+                yield from split_sentences(record, self.manifest.config.lang)
             else:
                 reading.rejects.append(record)
 
@@ -200,7 +196,7 @@ class Bench:
     def _try_to_encode(self, item: _Encoded, buffer: Buffer, budget: int) -> _Encoded:
         batches = list(self._maker.batches(buffer, budget))
         encoded = zip(batches, self._encoder.encode(batches), strict=True)
-        gathered = gather(self._manifest.config, buffer, encoded, self._out)
+        gathered = gather(self.manifest.config, buffer, encoded, self._out)
         tokens = sum(int(batch.lengths_B.sum()) for batch in batches)
         slots = sum(batch.input_ids_BT.size for batch in batches)
         return replace(item, buffer=gathered.buffer, gathered=gathered, tokens=tokens, slots=slots)
@@ -208,7 +204,7 @@ class Bench:
     def _write(
         self, items: Iterator[_Encoded], report: Callable[[Progress], None]
     ) -> Iterator[dict[str, Any]]:
-        manifest, clock = self._manifest, _Clock()
+        manifest, clock = self.manifest, _Clock()
         for first in items:
             reading, item = first.reading, first
             seconds = reading.seconds["write"]
@@ -233,7 +229,7 @@ class Bench:
         first = None
         if reading.rejects:
             reject = reading.rejects[0]
-            source = self._manifest.sources[reject.source].path
+            source = self.manifest.sources[reject.source].path
             first = f"{source}, record {reject.record}: {reject.reason}"
         n_sentences = len(item.buffer.sentences) if item.buffer is not None else 0
         return Progress(
@@ -254,7 +250,7 @@ class Bench:
             for stage, seconds in reading.seconds.items()
         }
         return {
-            "fingerprint": self._manifest.config.fingerprint,
+            "fingerprint": self.manifest.config.fingerprint,
             "inputs": [asdict(segment) for segment in reading.spec.segments],
             "timing": {"started": reading.started, "finished": time.time(), "stages": stages},
             "tokens_per_batch": reading.budget,

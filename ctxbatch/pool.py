@@ -12,12 +12,12 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any
 
 from ctxbatch.dispatch import TRIES, Dispatch
 from ctxbatch.errors import CtxbatchError, error_of_kind
 from ctxbatch.layout import process_name
+from ctxbatch.places import Place
 from ctxbatch.writer import remove_leftovers
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
@@ -63,14 +63,14 @@ class Pool:
     A context manager: no worker outlives it.
 
     Args:
-        out: The store's folder, its manifest written.
+        place: Where the store is; its folder holds the manifest.
         devices: ``cpu`` or ``cuda:N``, one per worker.
         lock: The descriptor of the store's lock, which workers inherit.
         log: Where workers' messages and tracebacks go.
     """
 
-    def __init__(self, out: Path, devices: Sequence[str], lock: int, log: IO[str]) -> None:
-        self._out = out
+    def __init__(self, place: Place, devices: Sequence[str], lock: int, log: IO[str]) -> None:
+        self._place = place
         self._devices = devices
         self._lock = lock
         self._log = log
@@ -86,7 +86,7 @@ class Pool:
             worker.process.kill()
         for worker in self._workers:
             worker.process.wait()
-            remove_leftovers(self._out, process_name(worker.process.pid))
+            remove_leftovers(self._place.folder, process_name(worker.process.pid))
 
     def run(
         self,
@@ -134,7 +134,7 @@ class Pool:
     def _start(self, device: str) -> None:
         process = subprocess.Popen(
             # -P: the folder that the user stands in is no place to import from.
-            [sys.executable, "-P", "-m", "ctxbatch.worker", str(self._out), device],
+            [sys.executable, "-P", "-m", "ctxbatch.worker", str(self._place.out), device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -182,7 +182,7 @@ class Pool:
         except subprocess.TimeoutExpired:
             worker.process.kill()
             code = worker.process.wait()
-        remove_leftovers(self._out, process_name(worker.process.pid))
+        remove_leftovers(self._place.folder, process_name(worker.process.pid))
         self._failed_starts += not worker.loaded
         if self._failed_starts >= TRIES:
             raise WorkersFailedError(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_all
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from ctxbatch.cluster import as_own_error, count
 from ctxbatch.dispatch import TRIES, Dispatch
 from ctxbatch.errors import InputError, error_of_kind
 from ctxbatch.layout import SHARDS, Manifest
+from ctxbatch.places import Place
 from ctxbatch.rayworker import RayWorker
-from ctxbatch.store import committed_shards
 from ctxbatch.writer import COMMIT, remove_leftovers, shard_folder
 
 log = logging.getLogger("ctxbatch")
@@ -55,20 +55,21 @@ class RayPool:
     themselves when nobody asks them for news any more.
 
     Args:
-        out: The store's folder, its manifest written; absolute, on a file system that all nodes share.
+        place: Where the store is; its folder holds the manifest. One that is here all nodes have to share.
         device: ``cpu`` or ``cuda:0``.
-        place: What Ray is to give each worker.
+        share: What Ray is to give each worker.
         n_workers: How many work; by default as many as the cluster has places, at any time.
     """
 
-    def __init__(self, out: Path, device: str, place: dict[str, Any], n_workers: int | None) -> None:
-        self._out = out
-        self._manifest = Manifest.read(out)
+    def __init__(self, place: Place, device: str, share: dict[str, Any], n_workers: int | None) -> None:
+        self._place = place
+        self._manifest = Manifest.read(place.folder)
+        out = place.folder.absolute() if place.is_here else place.out
         self._kind = "CPU" if device == "cpu" else "GPU"
         self._n_workers = n_workers
         # Two threads, because one of them mostly waits for news.
         self._start_actor = functools.partial(
-            ray.remote(RayWorker).options(**place, max_concurrency=2).remote, out, str(Path.cwd()), device
+            ray.remote(RayWorker).options(**share, max_concurrency=2).remote, out, str(Path.cwd()), device
         )
         self._inbox: queue.Queue[tuple[_Worker, Future[Any]]] = queue.Queue()
         self._workers: list[_Worker] = []
@@ -84,7 +85,7 @@ class RayPool:
         for worker in self._workers:
             ray.kill(worker.actor)
         wait_for_all([each.listening for each in self._workers if each.listening], timeout=_END_SECONDS)
-        remove_leftovers(self._out)
+        remove_leftovers(self._place.folder)
 
     def run(
         self,
@@ -156,11 +157,14 @@ class RayPool:
         self._look_at = 0.0
         if not worker.loaded:
             self._count_failed_start(worker, error)
-        specs = tuple(self._manifest.shards[shard] for shard in worker.shards)
-        commits = committed_shards(self._out, replace(self._manifest, shards=specs))
-        for shard, commit in commits.items():
-            yield {"say": "committed", "shard": shard, "counts": commit["counts"]}
-        yield from dispatch.lost(shard for shard in worker.shards if shard not in commits)
+        lost = []
+        for shard in worker.shards:
+            commit = self._place.commit_of(self._manifest, self._manifest.shards[shard])
+            if commit is None:
+                lost.append(shard)
+            else:
+                yield {"say": "committed", "shard": shard, "counts": commit["counts"]}
+        yield from dispatch.lost(lost)
 
     def _count_failed_start(self, worker: _Worker, error: BaseException) -> None:
         """Stop where no worker can be started; but a node that dies first says nothing of its worker."""
@@ -224,15 +228,15 @@ class RayPool:
         """
         if not self._unseen:
             return
-        list((self._out / SHARDS).iterdir())  # has a network file system look again
+        list((self._place.folder / SHARDS).iterdir())  # has a network file system look again
         for shard, (since, host) in list(self._unseen.items()):
             if self._is_seen(shard):
                 del self._unseen[shard]
             elif now - since > _UNSEEN_SECONDS:
                 raise InputError(
-                    f"shard {shard:06d} was written on {host} and is not to be seen here: {self._out} has to "
-                    "be on a file system that all nodes of the cluster share"
+                    f"shard {shard:06d} was written on {host} and is not to be seen here: "
+                    f"{self._place.out} has to be on a file system that all nodes of the cluster share"
                 )
 
     def _is_seen(self, shard: int) -> bool:
-        return (shard_folder(self._out, shard) / COMMIT).exists()
+        return not self._place.is_here or (shard_folder(self._place.folder, shard) / COMMIT).exists()

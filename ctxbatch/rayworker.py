@@ -10,14 +10,18 @@ import os
 import queue
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.errors import CtxbatchError, InputError
+from ctxbatch.layout import Manifest
+from ctxbatch.places import Place, RemotePlace, manifest_of, place_of
 
 # How long a question for news waits for some, and how long a worker lives on without being asked.
 _NEWS_SECONDS = 5.0
@@ -28,12 +32,12 @@ class RayWorker:
     """Runs shards of one store on one device, in threads of its own.
 
     Args:
-        out: The store's folder, its manifest written.
+        out: The store's folder, its manifest written; or its URL.
         folder: Where the driver stands; relative paths start there.
         device: ``cpu`` or ``cuda:0``.
     """
 
-    def __init__(self, out: Path, folder: str, device: str) -> None:
+    def __init__(self, out: Path | str, folder: str, device: str) -> None:
         self._jobs: queue.Queue[dict[str, Any]] = queue.Queue()
         self._outbox: queue.Queue[dict[str, Any]] = queue.Queue()
         self._seconds_alone = 0.0
@@ -64,32 +68,49 @@ class RayWorker:
             self._seconds_alone += 1.0  # not by the clock: a machine that was asleep was not alone
         os._exit(1)
 
-    def _work(self, out: Path, device: str) -> None:
+    def _work(self, out: Path | str, device: str) -> None:
         try:
-            self._run_shards(out, device)
+            with _at_hand(out, self._host) as place:
+                self._run_shards(place, device)
         except CtxbatchError as error:
             self._say("error", kind=type(error).__name__, message=str(error))
         except BaseException:  # a defect: the driver writes it down and starts another
             self._say("failed", trace=traceback.format_exc())
 
-    def _run_shards(self, out: Path, device: str) -> None:
+    def _run_shards(self, place: Place, device: str) -> None:
         logging.getLogger("ctxbatch").addHandler(_ToDriver(self._outbox))
         from ctxbatch.compiling import make_program
-        from ctxbatch.layout import MANIFEST, Manifest
         from ctxbatch.worker import run_shards
 
-        if not (out / MANIFEST).is_file():
-            raise InputError(
-                f"{out} is not to be seen on {self._host}: -o has to be on a file system that all nodes of "
-                "the cluster share"
-            )
-        config = Manifest.read(out).config
+        config = Manifest.read(place.folder).config
         if config.compiled and device == "cpu":
             make_program(config)
-        run_shards(out, device, self._jobs.get, self._say)
+        run_shards(place, device, self._jobs.get, self._say)
 
     def _say(self, what: str, **content: Any) -> None:  # noqa: ANN401 (whatever can be pickled)
         self._outbox.put({"say": what, **content})
+
+
+@contextlib.contextmanager
+def _at_hand(out: Path | str, host: str) -> Iterator[Place]:
+    """The store's place as this worker sees it; object storage is written to through a folder of its own.
+
+    Raises:
+        InputError: It does not see it.
+    """
+    place = place_of(out)
+    if not isinstance(place, RemotePlace):
+        if place.manifest() is None:
+            raise InputError(
+                f"{out} is not to be seen on {host}: -o has to be on a file system that all nodes of the "
+                "cluster share"
+            )
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="ctxbatch-") as scratch:
+        place = RemotePlace(place.out, Path(scratch))
+        place.copy_manifest(manifest_of(place))
+        yield place
 
 
 class _ToDriver(logging.Handler):

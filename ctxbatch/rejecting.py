@@ -13,7 +13,7 @@ _MIN_RECORDS_FOR_SHARE = 100
 class RejectWatch:
     """Stops a run whose rejected records are more than ``--max-rejects``."""
 
-    def __init__(self, out: Path, limit: float | None, done: Mapping[int, Mapping[str, Any]]) -> None:
+    def __init__(self, out: Path | str, limit: float | None, done: Mapping[int, Mapping[str, Any]]) -> None:
         self._out = out
         self._limit = limit
         self._counts = {

@@ -2,17 +2,21 @@
 
 Owns which names are remote, and how what they name is looked up, listed, opened, read and written. pyarrow
 opens S3, Google Cloud Storage, Azure and HDFS, fsspec what else it knows. Credentials, regions and endpoints
-come from the environment alone; retries are the libraries' own. Whatever fails is a `RemoteError`, and has a
-number: an `OSError` without one would be taken for a damage in what is read, and records would be lost.
+come from the environment alone; retries are the libraries' own, on S3 as many as AWS_MAX_ATTEMPTS says.
+Whatever fails is a `RemoteError`, and has a number: an `OSError` without one would be taken for a damage in
+what is read, and records would be lost.
 """
 
 import contextlib
 import errno
 import functools
+import hashlib
 import io
+import os
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
@@ -21,6 +25,10 @@ from pyarrow import fs as arrow_fs
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)", re.IGNORECASE)
 # Read at a time: few enough requests, and not much that is read in vain where a shard ends.
 _BUFFER = 1 << 20
+# Of a file that is copied whole.
+_BLOCK = 16 << 20
+# pyarrow's own default is over in seconds; this many take a minute and a half.
+_S3_ATTEMPTS = 9
 _OF_BUCKETS = ("s3", "gs", "gcs")
 # Google's library goes on trying for a quarter of an hour, unless it is told.
 _GOOGLE = "?retry_limit_seconds=60"
@@ -125,6 +133,51 @@ def write_file(url: str, content: bytes) -> None:
             stream.write(content)
 
 
+def upload(path: Path, url: str) -> None:
+    """Copy a file to an object.
+
+    Raises:
+        RemoteError: The object cannot be written; it may be there, and cut short.
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file, contextlib.ExitStack() as opened:
+        with _told(url):
+            file_system, place = _locate(url)
+            stream = opened.enter_context(file_system.open_output_stream(place, compression=None))
+        while block := file.read(_BLOCK):
+            with _told(url):
+                stream.write(block)
+        with _told(url):
+            opened.close()
+
+
+def download(url: str, path: Path) -> str:
+    """Copy an object to a file; returns the sha256 of what was copied.
+
+    Raises:
+        RemoteError: The object cannot be read.
+        OSError: The file cannot be written.
+    """
+    digest = hashlib.sha256()
+    with _RemoteFile(url) as source, path.open("wb") as file:
+        while block := source.read(_BLOCK):
+            file.write(block)
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def delete_file(url: str) -> None:
+    """Remove an object; none is as well.
+
+    Raises:
+        RemoteError: It cannot be removed.
+    """
+    with _told(url):
+        file_system, path = _locate(url)
+        with contextlib.suppress(FileNotFoundError):
+            file_system.delete_file(path)
+
+
 class _RemoteFile(io.RawIOBase):
     """An object as Python's file, whose errors go through readers of pyarrow's unchanged."""
 
@@ -194,8 +247,21 @@ def _locate(url: str) -> tuple[Any, str]:
 @functools.cache
 def _arrow_file_system(root: str) -> tuple[Any, str]:
     # Only the root is read as a URI: in an object's name ?, # and % stand for themselves.
-    found: tuple[Any, str] = arrow_fs.FileSystem.from_uri(root)
-    return found
+    file_system, path = arrow_fs.FileSystem.from_uri(root)
+    return _patient_s3(file_system) if file_system.type_name == "s3" else file_system, path
+
+
+def _patient_s3(found: Any) -> Any:  # noqa: ANN401 (pyarrow has no types)
+    """The same file system with more attempts, which a URI cannot ask for."""
+    attempts = os.environ.get("AWS_MAX_ATTEMPTS", "")
+    return arrow_fs.S3FileSystem(
+        region=found.region or None,
+        endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        allow_delayed_open=True,  # small objects in one request rather than three
+        retry_strategy=arrow_fs.AwsStandardS3RetryStrategy(
+            max_attempts=int(attempts) if attempts.isdigit() else _S3_ATTEMPTS
+        ),
+    )
 
 
 def _fsspec_file_system(url: str) -> tuple[Any, str]:
@@ -270,6 +336,8 @@ def _as_remote_error(error: Exception, url: str) -> RemoteError:
     text = _one_line(error)
     if isinstance(error, FileNotFoundError) or any(sign in text for sign in _ABSENT):
         return RemoteError(errno.ENOENT, _NOTHING)
+    if isinstance(error, NotImplementedError):
+        return RemoteError(errno.EACCES, "this kind of file system cannot be written to")
     if isinstance(error, PermissionError) or any(sign in text for sign in _DENIED):
         return RemoteError(errno.EACCES, f"access is denied ({text}): {_credentials(url)}")
     return RemoteError(errno.EIO, f"{text}: check the network and the endpoint, and run again")

@@ -15,7 +15,7 @@ from ctxbatch.units import Reading
 _SHOWN_OF_LIST = 12
 
 
-def check_options(out: Path, manifest: Manifest, resolved: ResolvedConfig, reading: Reading) -> None:
+def check_options(out: Path | str, manifest: Manifest, resolved: ResolvedConfig, reading: Reading) -> None:
     """Refuse another configuration than the store's, naming what differs.
 
     Raises:
@@ -62,7 +62,7 @@ def _shown(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def check_sources(out: Path, manifest: Manifest, sources: Sequence[Source]) -> None:
+def check_sources(out: Path | str, manifest: Manifest, sources: Sequence[Source]) -> None:
     """Refuse other sources than those of the plan; a new time alone is no other source.
 
     Raises:
@@ -89,7 +89,7 @@ def check_sources(out: Path, manifest: Manifest, sources: Sequence[Source]) -> N
             _check_bytes(out, manifest, number)
 
 
-def _check_bytes(out: Path, manifest: Manifest, number: int) -> None:
+def _check_bytes(out: Path | str, manifest: Manifest, number: int) -> None:
     source = manifest.sources[number]
     reader = Reader(manifest.sources, manifest.reading)
     for spec in manifest.shards:

@@ -18,18 +18,18 @@ from ctxbatch.corpus import ShardSpec, corpus_bytes, examine, plan, resolve_read
 from ctxbatch.engines import Engine, LocalEngine, open_engine
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.forecast import Estimate, check_room, estimate, remember_rate
-from ctxbatch.layout import MANIFEST, Manifest, as_resource_error, check_folder, log_path
+from ctxbatch.layout import Manifest, as_resource_error, log_path
 from ctxbatch.locking import locked, shared
 from ctxbatch.parts import PATIENCE_SECONDS, PartReport, part_of
+from ctxbatch.places import Place, manifest_of, place_of
 from ctxbatch.progress import ProgressBar
 from ctxbatch.rejecting import RejectWatch
 from ctxbatch.resuming import check_options, check_sources
 from ctxbatch.sources import Source, find_sources
-from ctxbatch.store import Store, committed_shards
+from ctxbatch.store import Store
 from ctxbatch.totals import totals
 from ctxbatch.units import Reading
 from ctxbatch.verify import find_damage
-from ctxbatch.writer import remove_leftovers
 
 log = logging.getLogger("ctxbatch")
 _SHOWN_LEFT_OUT = 3
@@ -37,13 +37,13 @@ _SHOWN_LEFT_OUT = 3
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """What a run ends with: the store's totals, the shards given up, the index, if one was wanted, the log.
+    """What a run ends with: the store's totals, the shards given up, the index, if one was built, the log.
 
     ``n_run`` is the number of shards that this run made; none if the store was finished before. Of a part of
     a run, ``totals`` are those of its own shards, and ``part`` says how the store stands.
     """
 
-    out: Path
+    out: Path | str
     totals: Mapping[str, Any]
     n_run: int
     given_up: tuple[int, ...]
@@ -65,50 +65,55 @@ def run(
     quiet: bool = True,
 ) -> RunReport:
     """What `ctxbatch.run` does; arguments and errors are described there."""
-    config, out = config or RunConfig(), Path(out)
-    sources, left_out, reading = _look_at(inputs, out, config)
-    if not (out / MANIFEST).exists():
+    config, place = config or RunConfig(), place_of(out)
+    if config.shard_range is not None and not place.is_here:
+        raise InputError(
+            f"--shard-range needs a folder that all machines share, and {out} is on object storage: take "
+            "--engine ray, or another -o"
+        )
+    sources, left_out, reading = _look_at(inputs, place, config)
+    if place.manifest() is None:
         sources = examine(sources, reading, config)
     # torch comes last: mistakes above are told at once
     with open_engine(config) as engine:
         resolved = engine.resolve(config, corpus_bytes(sources, reading.limit))
-        with _writing_to(out, config.shard_range) as (lock, log_file):
+        with _writing_to(place, config.shard_range) as (lock, log_file):
             _tell_left_out(left_out)
-            manifest = _open_manifest(out, config, resolved, reading, sources, engine)
-            return _finish(_Site(out, manifest, engine, lock, log_file, quiet), config)
+            manifest = _open_manifest(place, config, resolved, reading, sources, engine)
+            return _finish(_Site(place, manifest, engine, lock, log_file, quiet), config)
 
 
 def _finish(site: "_Site", config: RunConfig) -> RunReport:
     """Run the shards that are missing, and build the index; of a part only its shards, and no index."""
-    out, manifest, part = site.out, site.manifest, config.shard_range
+    place, manifest, part = site.place, site.manifest, config.shard_range
+    before = place.commits(manifest)
     if part is None:
-        remove_leftovers(out)
-    before = committed_shards(out, manifest)
+        place.make_ready(manifest, before)
     mine = [spec.shard for spec in part_of(manifest.shards, part)]
     todo = [manifest.shards[shard] for shard in mine if shard not in before]
-    if not config.force:
-        _check_room_for_rest(out, manifest, before, todo)
+    if place.is_here and not config.force:
+        _check_room_for_rest(place.folder, manifest, before, todo)
     if todo and len(todo) < len(mine):
         log.info("resuming: %d of %d shards are done", len(mine) - len(todo), len(mine))
-    watch = RejectWatch(out, config.max_rejects, {s: before[s] for s in mine if s in before})
+    watch = RejectWatch(place.out, config.max_rejects, {s: before[s] for s in mine if s in before})
     patience = math.inf if part is None else PATIENCE_SECONDS
     given_up = site.work(todo, watch.on_message, patience=patience)
     watch.check(finished=True)
-    wanted = config.index and not given_up and part is None
-    report = _index(Store(out), quiet=site.quiet) if wanted else None
-    store = Store(out)
+    wanted = config.index and not given_up and part is None and place.is_here
+    report = _index(Store(place.out), quiet=site.quiet) if wanted else None
+    store = Store(place.out)
     whole = totals(store)
     _warn_of_mixture(whole)
     if store.complete and not store.n_rows:
         kept = manifest.config.kept or "words"
-        log.warning("%s holds no rows: of %d sentences none has %s", out, whole["sentences"], kept)
+        log.warning("%s holds no rows: of %d sentences none has %s", place.out, whole["sentences"], kept)
     result = RunReport(
-        out,
+        place.out,
         totals(store, mine),
         len(set(store.commits).intersection(mine).difference(before)),
         tuple(given_up),
         report,
-        log_path(out, part),
+        log_path(place.folder, part),
         _part_report(store, config, mine, given_up),
     )
     if not before and part is None and site.engine.devices:
@@ -134,8 +139,8 @@ def make_estimate(
     inputs: Sequence[str | Path] | str | Path, out: str | Path, config: RunConfig | None = None
 ) -> Estimate:
     """What `ctxbatch.estimate` does; arguments and errors are described there."""
-    config, out = config or RunConfig(), Path(out)
-    sources, left_out, reading = _look_at(inputs, out, config)
+    config, place = config or RunConfig(), place_of(out)
+    sources, left_out, reading = _look_at(inputs, place, config)
     sources = examine(sources, reading, config)
     _tell_left_out(left_out)
     if config.shard_range is not None:
@@ -143,7 +148,8 @@ def make_estimate(
     with open_engine(config) as engine:
         resolved = engine.resolve(config, corpus_bytes(sources, reading.limit))
         _check_words(resolved)
-        found = estimate(sources, reading, resolved, out, engine.devices)
+        room = place.folder if place.is_here else None
+        found = estimate(sources, reading, resolved, room, engine.devices)
     if found.rejected == found.records and found.first_reject is not None:
         raise InputError(f"nothing can be read: {found.first_reject}")
     return found
@@ -197,34 +203,36 @@ def repair(out: str | Path, *, quiet: bool = True) -> RepairReport:
         StoreError: The folder is no store, or its manifest is damaged.
         ResourceError: The disk, a permission or another run stands in the way.
     """
-    out = Path(out)
-    manifest = Manifest.read(out)
+    place = place_of(out)
+    manifest = manifest_of(place)
     engine = LocalEngine(RunConfig())
-    with _writing_to(out) as (lock, log_file):
+    with _writing_to(place) as (lock, log_file):
         found = list(find_damage(out))
         for damage in found:
             log.debug("to repair: %s", damage.text)
-        remove_leftovers(out)
+        commits = place.commits(manifest)
+        place.make_ready(manifest, commits)
         damaged = {damage.shard for damage in found if damage.shard is not None}
-        intact = committed_shards(out, manifest).keys() - damaged
+        intact = commits.keys() - damaged
         todo = [spec for spec in manifest.shards if spec.shard not in intact]
-        site = _Site(out, manifest, engine, lock, log_file, quiet)
+        site = _Site(place, manifest, engine, lock, log_file, quiet)
         if given_up := site.work(todo, lambda _: None, damaged):
-            raise StoreError(f"shards {given_up} of {out} cannot be made: see {log_path(out)}")
+            raise StoreError(f"shards {given_up} of {out} cannot be made: see {log_path(place.folder)}")
         store = Store(out)
-        stale = [path.stem for path in index.index_files(out) if list(index.check_index(path, manifest))]
+        files = index.index_files(place.folder) if place.is_here else []
+        stale = [path.stem for path in files if list(index.check_index(path, manifest))]
         indexes = indexing.rebuild(store, stale, quiet=quiet)
         _warn_of_mixture(totals(store))
     return RepairReport(tuple(spec.shard for spec in todo), indexes)
 
 
 def _look_at(
-    inputs: Sequence[str | Path] | str | Path, out: Path, config: RunConfig
+    inputs: Sequence[str | Path] | str | Path, place: Place, config: RunConfig
 ) -> tuple[list[Source], list[str], Reading]:
     """The sources, what was left out of folders, and how the sources are read."""
-    check_folder(out)
+    place.check()
     listed = [inputs] if isinstance(inputs, str | Path) else inputs
-    sources, left_out = find_sources(listed, out, config.format)
+    sources, left_out = find_sources(listed, place.folder, config.format)
     return sources, left_out, resolve_reading(config, sources)
 
 
@@ -261,7 +269,7 @@ class _Site:
     ``lock`` is the descriptor of the store's lock, ``log_file`` what workers write to.
     """
 
-    out: Path
+    place: Place
     manifest: Manifest
     engine: Engine
     lock: int
@@ -286,7 +294,7 @@ class _Site:
             listen(message)
 
         try:
-            with self.engine.workers(self.out, self.lock, self.log_file) as workers:
+            with self.engine.workers(self.place, self.lock, self.log_file) as workers:
                 return workers.run([spec.shard for spec in todo], on_message, anew, patience)
         finally:
             bar.close()
@@ -296,7 +304,7 @@ class _Site:
 
 
 def _open_manifest(
-    out: Path,
+    place: Place,
     config: RunConfig,
     resolved: ResolvedConfig,
     reading: Reading,
@@ -304,26 +312,24 @@ def _open_manifest(
     engine: Engine,
 ) -> Manifest:
     """The store's manifest, made now or checked against what is asked for now."""
-    if not (out / MANIFEST).exists():
-        resolved = _begin(out, config, resolved, reading, sources, engine)
+    manifest = place.manifest()
+    if manifest is None:
+        resolved = _begin(place, config, resolved, reading, sources, engine)
         manifest = Manifest(resolved, reading, tuple(sources), tuple(plan(sources, reading)))
         log.debug("planned %d shards from %d sources", len(manifest.shards), len(sources))
-        if config.shard_range is None:
-            manifest.write(out)
-            return manifest
-        if manifest.create(out):
+        if place.begin(manifest, first=config.shard_range is not None):
             return manifest
         log.debug("another part was the first: its manifest holds")
-    manifest = Manifest.read(out)
+        manifest = manifest_of(place)
     if config.compile == "auto":  # settled when the store was begun, perhaps by a compiler that is gone
         resolved = replace(resolved, compiled=manifest.config.compiled)
-    check_sources(out, manifest, sources)
-    check_options(out, manifest, resolved, reading)
+    check_sources(place.out, manifest, sources)
+    check_options(place.out, manifest, resolved, reading)
     return manifest
 
 
 def _begin(
-    out: Path,
+    place: Place,
     config: RunConfig,
     resolved: ResolvedConfig,
     reading: Reading,
@@ -332,9 +338,9 @@ def _begin(
 ) -> ResolvedConfig:
     """Make sure that a new run can go through: room on the disk, and a model that compiles or need not."""
     _check_words(resolved)
-    if not config.force:
-        expected = estimate(sources, reading, resolved, out, engine.devices)
-        check_room(out, expected.bytes_on_disk + expected.bytes_of_index)
+    if place.is_here and not config.force:
+        expected = estimate(sources, reading, resolved, place.folder, engine.devices)
+        check_room(place.folder, expected.bytes_on_disk + expected.bytes_of_index)
     try:
         engine.make_program(resolved)
     except CompilingError as error:
@@ -349,8 +355,9 @@ def _begin(
 
 
 @contextlib.contextmanager
-def _writing_to(out: Path, part: tuple[int, int] | None = None) -> Iterator[tuple[int, IO[str]]]:
+def _writing_to(place: Place, part: tuple[int, int] | None = None) -> Iterator[tuple[int, IO[str]]]:
     """Hold the store's lock and log to it; yields the lock's descriptor and the log file for workers."""
+    out = place.folder
     try:
         hold = locked(out) if part is None else shared(out)
         with hold as lock, _logging_to(log_path(out, part)) as log_file:

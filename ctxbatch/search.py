@@ -46,6 +46,8 @@ class Searcher:
     def __init__(self, stores: Sequence[Store], on: str | None = None, layer: int | None = None) -> None:
         if not stores:
             raise InputError("no store is named: name one to search")
+        for store in stores:
+            store.check_is_here()
         self._config = stores[0].config
         self.column = self._config.column(on, layer)
         for number, store in enumerate(stores):

@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 import ctxbatch
 from ctxbatch.errors import InputError
-from ctxbatch.options import AsJson
+from ctxbatch.options import AsJson, StoreHere
 
 if TYPE_CHECKING:
     from ctxbatch.config import ResolvedConfig
@@ -42,7 +42,7 @@ class _Section:
 
 
 def trends(
-    out: Annotated[Path, Argument(metavar="OUT", help="Folder of the store.")],
+    out: StoreHere,
     words: Annotated[
         list[str] | None,
         Argument(

@@ -17,12 +17,11 @@ import pyarrow.dataset as ds
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import StoreError
-from ctxbatch.layout import Manifest
+from ctxbatch.places import manifest_of, place_of
 from ctxbatch.writer import (
     REJECTS,
     SENTENCES,
     WORDS,
-    read_commit,
     sentences_schema,
     shard_folder,
     words_schema,
@@ -73,19 +72,23 @@ class Column:
 
 
 class Store:
-    """A store on disk, as far as it is finished.
+    """A store, as far as it is finished.
+
+    Of one on object storage the manifest and the commits can be read, and nothing else.
 
     Args:
-        out: Its folder.
+        out: Its folder, or its URL.
 
     Raises:
-        StoreError: The folder is no store, or its manifest is damaged.
+        StoreError: It is no store, or its manifest is damaged.
+        ResourceError: The network fails.
     """
 
     def __init__(self, out: str | Path) -> None:
-        self.path = Path(out)
-        self.manifest = Manifest.read(self.path)
-        self.commits = committed_shards(self.path, self.manifest)
+        self.place = place_of(out)
+        self.path = self.place.folder
+        self.manifest = manifest_of(self.place)
+        self.commits = self.place.commits(self.manifest)
         self._tables: dict[tuple[int, str], pa.Table] = {}
         self._plain: dict[tuple[int, str], tuple[list[pa.RecordBatch], Ints]] = {}
 
@@ -104,6 +107,18 @@ class Store:
         """Rows of all committed shards."""
         return sum(commit["counts"]["rows"] for commit in self.commits.values())
 
+    def check_is_here(self) -> None:
+        """Make sure that the store's files can be read.
+
+        Raises:
+            StoreError: They are on object storage.
+        """
+        if not self.place.is_here:
+            out = self.place.out
+            raise StoreError(
+                f"{out} is on object storage: `ctxbatch pull {out} OUT` copies it here, then name the copy"
+            )
+
     @cached_property
     def words(self) -> ds.Dataset:
         """All words.arrow files as one dataset, rows in source order."""
@@ -115,6 +130,7 @@ class Store:
         return self._dataset(SENTENCES, sentences_schema(self.config))
 
     def _dataset(self, name: str, schema: pa.Schema) -> ds.Dataset:
+        self.check_is_here()
         files = [str(shard_folder(self.path, shard) / name) for shard in self.commits]
         return ds.dataset(files, schema=schema.remove_metadata(), format="ipc")
 
@@ -283,6 +299,7 @@ class Store:
         """A shard's file, memory-mapped; opened once."""
         key = (shard, name)
         if key not in self._tables:
+            self.check_is_here()
             self._tables[key] = open_arrow(shard_folder(self.path, shard) / name)
         return self._tables[key]
 
@@ -314,12 +331,6 @@ def check_has_rows(store: Store) -> None:
     )
 
 
-def committed_shards(out: Path, manifest: Manifest) -> dict[int, dict[str, Any]]:
-    """The commit records of all shards that count, by shard, in order; see `ctxbatch.writer.read_commit`."""
-    commits = ((spec.shard, read_commit(out, manifest, spec)) for spec in manifest.shards)
-    return {shard: commit for shard, commit in commits if commit is not None}
-
-
 def open_arrow(path: Path) -> pa.Table:
     """Map an Arrow IPC file.
 
@@ -335,6 +346,7 @@ def open_arrow(path: Path) -> pa.Table:
 
 def rejects(store: Store) -> Iterator[dict[str, Any]]:
     """What was not processed: source, record, byte_start and reason, and the word if it is only that."""
+    store.check_is_here()
     for shard, commit in store.commits.items():
         if REJECTS in commit["files"]:
             with (shard_folder(store.path, shard) / REJECTS).open(encoding="utf-8") as lines:

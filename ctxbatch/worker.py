@@ -14,11 +14,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import IO, Any
 
 from ctxbatch.errors import CtxbatchError
 from ctxbatch.locking import Claims
+from ctxbatch.places import Place, place_of
 
 
 def main() -> None:
@@ -31,13 +31,13 @@ def main() -> None:
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     try:
-        run_shards(Path(sys.argv[1]), sys.argv[2], jobs.get, functools.partial(_say, channel))
+        run_shards(place_of(sys.argv[1]), sys.argv[2], jobs.get, functools.partial(_say, channel))
     except CtxbatchError as error:
         _say(channel, "error", kind=type(error).__name__, message=str(error))
 
 
 def run_shards(
-    out: Path, device: str, next_job: Callable[[], dict[str, Any]], say: Callable[..., None]
+    place: Place, device: str, next_job: Callable[[], dict[str, Any]], say: Callable[..., None]
 ) -> None:
     """Make shards of a store on one device, for as long as there are jobs.
 
@@ -45,7 +45,7 @@ def run_shards(
     could still write the shard.
 
     Args:
-        out: The store's folder, its manifest written.
+        place: Where the store is; its folder holds the manifest.
         device: ``cpu`` or ``cuda:N``.
         next_job: Waits for a shard to make: its number, and whether it is made although it is committed.
         say: Told what happens: its name and content.
@@ -54,12 +54,13 @@ def run_shards(
         CtxbatchError: Something stops the whole run.
     """
     from ctxbatch.devices import use_one_thread
-    from ctxbatch.pipeline import Bench
+    from ctxbatch.pipeline import Bench, prefetch
     from ctxbatch.writer import remove_unfinished
 
     use_one_thread()
-    bench = Bench(out, device)
-    with Claims(out) as claims:
+    bench = Bench(place.folder, device)
+    manifest = bench.manifest
+    with Claims(place.folder) as claims:
         say("loaded")
 
         def shards() -> Iterator[int]:
@@ -69,14 +70,16 @@ def run_shards(
                 shard = job["shard"]
                 if not claims.take(shard):
                     say("taken", shard=shard)
-                elif bench.is_committed(shard) and not job["anew"]:
+                elif not job["anew"] and place.commit_of(manifest, manifest.shards[shard]) is not None:
                     claims.release(shard)
                     say("found", shard=shard)
                 else:
-                    remove_unfinished(out, shard)
+                    remove_unfinished(place.folder, shard)
                     yield shard
 
-        for commit in bench.run_shards(shards(), lambda progress: say("progress", **asdict(progress))):
+        made = bench.run_shards(shards(), lambda progress: say("progress", **asdict(progress)))
+        for commit in made if place.is_here else prefetch(made, 1, threading.Event()):
+            place.publish(commit)
             claims.release(commit["shard"])
             say("committed", shard=commit["shard"], counts=commit["counts"])
 

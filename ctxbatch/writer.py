@@ -319,16 +319,7 @@ class ShardWriter:
             **facts(),
         }
         write_json(self._beside / COMMIT, record)
-        aside = self._place.with_name(temporary_name(f"{self._place.name}.old"))
-        try:
-            self._beside.rename(self._place)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-            self._place.rename(aside)  # one that is damaged, set aside whole: half of it must not count
-            self._beside.rename(self._place)
-        sync(self._place.parent)
-        shutil.rmtree(aside, ignore_errors=True)
+        put_in_place(self._beside, self._place)
         return record
 
     def _reject_line(self, reject: Reject) -> dict[str, Any]:
@@ -346,6 +337,24 @@ def shard_folder(out: Path, shard: int) -> Path:
     return out / SHARDS / f"{shard:06d}"
 
 
+def put_in_place(beside: Path, place: Path) -> None:
+    """Make a folder that is complete a shard's; one that is there, and damaged, goes.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    aside = place.with_name(temporary_name(f"{place.name}.old"))
+    try:
+        beside.rename(place)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        place.rename(aside)  # whole: half of it must not count
+        beside.rename(place)
+    sync(place.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def read_commit(out: Path, manifest: Manifest, spec: ShardSpec) -> dict[str, Any] | None:
     """The commit record of a shard, if the shard counts.
 
@@ -357,11 +366,14 @@ def read_commit(out: Path, manifest: Manifest, spec: ShardSpec) -> dict[str, Any
         commit = read_json(folder / COMMIT)
     except StoreError:
         return None
-    of_this_store = commit["fingerprint"] == manifest.config.fingerprint and commit["inputs"] == [
-        asdict(segment) for segment in spec.segments
-    ]
     whole = all(_has_size(folder / name, file["bytes"]) for name, file in commit["files"].items())
-    return commit if of_this_store and whole else None
+    return commit if whole and is_of_plan(commit, manifest, spec) else None
+
+
+def is_of_plan(commit: Mapping[str, Any], manifest: Manifest, spec: ShardSpec) -> bool:
+    """Whether a commit record is of a manifest's configuration and of the text of one of its shards."""
+    inputs = [asdict(segment) for segment in spec.segments]
+    return bool(commit["fingerprint"] == manifest.config.fingerprint and commit["inputs"] == inputs)
 
 
 def _has_size(path: Path, size: int) -> bool:

@@ -69,6 +69,37 @@ def store(corpus, tiny, tmp_path_factory):
     return make_store(out, [corpus], ctxbatch.RunConfig(model=str(tiny()), shard_size=2000, layers=(3, 1)))
 
 
+@pytest.fixture(scope="module")
+def server():
+    """An object store that is reached over HTTP, and that the environment names."""
+    from objectstore import ENVIRONMENT, object_store
+
+    with object_store() as store, pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": store.url}.items():
+            patch.setenv(name, value)
+        yield store
+
+
+@pytest.fixture
+def bucket(server, request):
+    """A bucket of the test's own, and a function that fills it."""
+    name = f"bucket-{abs(hash(request.node.name)):x}"
+    client = server.client()
+    client.create_bucket(Bucket=name)
+
+    def put(objects: dict[str, bytes]) -> str:
+        for key, content in objects.items():
+            client.put_object(Bucket=name, Key=key, Body=content)
+        return f"s3://{name}"
+
+    server.asked.clear()
+    server.fails = server.refuses = lambda _: None
+    yield put
+    server.fails = server.refuses = lambda _: None
+
+
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "ctxbatch.cli", *map(str, arguments)]
 

@@ -18,6 +18,7 @@ ENVIRONMENT = {
 }
 ERRORS = {
     "400": ("400 Bad Request", b"<Error><Code>BadRequest</Code><Message>No.</Message></Error>"),
+    "500": ("500 Internal Server Error", b"<Error><Code>InternalError</Code><Message>No.</Message></Error>"),
     "403": ("403 Forbidden", b""),
     "503": ("503 Slow Down", b"<Error><Code>SlowDown</Code><Message>Ask less.</Message></Error>"),
 }
@@ -27,13 +28,14 @@ ERRORS = {
 class ObjectStore:
     """The server's address, what was asked of it, and how it is to fail.
 
-    ``fails`` is asked of every request for an object's bytes, by its path, and answers "400", "403", "503",
-    "hang", "cut" or nothing.
+    ``fails`` is asked of every request for an object's bytes, by its path, and answers "400", "403", "500",
+    "503", "hang", "cut" or nothing; ``refuses`` of every request that writes.
     """
 
     url: str = ""
     asked: list[tuple[str, str]] = field(default_factory=list)
     fails: Callable[[str], str | None] = lambda _: None
+    refuses: Callable[[str], str | None] = lambda _: None
 
     @property
     def n_reads(self) -> int:
@@ -50,6 +52,8 @@ class ObjectStore:
             method = "READ" if "HTTP_RANGE" in environ else method
             self.asked.append((method, path))
             kind = self.fails(path) if method == "READ" else None
+            if method in ("PUT", "POST"):
+                kind = self.refuses(path)
             if kind == "hang":
                 time.sleep(5)
             if kind in ERRORS:

@@ -15,9 +15,10 @@ from stores import arrow_digests
 import ctxbatch
 from ctxbatch import InputError, ResourceError, RunConfig, StoreError, indexing
 from ctxbatch.corpus import ShardSpec
-from ctxbatch.layout import Manifest, create_json, read_json
+from ctxbatch.layout import Manifest, create, read_json, seal
 from ctxbatch.locking import Claims, claimed, is_locked, locked, shared
 from ctxbatch.parts import part_of
+from ctxbatch.places import LocalPlace
 from ctxbatch.verify import find_damage
 
 N_LINES = 1_000
@@ -139,16 +140,14 @@ def test_a_shard_that_another_process_has_claimed_is_left_to_it(run, begun, refe
 
 
 def test_what_another_part_has_committed_meanwhile_is_not_made_again(run, begun, reference, monkeypatch):
-    from ctxbatch import runner
+    scan = LocalPlace.commits
 
-    scan = runner.committed_shards
-
-    def scan_too_early(out, manifest):
-        found = scan(out, manifest)
-        shutil.copytree(reference / "shards" / "000000", out / "shards" / "000000", dirs_exist_ok=True)
+    def scan_too_early(place, manifest):
+        found = scan(place, manifest)
+        shutil.copytree(reference / "shards" / "000000", begun / "shards" / "000000", dirs_exist_ok=True)
         return found
 
-    monkeypatch.setattr(runner, "committed_shards", scan_too_early)
+    monkeypatch.setattr(LocalPlace, "commits", scan_too_early)
     before = (reference / "shards" / "000000" / "words.arrow").stat().st_mtime_ns
     assert run(begun, (1, 5)).part.missing == tuple(range(2, 10))
     assert times_made(begun) == {1: 1}
@@ -220,7 +219,7 @@ def test_a_part_waits_for_a_whole_run(run, begun):
 
 def _create(path, barrier, won, number):
     barrier.wait()
-    if create_json(path, {"number": number}):
+    if create(path, seal({"number": number})):
         won.put(number)
 
 

@@ -1,7 +1,6 @@
 """Inputs on an object store: the same records as from files, and no failure is taken for damaged data."""
 
 import gzip
-import os
 import random
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from corpora import (
     write_arrow_stream,
     write_parquet,
 )
-from objectstore import ENVIRONMENT, object_store
 from stores import make_store, rows_of
 
 import ctxbatch
@@ -31,34 +29,6 @@ from ctxbatch.sources import find_sources
 from ctxbatch.verify import find_source_changes
 
 TEXTS = [f"Line {n} of some text." for n in range(40)] + ["", "Ein Ärger, ça alors, 雪."]
-
-
-@pytest.fixture(scope="module")
-def server():
-    with object_store() as store, pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": store.url}.items():
-            patch.setenv(name, value)
-        yield store
-
-
-@pytest.fixture
-def bucket(server, request):
-    """A bucket of the test's own, and a function that fills it."""
-    name = f"bucket-{abs(hash(request.node.name)):x}"
-    client = server.client()
-    client.create_bucket(Bucket=name)
-
-    def put(objects: dict[str, bytes]) -> str:
-        for key, content in objects.items():
-            client.put_object(Bucket=name, Key=key, Body=content)
-        return f"s3://{name}"
-
-    server.asked.clear()
-    server.fails = lambda _: None
-    yield put
-    server.fails = lambda _: None
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

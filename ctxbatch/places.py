@@ -1,0 +1,335 @@
+"""Where a store is: in a folder of this machine, or on object storage.
+
+Owns what differs between the two: which shards count, how one that is made becomes the store's, and how its
+files are got at. A store on object storage is written through a folder of this machine, with the lock, the
+log, a copy of the manifest and the shards that are being made; nothing in it is missed when it is gone. There
+nothing can be renamed, so every attempt to write a shard has names of its own:
+
+    URL/manifest.json
+    URL/shards/000000/words.ATTEMPT.arrow     and the same of the shard's other files
+    URL/shards/000000/shard.json              the commit record, which names the attempt; written last
+"""
+
+import contextlib
+import errno
+import hashlib
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ctxbatch.corpus import ShardSpec
+from ctxbatch.errors import InputError, ResourceError, StoreError
+from ctxbatch.layout import MANIFEST, SHARDS, Manifest, cache_folder, check_folder, seal, unseal
+from ctxbatch.remote import (
+    RemoteError,
+    delete_file,
+    download,
+    is_remote,
+    list_folder,
+    look_up,
+    read_file,
+    upload,
+    write_file,
+)
+from ctxbatch.writer import COMMIT, is_of_plan, read_commit, remove_leftovers, shard_folder
+
+# Small objects that are read or removed at the same time.
+_AT_ONCE = 16
+_SQUEEZED = re.compile(r"([a-z][a-z0-9+.-]+:)/[^/]")
+_ATTEMPT = re.compile(rf"{SHARDS}/\d{{6}}/\w+\.[0-9a-f]{{12}}\.(arrow|jsonl)")
+
+
+@dataclass(frozen=True)
+class LocalPlace:
+    """A store in a folder of this machine."""
+
+    folder: Path
+
+    is_here = True
+
+    @property
+    def out(self) -> Path:
+        """What the store is called."""
+        return self.folder
+
+    def check(self) -> None:
+        """Make sure that here can be, or is, a store.
+
+        Raises:
+            StoreError: Here is something else.
+        """
+        check_folder(self.folder)
+
+    def manifest(self) -> Manifest | None:
+        """The store's manifest; ``None`` where none was begun.
+
+        Raises:
+            StoreError: It is damaged, or of another format.
+        """
+        return Manifest.read(self.folder) if (self.folder / MANIFEST).exists() else None
+
+    def begin(self, manifest: Manifest, *, first: bool) -> bool:
+        """Begin a store; false where it has a manifest by now, and this one was to be the first."""
+        if first:
+            return manifest.create(self.folder)
+        manifest.write(self.folder)
+        return True
+
+    def make_ready(self, manifest: Manifest, commits: Mapping[int, Mapping[str, Any]]) -> None:  # noqa: ARG002
+        """Remove what killed runs have left. Only for who holds the store alone."""
+        remove_leftovers(self.folder)
+
+    def commits(self, manifest: Manifest) -> dict[int, dict[str, Any]]:
+        """The commit records of all shards that count, by shard, in order."""
+        found = ((spec.shard, self.commit_of(manifest, spec)) for spec in manifest.shards)
+        return {shard: commit for shard, commit in found if commit is not None}
+
+    def commit_of(self, manifest: Manifest, spec: ShardSpec) -> dict[str, Any] | None:
+        """A shard's commit record, if the shard counts; see `ctxbatch.writer.read_commit`."""
+        return read_commit(self.folder, manifest, spec)
+
+    def publish(self, commit: Mapping[str, Any]) -> None:
+        """Make a shard that is complete in the folder the store's: here it is."""
+
+    @contextlib.contextmanager
+    def shard_files(self, shard: int) -> Iterator[Path | None]:
+        """The folder of a shard's files; ``None`` where nothing is there."""
+        folder = shard_folder(self.folder, shard)
+        yield folder if folder.exists() else None
+
+
+class RemotePlace:
+    """A store on object storage.
+
+    Args:
+        url: Its name, with a scheme.
+        folder: The folder here that it is written through; by default the same one in every process.
+    """
+
+    is_here = False
+
+    def __init__(self, url: str, folder: Path | None = None) -> None:
+        self.out = url.rstrip("/")
+        named = f"{self.out.rpartition('/')[2]}-{hashlib.sha256(self.out.encode()).hexdigest()[:12]}"
+        self.folder = folder or cache_folder() / "remote" / named
+
+    def check(self) -> None:
+        """Make sure that there can be, or is, a store.
+
+        Raises:
+            InputError: There is no such bucket.
+            StoreError: There is something else.
+            ResourceError: The network fails, or access is denied.
+        """
+        with self._told():
+            try:
+                entries = list_folder(self.out, recursive=False)
+            except RemoteError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                look_up("/".join(self.out.split("/")[:3]))
+                return
+        names = sorted(entry.url.rpartition("/")[2] for entry in entries)
+        if names and MANIFEST not in names:
+            raise StoreError(f"-o {self.out} holds other things ({names[0]}, …) and no store: name a new one")
+
+    def manifest(self) -> Manifest | None:
+        """The store's manifest; ``None`` where none was begun.
+
+        Raises:
+            StoreError: It is damaged, or of another format.
+            ResourceError: The network fails, or access is denied.
+        """
+        raw = self._read(MANIFEST)
+        return None if raw is None else Manifest.from_bytes(raw, self.out)
+
+    def begin(self, manifest: Manifest, *, first: bool) -> bool:  # noqa: ARG002 (nobody can know that there)
+        """Begin a store.
+
+        Raises:
+            ResourceError: The network fails, or access is denied.
+        """
+        with self._told():
+            write_file(f"{self.out}/{MANIFEST}", manifest.as_bytes())
+        return True
+
+    def copy_manifest(self, manifest: Manifest) -> None:
+        """Have the manifest in the folder, where workers look for it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        manifest.write(self.folder)
+
+    def make_ready(self, manifest: Manifest, commits: Mapping[int, Mapping[str, Any]]) -> None:
+        """Remove what killed runs have left, here and there. Only one run at a time may do so.
+
+        Raises:
+            ResourceError: The network fails, or access is denied.
+        """
+        remove_leftovers(self.folder)
+        shutil.rmtree(self.folder / SHARDS, ignore_errors=True)
+        self.copy_manifest(manifest)
+        kept = {
+            self._object(shard, name, commit["attempt"])
+            for shard, commit in commits.items()
+            for name in commit["files"]
+        }
+        left = [name for name in self._objects(SHARDS) if _ATTEMPT.fullmatch(name) and name not in kept]
+        with self._told(), ThreadPoolExecutor(_AT_ONCE) as threads:
+            list(threads.map(lambda name: delete_file(f"{self.out}/{name}"), left))
+
+    def commits(self, manifest: Manifest) -> dict[int, dict[str, Any]]:
+        """The commit records of all shards that count, by shard, in order.
+
+        Raises:
+            ResourceError: The network fails, or access is denied.
+        """
+        objects = self._objects(SHARDS)
+        begun = [spec for spec in manifest.shards if self._object(spec.shard, COMMIT) in objects]
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            found = list(threads.map(lambda spec: self._commit_of(manifest, spec, objects), begun))
+        return {spec.shard: commit for spec, commit in zip(begun, found, strict=True) if commit is not None}
+
+    def commit_of(self, manifest: Manifest, spec: ShardSpec) -> dict[str, Any] | None:
+        """A shard's commit record, if the shard counts.
+
+        It counts as one in a folder does: `ctxbatch.writer.read_commit` says when.
+
+        Raises:
+            ResourceError: The network fails, or access is denied.
+        """
+        return self._commit_of(manifest, spec, self._objects(f"{SHARDS}/{spec.shard:06d}"))
+
+    def _commit_of(
+        self, manifest: Manifest, spec: ShardSpec, objects: Mapping[str, int]
+    ) -> dict[str, Any] | None:
+        raw = self._read(self._object(spec.shard, COMMIT))
+        if raw is None:
+            return None
+        try:
+            commit = unseal(raw, self.out)
+        except StoreError:
+            return None
+        whole = all(
+            objects.get(self._object(spec.shard, name, commit["attempt"])) == file["bytes"]
+            for name, file in commit["files"].items()
+        )
+        return commit if whole and is_of_plan(commit, manifest, spec) else None
+
+    def publish(self, commit: Mapping[str, Any]) -> None:
+        """Make a shard that is complete in the folder the store's, and remove it from the folder.
+
+        Raises:
+            ResourceError: The network fails, or access is denied.
+        """
+        shard, attempt = commit["shard"], uuid.uuid4().hex[:12]
+        folder = shard_folder(self.folder, shard)
+        with self._told():
+            for name in commit["files"]:
+                upload(folder / name, f"{self.out}/{self._object(shard, name, attempt)}")
+            record = seal({**commit, "attempt": attempt})
+            write_file(f"{self.out}/{self._object(shard, COMMIT)}", record)
+        shutil.rmtree(folder)
+
+    @contextlib.contextmanager
+    def shard_files(self, shard: int) -> Iterator[Path | None]:
+        """A folder with copies of a shard's files, as long as they are looked at.
+
+        ``None`` where no commit record is there. What the record names and is not there has no copy either.
+
+        Raises:
+            ResourceError: The network fails, or access is denied.
+        """
+        with contextlib.ExitStack() as opened:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(dir=self.folder)))
+            yield folder if self.copy_shard(shard, folder) else None
+
+    def copy_shard(self, shard: int, folder: Path) -> bool:
+        """Copy a shard's files into a folder, under the names that they have in a local store.
+
+        Nothing is checked, and what is not there is left out. Returns whether there is a commit record.
+
+        Raises:
+            ResourceError: The network fails, or access is denied.
+        """
+        raw = self._read(self._object(shard, COMMIT))
+        if raw is None:
+            return False
+        (folder / COMMIT).write_bytes(raw)
+        try:
+            commit = unseal(raw, self.out)
+        except StoreError:
+            return True
+        for name in commit["files"]:
+            with self._told(), _absent():
+                download(f"{self.out}/{self._object(shard, name, commit['attempt'])}", folder / name)
+        return True
+
+    def _object(self, shard: int, name: str, attempt: str | None = None) -> str:
+        """The name of a shard's object below the URL."""
+        stem, _, suffix = name.partition(".")
+        return f"{SHARDS}/{shard:06d}/{name if attempt is None else f'{stem}.{attempt}.{suffix}'}"
+
+    def _objects(self, under: str) -> dict[str, int]:
+        """The objects in a folder of the store by their names below the URL, with their sizes."""
+        with self._told(), _absent():
+            entries = list_folder(f"{self.out}/{under}", recursive=True)
+            return {entry.url[len(self.out) + 1 :]: entry.size for entry in entries if not entry.is_folder}
+        return {}
+
+    def _read(self, name: str) -> bytes | None:
+        """A small object; ``None`` where it is not there."""
+        with self._told(), _absent():
+            return read_file(f"{self.out}/{name}")
+        return None
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say in one line what is the matter with the place."""
+        try:
+            yield
+        except RemoteError as error:
+            kind = InputError if error.errno == errno.ENOENT else ResourceError
+            raise kind(f"{self.out}: {error.strerror}") from error
+
+
+Place = LocalPlace | RemotePlace
+
+
+def place_of(out: str | Path) -> Place:
+    """Where a store is, by its name.
+
+    Raises:
+        InputError: It is a URL that has become a path.
+    """
+    if isinstance(out, Path) and (scheme := _SQUEEZED.match(str(out))):
+        raise InputError(f"{out} is a path: give a URL as a string, {scheme[1]}//...")
+    return RemotePlace(str(out)) if is_remote(str(out)) else LocalPlace(Path(out))
+
+
+def manifest_of(place: Place) -> Manifest:
+    """The manifest of a store that has to be there.
+
+    Raises:
+        StoreError: It is not there, is damaged, or is of another format.
+        ResourceError: The network fails, or access is denied.
+    """
+    manifest = place.manifest()
+    if manifest is None:
+        raise StoreError(f"{place.out} is no ctxbatch store: it has no {MANIFEST}")
+    return manifest
+
+
+@contextlib.contextmanager
+def _absent() -> Iterator[None]:
+    """Pass over an object that is not there."""
+    try:
+        yield
+    except RemoteError as error:
+        if error.errno != errno.ENOENT:
+            raise

@@ -1,0 +1,356 @@
+"""A store on object storage has the bytes of one in a folder, and nothing that fails on the way is lost."""
+
+import itertools
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from models import TEXT
+from running import start, wait_for
+from stores import arrow_digests, make_store
+
+import ctxbatch
+from ctxbatch import InputError, ResourceError, RunConfig, StoreError, remote
+from ctxbatch.layout import read_json
+from ctxbatch.places import RemotePlace, place_of
+from ctxbatch.verify import find_damage
+
+N_LINES = 1_000
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "long.txt"
+    lines = [line for line in TEXT.splitlines() if line.strip() and "antidis" not in line]
+    path.write_text("".join(f"{n}: {lines[n % len(lines)]}\n" for n in range(N_LINES)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(tiny):
+    return RunConfig(model=str(tiny()), shard_size=8_500, workers=2)
+
+
+@pytest.fixture(scope="module")
+def reference(corpus, config, tmp_path_factory):
+    """The same store in a folder."""
+    out = tmp_path_factory.mktemp("reference") / "out"
+    make_store(out, [corpus], config)
+    assert len(arrow_digests(out)) == 20
+    return out
+
+
+@pytest.fixture(scope="module")
+def arguments(corpus, config):
+    def build(out):
+        settings = ["--model", config.model, "--shard-size", config.shard_size, "--workers", config.workers]
+        return ["run", corpus, "-o", out, *settings]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def finished(server, corpus, config):
+    """A store on object storage; tests do it no harm."""
+    server.client().create_bucket(Bucket="finished")
+    ctxbatch.run(corpus, "s3://finished/out", config)
+    return "s3://finished/out"
+
+
+@pytest.fixture
+def short(tiny, tmp_path):
+    """A function that runs a text of three shards."""
+    path = tmp_path / "short.txt"
+    path.write_text("".join(f"{n}: I want an apple.\n" for n in range(60)))
+
+    def run(out):
+        return ctxbatch.run(path, out, RunConfig(model=str(tiny()), shard_size=450, workers=1))
+
+    return run
+
+
+def objects(server, url):
+    """The sizes of a store's objects by their names in it."""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    listed = server.client().list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/").get("Contents", [])
+    names = {each["Key"].removeprefix(f"{prefix}/"): each["Size"] for each in listed}
+    return {name: size for name, size in names.items() if not name.endswith("/")}
+
+
+def committed(server, url):
+    return [name for name in objects(server, url) if name.endswith("/shard.json")]
+
+
+# --- run, resume, pull ----------------------------------------------------------------------------
+
+
+def test_a_killed_run_resumes_and_its_copy_is_the_store_that_a_folder_would_hold(
+    server, bucket, arguments, reference, tmp_path, cli
+):
+    """Run, kill, resume, verify, stats, pull, kill, pull, index and search, as a user does."""
+    url, out = f"{bucket({})}/deep/out", tmp_path / "copy"
+    for n_before in (1, 4):
+        process = start(*arguments(url))
+        wait_for(lambda n=n_before: len(committed(server, url)) >= n, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    kept = committed(server, url)
+    unfinished = cli("verify", url)
+    assert unfinished.returncode == 3
+    assert re.search(rf"^{url}: \d of 10 shards are missing: run the same command", unfinished.stdout)
+    result = cli(*arguments(url))
+    assert result.returncode == 0, result.stderr
+    assert f"resuming: {len(kept)} of 10 shards are done" in result.stderr
+    assert f"to index and search it: `ctxbatch pull {url} OUT` copies it here" in result.stderr
+    assert cli("verify", url).stdout == f"{url}: 10 of 10 shards committed, all intact\n"
+    assert cli("status", url).stdout.startswith(f"{url}: finished; 10 of 10 shards, 100% of ")
+    assert json.loads(cli("stats", url, "--json").stdout)["shards"] == 10
+    names = {re.sub(r"\.[0-9a-f]{12}\.", ".", name) for name in objects(server, url)}
+    assert len(objects(server, url)) == len(names), "there are leftovers of killed attempts"
+    here = (path for path in reference.rglob("*") if path.is_file() and not path.name.startswith("."))
+    assert names == {str(path.relative_to(reference)) for path in here}
+
+    pulling = start("pull", url, out)
+    wait_for(lambda: len(list(out.glob("shards/[0-9]*/shard.json"))) >= 2, pulling)
+    os.kill(pulling.pid, signal.SIGKILL)
+    pulling.communicate()
+    n_there = len(list(out.glob("shards/[0-9]*/shard.json")))
+    pulled = cli("pull", url, out)
+    assert pulled.returncode == 0, pulled.stderr
+    assert pulled.stderr == f"{out}: 10 of 10 shards; copied {10 - n_there}, {n_there} were there\n"
+    assert arrow_digests(out) == arrow_digests(reference)
+    assert not list(find_damage(out))
+    assert not list(out.glob("shards/.*"))
+    assert read_json(out / "shards/000003/shard.json").keys() == (
+        read_json(reference / "shards/000003/shard.json").keys()
+    )
+    assert cli("index", out, "--factory", "IVF16,Flat").returncode == 0
+    found = cli("search", out, "-k", "3", "--same-word", "--json", "I want an [apple].")
+    assert [json.loads(line)["word"] for line in found.stdout.splitlines()] == ["apple"] * 3
+
+
+def test_a_finished_store_is_not_run_again(server, finished, corpus, config):
+    before = objects(server, finished)
+    report = ctxbatch.run(corpus, finished + "/", config)
+    assert (report.n_run, report.totals["shards"], report.index) == (0, 10, None)
+    assert objects(server, finished) == before
+
+
+def test_a_commit_is_the_last_object_of_a_shard(server, bucket, short):
+    url = f"{bucket({})}/out"
+    short(url)
+    written = [path.partition("/out/")[2] for method, path in server.asked if method in ("PUT", "POST")]
+    written = [name for name in written if name and not name.endswith("/")]
+    assert written[0] == "manifest.json"
+    for shard in range(3):
+        of_shard = [name for name in written if name.startswith(f"shards/{shard:06d}/")]
+        assert len(of_shard) >= 3
+        assert [name.endswith("/shard.json") for name in of_shard] == [*[False] * (len(of_shard) - 1), True]
+
+
+def test_a_run_leaves_nothing_of_a_shard_on_this_machine(bucket, short):
+    url = f"{bucket({})}/out"
+    report = short(url)
+    assert report.log.parent == place_of(url).folder
+    assert not list(report.log.parent.glob("shards/*"))
+
+
+# --- what fails on the way ------------------------------------------------------------------------
+
+
+def test_with_errors_and_timeouts_in_between_nothing_is_lost(
+    server, bucket, corpus, config, reference, tmp_path
+):
+    """The client tries again; a pull meets the same when it reads."""
+    url, out = f"{bucket({})}/out", tmp_path / "copy"
+    kinds = ("500", "503", "500", "hang")
+    writes, reads = itertools.count(1), itertools.count(1)
+    server.refuses = lambda _: kinds[n // 5 % 4] if (n := next(writes)) % 5 == 0 and n < 60 else None
+    report = ctxbatch.run(corpus, url, config)
+    assert report.clean
+    assert report.totals["shards"] == 10
+    server.fails = lambda _: kinds[n // 5 % 4] if (n := next(reads)) % 5 == 0 and n < 60 else None
+    assert ctxbatch.pull(url, out).damaged == ()
+    assert next(reads) > 20 < next(writes)
+    assert arrow_digests(out) == arrow_digests(reference)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    remote._arrow_file_system.cache_clear()
+    yield
+    remote._arrow_file_system.cache_clear()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", ["words", "sentences", "shard.json"])
+def test_an_outage_stops_the_run_in_one_line_and_the_same_command_goes_on(
+    server, bucket, short, name, tmp_path
+):
+    url = f"{bucket({})}/out"
+    server.refuses = lambda path: "500" if f"/000001/{name}" in path else None
+    with pytest.raises(ResourceError, match=rf"{url}: .*InternalError|{url}: .*INTERNAL.*: check the netw"):
+        short(url)
+    assert committed(server, url) == ["shards/000000/shard.json"]
+    server.refuses = lambda _: None
+    assert short(url).n_run == 2
+    assert ctxbatch.pull(url, tmp_path / "copy").held == 3
+    assert len({name.partition(".")[0] for name in objects(server, url)}) == len(objects(server, url))
+
+
+def test_what_killed_attempts_have_left_is_removed_and_nothing_else(server, bucket, short):
+    put = bucket
+    url = f"{put({})}/out"
+    short(url)
+    left = "out/shards/000000/words.0123456789ab.arrow"
+    foreign = ["out/shards/000000/words.arrow", "out/notes.txt", "out/shards/000000/words.0123.arrow"]
+    put(dict.fromkeys([left, *foreign], b"of somebody"))
+    assert short(url).n_run == 0
+    names = objects(server, url)
+    assert left.removeprefix("out/") not in names
+    assert {name.removeprefix("out/") for name in foreign} <= names.keys()
+
+
+def test_a_worker_that_dies_between_a_shard_and_its_upload_costs_nothing(server, bucket, short, tmp_path):
+    """What is complete here counts only when it is there."""
+    url = f"{bucket({})}/out"
+    short(url)
+    place = place_of(url)
+    server.client().delete_object(
+        Bucket=url.split("/")[2], Key="out/shards/000002/shard.json"
+    )  # as if it had never been written
+    with place.shard_files(1) as files:
+        copy = place.folder / "shards" / "000002"
+        copy.parent.mkdir(exist_ok=True)
+        files.rename(copy)
+        files.mkdir()
+    assert short(url).n_run == 1
+    assert ctxbatch.pull(url, tmp_path / "copy").damaged == ()
+    assert not list(find_damage(tmp_path / "copy"))
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+def test_damage_is_found_kept_out_of_copies_and_repaired(server, bucket, short, cli, tmp_path):
+    put = bucket
+    url, out = f"{put({})}/out", tmp_path / "copy"
+    short(url)
+    names = sorted(objects(server, url))
+    words, gone = (
+        next(name for name in names if name.startswith(start))
+        for start in ("shards/000001/words", "shards/000002/sent")
+    )
+    flipped = bytearray(remote.read_file(f"{url}/{words}"))
+    flipped[len(flipped) // 2] ^= 1
+    put({f"out/{words}": bytes(flipped)})
+    server.client().delete_object(Bucket=url.split("/")[2], Key=f"out/{gone}")
+    damaged = f"{url}/shards/000001/words.arrow is damaged: its content does not match the checksum"
+    result = cli("verify", url)
+    assert result.returncode == 3
+    assert damaged in result.stdout
+    assert f"{url}/shards/000002/sentences.arrow is missing" in result.stdout
+    assert f"`ctxbatch verify {url} --repair` makes what is damaged anew" in result.stdout
+    pulled = cli("pull", url, out)
+    assert pulled.returncode == 3
+    assert pulled.stdout.startswith(damaged)
+    assert f"{out}: 1 of 3 shards; copied 1\n" in pulled.stderr
+    assert not (out / "shards" / "000001").exists()
+    repaired = cli("verify", url, "--repair")
+    assert repaired.returncode == 0, repaired.stderr
+    assert repaired.stdout.startswith("made anew: shards 000001, 000002\n")
+    report = ctxbatch.pull(url, out)
+    assert (report.held, report.copied, report.damaged) == (3, 2, ())
+    assert not list(find_damage(out))
+
+
+def test_a_damaged_manifest_is_said(bucket, short):
+    put = bucket
+    url = f"{put({})}/out"
+    short(url)
+    manifest = remote.read_file(f"{url}/manifest.json")
+    put({"out/manifest.json": manifest.replace(b"ctxbatch", b"ctxwatch", 1)})
+    with pytest.raises(StoreError, match=rf"{url}/manifest.json is damaged: .*: run again with another -o"):
+        ctxbatch.open(url)
+
+
+# --- what cannot be -------------------------------------------------------------------------------
+
+
+def test_what_reads_vectors_says_what_copies_them_here(finished, cli):
+    said = (
+        f"{finished} is on object storage: `ctxbatch pull {finished} OUT` copies it here, then name the copy"
+    )
+    for arguments in (["search", finished, "An [apple]."], ["index", finished], ["trends", finished]):
+        result = cli(*arguments)
+        assert (result.returncode, result.stderr) == (2, f"ctxbatch: {said}\n"), arguments
+    store = ctxbatch.open(finished)
+    assert store.complete
+    assert store.n_rows > 0
+    for read in (lambda: store.words, lambda: store.sentences, lambda: next(store.vectors())):
+        with pytest.raises(StoreError, match="is on object storage"):
+            read()
+
+
+def test_places_that_cannot_hold_the_store_are_refused_before_any_work(bucket, short, corpus, config):
+    root = bucket({"other/thing.txt": b"x"})
+    with pytest.raises(
+        StoreError, match=rf"-o {root}/other holds other things \(thing.txt, …\) and no store"
+    ):
+        short(f"{root}/other")
+    with pytest.raises(InputError, match="s3://no-such-bucket/out: no such object, folder or bucket"):
+        short("s3://no-such-bucket/out")
+    with pytest.raises(InputError, match="s3:/bucket/out is a path: give a URL as a string, s3://"):
+        short(Path("s3://bucket/out"))
+    part = RunConfig(model=config.model, shard_range=(1, 2))
+    with pytest.raises(InputError, match="--shard-range needs a folder that all machines share"):
+        ctxbatch.run(corpus, f"{root}/out", part)
+
+
+def test_a_store_is_resumed_with_its_own_options_alone(finished, corpus, config):
+    other = RunConfig(model=config.model, shard_size=8_500, shift="asinh")
+    with pytest.raises(StoreError, match=f"{finished} was made with --shift log_ratio, this command says as"):
+        ctxbatch.run(corpus, finished, other)
+
+
+def test_copies_go_from_object_storage_into_folders(finished, short, tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path} is no URL: name a store on object storage, as s3:"):
+        ctxbatch.pull(str(tmp_path), tmp_path / "copy")
+    with pytest.raises(InputError, match=f"{finished} is on object storage too: name a folder"):
+        ctxbatch.pull(finished, finished)
+    with pytest.raises(StoreError, match="s3://finished/none is no ctxbatch store: it has no manifest"):
+        ctxbatch.pull("s3://finished/none", tmp_path / "copy")
+    short(tmp_path / "own")
+    with pytest.raises(StoreError, match=f"{tmp_path}/own is another store than {finished}: name a new f"):
+        ctxbatch.pull(finished, tmp_path / "own")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    with pytest.raises(StoreError, match="holds other things"):
+        ctxbatch.pull(finished, tmp_path / "full")
+
+
+def test_an_unfinished_store_is_copied_as_far_as_it_is(server, finished, tmp_path):
+    place, copy = RemotePlace(finished), tmp_path / "copy"
+    manifest = place.manifest()
+    unfinished = f"{finished}-begun"
+    for name in objects(server, finished):
+        if name < "shards/000004":
+            remote.write_file(f"{unfinished}/{name}", remote.read_file(f"{finished}/{name}"))
+    report = ctxbatch.pull(unfinished, copy)
+    assert (report.held, report.copied, report.planned) == (4, 4, len(manifest.shards))
+    assert str(report) == f"{copy}: 4 of 10 shards; copied 4"
+    assert ctxbatch.pull(finished, copy).copied == 6  # the same store, by its manifest
+
+
+def test_a_plan_names_no_room_where_nobody_knows_it(bucket, corpus, config, cli):
+    url = f"{bucket({})}/out"
+    found = ctxbatch.estimate(corpus, url, config)
+    assert (found.bytes_free, found.fits) == (None, True)
+    shown = cli("plan", corpus, "-o", url, "--model", config.model)
+    assert shown.returncode == 0, shown.stderr
+    assert "free disk" not in shown.stdout
+    assert Path("s3:").exists() is False
