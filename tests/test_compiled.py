@@ -57,7 +57,8 @@ def test_a_compiled_model_agrees_with_the_oracle(
 
 def test_a_compiled_run_gives_the_same_bytes_with_any_workers_and_compiles_once(tiny, cli, text, tmp_path):
     text.write_text(PLAIN_TEXT * 4)
-    shared = ("--model", tiny(), "--no-index", "--shard-size", 1000, "--compile", "on", "--pool", "first")
+    # Of a model that ends early less is compiled.
+    shared = ("--model", tiny(), "--no-index", "--layers", 1, "--shard-size", 1000, "--compile", "on")
     one = cli("run", text, "-o", tmp_path / "one", *shared, "--workers", 1)
     assert one.returncode == 0, one.stderr
     assert "compiling" in one.stderr
@@ -66,7 +67,7 @@ def test_a_compiled_run_gives_the_same_bytes_with_any_workers_and_compiles_once(
     assert "compiling" not in two.stderr
     assert len(ctxbatch.open(tmp_path / "one").commits) > 2
     assert arrow_digests(tmp_path / "one") == arrow_digests(tmp_path / "two")
-    again = cli("run", text, "-o", tmp_path / "two", *shared[:-4], "--pool", "first")  # --compile auto
+    again = cli("run", text, "-o", tmp_path / "two", *shared[:-2])  # --compile auto
     assert (again.returncode, "nothing to do" in again.stderr) == (0, True), again.stderr
     off = cli("run", text, "-o", tmp_path / "two", *shared, "--compile", "off")
     assert off.returncode == 2
@@ -122,12 +123,12 @@ def test_a_compiler_that_fails_is_told_in_one_line_and_auto_goes_on_without(
     tiny, text, tmp_path, monkeypatch, caplog
 ):
     with pytest.raises(CompilingError) as failed:
-        ctxbatch.run(text, tmp_path / "on", options(tiny(), compile="on"))
+        ctxbatch.run(text, tmp_path / "on", options(tiny(), layers=(1,), compile="on"))
     assert "cannot be compiled" in str(failed.value)
     assert "\n" not in str(failed.value)
     assert not (tmp_path / "on" / "manifest.json").exists()
     assert not list((tmp_path / "cache").rglob("*.so"))
     monkeypatch.setattr(resolving, "_REPAYS_COMPILING", 0)
-    assert ctxbatch.run(text, tmp_path / "auto", options(tiny())).given_up == ()
+    assert ctxbatch.run(text, tmp_path / "auto", options(tiny(), layers=(1,))).given_up == ()
     assert not ctxbatch.open(tmp_path / "auto").config.compiled
     assert "going on without" in caplog.text
