@@ -38,8 +38,12 @@ def main() -> int:
     parts = range(1, options.parts + 1)
     running = {number: start(options, out, number) for number in parts}
     kills: Counter[str] = Counter()
+    before = 0
     while sum(kills.values()) < options.kills:
-        time.sleep(chance.uniform(0.5, 8.0))
+        while len(digests(out)) == before and any(each.poll() is None for each in running.values()):
+            time.sleep(0.2)  # until something was committed since the last kill
+        before = len(digests(out))
+        time.sleep(chance.uniform(0, 4.0))
         at_work = [number for number in parts if running[number].poll() is None]
         if not at_work:
             break

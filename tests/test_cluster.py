@@ -28,7 +28,7 @@ with socket.socket() as probe:
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(server):  # noqa: ARG001 (its address is to be in the environment of the nodes)
     """Two nodes with a CPU each, and a head that only leads them."""
     head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": CLIENT_PORT}
     cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -131,6 +131,16 @@ def test_a_driver_may_end_in_any_way_and_both_engines_go_on(ray, local, referenc
     assert f"resuming: {len(before)} of" in result.stderr
     assert arrow_digests(out) == arrow_digests(reference)
     assert set(commits_in_log(out).values()) == {1}
+
+
+def test_workers_write_to_object_storage_by_themselves(ray, local, bucket, tmp_path, cli):
+    url, few = f"{bucket({})}/out", ("--limit", 400)
+    result = cli(*ray(url, *few))
+    assert result.returncode == 0, result.stderr
+    assert cli("pull", url, tmp_path / "copy").returncode == 0
+    assert cli(*local(tmp_path / "out", *few)).returncode == 0
+    assert len(arrow_digests(tmp_path / "out")) > 4
+    assert arrow_digests(tmp_path / "copy") == arrow_digests(tmp_path / "out")
 
 
 def test_mistakes_are_told_in_one_line(local, ray, tmp_path, cli):
