@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -153,7 +154,7 @@ def _split_queries(
 
 
 def _is_store(argument: str) -> bool:
-    if is_remote(argument):
+    if is_remote(argument) and not re.search(r"[\s\[]", argument):
         return True
     try:
         return (Path(argument) / "manifest.json").exists()

@@ -4,6 +4,7 @@ Results go to standard output, progress and messages to standard error. Errors o
 line and an exit status; anything else keeps its traceback.
 """
 
+import contextlib
 import io
 import json
 import logging
@@ -21,6 +22,7 @@ import ctxbatch
 from ctxbatch import asking, grouping, showing
 from ctxbatch.config import Kept, RunConfig
 from ctxbatch.errors import CtxbatchError, InputError, Stopped
+from ctxbatch.layout import rejects_of
 from ctxbatch.options import AsJson, Layer, StoreHere, StoreName, VectorKind, parse_size, takes_run_options
 
 if TYPE_CHECKING:
@@ -150,15 +152,18 @@ def _print_report(report: "RunReport") -> None:
     )
     if report.index is not None:
         say(f"{report.index}\n")
-    if isinstance(report.out, str) and not report.given_up:
+    if isinstance(report.out, str) and not (report.given_up or report.missing):
         say(f"to index and search it: `ctxbatch pull {report.out} OUT` copies it here\n")
     if part is not None and part.to_index is not None:
         say(f"the store is complete: `ctxbatch index {report.out}` builds the index on {part.to_index}\n")
     if totals["rejected"] or totals["rejected_words"]:
         say(
             f"rejected: {totals['rejected']:,} records, {totals['rejected_words']:,} words; "
-            f"see {report.out}/shards/*/rejects.jsonl\n"
+            f"see {rejects_of(report.out)}\n"
         )
+    if report.missing:
+        shards = ", ".join(f"{shard:06d}" for shard in report.missing)
+        say(f"gone again, as if another run had been at work there: shards {shards}; run again, alone\n")
     if report.given_up:
         shards = ", ".join(f"{shard:06d}" for shard in report.given_up)
         say(f"given up after three tries: shards {shards}; see {report.log}, then run again\n")
@@ -223,7 +228,7 @@ def pull(
         sys.stderr.write(f"{report}\n")
         if report.damaged:
             sys.stderr.write(f"`ctxbatch verify {url} --repair` makes what is damaged anew\n")
-    if report.damaged:
+    if report.held < report.planned:
         raise typer.Exit(3)
 
 
@@ -314,9 +319,12 @@ def status(out: StoreName) -> None:
     store = ctxbatch.open(out)
     out = str(store.place.out)
     done, planned = len(store.commits), len(store.manifest.shards)
-    state = (
-        "running" if running else "finished" if store.complete else "interrupted: run the same command again"
-    )
+    unfinished = "interrupted: run the same command again"
+    if not store.place.is_here:
+        unfinished = (
+            "unfinished, and no run on this machine: if none is elsewhere, run the same command again"
+        )
+    state = "running" if running else "finished" if store.complete else unfinished
     size = sum(spec.size for spec in store.manifest.shards)
     size_done = sum(spec.size for spec in store.manifest.shards if spec.shard in store.commits)
     share = size_done / size if size else 1.0
@@ -360,7 +368,10 @@ def main() -> None:
         if sys.argv[1:2] in (["run"], ["pull"]):
             kept = "committed" if sys.argv[1] == "run" else "copied"
             message += f"; what is {kept} is kept, the same command goes on from there"
-        status = _complain(message, stopped.exit_status)
+        _complain(message, stopped.exit_status)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(stopped.exit_status)  # a client of object storage would first try again for its minutes
     sys.exit(status)
 
 

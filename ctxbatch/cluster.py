@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.dispatch import TRIES
-from ctxbatch.errors import CtxbatchError, InputError
+from ctxbatch.errors import CtxbatchError, InputError, ResourceError
 from ctxbatch.places import Place
 from ctxbatch.pool import ENVIRONMENT, WorkersFailedError
 from ctxbatch.rayworker import compile_here, resolve_here
@@ -114,10 +114,28 @@ class RayEngine:
                 raise as_own_error(error) from error
 
 
+@contextlib.contextmanager
+def reached() -> Iterator[None]:
+    """Say in one line that the cluster is gone.
+
+    Raises:
+        ResourceError: It is.
+    """
+    ray = _import_ray()
+    try:
+        yield
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        log.debug("Ray says: %s", error)
+        raise ResourceError(
+            f"the cluster cannot be reached any more ({type(error).__name__}): mend it and run again"
+        ) from error
+
+
 def count(kind: str, *, free: bool = False) -> int:
     """How many CPUs or GPUs the nodes of the cluster have, or have free."""
     ray = _import_ray()
-    resources = ray.available_resources() if free else ray.cluster_resources()
+    with reached():
+        resources = ray.available_resources() if free else ray.cluster_resources()
     return int(resources.get(kind, 0))
 
 
@@ -127,7 +145,7 @@ def as_own_error(error: BaseException) -> CtxbatchError:
     if isinstance(cause, CtxbatchError):
         return cause
     log.debug("Ray says: %s", error)
-    last = str(error).strip().splitlines()[-1]
+    last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     return WorkersFailedError(
         f"the cluster's nodes cannot work ({last}): each needs the same ctxbatch, and all that it needs"
     )
@@ -141,7 +159,9 @@ def _find(ray: Any, asked: str) -> str:  # noqa: ANN401 (a module)
     if found is None or found == "local":
         raise ValueError("RAY_ADDRESS is local")
     if not found.startswith("ray://"):
-        host, port = found.rsplit(":", 1)
+        host, _, port = found.rpartition(":")
+        if not port.isdigit():
+            raise ValueError(f"{found} is no HOST:PORT")
         socket.create_connection((host, int(port)), timeout=_SILENT_SECONDS).close()
     return found
 

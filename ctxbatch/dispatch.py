@@ -17,7 +17,7 @@ _ASK_SECONDS = 1.0
 class Dispatch:
     """The shards of a run that are not done yet, and what has befallen them.
 
-    A worker reads its next shard while it finishes the last, so a death can cost two. A shard that has
+    A worker reads its next shard while it finishes the last, so a death can cost several. A shard that has
     failed before therefore runs alone: one that kills its worker takes no other down with it.
 
     Args:

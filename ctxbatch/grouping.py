@@ -44,6 +44,7 @@ def senses(
     from ctxbatch.senses import find_senses
 
     store = ctxbatch.open(out)
+    store.check_is_here()
     found = find_senses(store, word, groups, lines, on, layer)
     _tell_positions(store, found.column)
     if as_json:

@@ -270,6 +270,11 @@ def log_path(out: Path, part: tuple[int, int] | None = None) -> Path:
     return out / (LOG if part is None else f"run.{part[0]}-of-{part[1]}.log")
 
 
+def rejects_of(out: Path | str) -> str:
+    """Where a store says what was not processed; on object storage file names carry an attempt."""
+    return f"{out}/{SHARDS}/*/rejects{'.*' if isinstance(out, str) else ''}.jsonl"
+
+
 # --- a disk that refuses --------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ import hashlib
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +27,12 @@ from typing import Any
 from ctxbatch.corpus import ShardSpec
 from ctxbatch.errors import InputError, ResourceError, StoreError
 from ctxbatch.layout import MANIFEST, SHARDS, Manifest, cache_folder, check_folder, seal, unseal
+from ctxbatch.locking import Claims
 from ctxbatch.remote import (
+    OF_BUCKETS,
+    Entry,
     RemoteError,
+    check_name,
     delete_file,
     download,
     is_remote,
@@ -35,12 +40,15 @@ from ctxbatch.remote import (
     look_up,
     read_file,
     upload,
+    without_password,
     write_file,
 )
 from ctxbatch.writer import COMMIT, is_of_plan, read_commit, remove_leftovers, shard_folder
 
 # Small objects that are read or removed at the same time.
 _AT_ONCE = 16
+# An upload that takes longer than this, from a file to the record that names it, may be taken for dead.
+_UNSETTLED_SECONDS = 900.0
 _SQUEEZED = re.compile(r"([a-z][a-z0-9+.-]+:)/[^/]")
 _ATTEMPT = re.compile(rf"{SHARDS}/\d{{6}}/\w+\.[0-9a-f]{{12}}\.(arrow|jsonl)")
 
@@ -109,15 +117,14 @@ class RemotePlace:
 
     Args:
         url: Its name, with a scheme.
-        folder: The folder here that it is written through; by default the same one in every process.
     """
 
     is_here = False
 
-    def __init__(self, url: str, folder: Path | None = None) -> None:
+    def __init__(self, url: str) -> None:
         self.out = url.rstrip("/")
         named = f"{self.out.rpartition('/')[2]}-{hashlib.sha256(self.out.encode()).hexdigest()[:12]}"
-        self.folder = folder or cache_folder() / "remote" / named
+        self.folder = cache_folder() / "remote" / named
 
     def check(self) -> None:
         """Make sure that there can be, or is, a store.
@@ -133,7 +140,8 @@ class RemotePlace:
             except RemoteError as error:
                 if error.errno != errno.ENOENT:
                     raise
-                look_up("/".join(self.out.split("/")[:3]))
+                if self.out.lower().startswith(OF_BUCKETS):
+                    look_up("/".join(self.out.split("/")[:3]))
                 return
         names = sorted(entry.url.rpartition("/")[2] for entry in entries)
         if names and MANIFEST not in names:
@@ -165,7 +173,9 @@ class RemotePlace:
         manifest.write(self.folder)
 
     def make_ready(self, manifest: Manifest, commits: Mapping[int, Mapping[str, Any]]) -> None:
-        """Remove what killed runs have left, here and there. Only one run at a time may do so.
+        """Remove what killed runs have left, here and there. Only for who holds the folder alone.
+
+        There only what is old enough that nobody can be about to name it.
 
         Raises:
             ResourceError: The network fails, or access is denied.
@@ -174,13 +184,26 @@ class RemotePlace:
         shutil.rmtree(self.folder / SHARDS, ignore_errors=True)
         self.copy_manifest(manifest)
         kept = {
-            self._object(shard, name, commit["attempt"])
+            self._object(shard, name, commit.get("attempt"))
             for shard, commit in commits.items()
             for name in commit["files"]
         }
-        left = [name for name in self._objects(SHARDS) if _ATTEMPT.fullmatch(name) and name not in kept]
+        settled = time.time_ns() - int(_UNSETTLED_SECONDS * 1e9)
+        left = [
+            name
+            for name, entry in self._objects(SHARDS).items()
+            if _ATTEMPT.fullmatch(name) and name not in kept and 0 < entry.mtime_ns <= settled
+        ]
         with self._told(), ThreadPoolExecutor(_AT_ONCE) as threads:
             list(threads.map(lambda name: delete_file(f"{self.out}/{name}"), left))
+
+    def remove_unclaimed(self, claims: Claims) -> None:
+        """Remove shards that dead workers of this machine have left in the folder."""
+        for path in (self.folder / SHARDS).glob("*"):
+            shard = int(path.name.lstrip(".").partition(".")[0])
+            if claims.take(shard):
+                shutil.rmtree(path, ignore_errors=True)
+                claims.release(shard)
 
     def commits(self, manifest: Manifest) -> dict[int, dict[str, Any]]:
         """The commit records of all shards that count, by shard, in order.
@@ -204,8 +227,14 @@ class RemotePlace:
         """
         return self._commit_of(manifest, spec, self._objects(f"{SHARDS}/{spec.shard:06d}"))
 
+    def broken(self, manifest: Manifest, commits: Mapping[int, Mapping[str, Any]]) -> list[int]:
+        """The shards that have a commit record and do not count."""
+        objects = self._objects(SHARDS)
+        shards = (spec.shard for spec in manifest.shards if spec.shard not in commits)
+        return [shard for shard in shards if self._object(shard, COMMIT) in objects]
+
     def _commit_of(
-        self, manifest: Manifest, spec: ShardSpec, objects: Mapping[str, int]
+        self, manifest: Manifest, spec: ShardSpec, objects: Mapping[str, Entry]
     ) -> dict[str, Any] | None:
         raw = self._read(self._object(spec.shard, COMMIT))
         if raw is None:
@@ -214,11 +243,15 @@ class RemotePlace:
             commit = unseal(raw, self.out)
         except StoreError:
             return None
-        whole = all(
-            objects.get(self._object(spec.shard, name, commit["attempt"])) == file["bytes"]
-            for name, file in commit["files"].items()
+        return commit if self._is_whole(commit, objects) and is_of_plan(commit, manifest, spec) else None
+
+    def _is_whole(self, commit: Mapping[str, Any], objects: Mapping[str, Entry]) -> bool:
+        """Whether all files of a commit record are there in full length."""
+        names = {self._object(commit["shard"], name, commit.get("attempt")): name for name in commit["files"]}
+        return all(
+            name in objects and objects[name].size == commit["files"][file]["bytes"]
+            for name, file in names.items()
         )
-        return commit if whole and is_of_plan(commit, manifest, spec) else None
 
     def publish(self, commit: Mapping[str, Any]) -> None:
         """Make a shard that is complete in the folder the store's, and remove it from the folder.
@@ -231,8 +264,13 @@ class RemotePlace:
         with self._told():
             for name in commit["files"]:
                 upload(folder / name, f"{self.out}/{self._object(shard, name, attempt)}")
-            record = seal({**commit, "attempt": attempt})
-            write_file(f"{self.out}/{self._object(shard, COMMIT)}", record)
+            published = {**commit, "attempt": attempt}
+            write_file(f"{self.out}/{self._object(shard, COMMIT)}", seal(published))
+        if not self._is_whole(published, self._objects(f"{SHARDS}/{shard:06d}")):
+            raise ResourceError(
+                f"{self.out}: files of shard {shard:06d} went away while it was written, as if another run "
+                "were at work there: let one run at a time write, and run again"
+            )
         shutil.rmtree(folder)
 
     @contextlib.contextmanager
@@ -244,10 +282,8 @@ class RemotePlace:
         Raises:
             ResourceError: The network fails, or access is denied.
         """
-        with contextlib.ExitStack() as opened:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(dir=self.folder)))
-            yield folder if self.copy_shard(shard, folder) else None
+        with tempfile.TemporaryDirectory(prefix="ctxbatch-") as scratch:
+            yield Path(scratch) if self.copy_shard(shard, Path(scratch)) else None
 
     def copy_shard(self, shard: int, folder: Path) -> bool:
         """Copy a shard's files into a folder, under the names that they have in a local store.
@@ -267,7 +303,7 @@ class RemotePlace:
             return True
         for name in commit["files"]:
             with self._told(), _absent():
-                download(f"{self.out}/{self._object(shard, name, commit['attempt'])}", folder / name)
+                download(f"{self.out}/{self._object(shard, name, commit.get('attempt'))}", folder / name)
         return True
 
     def _object(self, shard: int, name: str, attempt: str | None = None) -> str:
@@ -275,11 +311,11 @@ class RemotePlace:
         stem, _, suffix = name.partition(".")
         return f"{SHARDS}/{shard:06d}/{name if attempt is None else f'{stem}.{attempt}.{suffix}'}"
 
-    def _objects(self, under: str) -> dict[str, int]:
-        """The objects in a folder of the store by their names below the URL, with their sizes."""
+    def _objects(self, under: str) -> dict[str, Entry]:
+        """The objects in a folder of the store by their names below the URL."""
         with self._told(), _absent():
             entries = list_folder(f"{self.out}/{under}", recursive=True)
-            return {entry.url[len(self.out) + 1 :]: entry.size for entry in entries if not entry.is_folder}
+            return {entry.url[len(self.out) + 1 :]: entry for entry in entries if not entry.is_folder}
         return {}
 
     def _read(self, name: str) -> bytes | None:
@@ -294,7 +330,7 @@ class RemotePlace:
         try:
             yield
         except RemoteError as error:
-            kind = InputError if error.errno == errno.ENOENT else ResourceError
+            kind = InputError if error.errno in (errno.ENOENT, errno.EINVAL) else ResourceError
             raise kind(f"{self.out}: {error.strerror}") from error
 
 
@@ -305,11 +341,17 @@ def place_of(out: str | Path) -> Place:
     """Where a store is, by its name.
 
     Raises:
-        InputError: It is a URL that has become a path.
+        InputError: It is a URL that names nothing, or that has become a path.
     """
     if isinstance(out, Path) and (scheme := _SQUEEZED.match(str(out))):
         raise InputError(f"{out} is a path: give a URL as a string, {scheme[1]}//...")
-    return RemotePlace(str(out)) if is_remote(str(out)) else LocalPlace(Path(out))
+    if not is_remote(str(out)):
+        return LocalPlace(Path(out))
+    try:
+        check_name(str(out))
+    except RemoteError as error:
+        raise InputError(f"{without_password(str(out))}: {error.strerror}") from error
+    return RemotePlace(str(out))
 
 
 def manifest_of(place: Place) -> Manifest:

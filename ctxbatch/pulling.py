@@ -9,12 +9,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ctxbatch.corpus import ShardSpec
 from ctxbatch.errors import InputError, StoreError
-from ctxbatch.layout import Manifest, as_resource_error, check_folder, sync, temporary_name, write_json
+from ctxbatch.forecast import check_room
+from ctxbatch.layout import (
+    SHARDS,
+    Manifest,
+    as_resource_error,
+    check_folder,
+    sync,
+    temporary_name,
+    write_json,
+)
 from ctxbatch.locking import locked
 from ctxbatch.places import LocalPlace, RemotePlace, manifest_of, place_of
-from ctxbatch.remote import RemoteError
 from ctxbatch.verify import file_damage
 from ctxbatch.writer import COMMIT, put_in_place, shard_folder
 
@@ -23,7 +30,8 @@ from ctxbatch.writer import COMMIT, put_in_place, shard_folder
 class PullReport:
     """What a pull ends with: the folder, how many shards it holds, how many of them it copied.
 
-    ``planned`` is how many the store is to have, ``damaged`` what is not as it was written, in words.
+    ``planned`` is how many the store is to have, ``damaged`` what is not as it was written, in words. What is
+    neither held nor damaged is still to be made.
     """
 
     out: Path
@@ -50,8 +58,6 @@ def pull(url: str, out: str | Path, *, quiet: bool = True) -> PullReport:
     try:
         with locked(folder):
             return _copy(source, target, manifest, quiet)
-    except RemoteError:
-        raise
     except OSError as error:
         raise as_resource_error(error, folder) from error
 
@@ -66,7 +72,12 @@ def _copy(source: RemotePlace, target: LocalPlace, manifest: Manifest, quiet: bo
     target.make_ready(manifest, there)
     todo = {shard: commit for shard, commit in commits.items() if not _is_same(commit, there.get(shard))}
     size = sum(file["bytes"] for commit in todo.values() for file in commit["files"].values())
-    damaged: list[str] = []
+    check_room(target.folder, size)
+    damaged = [
+        f"{source.out}/{SHARDS}/{shard:06d} is damaged: `ctxbatch verify {source.out}` says how"
+        for shard in source.broken(manifest, commits)
+    ]
+    copied = 0
     with tqdm(
         total=size,
         unit="B",
@@ -77,24 +88,22 @@ def _copy(source: RemotePlace, target: LocalPlace, manifest: Manifest, quiet: bo
         bar_format="{percentage:3.0f}% {bar} {n_fmt}B/{total_fmt}B, {remaining} left",
     ) as bar:
         for shard, commit in todo.items():
-            damaged += _copy_shard(source, target, manifest.shards[shard], commit)
+            damage = _copy_shard(source, target, shard, commit)
+            damaged += damage
+            copied += not damage
             bar.update(sum(file["bytes"] for file in commit["files"].values()))
     held = len(target.commits(manifest))
-    return PullReport(target.folder, held, len(todo) - len(damaged), len(manifest.shards), tuple(damaged))
+    return PullReport(target.folder, held, copied, len(manifest.shards), tuple(damaged))
 
 
-def _copy_shard(
-    source: RemotePlace, target: LocalPlace, spec: ShardSpec, commit: Mapping[str, Any]
-) -> list[str]:
+def _copy_shard(source: RemotePlace, target: LocalPlace, shard: int, commit: Mapping[str, Any]) -> list[str]:
     """Copy a shard, whole or not at all; returns what is wrong with it, and then it is not."""
-    place = shard_folder(target.folder, spec.shard)
+    place = shard_folder(target.folder, shard)
     beside = place.with_name(temporary_name(place.name))
     beside.mkdir(parents=True)
     try:
-        source.copy_shard(spec.shard, beside)
-        if damage := next(
-            file_damage(beside, f"{source.out}/{place.parent.name}/{place.name}", commit), None
-        ):
+        source.copy_shard(shard, beside)
+        if damage := next(file_damage(beside, f"{source.out}/{SHARDS}/{place.name}", commit), None):
             return [damage]
         for name in commit["files"]:
             sync(beside / name)
@@ -111,4 +120,4 @@ def _is_same(commit: Mapping[str, Any], here: Mapping[str, Any] | None) -> bool:
 
 def _as_here(commit: Mapping[str, Any]) -> dict[str, Any]:
     """The commit record of a folder's shard, which knows no attempts."""
-    return {name: value for name, value in commit.items() if name not in ("attempt", "checksum")}
+    return {name: value for name, value in commit.items() if name != "attempt"}

@@ -4,6 +4,7 @@ The counterpart of `ctxbatch.pool` for many machines. Decides where a shard runs
 means; what runs there is `ctxbatch.rayworker`.
 """
 
+import contextlib
 import functools
 import logging
 import math
@@ -18,7 +19,7 @@ from typing import Any
 
 import ray
 
-from ctxbatch.cluster import as_own_error, count
+from ctxbatch.cluster import as_own_error, count, reached
 from ctxbatch.dispatch import TRIES, Dispatch
 from ctxbatch.errors import InputError, error_of_kind
 from ctxbatch.layout import SHARDS, Manifest
@@ -82,8 +83,9 @@ class RayPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            ray.kill(worker.actor)
+        with contextlib.suppress(ConnectionError, ray.exceptions.RayError):  # its end is theirs too
+            for worker in self._workers:
+                ray.kill(worker.actor)
         wait_for_all([each.listening for each in self._workers if each.listening], timeout=_END_SECONDS)
         remove_leftovers(self._place.folder)
 
@@ -96,11 +98,13 @@ class RayPool:
     ) -> list[int]:
         """What `ctxbatch.pool.Pool.run` does, with the same arguments and errors."""
         dispatch = Dispatch(shards, anew, patience)
-        while dispatch or self._unseen:
-            self._look_around(len(dispatch))
-            self._hand_out(dispatch)
-            for message in self._messages(dispatch):
-                on_message(dispatch.heard(message))
+        (self._place.folder / SHARDS).mkdir(exist_ok=True)
+        with reached():
+            while dispatch or self._unseen:
+                self._look_around(len(dispatch))
+                self._hand_out(dispatch)
+                for message in self._messages(dispatch):
+                    on_message(dispatch.heard(message))
         return dispatch.given_up
 
     def _messages(self, dispatch: Dispatch) -> Iterator[dict[str, Any]]:

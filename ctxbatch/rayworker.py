@@ -10,11 +10,9 @@ import os
 import queue
 import socket
 import sys
-import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,10 @@ from ctxbatch.errors import CtxbatchError, InputError
 from ctxbatch.layout import Manifest
 from ctxbatch.places import Place, RemotePlace, manifest_of, place_of
 
-# How long a question for news waits for some, and how long a worker lives on without being asked.
+# How long a question for news waits for some, and how long a worker lives on without being asked: longer than
+# the driver may be busy with requests to object storage that fail.
 _NEWS_SECONDS = 5.0
-_ALONE_SECONDS = 60.0
+_ALONE_SECONDS = 180.0
 
 
 class RayWorker:
@@ -70,8 +69,7 @@ class RayWorker:
 
     def _work(self, out: Path | str, device: str) -> None:
         try:
-            with _at_hand(out, self._host) as place:
-                self._run_shards(place, device)
+            self._run_shards(_at_hand(out, self._host), device)
         except CtxbatchError as error:
             self._say("error", kind=type(error).__name__, message=str(error))
         except BaseException:  # a defect: the driver writes it down and starts another
@@ -91,26 +89,21 @@ class RayWorker:
         self._outbox.put({"say": what, **content})
 
 
-@contextlib.contextmanager
-def _at_hand(out: Path | str, host: str) -> Iterator[Place]:
-    """The store's place as this worker sees it; object storage is written to through a folder of its own.
+def _at_hand(out: Path | str, host: str) -> Place:
+    """The store's place as this machine sees it.
 
     Raises:
         InputError: It does not see it.
     """
     place = place_of(out)
-    if not isinstance(place, RemotePlace):
-        if place.manifest() is None:
-            raise InputError(
-                f"{out} is not to be seen on {host}: -o has to be on a file system that all nodes of the "
-                "cluster share"
-            )
-        yield place
-        return
-    with tempfile.TemporaryDirectory(prefix="ctxbatch-") as scratch:
-        place = RemotePlace(place.out, Path(scratch))
+    if isinstance(place, RemotePlace):
         place.copy_manifest(manifest_of(place))
-        yield place
+    elif place.manifest() is None:
+        raise InputError(
+            f"{out} is not to be seen on {host}: -o has to be on a file system that all nodes of the "
+            "cluster share"
+        )
+    return place
 
 
 class _ToDriver(logging.Handler):

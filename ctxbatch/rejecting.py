@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxbatch.errors import TooManyRejectsError
+from ctxbatch.layout import rejects_of
 
 # A share of rejected records means nothing before so many have been read.
 _MIN_RECORDS_FOR_SHARE = 100
@@ -22,7 +23,7 @@ class RejectWatch:
         }
         # What stood in shards that are not committed is nowhere to be read.
         rejected = any(commit["counts"]["rejected"] for commit in done.values())
-        self._example = f" (see {out}/shards/*/rejects.jsonl)" if rejected else ""
+        self._example = f" (see {rejects_of(out)})" if rejected else ""
 
     def on_message(self, message: Mapping[str, Any]) -> None:
         """Take note of what a worker says.
@@ -30,6 +31,9 @@ class RejectWatch:
         Raises:
             TooManyRejectsError: More is rejected than the limit allows.
         """
+        if message["say"] == "found":
+            counts = message["counts"]
+            self._counts[message["shard"]] = (counts["records"], counts["rejected"])
         if message["say"] == "progress":
             self._counts[message["shard"]] = (message["records"], message["rejected"])
             if message["first_reject"]:

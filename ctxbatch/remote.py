@@ -4,24 +4,29 @@ Owns which names are remote, and how what they name is looked up, listed, opened
 opens S3, Google Cloud Storage, Azure and HDFS, fsspec what else it knows. Credentials, regions and endpoints
 come from the environment alone; retries are the libraries' own, on S3 as many as AWS_MAX_ATTEMPTS says.
 Whatever fails is a `RemoteError`, and has a number: an `OSError` without one would be taken for a damage in
-what is read, and records would be lost.
+what is read, and records would be lost. The main thread lets others ask, and so heeds signals meanwhile.
 """
 
 import contextlib
 import errno
 import functools
-import hashlib
 import io
+import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
+log = logging.getLogger("ctxbatch")
+Answer = TypeVar("Answer")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)", re.IGNORECASE)
 # Read at a time: few enough requests, and not much that is read in vain where a shard ends.
 _BUFFER = 1 << 20
@@ -29,7 +34,7 @@ _BUFFER = 1 << 20
 _BLOCK = 16 << 20
 # pyarrow's own default is over in seconds; this many take a minute and a half.
 _S3_ATTEMPTS = 9
-_OF_BUCKETS = ("s3", "gs", "gcs")
+OF_BUCKETS = ("s3", "gs", "gcs")
 # Google's library goes on trying for a quarter of an hour, unless it is told.
 _GOOGLE = "?retry_limit_seconds=60"
 _DENIED = (
@@ -42,6 +47,8 @@ _DENIED = (
 )
 _ABSENT = ("NO_SUCH_BUCKET", "NO_SUCH_KEY", "RESOURCE_NOT_FOUND")
 _TIMES = ("mtime", "LastModified", "last_modified", "modified", "updated", "created")
+# How long an answer is waited for in silence.
+_SILENT_SECONDS = 10.0
 _NOTHING = "no such object, folder or bucket"
 _SHOWN = 200
 
@@ -49,8 +56,8 @@ _SHOWN = 200
 class RemoteError(OSError):
     """A remote file system refuses or fails: ``strerror`` says why and what to do.
 
-    ``errno`` is ENOENT where nothing has the name, EACCES where access is denied, and else EIO: then the
-    same may succeed later.
+    ``errno`` is ENOENT where nothing has the name, EINVAL where nothing can have it, EACCES where access is
+    denied, and else EIO: then the same may succeed later.
     """
 
 
@@ -73,15 +80,31 @@ def without_password(url: str) -> str:
     return re.sub(r"^([^/]*//[^/:]*):[^/@]*@", r"\1:…@", url)
 
 
+def check_name(url: str) -> None:
+    """Make sure that a URL can name something.
+
+    Raises:
+        RemoteError: It names no bucket, a local file, or holds credentials.
+    """
+    match = _SCHEME.match(url)
+    assert match is not None
+    scheme, host = match[1].lower(), match[2]
+    if scheme == "file":
+        raise RemoteError(errno.EINVAL, f"a local file is named by its path: {url[match.end() :]}")
+    if scheme in OF_BUCKETS and not host:
+        raise RemoteError(errno.EINVAL, f"no bucket is named: write {scheme}://bucket/key")
+    user = host.rpartition("@")[0]
+    if ":" in user or (scheme == "s3" and user):
+        raise RemoteError(errno.EINVAL, f"credentials do not belong in a name: {_credentials(url)}")
+
+
 def look_up(url: str) -> Entry:
     """What a URL names; a prefix of objects is a folder.
 
     Raises:
         RemoteError: It names nothing, or cannot be looked up.
     """
-    with _told(url):
-        file_system, path = _locate(url)
-        info = file_system.get_file_info(path)
+    info = _ask(url, lambda files, path: files.get_file_info(path))
     if info.type == arrow_fs.FileType.NotFound:
         raise RemoteError(errno.ENOENT, _NOTHING)
     return _entry(url, info)
@@ -93,9 +116,11 @@ def list_folder(url: str, *, recursive: bool) -> list[Entry]:
     Raises:
         RemoteError: It is not there, or cannot be listed.
     """
-    with _told(url):
-        file_system, path = _locate(url.rstrip("/"))
-        infos = file_system.get_file_info(arrow_fs.FileSelector(path, recursive=recursive))
+
+    def names(files: Any, path: str) -> tuple[list[Any], str]:  # noqa: ANN401 (pyarrow has no types)
+        return files.get_file_info(arrow_fs.FileSelector(path, recursive=recursive)), path
+
+    infos, path = _ask(url.rstrip("/"), names)
     inside = path.rstrip("/") + "/"
     root = url.rstrip("/") + "/"
     return [_entry(root + info.path[len(inside) :], info) for info in infos if info.path.startswith(inside)]
@@ -126,56 +151,52 @@ def write_file(url: str, content: bytes) -> None:
     Raises:
         RemoteError: It cannot be written.
     """
-    with _told(url):
-        file_system, path = _locate(url)
+
+    def write(files: Any, path: str) -> None:  # noqa: ANN401 (pyarrow has no types)
         # Without this pyarrow compresses what is called .gz.
-        with file_system.open_output_stream(path, compression=None) as stream:
+        with files.open_output_stream(path, compression=None) as stream:
             stream.write(content)
 
+    _ask(url, write)
 
-def upload(path: Path, url: str) -> None:
-    """Copy a file to an object.
+
+def upload(file: Path, url: str) -> None:
+    """Copy a file to an object, which may be there and cut short where this fails.
 
     Raises:
-        RemoteError: The object cannot be written; it may be there, and cut short.
-        OSError: The file cannot be read.
+        RemoteError: The file cannot be read, or the object cannot be written.
     """
-    with path.open("rb") as file, contextlib.ExitStack() as opened:
-        with _told(url):
-            file_system, place = _locate(url)
-            stream = opened.enter_context(file_system.open_output_stream(place, compression=None))
-        while block := file.read(_BLOCK):
-            with _told(url):
-                stream.write(block)
-        with _told(url):
-            opened.close()
+
+    def copy(files: Any, path: str) -> None:  # noqa: ANN401 (pyarrow has no types)
+        with file.open("rb") as source, files.open_output_stream(path, compression=None) as stream:
+            shutil.copyfileobj(source, stream, _BLOCK)
+
+    _ask(url, copy)
 
 
-def download(url: str, path: Path) -> str:
-    """Copy an object to a file; returns the sha256 of what was copied.
+def download(url: str, file: Path) -> None:
+    """Copy an object to a file.
 
     Raises:
         RemoteError: The object cannot be read.
         OSError: The file cannot be written.
     """
-    digest = hashlib.sha256()
-    with _RemoteFile(url) as source, path.open("wb") as file:
-        while block := source.read(_BLOCK):
-            file.write(block)
-            digest.update(block)
-    return digest.hexdigest()
+    with _RemoteFile(url) as source, file.open("wb") as target:
+        shutil.copyfileobj(source, target, _BLOCK)
 
 
 def delete_file(url: str) -> None:
-    """Remove an object; none is as well.
+    """Remove an object, if it is there.
 
     Raises:
         RemoteError: It cannot be removed.
     """
-    with _told(url):
-        file_system, path = _locate(url)
+
+    def delete(files: Any, path: str) -> None:  # noqa: ANN401 (pyarrow has no types)
         with contextlib.suppress(FileNotFoundError):
-            file_system.delete_file(path)
+            files.delete_file(path)
+
+    _ask(url, delete)
 
 
 class _RemoteFile(io.RawIOBase):
@@ -183,11 +204,13 @@ class _RemoteFile(io.RawIOBase):
 
     def __init__(self, url: str) -> None:
         self.name = url
-        with _told(url):
-            file_system, path = _locate(url)
-            self._file = file_system.open_input_file(path)
-            self._size: int = self._file.size()
+        self._file, self._size = _ask(url, self._open)
         self._position = 0
+
+    @staticmethod
+    def _open(files: Any, path: str) -> tuple[Any, int]:  # noqa: ANN401 (pyarrow has no types)
+        file = files.open_input_file(path)
+        return file, file.size()
 
     def readable(self) -> bool:
         return True
@@ -208,8 +231,7 @@ class _RemoteFile(io.RawIOBase):
         wanted = min(len(buffer), self._size - self._position)
         if wanted <= 0:
             return 0
-        with _told(self.name):
-            data = self._file.read_at(wanted, self._position)
+        data = _heeding_signals(self.name, lambda: self._file.read_at(wanted, self._position))
         if not data:
             raise RemoteError(errno.EIO, "it became shorter while it was read: run again when it is complete")
         buffer[: len(data)] = data
@@ -227,20 +249,15 @@ class _RemoteFile(io.RawIOBase):
 
 def _locate(url: str) -> tuple[Any, str]:
     """The file system behind a URL, and the path in it."""
+    check_name(url)
     match = _SCHEME.match(url)
     assert match is not None
     scheme, host = match[1].lower(), match[2]
-    if scheme == "file":
-        raise RemoteError(errno.ENOENT, f"a local file is named by its path: {url[match.end() :]}")
-    if scheme in _OF_BUCKETS and not host:
-        raise RemoteError(errno.ENOENT, f"no bucket is named: write {scheme}://bucket/key")
-    user = host.rpartition("@")[0]
-    if ":" in user or (scheme == "s3" and user):
-        raise RemoteError(errno.EACCES, f"credentials do not belong in a name: {_credentials(url)}")
+    root = f"{scheme}://{host}"
     try:
-        file_system, path = _arrow_file_system(match[0] + (_GOOGLE if scheme in ("gs", "gcs") else ""))
+        file_system, path = _arrow_file_system(root + (_GOOGLE if scheme in ("gs", "gcs") else ""))
     except (pa.ArrowInvalid, NotImplementedError):
-        return _fsspec_file_system(url)
+        return _fsspec_file_system(root + url[match.end() :])
     return file_system, path + url[match.end() :]
 
 
@@ -271,10 +288,10 @@ def _fsspec_file_system(url: str) -> tuple[Any, str]:
         file_system, path = url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         hint = "install that, or 'ctxbatch[remote]' for http and https"
-        raise RemoteError(errno.ENOENT, f"{_one_line(error)}: {hint}") from error
+        raise RemoteError(errno.EINVAL, f"{_one_line(error)}: {hint}") from error
     except ValueError as error:
         why = f"neither pyarrow nor fsspec opens it ({_one_line(error)}): name a local file, s3:// or gs://"
-        raise RemoteError(errno.ENOENT, why) from error
+        raise RemoteError(errno.EINVAL, why) from error
     return arrow_fs.PyFileSystem(_Handler(file_system)), path
 
 
@@ -321,15 +338,42 @@ def _entry(url: str, info: Any) -> Entry:  # noqa: ANN401 (pyarrow has no types)
 # --- what goes wrong ------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _told(url: str) -> Iterator[None]:
-    """Make one error of those that the libraries raise, which are of many classes."""
+def _ask(url: str, do: Callable[[Any, str], Answer]) -> Answer:
+    """Do something with the file system behind a URL, and the path in it."""
+    return _heeding_signals(url, lambda: do(*_locate(url)))
+
+
+def _heeding_signals(url: str, do: Callable[[], Answer]) -> Answer:
+    """Do something that may try again for minutes; the main thread lets another one do it, and waits.
+
+    Of the libraries' errors, which are of many classes, it makes one.
+    """
     try:
-        yield
+        if threading.current_thread() is not threading.main_thread():
+            return do()
+        return _wait_for(url, do)
     except (MemoryError, RemoteError):
         raise
     except Exception as error:
         raise _as_remote_error(error, url) from error
+
+
+def _wait_for(url: str, do: Callable[[], Answer]) -> Answer:
+    answer: Future[Answer] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(do())
+        except BaseException as error:  # for the thread that waits
+            answer.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return answer.result(timeout=_SILENT_SECONDS)
+    except TimeoutError:
+        if not answer.done():
+            log.info("waiting for %s", without_password(url))
+    return answer.result()
 
 
 def _as_remote_error(error: Exception, url: str) -> RemoteError:
@@ -337,7 +381,7 @@ def _as_remote_error(error: Exception, url: str) -> RemoteError:
     if isinstance(error, FileNotFoundError) or any(sign in text for sign in _ABSENT):
         return RemoteError(errno.ENOENT, _NOTHING)
     if isinstance(error, NotImplementedError):
-        return RemoteError(errno.EACCES, "this kind of file system cannot be written to")
+        return RemoteError(errno.EINVAL, f"this file system does not know how ({text})")
     if isinstance(error, PermissionError) or any(sign in text for sign in _DENIED):
         return RemoteError(errno.EACCES, f"access is denied ({text}): {_credentials(url)}")
     return RemoteError(errno.EIO, f"{text}: check the network and the endpoint, and run again")

@@ -40,7 +40,8 @@ class RunReport:
     """What a run ends with: the store's totals, the shards given up, the index, if one was built, the log.
 
     ``n_run`` is the number of shards that this run made; none if the store was finished before. Of a part of
-    a run, ``totals`` are those of its own shards, and ``part`` says how the store stands.
+    a run, ``totals`` are those of its own shards, and ``part`` says how the store stands. ``missing`` are
+    shards that were committed, and are gone.
     """
 
     out: Path | str
@@ -49,12 +50,14 @@ class RunReport:
     given_up: tuple[int, ...]
     index: indexing.IndexReport | None
     log: Path
+    missing: tuple[int, ...] = ()
     part: PartReport | None = None
 
     @property
     def clean(self) -> bool:
         """Whether everything that was read is stored."""
-        return not (self.given_up or self.totals["rejected"] or self.totals["rejected_words"])
+        lost = self.given_up or self.missing
+        return not (lost or self.totals["rejected"] or self.totals["rejected_words"])
 
 
 def run(
@@ -66,11 +69,6 @@ def run(
 ) -> RunReport:
     """What `ctxbatch.run` does; arguments and errors are described there."""
     config, place = config or RunConfig(), place_of(out)
-    if config.shard_range is not None and not place.is_here:
-        raise InputError(
-            f"--shard-range needs a folder that all machines share, and {out} is on object storage: take "
-            "--engine ray, or another -o"
-        )
     sources, left_out, reading = _look_at(inputs, place, config)
     if place.manifest() is None:
         sources = examine(sources, reading, config)
@@ -96,12 +94,20 @@ def _finish(site: "_Site", config: RunConfig) -> RunReport:
     if todo and len(todo) < len(mine):
         log.info("resuming: %d of %d shards are done", len(mine) - len(todo), len(mine))
     watch = RejectWatch(place.out, config.max_rejects, {s: before[s] for s in mine if s in before})
+    left: set[int] = set()
+
+    def listen(message: dict[str, Any]) -> None:
+        watch.on_message(message)
+        if message["say"] == "left":
+            left.add(message["shard"])
+
     patience = math.inf if part is None else PATIENCE_SECONDS
-    given_up = site.work(todo, watch.on_message, patience=patience)
+    given_up = site.work(todo, listen, patience=patience)
     watch.check(finished=True)
     wanted = config.index and not given_up and part is None and place.is_here
     report = _index(Store(place.out), quiet=site.quiet) if wanted else None
     store = Store(place.out)
+    lost = set(mine).difference(store.commits, given_up, left)
     whole = totals(store)
     _warn_of_mixture(whole)
     if store.complete and not store.n_rows:
@@ -114,7 +120,8 @@ def _finish(site: "_Site", config: RunConfig) -> RunReport:
         tuple(given_up),
         report,
         log_path(place.folder, part),
-        _part_report(store, config, mine, given_up),
+        tuple(sorted(lost)),
+        _part_report(store, config, mine, left),
     )
     if not before and part is None and site.engine.devices:
         remember_rate(result.totals, manifest.config)
@@ -122,17 +129,21 @@ def _finish(site: "_Site", config: RunConfig) -> RunReport:
     return result
 
 
-def _part_report(
-    store: Store, config: RunConfig, mine: Sequence[int], given_up: Sequence[int]
-) -> PartReport | None:
+def _part_report(store: Store, config: RunConfig, mine: Sequence[int], left: set[int]) -> PartReport | None:
     if config.shard_range is None:
         return None
     planned = len(store.manifest.shards)
     missing = tuple(shard for shard in range(planned) if shard not in store.commits)
-    left = tuple(shard for shard in mine if shard in missing and shard not in given_up)
     wants_index = config.index and store.complete and store.n_rows >= indexing.SCAN_ROWS
     to_index = store.config.column() if wants_index else None
-    return PartReport(*config.shard_range, tuple(mine), left, missing, planned, to_index)
+    return PartReport(
+        *config.shard_range,
+        tuple(mine),
+        tuple(sorted(left.intersection(missing))),
+        missing,
+        planned,
+        to_index,
+    )
 
 
 def make_estimate(
@@ -230,10 +241,23 @@ def _look_at(
     inputs: Sequence[str | Path] | str | Path, place: Place, config: RunConfig
 ) -> tuple[list[Source], list[str], Reading]:
     """The sources, what was left out of folders, and how the sources are read."""
+    if not place.is_here:
+        _check_for_object_storage(place.out, config)
     place.check()
     listed = [inputs] if isinstance(inputs, str | Path) else inputs
     sources, left_out = find_sources(listed, place.folder, config.format)
     return sources, left_out, resolve_reading(config, sources)
+
+
+def _check_for_object_storage(out: Path | str, config: RunConfig) -> None:
+    """Refuse options that need a folder."""
+    if config.shard_range is not None:
+        raise InputError(
+            f"--shard-range needs a folder that all machines share, and {out} is on object storage: take "
+            "--engine ray, or another -o"
+        )
+    if config.force:
+        raise InputError(f"--force has no meaning for {out}: nobody knows how much room is there")
 
 
 def _tell_left_out(left_out: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 Owns which suffix means which format, and what is left out of a folder. Reads no text.
 """
 
-import errno
 import glob
 import json
 import os
@@ -15,7 +14,7 @@ from pathlib import Path, PurePath
 from ctxbatch import objects
 from ctxbatch.errors import InputError
 from ctxbatch.remote import Entry, is_remote, look_up, read_file, without_password
-from ctxbatch.streams import COMPRESSIONS, find_compression, unreadable
+from ctxbatch.streams import COMPRESSIONS, find_compression, may_be_mended, unreadable
 
 FORMATS = {
     ".txt": "txt",
@@ -390,6 +389,6 @@ def current_size(source: Source) -> int | None:
     try:
         return size_and_time(source.path)[0]
     except OSError as error:
-        if is_remote(source.path) and error.errno == errno.EIO:
+        if may_be_mended(source.path, error):
             raise unreadable(source.path, error) from error
         return None

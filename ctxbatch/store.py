@@ -316,6 +316,7 @@ def check_has_rows(store: Store) -> None:
     Raises:
         StoreError: It has none.
     """
+    store.check_is_here()
     if store.n_rows:
         return
     if not store.complete:

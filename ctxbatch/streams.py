@@ -60,10 +60,14 @@ def open_source(path: str) -> IO[bytes]:
 
 
 def unreadable(path: str, error: OSError) -> CtxbatchError:
-    """Say in one line that a source cannot be read; where it is the network, the same run may go on later."""
-    is_network = is_remote(path) and error.errno == errno.EIO
-    kind = ResourceError if is_network else InputError
+    """Say in one line that a source cannot be read."""
+    kind = ResourceError if may_be_mended(path, error) else InputError
     return kind(f"{path} cannot be read: {error.strerror or error}")
+
+
+def may_be_mended(path: str, error: OSError) -> bool:
+    """Whether the network or an access is the matter, so that the same run may go on later."""
+    return is_remote(path) and error.errno in (errno.EIO, errno.EACCES)
 
 
 class _Decompressed(io.RawIOBase):

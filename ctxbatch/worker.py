@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from ctxbatch.errors import CtxbatchError
 from ctxbatch.locking import Claims
-from ctxbatch.places import Place, place_of
+from ctxbatch.places import Place, RemotePlace, place_of
 
 
 def main() -> None:
@@ -61,6 +61,8 @@ def run_shards(
     bench = Bench(place.folder, device)
     manifest = bench.manifest
     with Claims(place.folder) as claims:
+        if isinstance(place, RemotePlace):
+            place.remove_unclaimed(claims)
         say("loaded")
 
         def shards() -> Iterator[int]:
@@ -70,9 +72,9 @@ def run_shards(
                 shard = job["shard"]
                 if not claims.take(shard):
                     say("taken", shard=shard)
-                elif not job["anew"] and place.commit_of(manifest, manifest.shards[shard]) is not None:
+                elif not job["anew"] and (commit := place.commit_of(manifest, manifest.shards[shard])):
                     claims.release(shard)
-                    say("found", shard=shard)
+                    say("found", shard=shard, counts=commit["counts"])
                 else:
                     remove_unfinished(place.folder, shard)
                     yield shard

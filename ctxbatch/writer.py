@@ -360,12 +360,20 @@ def read_commit(out: Path, manifest: Manifest, spec: ShardSpec) -> dict[str, Any
 
     It counts if its record is intact and of this manifest's configuration and text, and the files that the
     record names are there in full length. Any other is made anew by a rerun, and named by verify.
+
+    Raises:
+        StoreError: The record is that of a shard on object storage.
     """
     folder = shard_folder(out, spec.shard)
     try:
         commit = read_json(folder / COMMIT)
     except StoreError:
         return None
+    if "attempt" in commit:
+        raise StoreError(
+            f"{folder} was copied from object storage under other names than files have here: copy it with "
+            "`ctxbatch pull`"
+        )
     whole = all(_has_size(folder / name, file["bytes"]) for name, file in commit["files"].items())
     return commit if whole and is_of_plan(commit, manifest, spec) else None
 

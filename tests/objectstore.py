@@ -29,7 +29,8 @@ class ObjectStore:
     """The server's address, what was asked of it, and how it is to fail.
 
     ``fails`` is asked of every request for an object's bytes, by its path, and answers "400", "403", "500",
-    "503", "hang", "cut" or nothing; ``refuses`` of every request that writes.
+    "503", "hang", "cut" or nothing; ``refuses`` of every request that writes,
+    by path and query.
     """
 
     url: str = ""
@@ -53,7 +54,7 @@ class ObjectStore:
             self.asked.append((method, path))
             kind = self.fails(path) if method == "READ" else None
             if method in ("PUT", "POST"):
-                kind = self.refuses(path)
+                kind = self.refuses(f"{path}?{environ['QUERY_STRING']}")
             if kind == "hang":
                 time.sleep(5)
             if kind in ERRORS:

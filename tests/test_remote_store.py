@@ -1,5 +1,6 @@
 """A store on object storage has the bytes of one in a folder, and nothing that fails on the way is lost."""
 
+import errno
 import itertools
 import json
 import os
@@ -13,7 +14,7 @@ from running import start, wait_for
 from stores import arrow_digests, make_store
 
 import ctxbatch
-from ctxbatch import InputError, ResourceError, RunConfig, StoreError, remote
+from ctxbatch import InputError, ResourceError, RunConfig, StoreError, places, remote
 from ctxbatch.layout import read_json
 from ctxbatch.places import RemotePlace, place_of
 from ctxbatch.verify import find_damage
@@ -88,7 +89,7 @@ def committed(server, url):
 
 
 def test_a_killed_run_resumes_and_its_copy_is_the_store_that_a_folder_would_hold(
-    server, bucket, arguments, reference, tmp_path, cli
+    server, bucket, arguments, corpus, config, reference, tmp_path, cli, monkeypatch
 ):
     """Run, kill, resume, verify, stats, pull, kill, pull, index and search, as a user does."""
     url, out = f"{bucket({})}/deep/out", tmp_path / "copy"
@@ -108,8 +109,10 @@ def test_a_killed_run_resumes_and_its_copy_is_the_store_that_a_folder_would_hold
     assert cli("verify", url).stdout == f"{url}: 10 of 10 shards committed, all intact\n"
     assert cli("status", url).stdout.startswith(f"{url}: finished; 10 of 10 shards, 100% of ")
     assert json.loads(cli("stats", url, "--json").stdout)["shards"] == 10
+    monkeypatch.setattr(places, "_UNSETTLED_SECONDS", 0)
+    assert ctxbatch.run(corpus, url, config).n_run == 0  # and removes what killed attempts have left
     names = {re.sub(r"\.[0-9a-f]{12}\.", ".", name) for name in objects(server, url)}
-    assert len(objects(server, url)) == len(names), "there are leftovers of killed attempts"
+    assert len(objects(server, url)) == len(names)
     here = (path for path in reference.rglob("*") if path.is_file() and not path.name.startswith("."))
     assert names == {str(path.relative_to(reference)) for path in here}
 
@@ -199,16 +202,51 @@ def test_an_outage_stops_the_run_in_one_line_and_the_same_command_goes_on(
     server.refuses = lambda _: None
     assert short(url).n_run == 2
     assert ctxbatch.pull(url, tmp_path / "copy").held == 3
-    assert len({name.partition(".")[0] for name in objects(server, url)}) == len(objects(server, url))
 
 
-def test_what_killed_attempts_have_left_is_removed_and_nothing_else(server, bucket, short):
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("request_", ["uploads", "partNumber=1", "partNumber=2", "uploadId"])
+def test_of_a_large_file_every_request_may_fail(server, bucket, tmp_path, request_):
+    url, file = f"{bucket({})}/large", tmp_path / "large"
+    file.write_bytes(bytes(24 << 20))
+    server.refuses = lambda path: "500" if request_ in path.partition("?")[2] else None
+    with pytest.raises(remote.RemoteError) as failed:
+        remote.upload(file, url)
+    assert failed.value.errno == errno.EIO
+    server.refuses = lambda _: None
+    remote.upload(file, url)
+    remote.download(url, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == file.read_bytes()
+
+
+def test_files_that_another_run_removes_before_they_are_committed_stop_the_run(server, bucket, short):
+    url = f"{bucket({})}/out"
+
+    def remove(path):
+        if "/000001/shard.json" in path:
+            words = next(name for name in objects(server, url) if name.startswith("shards/000001/words"))
+            server.client().delete_object(Bucket=url.split("/")[2], Key=f"out/{words}")
+
+    server.refuses = remove
+    with pytest.raises(
+        ResourceError, match="files of shard 000001 went away while it was written, as if anot"
+    ):
+        short(url)
+    server.refuses = lambda _: None
+    assert short(url).n_run == 2
+
+
+def test_what_killed_attempts_have_left_is_removed_and_nothing_else(server, bucket, short, monkeypatch):
+    """And not before it is certain that nobody is about to name it."""
     put = bucket
     url = f"{put({})}/out"
     short(url)
     left = "out/shards/000000/words.0123456789ab.arrow"
     foreign = ["out/shards/000000/words.arrow", "out/notes.txt", "out/shards/000000/words.0123.arrow"]
     put(dict.fromkeys([left, *foreign], b"of somebody"))
+    assert short(url).n_run == 0
+    assert left.removeprefix("out/") in objects(server, url)
+    monkeypatch.setattr(places, "_UNSETTLED_SECONDS", 0)
     assert short(url).n_run == 0
     names = objects(server, url)
     assert left.removeprefix("out/") not in names
@@ -257,15 +295,45 @@ def test_damage_is_found_kept_out_of_copies_and_repaired(server, bucket, short, 
     assert f"`ctxbatch verify {url} --repair` makes what is damaged anew" in result.stdout
     pulled = cli("pull", url, out)
     assert pulled.returncode == 3
-    assert pulled.stdout.startswith(damaged)
+    assert damaged in pulled.stdout
     assert f"{out}: 1 of 3 shards; copied 1\n" in pulled.stderr
     assert not (out / "shards" / "000001").exists()
+    put({f"out/{words}": bytes(flipped[::-1])[: len(flipped) // 2]})  # another length: it does not count
+    pulled = cli("pull", url, out, "-q")
+    assert (pulled.returncode, pulled.stderr) == (3, "")
+    assert pulled.stdout.splitlines() == [
+        f"{url}/shards/{shard} is damaged: `ctxbatch verify {url}` says how" for shard in ("000001", "000002")
+    ]
     repaired = cli("verify", url, "--repair")
     assert repaired.returncode == 0, repaired.stderr
     assert repaired.stdout.startswith("made anew: shards 000001, 000002\n")
     report = ctxbatch.pull(url, out)
     assert (report.held, report.copied, report.damaged) == (3, 2, ())
     assert not list(find_damage(out))
+
+
+def test_a_store_that_was_copied_up_by_other_means_is_one(
+    server, bucket, config, corpus, reference, tmp_path
+):
+    files = {
+        f"out/{path.relative_to(reference)}": path.read_bytes()
+        for path in reference.rglob("*")
+        if path.is_file()
+    }
+    url = f"{bucket(files)}/out"
+    assert ctxbatch.run(corpus, url, config).n_run == 0
+    assert not list(find_damage(url))
+    ctxbatch.pull(url, tmp_path / "copy")
+    assert arrow_digests(tmp_path / "copy") == arrow_digests(reference)
+    assert len(objects(server, url)) == len(files)
+
+
+def test_a_store_that_was_copied_down_by_other_means_is_told_from_one(server, finished, tmp_path):
+    for name in objects(server, finished):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(remote.read_file(f"{finished}/{name}"))
+    with pytest.raises(StoreError, match="under other names than files have here: copy it with `ctxbatch pu"):
+        ctxbatch.open(tmp_path)
 
 
 def test_a_damaged_manifest_is_said(bucket, short):
@@ -285,7 +353,12 @@ def test_what_reads_vectors_says_what_copies_them_here(finished, cli):
     said = (
         f"{finished} is on object storage: `ctxbatch pull {finished} OUT` copies it here, then name the copy"
     )
-    for arguments in (["search", finished, "An [apple]."], ["index", finished], ["trends", finished]):
+    for arguments in (
+        ["search", finished, "An [apple]."],
+        ["index", finished],
+        ["trends", finished],
+        ["senses", finished, "apple"],
+    ):
         result = cli(*arguments)
         assert (result.returncode, result.stderr) == (2, f"ctxbatch: {said}\n"), arguments
     store = ctxbatch.open(finished)
@@ -306,9 +379,47 @@ def test_places_that_cannot_hold_the_store_are_refused_before_any_work(bucket, s
         short("s3://no-such-bucket/out")
     with pytest.raises(InputError, match="s3:/bucket/out is a path: give a URL as a string, s3://"):
         short(Path("s3://bucket/out"))
-    part = RunConfig(model=config.model, shard_range=(1, 2))
-    with pytest.raises(InputError, match="--shard-range needs a folder that all machines share"):
-        ctxbatch.run(corpus, f"{root}/out", part)
+    for options, message in (
+        ({"shard_range": (1, 2)}, "--shard-range needs a folder that all machines share"),
+        ({"force": True}, "--force has no meaning for s3:.*: nobody knows how much room is there"),
+    ):
+        for command in (ctxbatch.run, ctxbatch.estimate):
+            with pytest.raises(InputError, match=message):
+                command(corpus, f"{root}/out", RunConfig(model=config.model, **options))
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("s3://", "s3://: no bucket is named: write s3://bucket/key"),
+        ("s3://AK:SECRET@bucket/out", "s3://AK:…@bucket/out: credentials do not belong in a name: set AWS_"),
+        ("file:///tmp/x", "file:///tmp/x: a local file is named by its path: /tmp/x"),
+        ("nothing://a/b", "nothing://a/b: neither pyarrow nor fsspec opens it"),
+    ],
+)
+def test_urls_that_name_nothing_are_said(url, message, tmp_path, cli):
+    for arguments in (["stats", url], ["verify", url], ["pull", url, tmp_path / "copy"]):
+        result = cli(*arguments)
+        assert result.returncode == 2
+        assert result.stderr.startswith(f"ctxbatch: {message}")
+        assert result.stderr.count("\n") == 1
+
+
+def test_a_sentence_that_begins_with_a_url_is_a_query_and_no_store(finished, cli):
+    result = cli("search", finished, "http://example.org is a [link].")
+    assert "is on object storage" in result.stderr
+
+
+def test_a_signal_is_heeded_while_the_network_does_not_answer(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "30")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    process = start("status", "s3://bucket/out")
+    assert process.stderr.readline() == "ctxbatch: waiting for s3://bucket/out/manifest.json\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == "ctxbatch: stopped by SIGINT\n"
+    assert process.returncode == 130
 
 
 def test_a_store_is_resumed_with_its_own_options_alone(finished, corpus, config):
