@@ -1,6 +1,6 @@
-"""The connection to a Ray cluster, as the place of a run.
+"""The connection to a Ray cluster.
 
-Owns how a cluster is found, what kind of devices it works with, and that Ray says nothing on the terminal.
+Owns how a cluster is found and asked, what is said of its errors, and that Ray says nothing on the terminal.
 """
 
 import contextlib
@@ -9,21 +9,15 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
 from types import ModuleType
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
-from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.dispatch import TRIES
 from ctxbatch.errors import CtxbatchError, InputError, ResourceError
-from ctxbatch.places import Place
-from ctxbatch.pool import ENVIRONMENT, WorkersFailedError
-from ctxbatch.rayworker import compile_here, resolve_here
-
-if TYPE_CHECKING:
-    from ctxbatch.raypool import RayPool
+from ctxbatch.pool import WorkersFailedError
 
 log = logging.getLogger("ctxbatch")
 # How long an answer is waited for in silence.
@@ -31,8 +25,8 @@ _SILENT_SECONDS = 20.0
 
 
 @contextlib.contextmanager
-def connected(config: RunConfig) -> Iterator["RayEngine"]:
-    """Connect this process to the cluster that the options name.
+def connected(asked: str) -> Iterator[None]:
+    """Connect this process to a cluster: ``auto``, HOST:PORT or ray://HOST:PORT.
 
     Raises:
         InputError: There is no such cluster, or Ray is not installed.
@@ -40,7 +34,6 @@ def connected(config: RunConfig) -> Iterator["RayEngine"]:
     ray = _import_ray()
     if ray.is_initialized():
         raise InputError("this process is connected to Ray already: call ray.shutdown() before a run")
-    asked = config.address or "auto"
     with _own_signals():
         try:
             address = _find(ray, asked)
@@ -52,66 +45,9 @@ def connected(config: RunConfig) -> Iterator["RayEngine"]:
                 "--head`, or name the head of another as HOST:PORT"
             ) from error
     try:
-        yield RayEngine(config)
+        yield
     finally:
         ray.shutdown()
-
-
-class RayEngine:
-    """A cluster that this process is connected to: all its GPUs, or else all its CPUs.
-
-    Args:
-        config: The options; only ``workers`` counts.
-    """
-
-    def __init__(self, config: RunConfig) -> None:
-        self._n_workers = config.workers
-        self._kind = "GPU" if count("GPU") else "CPU"
-        self._device = "cuda:0" if self._kind == "GPU" else "cpu"  # Ray shows a worker its own GPU alone
-        self._has_program = False
-
-    @property
-    def devices(self) -> Sequence[str]:
-        """None: rates of past runs are those of one machine, and here are several."""
-        return ()
-
-    def resolve(self, config: RunConfig, corpus_bytes: int) -> ResolvedConfig:
-        """What the options mean on a node."""
-        resolved: ResolvedConfig = self._ask(resolve_here, config, self._device, corpus_bytes)
-        return resolved
-
-    def make_program(self, config: ResolvedConfig) -> None:
-        """Compile the model on a node; others do so with their first worker."""
-        if config.compiled and self._kind == "CPU" and not self._has_program:
-            log.info("compiling %s on the cluster: takes about a minute, once a machine", config.model)
-            self._ask(compile_here, config)
-            self._has_program = True
-
-    def workers(self, place: Place, lock: int, log: IO[str]) -> "RayPool":  # noqa: ARG002 (of this machine alone)
-        """Actors."""
-        from ctxbatch.raypool import RayPool
-
-        return RayPool(place, self._device, self._share, self._n_workers)
-
-    @property
-    def _share(self) -> dict[str, Any]:
-        """What Ray is to give each worker."""
-        n_gpus = int(self._kind == "GPU")
-        return {"num_cpus": 1, "num_gpus": n_gpus, "runtime_env": {"env_vars": ENVIRONMENT}}
-
-    def _ask(self, function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401 (what it returns)
-        """Call a function on a node; its last argument is where this process stands."""
-        ray = _import_ray()
-        task = ray.remote(function).options(**self._share, max_retries=TRIES)
-        future = task.remote(*arguments, str(Path.cwd())).future()
-        while True:
-            try:  # not ray.get, in which the exception that a signal raises is lost
-                return future.result(timeout=_SILENT_SECONDS)
-            except NotYet:
-                free, n_places = count(self._kind, free=True), count(self._kind)
-                log.info("waiting for the cluster: %d of its %d %ss are free", free, n_places, self._kind)
-            except ray.exceptions.RayError as error:
-                raise as_own_error(error) from error
 
 
 @contextlib.contextmanager
@@ -129,6 +65,36 @@ def reached() -> Iterator[None]:
         raise ResourceError(
             f"the cluster cannot be reached any more ({type(error).__name__}): mend it and run again"
         ) from error
+
+
+def ask_node(function: Callable[..., Any], *arguments: object, kind: str, share: Mapping[str, Any]) -> Any:  # noqa: ANN401 (what it returns)
+    """Call a function on a node, and wait for its answer; its last argument is where this process stands.
+
+    Args:
+        function: It, and its arguments.
+        arguments: Whatever can be pickled.
+        kind: ``CPU`` or ``GPU``: what it waits for.
+        share: What Ray is to give it.
+
+    Raises:
+        CtxbatchError: What the function raised, or the nodes cannot work.
+    """
+    ray = _import_ray()
+    future = (
+        ray.remote(function).options(**share, max_retries=TRIES).remote(*arguments, str(Path.cwd())).future()
+    )
+    while True:
+        try:  # not ray.get, in which the exception that a signal raises is lost
+            return future.result(timeout=_SILENT_SECONDS)
+        except NotYet:
+            log.info(waiting(kind))
+        except ray.exceptions.RayError as error:
+            raise as_own_error(error) from error
+
+
+def waiting(kind: str) -> str:
+    """What is said where no place is free."""
+    return f"waiting for the cluster: {count(kind, free=True)} of its {count(kind)} {kind}s are free"
 
 
 def count(kind: str, *, free: bool = False) -> int:

@@ -4,15 +4,23 @@ Engines say what options mean for their devices and run shards there; what is do
 """
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from ctxbatch.cluster import ask_node, connected, count
 from ctxbatch.compiling import make_program
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.places import Place
-from ctxbatch.pool import Pool
+from ctxbatch.pool import ENVIRONMENT, Pool
+from ctxbatch.rayworker import compile_here, resolve_here
+
+if TYPE_CHECKING:
+    from ctxbatch.raypool import RayPool
+
+log = logging.getLogger("ctxbatch")
 
 
 class Workers(Protocol):
@@ -53,10 +61,8 @@ def open_engine(config: RunConfig) -> Iterator[Engine]:
         InputError: This machine does not have the devices, or there is no cluster.
     """
     if config.engine == "ray":
-        from ctxbatch.cluster import connected
-
-        with connected(config) as cluster:
-            yield cluster
+        with connected(config.address or "auto"):
+            yield RayEngine(config)
     else:
         yield LocalEngine(config)
 
@@ -98,3 +104,49 @@ class LocalEngine:
     def workers(self, place: Place, lock: int, log: IO[str]) -> Pool:
         """Worker processes."""
         return Pool(place, self._workers, lock, log)
+
+
+class RayEngine:
+    """The cluster that this process is connected to: all its GPUs, or else all its CPUs.
+
+    Args:
+        config: The options; only ``workers`` counts.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._n_workers = config.workers
+        self._kind = "GPU" if count("GPU") else "CPU"
+        self._device = "cuda:0" if self._kind == "GPU" else "cpu"  # Ray shows a worker its own GPU alone
+        self._has_program = False
+
+    @property
+    def devices(self) -> Sequence[str]:
+        """None: rates of past runs are those of one machine, and here are several."""
+        return ()
+
+    def resolve(self, config: RunConfig, corpus_bytes: int) -> ResolvedConfig:
+        """What the options mean on a node."""
+        resolved: ResolvedConfig = self._ask(resolve_here, config, self._device, corpus_bytes)
+        return resolved
+
+    def make_program(self, config: ResolvedConfig) -> None:
+        """Compile the model on a node; others do so with their first worker."""
+        if config.compiled and self._kind == "CPU" and not self._has_program:
+            log.info("compiling %s on the cluster: takes about a minute, once a machine", config.model)
+            self._ask(compile_here, config)
+            self._has_program = True
+
+    def workers(self, place: Place, lock: int, log: IO[str]) -> "RayPool":  # noqa: ARG002 (of this machine alone)
+        """Actors."""
+        from ctxbatch.raypool import RayPool
+
+        return RayPool(place, self._device, self._share, self._n_workers)
+
+    @property
+    def _share(self) -> dict[str, Any]:
+        """What Ray is to give each worker."""
+        n_gpus = int(self._kind == "GPU")
+        return {"num_cpus": 1, "num_gpus": n_gpus, "runtime_env": {"env_vars": ENVIRONMENT}}
+
+    def _ask(self, function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401 (what it returns)
+        return ask_node(function, *arguments, kind=self._kind, share=self._share)

@@ -19,7 +19,7 @@ from typing import Any
 
 import ray
 
-from ctxbatch.cluster import as_own_error, count, reached
+from ctxbatch.cluster import as_own_error, count, reached, waiting
 from ctxbatch.dispatch import TRIES, Dispatch
 from ctxbatch.errors import InputError, error_of_kind
 from ctxbatch.layout import SHARDS, Manifest
@@ -206,8 +206,7 @@ class RayPool:
             self._placeless_since = now
         elif now - self._placeless_since >= _SILENT_SECONDS:
             self._placeless_since = now + _SILENT_AGAIN_SECONDS
-            free, n_all = count(self._kind, free=True), count(self._kind)
-            log.warning("waiting for the cluster: %d of its %d %ss are free", free, n_all, self._kind)
+            log.warning(waiting(self._kind))
 
     def _start(self) -> None:
         """Have an actor started as soon as there is a place for it."""

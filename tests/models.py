@@ -148,3 +148,9 @@ _TOKENIZERS = {
     "mpnet": _mpnet,
     "modernbert": _modernbert,
 }
+
+
+def numbered_lines(n: int) -> str:
+    """Lines of text without a word of many pieces, each with its number."""
+    lines = [line for line in PLAIN_TEXT.splitlines() if line.strip()]
+    return "".join(f"{number}: {lines[number % len(lines)]}\n" for number in range(n))

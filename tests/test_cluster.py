@@ -12,7 +12,7 @@ import time
 from collections import Counter
 
 import pytest
-from models import TEXT
+from models import numbered_lines
 from ray.cluster_utils import Cluster
 from running import committed, start, wait_for
 from stores import arrow_digests
@@ -42,8 +42,7 @@ def cluster(server):  # noqa: ARG001 (its address is to be in the environment of
 def local(tiny, tmp_path_factory):
     """The arguments of a local run."""
     corpus = tmp_path_factory.mktemp("corpus") / "long.txt"
-    lines = [line for line in TEXT.splitlines() if line.strip() and "antidis" not in line]
-    corpus.write_text("".join(f"{n}: {lines[n % len(lines)]}\n" for n in range(N_LINES)), encoding="utf-8")
+    corpus.write_text(numbered_lines(N_LINES), encoding="utf-8")
 
     def build(out, *more):
         return ["run", corpus, "-o", out, "--model", tiny(), "--shard-size", "10000", "--no-index", *more]

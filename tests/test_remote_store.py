@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from models import TEXT
+from models import numbered_lines
 from running import start, wait_for
 from stores import arrow_digests, make_store
 
@@ -25,8 +25,7 @@ N_LINES = 1_000
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "long.txt"
-    lines = [line for line in TEXT.splitlines() if line.strip() and "antidis" not in line]
-    path.write_text("".join(f"{n}: {lines[n % len(lines)]}\n" for n in range(N_LINES)), encoding="utf-8")
+    path.write_text(numbered_lines(N_LINES), encoding="utf-8")
     return path
 
 
@@ -61,16 +60,25 @@ def finished(server, corpus, config):
     return "s3://finished/out"
 
 
-@pytest.fixture
-def short(tiny, tmp_path):
+@pytest.fixture(scope="module")
+def short(tiny, tmp_path_factory):
     """A function that runs a text of three shards."""
-    path = tmp_path / "short.txt"
+    path = tmp_path_factory.mktemp("short") / "short.txt"
     path.write_text("".join(f"{n}: I want an apple.\n" for n in range(60)))
 
     def run(out):
         return ctxbatch.run(path, out, RunConfig(model=str(tiny()), shard_size=450, workers=1))
 
     return run
+
+
+@pytest.fixture(scope="module")
+def made(server, short):
+    """The objects of a finished store of that text."""
+    server.client().create_bucket(Bucket="made")
+    short("s3://made/out")
+    names = objects(server, "s3://made/out")
+    return {f"out/{name}": remote.read_file(f"s3://made/out/{name}") for name in names}
 
 
 def objects(server, url):
@@ -236,11 +244,10 @@ def test_files_that_another_run_removes_before_they_are_committed_stop_the_run(s
     assert short(url).n_run == 2
 
 
-def test_what_killed_attempts_have_left_is_removed_and_nothing_else(server, bucket, short, monkeypatch):
+def test_what_killed_attempts_have_left_is_removed_and_nothing_else(server, bucket, short, made, monkeypatch):
     """And not before it is certain that nobody is about to name it."""
     put = bucket
-    url = f"{put({})}/out"
-    short(url)
+    url = f"{put(made)}/out"
     left = "out/shards/000000/words.0123456789ab.arrow"
     foreign = ["out/shards/000000/words.arrow", "out/notes.txt", "out/shards/000000/words.0123.arrow"]
     put(dict.fromkeys([left, *foreign], b"of somebody"))
@@ -253,10 +260,11 @@ def test_what_killed_attempts_have_left_is_removed_and_nothing_else(server, buck
     assert {name.removeprefix("out/") for name in foreign} <= names.keys()
 
 
-def test_a_worker_that_dies_between_a_shard_and_its_upload_costs_nothing(server, bucket, short, tmp_path):
+def test_a_worker_that_dies_between_a_shard_and_its_upload_costs_nothing(
+    server, bucket, short, made, tmp_path
+):
     """What is complete here counts only when it is there."""
-    url = f"{bucket({})}/out"
-    short(url)
+    url = f"{bucket(made)}/out"
     place = place_of(url)
     server.client().delete_object(
         Bucket=url.split("/")[2], Key="out/shards/000002/shard.json"
@@ -274,10 +282,9 @@ def test_a_worker_that_dies_between_a_shard_and_its_upload_costs_nothing(server,
 # --- damage ---------------------------------------------------------------------------------------
 
 
-def test_damage_is_found_kept_out_of_copies_and_repaired(server, bucket, short, cli, tmp_path):
+def test_damage_is_found_kept_out_of_copies_and_repaired(server, bucket, made, cli, tmp_path):
     put = bucket
-    url, out = f"{put({})}/out", tmp_path / "copy"
-    short(url)
+    url, out = f"{put(made)}/out", tmp_path / "copy"
     names = sorted(objects(server, url))
     words, gone = (
         next(name for name in names if name.startswith(start))
@@ -336,10 +343,9 @@ def test_a_store_that_was_copied_down_by_other_means_is_told_from_one(server, fi
         ctxbatch.open(tmp_path)
 
 
-def test_a_damaged_manifest_is_said(bucket, short):
+def test_a_damaged_manifest_is_said(bucket, made):
     put = bucket
-    url = f"{put({})}/out"
-    short(url)
+    url = f"{put(made)}/out"
     manifest = remote.read_file(f"{url}/manifest.json")
     put({"out/manifest.json": manifest.replace(b"ctxbatch", b"ctxwatch", 1)})
     with pytest.raises(StoreError, match=rf"{url}/manifest.json is damaged: .*: run again with another -o"):

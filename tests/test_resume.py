@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from models import TEXT
+from models import numbered_lines
 from running import committed, start, wait_for
 from stores import arrow_digests, make_store
 
@@ -24,8 +24,7 @@ N_LINES = 3000
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "long.txt"
-    lines = [line for line in TEXT.splitlines() if line.strip() and "antidis" not in line]
-    path.write_text("".join(f"{n}: {lines[n % len(lines)]}\n" for n in range(N_LINES)), encoding="utf-8")
+    path.write_text(numbered_lines(N_LINES), encoding="utf-8")
     return path
 
 
