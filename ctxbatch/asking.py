@@ -20,7 +20,6 @@ import ctxbatch
 from ctxbatch.errors import InputError
 from ctxbatch.filters import Filters
 from ctxbatch.options import AsJson, Layer, VectorKind
-from ctxbatch.remote import is_remote
 
 if TYPE_CHECKING:
     from ctxbatch.hits import Answer
@@ -154,6 +153,8 @@ def _split_queries(
 
 
 def _is_store(argument: str) -> bool:
+    from ctxbatch.remote import is_remote  # which loads pyarrow
+
     if is_remote(argument) and not re.search(r"[\s\[]", argument):
         return True
     try:

@@ -22,7 +22,6 @@ import ctxbatch
 from ctxbatch import asking, grouping, showing
 from ctxbatch.config import Kept, RunConfig
 from ctxbatch.errors import CtxbatchError, InputError, Stopped
-from ctxbatch.layout import rejects_of
 from ctxbatch.options import AsJson, Layer, StoreHere, StoreName, VectorKind, parse_size, takes_run_options
 
 if TYPE_CHECKING:
@@ -138,6 +137,8 @@ def _duration(seconds: float) -> str:
 
 
 def _print_report(report: "RunReport") -> None:
+    from ctxbatch.layout import rejects_of
+
     totals, part = report.totals, report.part
     say = sys.stderr.write
     if part is not None:

@@ -119,7 +119,8 @@ def test_one_line_longer_than_the_sample_is_judged_by_its_beginning(tmp_path, ti
     assert expected.words == pytest.approx(found["words"], rel=0.1)
 
 
-def test_the_command_prints_a_page_or_json_and_writes_nothing(tmp_path, tiny, cli):
+def test_the_command_prints_a_page_or_json_and_writes_nothing(tmp_path, tiny, cli, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where no run is remembered
     (tmp_path / "a.txt").write_bytes(as_lines(LINES))
     out = tmp_path / "out"
     shown = cli("plan", tmp_path / "a.txt", "-o", out, "--model", tiny())

@@ -313,10 +313,11 @@ def test_denied_access_and_a_server_that_is_not_there_are_told_in_one_line(bucke
     root = bucket({"a.txt": b"text\n"})
     server.fails = lambda _: "403"
     with pytest.raises(
-        InputError, match=r"a\.txt cannot be read: access is denied \(.*\): set AWS_ACCESS_KEY_ID"
+        ResourceError, match=r"a\.txt cannot be read: access is denied \(.*\): set AWS_ACCESS_KEY_ID"
     ):
         find_sources([f"{root}/a.txt"], Path("/nowhere"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(
         ResourceError, match=r"^s3://elsewhere/a\.txt cannot be read: .*connect.* and run again$"
     ):
