@@ -72,7 +72,9 @@ def test_top_salient_keeps_the_rows_that_ranking_all_rows_would(
 def test_a_compiled_model_keeps_the_same_rows(family, tiny, text, tmp_path):
     many = (f"word{number}" for number in range(30_000))  # longer than an argument of a command can be
     words = (*re.findall(r"\w+", TEXT), *many)
-    config = options(tiny(family), top_salient=1, words=words, tokens_per_batch=60, dtype="float32")
+    config = options(
+        tiny(family), layers=(1,), top_salient=1, words=words, tokens_per_batch=60, dtype="float32"
+    )
     eager = make_store(tmp_path / "eager", [text], config)
     config = replace(config, compile="on")
     make_program(resolve(config, "cpu"))
@@ -80,7 +82,7 @@ def test_a_compiled_model_keeps_the_same_rows(family, tiny, text, tmp_path):
     assert compiled.config.compiled
     one, other = rows_of(eager), rows_of(compiled)
     assert places(one) == places(other)
-    for name in ("static", "contextual_3", "salience"):
+    for name in ("static", "contextual_1", "salience"):
         assert max(np.abs(a[name] - b[name]).max() for a, b in zip(one, other, strict=True)) < 1e-4
 
 

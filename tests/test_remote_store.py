@@ -271,7 +271,7 @@ def test_a_worker_that_dies_between_a_shard_and_its_upload_costs_nothing(
     )  # as if it had never been written
     with place.shard_files(1) as files:
         copy = place.folder / "shards" / "000002"
-        copy.parent.mkdir(exist_ok=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         files.rename(copy)
         files.mkdir()
     assert short(url).n_run == 1

@@ -49,7 +49,7 @@ def test_killed_runs_finish_with_the_bytes_of_an_undisturbed_one(arguments, refe
     """The small version of scripts/prove_resume.py."""
     out = tmp_path / "out"
     chance = random.Random(1)
-    for kill in (os.killpg, os.kill, os.killpg, os.kill):
+    for kill in (os.killpg, os.kill, os.killpg):
         goal = committed(out) + chance.randint(1, 3)
         process = start(*arguments(out, "--workers", str(chance.choice((1, 2, 3)))))
         wait_for(lambda goal=goal: committed(out) >= goal, process)
