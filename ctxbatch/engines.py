@@ -5,9 +5,7 @@ Engines say what options mean for their devices and run shards there; what is do
 
 import contextlib
 import logging
-import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from ctxbatch.cluster import ask_node, connected, count
@@ -23,19 +21,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("ctxbatch")
 
 
-class Workers(Protocol):
-    """Runs shards; `ctxbatch.pool.Pool` says how."""
-
-    def run(
-        self,
-        shards: Iterable[int],
-        on_message: Callable[[dict[str, Any]], None],
-        anew: Collection[int] = (),
-        patience: float = math.inf,
-    ) -> list[int]:
-        """Run shards; returns those given up."""
-
-
 class Engine(Protocol):
     """A place to work: devices of one kind, on one machine or many."""
 
@@ -49,7 +34,7 @@ class Engine(Protocol):
     def make_program(self, config: ResolvedConfig) -> None:
         """Compile the model, if the configuration says so and these devices run what is compiled."""
 
-    def workers(self, place: Place, lock: int, log: IO[str]) -> AbstractContextManager[Workers]:
+    def workers(self, place: Place, lock: int, log: IO[str]) -> "Pool | RayPool":
         """Workers for a store, none of which outlives the context."""
 
 

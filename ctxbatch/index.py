@@ -89,12 +89,12 @@ class Proposer:
         """
         bits = None if selection is None else np.packbits(selection.mask_N, bitorder="little")
         # FAISS's stubs describe C++; in Python its classes take arrays and keywords.
-        selector: Any = None if bits is None else faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg,arg-type]
+        selector: Any = None if bits is None else faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg,arg-type]  # FAISS wraps it
         n_candidates = min(n_candidates, self._index.ntotal)
 
         def run(first: int, queries_QD: Floats, coarse_QL: Floats) -> None:
             lists_QL, coarse_QL = _probed(coarse_QL, margin)
-            options: Any = faiss.SearchParametersIVF(nprobe=lists_QL.shape[1], sel=selector)  # type: ignore[call-arg]
+            options: Any = faiss.SearchParametersIVF(nprobe=lists_QL.shape[1], sel=selector)  # type: ignore[call-arg]  # FAISS wraps it
             estimates_QC = np.empty((len(queries_QD), n_candidates), np.float32)
             found_QC = np.empty((len(queries_QD), n_candidates), np.int64)
             arrays = (queries_QD, n_candidates, lists_QL, coarse_QL, estimates_QC, found_QC)

@@ -226,7 +226,7 @@ def build(
     index, recalls = _make(empty, vectors, _ensure_words(store), store, options, quiet)
     with replacing(path) as beside:
         with beside.open("wb") as stream:  # FAISS's own files lose what the disk says; its stubs, the writer
-            faiss.write_index(empty, faiss.PyCallbackIOWriter(stream.write))  # type: ignore[attr-defined]
+            faiss.write_index(empty, faiss.PyCallbackIOWriter(stream.write))  # type: ignore[attr-defined]  # not in its stubs
         facts_file.unlink(missing_ok=True)  # the old index counts until the new one takes its place
     seconds = round(time.monotonic() - started, 1)
     size = path.stat().st_size

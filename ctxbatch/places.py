@@ -89,7 +89,11 @@ class LocalPlace:
         manifest.write(self.folder)
         return True
 
-    def make_ready(self, manifest: Manifest, commits: Mapping[int, Mapping[str, Any]]) -> None:  # noqa: ARG002
+    def make_ready(
+        self,
+        manifest: Manifest,  # noqa: ARG002 (as `RemotePlace` needs it)
+        commits: Mapping[int, Mapping[str, Any]],  # noqa: ARG002 (as `RemotePlace` needs them)
+    ) -> None:
         """Remove what killed runs have left. Only for who holds the store alone."""
         remove_leftovers(self.folder)
 
@@ -140,7 +144,7 @@ class RemotePlace:
             except RemoteError as error:
                 if error.errno != errno.ENOENT:
                     raise
-                if self.out.lower().startswith(OF_BUCKETS):
+                if self.out.partition("://")[0].lower() in OF_BUCKETS:
                     look_up("/".join(self.out.split("/")[:3]))
                 return
         names = sorted(entry.url.rpartition("/")[2] for entry in entries)

@@ -16,7 +16,7 @@ _cache = tempfile.TemporaryDirectory(prefix="ctxbatch-tests-")  # rates of past 
 os.environ["XDG_CACHE_HOME"] = _cache.name
 os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # one worker where no test says how many: each imports for seconds
 
-from models import TEXT, make_model  # noqa: E402
+from models import TEXT, make_model, numbered_lines  # noqa: E402
 from oracle import Oracle  # noqa: E402
 from stores import make_store  # noqa: E402
 
@@ -57,6 +57,18 @@ def text(tmp_path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text(TEXT)
     return path
+
+
+@pytest.fixture(scope="session")
+def long_text(tmp_path_factory) -> Callable[[int], Path]:
+    """A file of as many lines as are asked for, each with its number."""
+
+    def write(n_lines: int) -> Path:
+        path = tmp_path_factory.mktemp("corpus") / "long.txt"
+        path.write_text(numbered_lines(n_lines), encoding="utf-8")
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 
 import pytest
-from models import numbered_lines
 from ray.cluster_utils import Cluster
 from running import committed, start, wait_for
 from stores import arrow_digests
@@ -39,10 +38,9 @@ def cluster(server):  # noqa: ARG001 (its address is to be in the environment of
 
 
 @pytest.fixture(scope="module")
-def local(tiny, tmp_path_factory):
+def local(tiny, long_text):
     """The arguments of a local run."""
-    corpus = tmp_path_factory.mktemp("corpus") / "long.txt"
-    corpus.write_text(numbered_lines(N_LINES), encoding="utf-8")
+    corpus = long_text(N_LINES)
 
     def build(out, *more):
         return ["run", corpus, "-o", out, "--model", tiny(), "--shard-size", "10000", "--no-index", *more]

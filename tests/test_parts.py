@@ -8,7 +8,6 @@ import signal
 from collections import Counter
 
 import pytest
-from models import numbered_lines
 from running import committed, start, wait_for
 from stores import arrow_digests
 
@@ -26,10 +25,8 @@ SHARD_SIZE = 8_500
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    path = tmp_path_factory.mktemp("corpus") / "long.txt"
-    path.write_text(numbered_lines(N_LINES), encoding="utf-8")
-    return path
+def corpus(long_text):
+    return long_text(N_LINES)
 
 
 @pytest.fixture(scope="module")

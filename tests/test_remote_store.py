@@ -9,7 +9,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from models import numbered_lines
 from running import start, wait_for
 from stores import arrow_digests, make_store
 
@@ -23,10 +22,8 @@ N_LINES = 1_000
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    path = tmp_path_factory.mktemp("corpus") / "long.txt"
-    path.write_text(numbered_lines(N_LINES), encoding="utf-8")
-    return path
+def corpus(long_text):
+    return long_text(N_LINES)
 
 
 @pytest.fixture(scope="module")

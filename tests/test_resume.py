@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from models import numbered_lines
 from running import committed, start, wait_for
 from stores import arrow_digests, make_store
 
@@ -22,10 +21,8 @@ N_LINES = 3000
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    path = tmp_path_factory.mktemp("corpus") / "long.txt"
-    path.write_text(numbered_lines(N_LINES), encoding="utf-8")
-    return path
+def corpus(long_text):
+    return long_text(N_LINES)
 
 
 @pytest.fixture(scope="module")
