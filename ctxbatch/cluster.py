@@ -87,14 +87,14 @@ def ask_node(function: Callable[..., Any], *arguments: object, kind: str, share:
         try:  # not ray.get, in which the exception that a signal raises is lost
             return future.result(timeout=_SILENT_SECONDS)
         except NotYet:
-            log.info(waiting(kind))
+            log.info(waiting(kind, what="an answer of the cluster"))  # a node may be at work on it
         except ray.exceptions.RayError as error:
             raise as_own_error(error) from error
 
 
-def waiting(kind: str) -> str:
-    """What is said where no place is free."""
-    return f"waiting for the cluster: {count(kind, free=True)} of its {count(kind)} {kind}s are free"
+def waiting(kind: str, what: str = "the cluster") -> str:
+    """What is said where an answer or a free place is long in coming."""
+    return f"waiting for {what}: {count(kind, free=True)} of its {count(kind)} {kind}s are free"
 
 
 def count(kind: str, *, free: bool = False) -> int:

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from models import FAMILIES, PLAIN_TEXT
+from models import FAMILIES
+from oracle import Oracle
 from parity import compare
 from stores import arrow_digests, make_store
 
@@ -15,9 +16,7 @@ from ctxbatch.config import RunConfig
 from ctxbatch.corpus import corpus_bytes
 from ctxbatch.errors import InputError
 from ctxbatch.sources import Source
-
-# The one with the most kinds of masks is always tried; compiling all takes minutes.
-ALL = [pytest.param(family, marks=() if family == "modernbert" else pytest.mark.slow) for family in FAMILIES]
+from ctxbatch.store import Store
 
 
 def options(model: Path, **given: object) -> RunConfig:
@@ -36,46 +35,53 @@ def old_programs(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("family", ALL)
-def test_a_compiled_model_agrees_with_the_oracle(
-    family, tiny, oracle, text, tmp_path, old_programs, monkeypatch
-):
-    config = options(tiny(family), compile="on", tokens_per_batch=100)
-    make_program(resolving.resolve(config, "cpu"))
-    monkeypatch.setattr(encoder, "_load_model", None)  # batches of one window or one row go through too
-    store = make_store(tmp_path / "out", [text], config)
-    monkeypatch.undo()
+def check(store: Store, oracle: Oracle) -> None:
     assert store.config.compiled
-    kept = set(old_programs.glob("*.so"))
-    assert len(kept) == compiling._KEPT  # and not the one that was used least recently
-    assert not {program.name for program in kept} & {"0.so"}
-    facts = compare(store, oracle(family))
+    facts = compare(store, oracle)
     assert facts["rows"] > 100
     assert facts["excess"] <= 0
     assert facts["shift_excess"] <= 0
 
 
-def test_a_compiled_run_gives_the_same_bytes_with_any_workers_and_compiles_once(tiny, cli, text, tmp_path):
-    text.write_text(PLAIN_TEXT * 4)
-    # Of a model that ends early less is compiled.
-    shared = ("--model", tiny(), "--no-index", "--layers", 1, "--shard-size", 1000, "--compile", "on")
-    one = cli("run", text, "-o", tmp_path / "one", *shared, "--workers", 1)
+@pytest.mark.slow  # compiling each takes a minute; the one with the most kinds of masks is tried below
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "modernbert"])
+def test_a_compiled_model_agrees_with_the_oracle(family, tiny, oracle, text, tmp_path, monkeypatch):
+    config = options(tiny(family), compile="on", tokens_per_batch=100)
+    make_program(resolving.resolve(config, "cpu"))
+    monkeypatch.setattr(encoder, "_load_model", None)  # batches of one window or one row go through too
+    store = make_store(tmp_path / "out", [text], config)
+    monkeypatch.undo()
+    check(store, oracle(family))
+
+
+def test_a_compiled_run_gives_the_same_bytes_with_any_workers_and_compiles_once(
+    tiny, oracle, cli, text, tmp_path, old_programs, monkeypatch
+):
+    family = "modernbert"
+    settings = {"shard_size": 200, "tokens_per_batch": 100, "compile": "on"}
+    given = (f"--{name.replace('_', '-')}={value}" for name, value in settings.items())
+    shared = ("--model", tiny(family), "--no-index", "--precision", "fp32", *given)
+    one = cli("run", text, "-o", tmp_path / "one", *shared, "--workers", 2)
     assert one.returncode == 0, one.stderr
     assert "compiling" in one.stderr
-    two = cli("run", text, "-o", tmp_path / "two", *shared, "--workers", 2)
-    assert two.returncode == 0, two.stderr
-    assert "compiling" not in two.stderr
-    assert len(ctxbatch.open(tmp_path / "one").commits) > 2
+    kept = {program.name for program in old_programs.glob("*.so")}
+    assert len(kept) == compiling._KEPT
+    assert "0.so" not in kept  # the one that was used least recently
+    monkeypatch.setattr(encoder, "_load_model", None)  # batches of one window or one row go through too
+    two = make_store(tmp_path / "two", [text], options(tiny(family), **settings))
+    monkeypatch.undo()
+    check(two, oracle(family))
+    assert len(two.commits) > 2
     assert arrow_digests(tmp_path / "one") == arrow_digests(tmp_path / "two")
-    again = cli("run", text, "-o", tmp_path / "two", *shared[:-2])  # --compile auto
+    again = cli("run", text, "-o", tmp_path / "one", *shared[:-1])  # --compile auto
     assert (again.returncode, "nothing to do" in again.stderr) == (0, True), again.stderr
-    off = cli("run", text, "-o", tmp_path / "two", *shared, "--compile", "off")
+    off = cli("run", text, "-o", tmp_path / "one", *shared, "--compile", "off")
     assert off.returncode == 2
     assert "--compile on, this command says off" in off.stderr
     eager = cli("run", text, "-o", tmp_path / "eager", *shared, "--compile", "off")
     assert eager.returncode == 0, eager.stderr
     both = ctxbatch.searcher([tmp_path / "one", tmp_path / "eager"])  # the same vectors but for rounding
-    hits = both.search("nobody wanted what [lay] inside", k=8)
+    hits = both.search("nobody wanted what [lay] inside", k=2)
     assert {hit.store for hit in hits} == {str(tmp_path / "one"), str(tmp_path / "eager")}
     assert max(hit.score for hit in hits) - min(hit.score for hit in hits) < 0.01
 
@@ -128,6 +134,11 @@ def test_a_compiler_that_fails_is_told_in_one_line_and_auto_goes_on_without(
     assert "\n" not in str(failed.value)
     assert not (tmp_path / "on" / "manifest.json").exists()
     assert not list((tmp_path / "cache").rglob("*.so"))
+
+    def fail_at_once(*_: object) -> None:
+        raise failed.value
+
+    monkeypatch.setattr(compiling, "_make", fail_at_once)
     monkeypatch.setattr(resolving, "_REPAYS_COMPILING", 0)
     assert ctxbatch.run(text, tmp_path / "auto", options(tiny(), layers=(1,))).given_up == ()
     assert not ctxbatch.open(tmp_path / "auto").config.compiled
