@@ -81,19 +81,24 @@ class KeptRows:
         return by_sentence_N[self._places_R]
 
     @cached_property
-    def _end_R(self) -> Tensor:
-        """The slot behind the last token of each row; a row takes as many slots as tokens are pooled."""
+    def _length_R(self) -> Tensor:
+        """How many slots each row takes: one for every token that is pooled."""
         if self._pooling == "first":
-            return torch.ones_like(self.kept_R).cumsum(0)
+            return torch.ones_like(self.kept_R)
         end = self._first_N.new_full((1,), self._positions_M.shape[0])
-        return torch.diff(self._first_N, append=end)[self.kept_R].cumsum(0)
+        return torch.diff(self._first_N, append=end)[self.kept_R]
+
+    @cached_property
+    def _end_R(self) -> Tensor:
+        """The slot behind the last token of each row."""
+        return self._length_R.cumsum(0)
 
     def narrowed(self, hidden_BTD: Tensor) -> Tensor:
         """The hidden states of the rows' tokens alone, in slots, as one window (1, S, D)."""
         # The last row's last token again in slots that are left over.
         slot_S = torch.minimum(self._slots_S, self._end_R[-1] - 1)
         row_S = torch.searchsorted(self._end_R, slot_S, right=True)
-        begin_R = torch.nn.functional.pad(self._end_R[:-1], (1, 0))
+        begin_R = self._end_R - self._length_R  # of a slice, R - 1 long, no program could be compiled
         piece_S = self._first_N[self.kept_R][row_S] + slot_S - begin_R[row_S]
         return hidden_BTD.flatten(0, 1)[self._positions_M[piece_S]][None]
 
