@@ -39,7 +39,7 @@ def connected(asked: str) -> Iterator[None]:
             address = _find(ray, asked)
             ray.init(address, namespace="ctxbatch", log_to_driver=False, configure_logging=False)
         except (OSError, RuntimeError, ValueError, ImportError) as error:
-            said = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+            said = _last_line(error).split(". ")[0].rstrip(".")
             raise InputError(
                 f"--address {asked}: no Ray cluster can be joined ({said}): start one with `ray start "
                 "--head`, or name the head of another as HOST:PORT"
@@ -111,10 +111,15 @@ def as_own_error(error: BaseException) -> CtxbatchError:
     if isinstance(cause, CtxbatchError):
         return cause
     log.debug("Ray says: %s", error)
-    last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     return WorkersFailedError(
-        f"the cluster's nodes cannot work ({last}): each needs the same ctxbatch, and all that it needs"
+        f"the cluster's nodes cannot work ({_last_line(error)}): "
+        "each needs the same ctxbatch, and all that it needs"
     )
+
+
+def _last_line(error: BaseException) -> str:
+    """What went wrong, behind whatever traceback Ray puts before it."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _find(ray: Any, asked: str) -> str:  # noqa: ANN401 (a module)

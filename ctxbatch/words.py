@@ -208,15 +208,19 @@ def count_within(groups: Ints) -> Ints:
 
 @functools.cache
 def _marks_letters_and_digits() -> npt.NDArray[np.bool_]:
-    return np.fromiter((chr(code).isalnum() for code in range(_N_CODES)), bool, _N_CODES)
+    return np.strings.isalnum(_every_character())
 
 
 @functools.cache
 def _marks_white_space() -> npt.NDArray[np.bool_]:
     """Unicode's white space, as the tokenizers library knows it: four controls fewer than str.isspace."""
-    marks = np.fromiter((chr(code).isspace() for code in range(_N_CODES)), bool, _N_CODES)
+    marks = np.strings.isspace(_every_character())
     marks[0x1C:0x20] = False
     return marks
+
+
+def _every_character() -> npt.NDArray[np.str_]:
+    return np.arange(_N_CODES, dtype=np.uint32).view("U1")
 
 
 def _strip(code_points: npt.NDArray[np.uint32], start: Ints, end: Ints) -> tuple[Ints, Ints]:
