@@ -7,12 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from conftest import command
 from models import TEXT
+from running import committed, start, wait_for
 from stores import arrow_digests, make_store
 
 import ctxbatch
@@ -224,12 +224,12 @@ def _may_mount() -> bool:
 
 
 @pytest.mark.skipif(not _may_mount(), reason="no small file system can be mounted here")
-def test_a_full_disk_stops_the_run_and_with_room_it_goes_on(tmp_path, tiny, cli):
+def test_a_full_disk_stops_the_run_and_with_room_it_goes_on(tmp_path, tiny):
     corpus = write_corpus(tmp_path / "a.txt", 1_500)
     disk = tmp_path / "disk"
     disk.mkdir()
     arguments = ["--model", tiny(), "--shard-size", "10000", "--workers", "2"]
-    assert cli("run", corpus, "-o", tmp_path / "undisturbed", *arguments).returncode == 0
+    make_store(tmp_path / "undisturbed", [corpus], RunConfig(model=str(tiny()), shard_size=10_000))
     under_test = command("run", corpus, "-o", disk / "out", *arguments)
     script = subprocess.run(
         ["unshare", "-rm", "bash", "-c", FULL_DISK, "bash", disk, tmp_path / "errors", *under_test],
@@ -256,25 +256,25 @@ def test_a_run_that_the_disk_cannot_hold_is_refused_before_it_begins(tmp_path, t
     assert ctxbatch.run(corpus, tmp_path / "out", RunConfig(**config, force=True)).clean
 
 
-@pytest.mark.parametrize("change", ["vanishes", "changes"])
-def test_a_source_that_is_another_in_the_middle_stops_the_run_in_one_line(tmp_path, tiny, cli, change):
+def test_a_source_that_is_another_in_the_middle_stops_the_run_in_one_line(tmp_path, tiny, cli):
     """Of two sources the second, while the first is worked on; what is committed is kept."""
     inputs = [write_corpus(tmp_path / name, 2_000) for name in ("a.txt", "b.txt")]
-    content = inputs[1].read_bytes()
-    arguments = ["-o", tmp_path / "out", "--model", tiny(), "--shard-size", "10000", "--workers", "1"]
-    process = subprocess.Popen(command("run", *inputs, *arguments), stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.glob("out/shards/[0-9]*/shard.json")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    if change == "vanishes":
-        inputs[1].rename(tmp_path / "away.txt")
-    else:
+    content, out = inputs[1].read_bytes(), tmp_path / "out"
+    arguments = ["-o", out, "--model", tiny(), "--shard-size", "10000", "--workers", "1"]
+
+    def change():
         inputs[1].write_bytes(content[:-2] + b"X\n")
-    _, errors = process.communicate()
-    assert process.returncode == 2
-    assert re.search(r"ctxbatch: .*b.txt (cannot be read|changed after the run was planned)", errors)
-    assert "Traceback" not in errors
-    inputs[1].write_bytes(content)
+
+    for happens, said in ((inputs[1].unlink, "cannot be read"), (change, "changed after the run was plan")):
+        before = committed(out)
+        process = start("run", *inputs, *arguments)
+        wait_for(lambda before=before: committed(out) > before, process)
+        happens()
+        _, errors = process.communicate()
+        assert process.returncode == 2
+        assert re.search(f"ctxbatch: .*b.txt {said}", errors)
+        assert "Traceback" not in errors
+        inputs[1].write_bytes(content)
     assert cli("run", *inputs, *arguments).returncode == 0
 
 

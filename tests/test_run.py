@@ -239,19 +239,9 @@ def test_a_mistake_is_one_line_with_value_and_remedy(arguments, message, cli, tm
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("shard_size", ["2000", "auto"])
-def test_a_disk_that_refuses_ends_with_status_4_and_the_same_command_goes_on(shard_size, tiny, cli, tmp_path):
+def test_a_disk_that_refuses_ends_with_status_4_and_the_same_command_goes_on(tiny, cli, tmp_path):
     (tmp_path / "a.txt").write_text("This line is repeated many times.\n" * 300)
-    arguments = [
-        "run",
-        tmp_path / "a.txt",
-        "-o",
-        tmp_path / "out",
-        "--model",
-        tiny(),
-        "--shard-size",
-        shard_size,
-    ]
+    arguments = ["run", tmp_path / "a.txt", "-o", tmp_path / "out", "--model", tiny()]
     limited = subprocess.run(
         ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash", *command(*arguments)],
         capture_output=True,
