@@ -7,7 +7,8 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
   exit 2
 }
 [ -x .venv/bin/python ] || python3 -m venv .venv
-# Without --no-compile, pip compiles all of torch, Ray and the rest: half of the time, for a tenth of use.
+# Pip would compile all of torch, Ray and the rest, half of its time; what is imported compiles itself.
+unset PYTHONDONTWRITEBYTECODE
 pip() { .venv/bin/python -m pip install --quiet --no-compile --constraint scripts/constraints.txt "$@"; }
 pip torch==2.13.0
 pip --editable ".$1"
