@@ -14,9 +14,13 @@ def start(*arguments):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A shell's background job ignores SIGINT and would pass that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=_heed_signals,
     )
+
+
+def _heed_signals():
+    for each in (signal.SIGINT, signal.SIGHUP):  # which a shell's background job and nohup ignore
+        signal.signal(each, signal.SIG_DFL)
 
 
 def wait_for(condition, process):
