@@ -42,8 +42,8 @@ def reference(corpus, config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def arguments(corpus, config):
-    def build(out):
-        settings = ["--model", config.model, "--shard-size", config.shard_size, "--workers", 2]
+    def build(out, n_workers=1):
+        settings = ["--model", config.model, "--shard-size", config.shard_size, "--workers", n_workers]
         return ["run", corpus, "-o", out, *settings]
 
     return build
@@ -98,8 +98,8 @@ def test_a_killed_run_resumes_and_its_copy_is_the_store_that_a_folder_would_hold
 ):
     """Run, kill, resume, verify, stats, pull, kill, pull, index and search, as a user does."""
     url, out = f"{bucket({})}/deep/out", tmp_path / "copy"
-    for n_before in (1, 4):
-        process = start(*arguments(url))
+    for n_before in (2, 4):
+        process = start(*arguments(url, n_before // 2))
         wait_for(lambda n=n_before: len(committed(server, url)) >= n, process)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

@@ -246,7 +246,7 @@ def test_shards_without_a_manifest_are_no_store_and_stay_as_they_are(copy, corpu
 
 def test_a_run_killed_before_its_first_shard_is_begun_again(arguments, reference, tmp_path, cli):
     out = tmp_path / "out"
-    for begun in (out / ".lock", out / "run.log", out / "manifest.json", out / "shards"):
+    for begun in (out / ".lock", out / "manifest.json", out / "shards"):
         process = start(*arguments(out))
         wait_for(begun.exists, process)
         os.killpg(process.pid, signal.SIGKILL)
