@@ -118,7 +118,7 @@ def searcher(
     return Searcher([open(out) for out in folders], on, layer)
 
 
-def open(out: str | Path) -> "Store":  # noqa: A001 (as in `ctxbatch.open`)
+def open(out: str | Path) -> "Store":  # noqa: A001 (users write `ctxbatch.open`)
     """Open a store for reading, by its folder; of a URL only what its commits say can be read.
 
     Raises:

@@ -39,7 +39,9 @@ def connected(asked: str) -> Iterator[None]:
             address = _find(ray, asked)
             ray.init(address, namespace="ctxbatch", log_to_driver=False, configure_logging=False)
         except (OSError, RuntimeError, ValueError, ImportError) as error:
-            said = _last_line(error).split(". ")[0].rstrip(".")
+            text = str(error)
+            said = _last_line(error) if "Traceback" in text else " ".join(text.split())
+            said = said.split(". ")[0].rstrip(".")
             raise InputError(
                 f"--address {asked}: no Ray cluster can be joined ({said}): start one with `ray start "
                 "--head`, or name the head of another as HOST:PORT"
@@ -118,7 +120,7 @@ def as_own_error(error: BaseException) -> CtxbatchError:
 
 
 def _last_line(error: BaseException) -> str:
-    """What went wrong, behind whatever traceback Ray puts before it."""
+    """What went wrong, behind a traceback that Ray puts before it."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 

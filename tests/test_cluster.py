@@ -17,6 +17,7 @@ from running import committed, start, wait_for
 from stores import arrow_digests
 
 from ctxbatch import InputError, RunConfig
+from ctxbatch.cluster import connected
 from ctxbatch.dispatch import Dispatch
 from ctxbatch.locking import is_locked
 
@@ -71,19 +72,22 @@ def commits_in_log(out):
 
 
 def test_nodes_die_and_join_and_the_bytes_are_those_of_a_local_run(ray, cluster, reference, tmp_path):
-    """The small version of scripts/prove_ray.py: one dies at a random moment, then the last one."""
+    """The small version of scripts/prove_ray.py: of two nodes one dies at a random moment, then both."""
     out, chance = tmp_path / "out", random.Random(4)
 
     def kill():
         node = chance.choice(sorted(cluster.worker_nodes, key=lambda node: node.unique_id))
         cluster.remove_node(node, allow_graceful=False)
 
+    def wait_for_more(n_shards):
+        goal = committed(out) + n_shards
+        wait_for(lambda: committed(out) >= goal, process)
+        time.sleep(chance.uniform(0, 0.5))
+
     process = start(*ray(out))
-    wait_for(lambda: committed(out) >= chance.randint(1, 6), process)
-    time.sleep(chance.uniform(0, 0.5))
+    wait_for_more(chance.randint(1, 6))
     kill()
-    goal = committed(out) + 3
-    wait_for(lambda: committed(out) >= goal, process)
+    wait_for_more(3)
     before = len((out / "run.log").read_text())
     kill()
     assert process.poll() is None, "the run is over before the last node dies"
@@ -153,6 +157,28 @@ def test_mistakes_are_told_in_one_line(local, ray, tmp_path, cli):
         waits = r"(ctxbatch: waiting for an answer of the cluster: .*\n)*"  # a node may be slow to import
         assert re.fullmatch(rf"{waits}ctxbatch: {message}\n", result.stderr)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("ray_says", "we_say"),
+    [
+        (
+            "Version mismatch: The cluster has:\n    Ray: 1\nThis has:\n    Ray: 2\n",
+            "Version mismatch: .* Ray: 2",
+        ),
+        ('no answer: Traceback:\n  File "x"\nRuntimeError: It died. See a log.\n', "RuntimeError: It died"),
+    ],
+)
+def test_what_ray_says_stands_in_one_line(ray_says, we_say, cluster, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError(ray_says)
+
+    monkeypatch.setattr("ray.init", fail)
+    with (
+        pytest.raises(InputError, match=rf"can be joined \({we_say}\): start one"),
+        connected(cluster.address),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,11 @@ def test_a_compiled_run_gives_the_same_bytes_with_any_workers_and_compiles_once(
     kept = {program.name for program in old_programs.glob("*.so")}
     assert len(kept) == compiling._KEPT
     assert "0.so" not in kept  # the one that was used least recently
-    monkeypatch.setattr(encoder, "_load_model", None)  # batches of one window or one row go through too
-    two = make_store(tmp_path / "two", [text], options(tiny(family), **settings))
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder, "_load_model", None)  # batches of one window or one row go through too
+        patch.setattr(compiling, "_make", None)  # what is there is not made again
+        two = make_store(tmp_path / "two", [text], options(tiny(family), **settings))
+        assert make_program(two.config).parent == old_programs
     check(two, oracle(family))
     assert len(two.commits) > 2
     assert arrow_digests(tmp_path / "one") == arrow_digests(tmp_path / "two")

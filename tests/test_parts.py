@@ -87,14 +87,15 @@ def times_made(out):
 def test_four_parts_started_at_once_give_the_checksums_of_a_local_run(arguments, reference, tmp_path, cli):
     """And one more that overlaps with two of them, and the index is built afterwards."""
     out = tmp_path / "out"
-    said = at_once(arguments, out, "1/4", "2/4", "3/4", "4/4", "2/3")
+    sizes = {"1/4": 2, "2/4": 3, "3/4": 2, "4/4": 3, "2/3": 3}
+    said = at_once(arguments, out, *sizes)
     assert arrow_digests(out) == arrow_digests(reference)
     assert read_json(out / "manifest.json")["shards"] == read_json(reference / "manifest.json")["shards"]
     assert times_made(out) == dict.fromkeys(range(10), 1)
-    for text, n_shards in zip(said, (2, 3, 2, 3, 3), strict=True):
-        assert re.search(rf"out: part \d of \d: \d of {n_shards} shards; ", text)
+    for (part, n_shards), text in zip(sizes.items(), said, strict=True):
+        assert re.search(rf"out: part {part.replace('/', ' of ')}: \d of {n_shards} shards; ", text)
     assert any("; 10 of 10 in the store\n" in text for text in said)
-    logs = {f"run.{part}.log" for part in ("1-of-4", "2-of-4", "3-of-4", "4-of-4", "2-of-3")}
+    logs = {f"run.{part.replace('/', '-of-')}.log" for part in sizes}
     assert {path.name for path in out.iterdir()} == {"manifest.json", "shards", ".lock", *logs}
     assert not list(out.glob("shards/.*"))
     assert not list(find_damage(out))

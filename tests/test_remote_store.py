@@ -98,8 +98,8 @@ def test_a_killed_run_resumes_and_its_copy_is_the_store_that_a_folder_would_hold
 ):
     """Run, kill, resume, verify, stats, pull, kill, pull, index and search, as a user does."""
     url, out = f"{bucket({})}/deep/out", tmp_path / "copy"
-    for n_before in (2, 4):
-        process = start(*arguments(url, n_before // 2))
+    for n_workers, n_before in ((1, 2), (2, 4)):
+        process = start(*arguments(url, n_workers))
         wait_for(lambda n=n_before: len(committed(server, url)) >= n, process)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
