@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from ctxbatch.config import RunConfig
 from ctxbatch.errors import InputError
 from ctxbatch.readers import Segment, has_json_field, json_field_names, json_object
+from ctxbatch.sealed import Count
 from ctxbatch.sources import Source, size_and_time
 from ctxbatch.streams import ByteStream, DamagedError, check_encoding, marked_encoding, unreadable
 from ctxbatch.tables import Table, column_type, find_column, is_text
@@ -33,7 +34,7 @@ _HEAD_BYTES = 4096
 class ShardSpec:
     """The unit of planning, batching, commit, retry and distribution."""
 
-    shard: int
+    shard: Count
     segments: tuple[Segment, ...]
 
     @property

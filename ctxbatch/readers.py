@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ctxbatch.errors import InputError
+from ctxbatch.sealed import Count, Sha256
 from ctxbatch.sources import Source
 from ctxbatch.units import OpenSource, Reading, Unit, without_line_end
 
@@ -22,12 +23,12 @@ class Segment:
     either way. ``sha256`` is of everything that was read between them.
     """
 
-    source: int
-    start: int
-    end: int
-    first_record: int
-    size: int
-    sha256: str
+    source: Count
+    start: Count
+    end: Count
+    first_record: Count
+    size: Count
+    sha256: Sha256
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,21 @@ Owns the order of these steps. Everything under OUT is written by others.
 import contextlib
 import logging
 import math
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from ctxbatch import index, indexing
+from ctxbatch.commits import Commit
 from ctxbatch.compiling import CompilingError
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.corpus import ShardSpec, corpus_bytes, examine, plan, resolve_reading
 from ctxbatch.engines import Engine, LocalEngine, open_engine
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.forecast import Estimate, check_room, estimate, remember_rate
-from ctxbatch.layout import Manifest, as_resource_error, log_path
+from ctxbatch.layout import Manifest, as_resource_error, log_path, open_to_write
 from ctxbatch.locking import locked, shared
 from ctxbatch.parts import PATIENCE_SECONDS, PartReport, part_of
 from ctxbatch.places import Place, manifest_of, place_of
@@ -277,12 +279,12 @@ def _warn_of_mixture(found: Mapping[str, Any]) -> None:
 
 
 def _check_room_for_rest(
-    out: Path, manifest: Manifest, done: Mapping[int, Mapping[str, Any]], todo: Sequence[ShardSpec]
+    out: Path, manifest: Manifest, done: Mapping[int, Commit], todo: Sequence[ShardSpec]
 ) -> None:
     """Refuse to go on where the disk cannot hold what is still to be made, to judge by what is there."""
     size_done = sum(manifest.shards[shard].size for shard in done)
     if size_done:
-        written = sum(file["bytes"] for commit in done.values() for file in commit["files"].values())
+        written = sum(commit.size for commit in done.values())
         check_room(out, round(written * sum(spec.size for spec in todo) / size_done))
 
 
@@ -393,7 +395,8 @@ def _writing_to(place: Place, part: tuple[int, int] | None = None) -> Iterator[t
 @contextlib.contextmanager
 def _logging_to(path: Path) -> Iterator[IO[str]]:
     """Append everything that is logged to a file; yields it, for the workers' messages."""
-    stream = path.open("a", encoding="utf-8", errors="backslashreplace")
+    descriptor = open_to_write(path, os.O_WRONLY | os.O_APPEND)
+    stream = os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
     handler = logging.StreamHandler(stream)
     level = log.level
     log.setLevel(logging.DEBUG)

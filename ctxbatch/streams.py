@@ -14,17 +14,24 @@ import lzma
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePath
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import pyarrow as pa
 
 from ctxbatch.errors import CtxbatchError, InputError, ResourceError
 from ctxbatch.remote import is_remote, open_file
 
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".lz4": "lz4"}
+Compression = Literal["gzip", "bzip2", "xz", "zstd", "lz4"]
+COMPRESSIONS: dict[str, Compression] = {
+    ".gz": "gzip",
+    ".bz2": "bzip2",
+    ".xz": "xz",
+    ".zst": "zstd",
+    ".lz4": "lz4",
+}
 # Longer records are rejected by name: a worker holds a record whole, several times over.
 MAX_RECORD_BYTES = 64 << 20
-_MAGIC = {
+_MAGIC: dict[bytes, Compression] = {
     b"\x1f\x8b\x08": "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz",
@@ -282,7 +289,7 @@ class ByteStream:
         return self._file.tell()
 
 
-def find_compression(path: PurePath, head: bytes) -> str | None:
+def find_compression(path: PurePath, head: bytes) -> Compression | None:
     """How a file is compressed, by its suffix or, failing that, by how it begins."""
     if (by_suffix := COMPRESSIONS.get(path.suffix.lower())) is not None:
         return by_suffix

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ctxbatch.config import DecodeErrors, RecordKind
+from ctxbatch.config import DecodeErrors, FormatName, RecordKind
+from ctxbatch.sealed import Count, Positive
 from ctxbatch.sources import Source
 from ctxbatch.streams import MAX_RECORD_BYTES, ByteStream, DamagedError, decode, newline_of
 from ctxbatch.tables import Row, Table
@@ -30,15 +31,15 @@ csv.field_size_limit(MAX_RECORD_BYTES)
 class Reading:
     """How sources become records and shards; part of the plan, not of the vectors' definition."""
 
-    format: str | None
+    format: FormatName | None
     record: RecordKind
     text_field: str
     id_field: str
     encoding: str
     errors: DecodeErrors
     delimiter: str | None
-    limit: int | None
-    shard_size: int
+    limit: Count | None
+    shard_size: Positive
 
 
 class Unit(NamedTuple):
