@@ -16,13 +16,14 @@ import numpy as np
 
 from ctxbatch.batching import BatchMaker, Buffer
 from ctxbatch.config import ResolvedConfig
+from ctxbatch.damage import DamagedError, telling_of_memory
 from ctxbatch.errors import ResourceError
 from ctxbatch.indexing import expected_bytes
 from ctxbatch.layout import cache_folder, write_atomically
 from ctxbatch.readers import Record, Reject, to_record
 from ctxbatch.segment import split_sentences
 from ctxbatch.sources import Source
-from ctxbatch.streams import ByteStream, DamagedError
+from ctxbatch.streams import ByteStream
 from ctxbatch.tables import Table
 from ctxbatch.units import OpenSource, Reading
 
@@ -131,7 +132,8 @@ def estimate(
     for kind, group in kinds.items():
         factor = sum(s.size for s in group) / sum(s.size for s in chosen[kind])
         for source in chosen[kind]:
-            found, share, reason = _sample(source, reading, budget, maker, config)
+            with telling_of_memory(source.path):
+                found, share, reason = _sample(source, reading, budget, maker, config)
             total.add(found, factor / share)
             sampled += found.bytes
             if first_reject is None and reason is not None:
