@@ -66,8 +66,9 @@ def meaning_of(error: Exception, path: str, what: str, size: int = _NOBODY_HAS) 
         return unreadable(path, error)
     if _CODEC.search(why):
         return ResourceError(f"{path} cannot be read: {why}: install a pyarrow that has it")
-    if _is_impossible(why, size):
-        return _damage(what, why)
+    if asked := _asked_beyond(why, size):
+        # Words that do not sound like ours, unless it is more than anybody has, which cannot be taken for it.
+        return _damage(what, why if asked > _NOBODY_HAS else f"it claims to hold {asked:,} bytes")
     if isinstance(error, MemoryError) or _MEMORY.search(why) or not _is_memory_left():
         return out_of_memory(path, why)
     return _damage(what, why)
@@ -83,15 +84,16 @@ def is_our_trouble(reason: str) -> bool:
     Versions before committed such rejects; what they stand for may be intact.
     """
     match = _DAMAGE.match(reason)
-    if match is None or _is_impossible(match[1], _NOBODY_HAS):
+    if match is None or _asked_beyond(match[1], _NOBODY_HAS):
         return False
     return _MEMORY.search(match[1]) is not None or _CODEC.search(match[1]) is not None
 
 
-def _is_impossible(why: str, size: int) -> bool:
-    """Whether more memory was asked for than a file of a size could need."""
+def _asked_beyond(why: str, size: int) -> int:
+    """How much memory was asked for, if it is more than a file of a size could need; else 0."""
     request = _REQUEST.search(why)
-    return request is not None and int(request[1]) > min(_NOBODY_HAS, size * _MOST_EXPANSION + _PROBED_BYTES)
+    asked = 0 if request is None else int(request[1])
+    return asked if asked > min(_NOBODY_HAS, size * _MOST_EXPANSION + _PROBED_BYTES) else 0
 
 
 def _is_memory_left() -> bool:
