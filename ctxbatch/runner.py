@@ -163,7 +163,7 @@ def make_estimate(
         _check_words(resolved)
         room = place.folder if place.is_here else None
         found = estimate(sources, reading, resolved, room, engine.devices)
-    if found.rejected == found.records and found.first_reject is not None:
+    if found.sampled == 1 and found.rejected == found.records and found.first_reject is not None:
         raise InputError(f"nothing can be read: {found.first_reject}")
     return found
 

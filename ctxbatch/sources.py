@@ -13,10 +13,11 @@ from pathlib import Path, PurePath
 
 from ctxbatch import objects
 from ctxbatch.config import FormatName
+from ctxbatch.damage import may_be_mended, unreadable
 from ctxbatch.errors import InputError
 from ctxbatch.remote import Entry, is_remote, look_up, read_file, without_password
 from ctxbatch.sealed import Count
-from ctxbatch.streams import COMPRESSIONS, Compression, find_compression, may_be_mended, unreadable
+from ctxbatch.streams import COMPRESSIONS, Compression, find_compression
 
 FORMATS: dict[str, FormatName] = {
     ".txt": "txt",
@@ -391,6 +392,6 @@ def current_size(source: Source) -> int | None:
     try:
         return size_and_time(source.path)[0]
     except OSError as error:
-        if may_be_mended(source.path, error):
+        if may_be_mended(error):
             raise unreadable(source.path, error) from error
         return None
