@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ctxbatch import index, indexing
-from ctxbatch.commits import Commit
+from ctxbatch.commits import Commit, shard_folder
 from ctxbatch.compiling import CompilingError
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.corpus import ShardSpec, corpus_bytes, examine, plan, resolve_reading
@@ -28,7 +28,7 @@ from ctxbatch.progress import ProgressBar
 from ctxbatch.rejecting import RejectWatch
 from ctxbatch.resuming import check_options, check_sources
 from ctxbatch.sources import Source, find_sources
-from ctxbatch.store import Store
+from ctxbatch.store import Store, misread
 from ctxbatch.totals import totals
 from ctxbatch.units import Reading
 from ctxbatch.verify import find_damage
@@ -223,6 +223,8 @@ def repair(out: str | Path, *, quiet: bool = True) -> RepairReport:
         found = list(find_damage(out))
         for damage in found:
             log.debug("to repair: %s", damage.text)
+        if wrong := next((damage.text for damage in found if damage.is_misread), None):
+            manifest = _plan_again(place, manifest, wrong)
         commits = place.commits(manifest)
         place.make_ready(manifest, commits)
         damaged = {damage.shard for damage in found if damage.shard is not None}
@@ -351,6 +353,21 @@ def _open_manifest(
         resolved = replace(resolved, compiled=manifest.config.compiled)
     check_sources(place.out, manifest, sources)
     check_options(place.out, manifest, resolved, reading)
+    if place.is_here and config.shard_range is None:
+        for shard, commit in place.commits(manifest).items():
+            if found := misread(shard_folder(place.folder, shard), commit):
+                return _plan_again(place, manifest, f"shard {shard:06d} {found}")
+    return manifest
+
+
+def _plan_again(place: Place, manifest: Manifest, why: str) -> Manifest:
+    """Replace a plan that an earlier version made when it misread a source.
+
+    Shards whose text is planned as before count on; the others are made again.
+    """
+    log.warning("%s: the sources are planned again", why)
+    manifest = replace(manifest, shards=tuple(plan(manifest.sources, manifest.reading)))
+    place.begin(manifest, first=False)
     return manifest
 
 

@@ -17,8 +17,9 @@ import pyarrow.dataset as ds
 
 from ctxbatch.arrays import Ints, Vectors
 from ctxbatch.arrow_files import ArrowFile, check_all, is_vector
-from ctxbatch.commits import REJECTS, SENTENCES, WORDS, Counts, FileName, shard_folder
+from ctxbatch.commits import REJECTS, SENTENCES, WORDS, Commit, Counts, FileName, shard_folder
 from ctxbatch.config import ResolvedConfig
+from ctxbatch.damage import is_our_trouble
 from ctxbatch.errors import StoreError
 from ctxbatch.places import manifest_of, place_of
 from ctxbatch.schema import sentences_schema, words_schema
@@ -352,15 +353,39 @@ def rejects(store: Store) -> Iterator[dict[str, Any]]:
     """
     store.check_is_here()
     for shard, commit in store.commits.items():
-        if REJECTS not in commit.files:
-            continue
-        path = shard_folder(store.path, shard) / REJECTS
-        try:
-            intact = file_digest(path) == commit.files[REJECTS].sha256
-            with open_regular(path) as lines:
-                for line in lines if intact else ():
-                    yield typed(json.loads(line), dict[str, Any], path)
-        except (FileNotFoundError, ValueError, RecursionError):
-            intact = False
-        if not intact:
-            raise StoreError(f"{path} is damaged or missing: run `ctxbatch verify` on the store")
+        yield from read_rejects(shard_folder(store.path, shard), commit)
+
+
+def read_rejects(folder: Path, commit: Commit) -> Iterator[dict[str, Any]]:
+    """Yield the rejects of a shard whose files lie in a folder.
+
+    Raises:
+        StoreError: Their file is not what was written.
+    """
+    if REJECTS not in commit.files:
+        return
+    path = folder / REJECTS
+    try:
+        intact = file_digest(path) == commit.files[REJECTS].sha256
+        with open_regular(path) as lines:
+            for line in lines if intact else ():
+                yield typed(json.loads(line), dict[str, Any], path)
+    except (FileNotFoundError, ValueError, RecursionError):
+        intact = False
+    if not intact:
+        raise StoreError(f"{path} is damaged or missing: run `ctxbatch verify` on the store")
+
+
+def misread(folder: Path, commit: Commit) -> str | None:
+    """Return a reject of a shard that blames intact text for what this machine lacked; ``None`` if none does.
+
+    Versions before 0.2 took a lack of memory, or of a codec, for damage in a source.
+
+    Raises:
+        StoreError: The file of rejects is not what was written.
+    """
+    for line in read_rejects(folder, commit):
+        reason, source = line.get("reason"), line.get("source")
+        if isinstance(reason, str) and is_our_trouble(reason):
+            return f"rejects what is not known to be damaged: {source}: {reason}"
+    return None

@@ -29,15 +29,20 @@ from ctxbatch.readers import Reader, place
 from ctxbatch.schema import sentences_schema, words_schema
 from ctxbatch.sealed import file_digest, read_bytes, size_of
 from ctxbatch.sources import current_size
+from ctxbatch.store import misread
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Something that is not as it was written, in words; and the shard or the index that it is in."""
+    """Something that is not as it was written, in words; and the shard or the index that it is in.
+
+    ``is_misread`` says that the shard is as it was written, and that its text was read wrongly.
+    """
 
     text: str
     shard: int | None = None
     index: str | None = None
+    is_misread: bool = False
 
 
 def find_damage(out: str | Path) -> Iterator[Damage]:
@@ -54,8 +59,8 @@ def find_damage(out: str | Path) -> Iterator[Damage]:
     for spec in manifest.shards:
         with place.shard_files(spec.shard) as folder:
             if folder is not None:
-                for text in _shard_damage(folder, f"{place.out}/{SHARDS}/{spec.shard:06d}", manifest, spec):
-                    yield Damage(text, shard=spec.shard)
+                name = f"{place.out}/{SHARDS}/{spec.shard:06d}"
+                yield from _shard_damage(folder, name, manifest, spec)
     if not place.is_here:
         return
     planned = {shard_folder(place.folder, spec.shard).name for spec in manifest.shards}
@@ -67,21 +72,23 @@ def find_damage(out: str | Path) -> Iterator[Damage]:
             yield Damage(text, index=path.stem)
 
 
-def _shard_damage(folder: Path, name: str, manifest: Manifest, spec: ShardSpec) -> Iterator[str]:
+def _shard_damage(folder: Path, name: str, manifest: Manifest, spec: ShardSpec) -> Iterator[Damage]:
     """Yield what is wrong with a shard's files, which lie in a folder and are called by another name."""
+    shard = spec.shard
     try:
-        commit = parse_commit(read_bytes(folder / COMMIT), f"{name}/{COMMIT}", spec.shard)
+        commit = parse_commit(read_bytes(folder / COMMIT), f"{name}/{COMMIT}", shard)
         if not is_of_plan(commit, manifest, spec):
-            yield f"{name} is of another configuration or of other text than the manifest"
+            yield Damage(f"{name} is of another configuration or of other text than the manifest", shard)
             return
-        damaged = list(file_damage(folder, name, commit))
-        yield from damaged
-        if not damaged:
-            yield from _content_damage(folder, name, manifest, commit)
+        damaged = list(file_damage(folder, name, commit)) or _content_damage(folder, name, manifest, commit)
+        for text in damaged:
+            yield Damage(text, shard)
+        if found := misread(folder, commit):
+            yield Damage(f"{name} {found}", shard, is_misread=True)
     except FileNotFoundError:
-        yield f"{name}/{COMMIT} is missing"
+        yield Damage(f"{name}/{COMMIT} is missing", shard)
     except StoreError as error:
-        yield str(error)
+        yield Damage(str(error), shard)
 
 
 def file_damage(folder: Path, name: str, commit: Commit) -> Iterator[str]:
