@@ -13,6 +13,7 @@ nothing can be renamed, so every attempt to write a shard has names of its own:
 import contextlib
 import errno
 import hashlib
+import os
 import re
 import shutil
 import tempfile
@@ -110,7 +111,15 @@ class LocalPlace:
         remove_leftovers(self.folder)
 
     def commits(self, manifest: Manifest) -> dict[int, Commit]:
-        """The commit records of all shards that count, by shard, in order."""
+        """The commit records of all shards that count, by shard, in order.
+
+        Raises:
+            StoreError: The place of the shards is no folder.
+            ResourceError: The disk or a permission does not let one be read.
+        """
+        shards = self.folder / SHARDS
+        if os.path.lexists(shards) and not shards.is_dir():
+            raise StoreError(f"{shards} is damaged: it is no folder")
         found = ((spec.shard, self.commit_of(manifest, spec)) for spec in manifest.shards)
         return {shard: commit for shard, commit in found if commit is not None}
 

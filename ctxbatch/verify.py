@@ -3,6 +3,7 @@
 Owns the list of things that can be wrong; repairs nothing.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from ctxbatch.commits import (
 from ctxbatch.corpus import ShardSpec
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.index import check_index, index_files
-from ctxbatch.layout import SHARDS, Manifest
+from ctxbatch.layout import INDEX, SHARDS, Manifest
 from ctxbatch.places import manifest_of, place_of
 from ctxbatch.readers import Reader, place
 from ctxbatch.schema import sentences_schema, words_schema
@@ -67,6 +68,9 @@ def find_damage(out: str | Path) -> Iterator[Damage]:
     for entry in sorted((place.folder / SHARDS).glob("[!.]*")):
         if entry.name not in planned:
             yield Damage(f"{entry} is not part of the store: remove it")
+    index = place.folder / INDEX
+    if os.path.lexists(index) and not index.is_dir():
+        yield Damage(f"{index} is no folder: remove it", index=INDEX)
     for path in index_files(place.folder):
         for text in check_index(path, manifest):
             yield Damage(text, index=path.stem)

@@ -226,9 +226,7 @@ def test_a_damaged_table_of_words_is_refused_and_mended(indexed):
 
     path = indexed.path / "index" / "words.arrow"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(
-        StoreError, match=r"words.arrow is damaged or missing; rebuild it with `ctxbatch index"
-    ):
+    with pytest.raises(StoreError, match=r"words.arrow is damaged: .*; rebuild it with `ctxbatch index"):
         Searcher([indexed])
     assert repair(indexed.path).indexes == ("words",)
     assert Searcher([Store(indexed.path)]).search(QUERIES[0], 3, Filters(same_word=True))
