@@ -29,6 +29,7 @@ from ctxbatch.rejecting import RejectWatch
 from ctxbatch.resuming import check_options, check_sources
 from ctxbatch.sources import Source, find_sources
 from ctxbatch.store import Store, misread
+from ctxbatch.terminal import file_handler
 from ctxbatch.totals import totals
 from ctxbatch.units import Reading
 from ctxbatch.verify import find_damage
@@ -414,11 +415,9 @@ def _logging_to(path: Path) -> Iterator[IO[str]]:
     """Append everything that is logged to a file; yields it, for the workers' messages."""
     descriptor = open_to_write(path, os.O_WRONLY | os.O_APPEND)
     stream = os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
-    handler = logging.StreamHandler(stream)
+    handler = file_handler(stream)
     level = log.level
     log.setLevel(logging.DEBUG)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handler.setLevel(logging.DEBUG)
     log.addHandler(handler)
     try:
         yield stream

@@ -7,6 +7,7 @@ with a shard, wherever it runs.
 
 import functools
 import json
+import logging
 import os
 import queue
 import signal
@@ -19,6 +20,7 @@ from typing import IO, Any
 from ctxbatch.errors import CtxbatchError
 from ctxbatch.locking import Claims
 from ctxbatch.places import Place, RemotePlace, place_of
+from ctxbatch.terminal import escape_tracebacks, file_handler
 
 
 def main() -> None:
@@ -26,6 +28,8 @@ def main() -> None:
     # The terminal sends Ctrl-C to the whole process group; the coordinator alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    escape_tracebacks()
+    logging.getLogger("ctxbatch").addHandler(file_handler(sys.stderr))
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log, not between the messages
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
