@@ -168,7 +168,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _make(config: ResolvedConfig, program: Path) -> None:
-    beside = program.with_name(f".{program.stem}.{process_name(os.getpid())}.so")
+    beside = program.with_name(f".{program.stem}.{process_name()}.so")
     with tempfile.TemporaryDirectory(prefix="ctxbatch-") as scratch:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": scratch, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-m", "ctxbatch.compiling", str(beside)]

@@ -5,9 +5,11 @@ renamed, so that they are there whole or not at all.
 """
 
 import errno
+import functools
 import itertools
 import os
 import re
+import secrets
 import socket
 import stat
 from collections.abc import Iterator, Mapping
@@ -30,6 +32,8 @@ SHARDS = "shards"
 INDEX = "index"
 LOG = "run.log"
 LOCK = ".lock"
+# The environment variable that tells a worker its nonce, so that its coordinator can clean up after it.
+PROCESS_NONCE = "CTXBATCH_PROCESS"
 _LOGS = re.compile(r"run(\.\d+-of-\d+)?\.log")
 
 
@@ -87,12 +91,29 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def temporary_name(name: str, process: str | None = None) -> str:
     """What a file or a folder is called while it is written: hidden, and no other process's anywhere."""
-    return f".{name}.{process or process_name(os.getpid())}.tmp"
+    return f".{name}.{process or process_name()}.tmp"
 
 
-def process_name(pid: int) -> str:
-    """A process of this machine, told from those of others that write to the same store."""
-    return f"{host_name().replace('.', '-')}.{pid}"
+def process_name(pid: int | None = None, nonce: str | None = None) -> str:
+    """A process among all that write to the same store: this one, or one that this one has started.
+
+    A host and a number are not enough: two containers can have both in common.
+
+    Args:
+        pid: The number of a process that this one has started.
+        nonce: The random text that it was given in its environment, as `PROCESS_NONCE`.
+    """
+    return f"{host_name().replace('.', '-')}.{nonce or _own_nonce()}.{pid or os.getpid()}"
+
+
+def new_nonce() -> str:
+    """A nonce for a process that is about to be started."""
+    return secrets.token_hex(6)
+
+
+@functools.cache
+def _own_nonce() -> str:
+    return os.environ.get(PROCESS_NONCE) or new_nonce()
 
 
 def host_name() -> str:

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from ctxbatch.dispatch import TRIES, Dispatch
 from ctxbatch.errors import CtxbatchError, error_of_kind
-from ctxbatch.layout import process_name
+from ctxbatch.layout import PROCESS_NONCE, new_nonce, process_name
 from ctxbatch.places import Place
 from ctxbatch.writer import remove_leftovers
 
@@ -44,9 +44,15 @@ class WorkersFailedError(CtxbatchError):
 class _Worker:
     process: subprocess.Popen[str]
     device: str
+    nonce: str
     loaded: bool = False
     waiting: bool = False
     shards: list[int] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What its temporary files are called after."""
+        return process_name(self.process.pid, self.nonce)
 
     def send(self, job: dict[str, Any]) -> None:
         assert self.process.stdin is not None
@@ -86,7 +92,7 @@ class Pool:
             worker.process.kill()
         for worker in self._workers:
             worker.process.wait()
-            remove_leftovers(self._place.folder, process_name(worker.process.pid))
+            remove_leftovers(self._place.folder, worker.name)
 
     def run(
         self,
@@ -132,6 +138,7 @@ class Pool:
         return dispatch.given_up
 
     def _start(self, device: str) -> None:
+        nonce = new_nonce()
         process = subprocess.Popen(
             # -P: the folder that the user stands in is no place to import from.
             [sys.executable, "-P", "-m", "ctxbatch.worker", str(self._place.out), device],
@@ -139,10 +146,10 @@ class Pool:
             stdout=subprocess.PIPE,
             stderr=self._log,
             pass_fds=[self._lock],
-            env={**os.environ, **ENVIRONMENT},
+            env={**os.environ, **ENVIRONMENT, PROCESS_NONCE: nonce},
             text=True,
         )
-        worker = _Worker(process, device)
+        worker = _Worker(process, device, nonce)
         self._workers.append(worker)
         threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
 
@@ -182,7 +189,7 @@ class Pool:
         except subprocess.TimeoutExpired:
             worker.process.kill()
             code = worker.process.wait()
-        remove_leftovers(self._place.folder, process_name(worker.process.pid))
+        remove_leftovers(self._place.folder, worker.name)
         self._failed_starts += not worker.loaded
         if self._failed_starts >= TRIES:
             raise WorkersFailedError(

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -175,6 +177,18 @@ def test_a_killed_part_run_again_finishes_its_shards_and_clears_no_others(
     assert run(begun).n_run == 5  # a whole run takes what is missing
     assert arrow_digests(begun) == arrow_digests(reference)
     assert not list(begun.glob("shards/.*"))
+
+
+def test_two_processes_with_the_same_host_and_number_write_under_different_names():
+    """As in two containers on a shared folder, of which each clears away what its own workers left."""
+    code = "import os; os.getpid = lambda: 7; from ctxbatch.layout import *; print(temporary_name('000009'))"
+    first, second = (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    )
+    assert first != second
+    assert first.startswith(".000009.")
+    assert first.endswith(".7.tmp\n")
 
 
 def test_parts_finish_what_a_whole_run_has_left(arguments, reference, run, tmp_path):
