@@ -5,7 +5,7 @@ what comes from this machine (memory, disk, network, a permission, a codec that 
 ends the run with nothing committed. pyarrow raises errors of the same classes for both, and reports the same
 shortage in many ways, so neither classes nor messages alone decide:
 
-- A `MemoryError`, and an `OSError` with a number, are this machine's.
+- A `MemoryError`, and an `OSError` with a number, are this machine's; pyarrow hides some in its messages.
 - So is a message that speaks of memory, threads or a codec that was not built.
 - For any other message, memory must be there: where a quarter of a gigabyte cannot be had at that moment,
   nothing that failed says anything about the bytes.
@@ -37,6 +37,7 @@ _MEMORY = re.compile(
     re.IGNORECASE,
 )
 _CODEC = re.compile(r"support for codec .* not built", re.IGNORECASE)
+_NUMBERED = re.compile(r"\[errno (\d+)\] (.*?)(?:\. Detail: |$)", re.IGNORECASE)
 _REQUEST = re.compile(r"alloc of size (\d+) failed")
 # No codec makes more of a byte; and no machine has so much memory.
 _MOST_EXPANSION = 40_000
@@ -64,6 +65,8 @@ def meaning_of(error: Exception, path: str, what: str, size: int = _NOBODY_HAS) 
     why = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno is not None:
         return unreadable(path, error)
+    if hidden := _NUMBERED.search(why):
+        return unreadable(path, OSError(int(hidden[1]), hidden[2]))
     if _CODEC.search(why):
         return ResourceError(f"{path} cannot be read: {why}: install a pyarrow that has it")
     if asked := _asked_beyond(why, size):
@@ -86,7 +89,7 @@ def is_our_trouble(reason: str) -> bool:
     match = _DAMAGE.match(reason)
     if match is None or _asked_beyond(match[1], _NOBODY_HAS):
         return False
-    return _MEMORY.search(match[1]) is not None or _CODEC.search(match[1]) is not None
+    return any(signs.search(match[1]) is not None for signs in (_MEMORY, _CODEC, _NUMBERED))
 
 
 def _asked_beyond(why: str, size: int) -> int:

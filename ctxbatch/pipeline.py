@@ -137,6 +137,8 @@ class Bench:
             yield from self._write(encoded, report)
         except OSError as error:
             raise as_resource_error(error, self._out) from error
+        except MemoryError as error:
+            raise ResourceError(f"{self._device} has too little memory for a worker: {error}") from error
         finally:
             stopped.set()
 
