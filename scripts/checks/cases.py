@@ -212,7 +212,7 @@ def _run(base: Base, plan: Plan, world: World, limits: Limits, show: bool) -> Re
     target, mutation, what, intact = _mutate(chance, plan, world)
     out = str(world.out)
     if remote:
-        out = _upload(base, f"case-{plan.seed}-{plan.number}", world)
+        out = upload_to(base, f"case-{plan.seed}-{plan.number}", world)
     before, stamp = world.snapshot(), base.stamp()
     ended = forked.run(*_call(base, plan.variant, plan.command, world, out), limits)
     failure = _Judge(base, plan, world, target, mutation, ended, out, limits).failure(intact, before, stamp)
@@ -235,7 +235,8 @@ def _call(base: Base, variant: str, command: str, world: World, out: str) -> tup
     return act, world.said, world.home / "here", world.environment(base.url)
 
 
-def _upload(base: Base, bucket: str, world: World) -> str:
+def upload_to(base: Base, bucket: str, world: World) -> str:
+    """Copy a world's store to object storage; returns its URL."""
     assert base.url is not None
     upload(base.url, bucket, world.out)
     return f"s3://{bucket}/out"
@@ -302,7 +303,7 @@ class _Judge:
             return "signal", f"signal {-ended.status}; {both.strip()[-200:]}"
         for mark in ("Traceback (most recent call last)", "Exception ignored", "--- Logging error"):
             if mark in both:
-                return "traceback", _last_lines(both)
+                return "traceback", last_lines(both)
         if ended.status not in (0, 2, 3, 4):
             return "status", f"exit {ended.status}: {_first_line(ended)}"
         return None
@@ -334,15 +335,15 @@ class _Judge:
             return None
         text = path.read_bytes()[: 1 << 20].decode(errors="backslashreplace")
         if "Traceback" in text:
-            return "traceback", f"in run.log: {_last_lines(text)}"
-        return _hostile(text, "run.log")
+            return "traceback", f"in run.log: {last_lines(text)}"
+        return control_in(text, "run.log")
 
     def _said(self) -> tuple[str, str] | None:
         ended = self.ended
         usual = self.base.answers[self.plan.key]["status"]  # as a quiet run says nothing of its rejects
         if ended.status not in (0, usual) and not (ended.out + ended.errors).strip():
             return "silent", f"exit {ended.status} without a word"
-        return _hostile(ended.out, "stdout") or _hostile(ended.errors, "stderr")
+        return control_in(ended.out, "stdout") or control_in(ended.errors, "stderr")
 
     def _answer(self, intact: bytes | None) -> tuple[str, str] | None:
         """Checksums are those of before: no other answer may pass for the right one."""
@@ -430,7 +431,7 @@ def normalised(text: str, world: World, out: str) -> str:
     return text.replace(out, "OUT").replace(str(world.root), "ROOT")
 
 
-def _last_lines(text: str) -> str:
+def last_lines(text: str) -> str:
     """The end of a traceback: where it was raised, and what."""
     lines = text.rstrip().splitlines()
     places = [line.strip() for line in lines if line.lstrip().startswith("File ") and "/ctxbatch/" in line]
@@ -445,7 +446,8 @@ def _last_lines(text: str) -> str:
     return f"{(errors or lines)[-1][:160]} at {place}"
 
 
-def _hostile(text: str, where: str) -> tuple[str, str] | None:
+def control_in(text: str, where: str = "the output") -> tuple[str, str] | None:
+    """What a terminal or a log must not get."""
     if found := _CONTROL.search(text):
         around = text[max(0, found.start() - 40) : found.end() + 20]
         return "control", f"{found[0]!a} in {where}: {around!a}"
@@ -476,7 +478,7 @@ def ask(base: Base, plan: Plan, root: Path, limits: Limits) -> dict[str, Any]:
     digests, out = arrow_digests(world.out), str(world.out)
     if plan.kind == REMOTE:
         as_on_object_storage(world.out)
-        out = _upload(base, re.sub(r"[^a-z0-9]+", "-", f"intact-{plan.key}"), world)
+        out = upload_to(base, re.sub(r"[^a-z0-9]+", "-", f"intact-{plan.key}"), world)
     ended = forked.run(*_call(base, plan.variant, plan.command, world, out), limits)
     if ended.status != (3 if plan.command == "run" else 0):
         raise RuntimeError(
