@@ -197,7 +197,8 @@ def index(
     quiet: Quiet = False,
 ) -> None:
     """Build the search index on one kind of vector."""
-    from ctxbatch.indexing import IndexOptions, build
+    from ctxbatch.index import IndexOptions
+    from ctxbatch.indexing import build
     from ctxbatch.locking import locked
     from ctxbatch.writer import remove_leftovers
 

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ctxbatch.config import RunConfig
+from ctxbatch.damage import DamagedError, telling_of_memory, unreadable
 from ctxbatch.errors import InputError
 from ctxbatch.readers import Segment, has_json_field, json_field_names, json_object
+from ctxbatch.sealed import Count
 from ctxbatch.sources import Source, size_and_time
-from ctxbatch.streams import ByteStream, DamagedError, check_encoding, marked_encoding, unreadable
+from ctxbatch.streams import ByteStream, check_encoding, marked_encoding
 from ctxbatch.tables import Table, column_type, find_column, is_text
 from ctxbatch.units import OpenSource, Reading, Unit
 
@@ -33,7 +35,7 @@ _HEAD_BYTES = 4096
 class ShardSpec:
     """The unit of planning, batching, commit, retry and distribution."""
 
-    shard: int
+    shard: Count
     segments: tuple[Segment, ...]
 
     @property
@@ -96,7 +98,11 @@ def examine(sources: Iterable[Source], reading: Reading, config: RunConfig) -> l
     Raises:
         InputError: A source has no field of the name that is asked for, or cannot be opened.
     """
-    return [_examine(source, reading, config) for source in sources]
+    examined = []
+    for source in sources:
+        with telling_of_memory(source.path):
+            examined.append(_examine(source, reading, config))
+    return examined
 
 
 def _examine(source: Source, reading: Reading, config: RunConfig) -> Source:
@@ -321,7 +327,8 @@ def plan(sources: Sequence[Source], reading: Reading) -> list[ShardSpec]:
             continue
         opened = OpenSource(source, reading)
         try:
-            planner.add(number, opened)
+            with telling_of_memory(source.path):
+                planner.add(number, opened)
         finally:
             opened.close()
         _check_unchanged(source)

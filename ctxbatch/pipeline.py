@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ctxbatch.batching import BatchMaker, Buffer
+from ctxbatch.commits import Commit
 from ctxbatch.compiling import program_path
 from ctxbatch.corpus import ShardSpec
 from ctxbatch.devices import describe_device, library_versions
@@ -117,9 +118,7 @@ class Bench:
         self._reader = Reader(self.manifest.sources, self.manifest.reading)
         self._device = device
 
-    def run_shards(
-        self, shards: Iterable[int], report: Callable[[Progress], None]
-    ) -> Iterator[dict[str, Any]]:
+    def run_shards(self, shards: Iterable[int], report: Callable[[Progress], None]) -> Iterator[Commit]:
         """Run shards one after another and yield the commit record of each.
 
         Args:
@@ -201,9 +200,7 @@ class Bench:
         slots = sum(batch.input_ids_BT.size for batch in batches)
         return replace(item, buffer=gathered.buffer, gathered=gathered, tokens=tokens, slots=slots)
 
-    def _write(
-        self, items: Iterator[_Encoded], report: Callable[[Progress], None]
-    ) -> Iterator[dict[str, Any]]:
+    def _write(self, items: Iterator[_Encoded], report: Callable[[Progress], None]) -> Iterator[Commit]:
         manifest, clock = self.manifest, _Clock()
         for first in items:
             reading, item = first.reading, first

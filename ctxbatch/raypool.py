@@ -13,19 +13,20 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_all
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from ctxbatch.cluster import as_own_error, count, reached, waiting
+from ctxbatch.commits import COMMIT, shard_folder
 from ctxbatch.dispatch import TRIES, Dispatch
 from ctxbatch.errors import InputError, error_of_kind
 from ctxbatch.layout import SHARDS, Manifest
 from ctxbatch.places import Place
 from ctxbatch.rayworker import RayWorker
-from ctxbatch.writer import COMMIT, remove_leftovers, shard_folder
+from ctxbatch.writer import remove_leftovers
 
 log = logging.getLogger("ctxbatch")
 # How often nodes that have joined are looked for, and how long a place is waited for in silence.
@@ -167,7 +168,7 @@ class RayPool:
             if commit is None:
                 lost.append(shard)
             else:
-                yield {"say": "committed", "shard": shard, "counts": commit["counts"]}
+                yield {"say": "committed", "shard": shard, "counts": asdict(commit.counts)}
         yield from dispatch.lost(lost)
 
     def _count_failed_start(self, worker: _Worker, error: BaseException) -> None:

@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from ctxbatch import objects
+from ctxbatch.config import FormatName
+from ctxbatch.damage import may_be_mended, unreadable
 from ctxbatch.errors import InputError
 from ctxbatch.remote import Entry, is_remote, look_up, read_file, without_password
-from ctxbatch.streams import COMPRESSIONS, find_compression, may_be_mended, unreadable
+from ctxbatch.sealed import Count
+from ctxbatch.streams import COMPRESSIONS, Compression, find_compression
 
-FORMATS = {
+FORMATS: dict[str, FormatName] = {
     ".txt": "txt",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -26,7 +29,7 @@ FORMATS = {
     ".arrow": "arrow",
     ".feather": "arrow",
 }
-TABLE_FORMATS = ("parquet", "arrow")
+TABLE_FORMATS: tuple[FormatName, ...] = ("parquet", "arrow")
 _HEAD_BYTES = 256
 _ZIP = b"PK\x03\x04"
 _STATE = "state.json"
@@ -43,9 +46,9 @@ class Source:
     """
 
     path: str
-    format: str
-    compression: str | None
-    size: int
+    format: FormatName
+    compression: Compression | None
+    size: Count
     mtime_ns: int
     encoding: str | None = None
     columns: tuple[str, ...] | None = None
@@ -61,7 +64,7 @@ class _Found:
     """What has been found so far: sources by what they really are, and what folders hold besides."""
 
     out: Path
-    format: str | None
+    format: FormatName | None
     sources: dict[str, Source] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
@@ -72,7 +75,7 @@ class _Found:
 
 
 def find_sources(
-    inputs: Sequence[str | Path], out: Path, format_name: str | None = None
+    inputs: Sequence[str | Path], out: Path, format_name: FormatName | None = None
 ) -> tuple[list[Source], list[str]]:
     """List the files behind the inputs; folders are walked recursively, in sorted order.
 
@@ -252,7 +255,7 @@ def _refuse_folder(error: OSError) -> None:
     raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
-def _source(path: Path, format_name: str | None) -> Source | str:
+def _source(path: Path, format_name: FormatName | None) -> Source | str:
     """A regular file as a source, or why it is none."""
     if _printable(path) != str(path):
         return "its name is not UTF-8: rename it"
@@ -267,7 +270,7 @@ def _source(path: Path, format_name: str | None) -> Source | str:
     return _source_that_begins(head, str(path), format_name, status.st_size, status.st_mtime_ns)
 
 
-def _unknown_format(name: str, format_name: str | None) -> str | None:
+def _unknown_format(name: str, format_name: FormatName | None) -> str | None:
     """Why a file's format is not known; ``None`` if it is."""
     if format_name is not None or (suffix := _suffix(name)) in FORMATS:
         return None
@@ -281,7 +284,7 @@ def _suffix(name: str) -> str:
 
 
 def _source_that_begins(
-    head: bytes, name: str, format_name: str | None, size: int, mtime_ns: int
+    head: bytes, name: str, format_name: FormatName | None, size: int, mtime_ns: int
 ) -> Source | str:
     kind = format_name or FORMATS[_suffix(name)]
     if head.startswith(_ZIP):
@@ -346,7 +349,7 @@ def _remote_data_set(folder: str, files: Mapping[str, Entry]) -> list[Entry]:
     return list(files.values()) if listed is None else [files[name] for name in listed]
 
 
-def _remote_source(entry: Entry, format_name: str | None) -> Source | str:
+def _remote_source(entry: Entry, format_name: FormatName | None) -> Source | str:
     """An object as a source, or why it is none."""
     if (reason := _unknown_format(entry.url, format_name)) is not None:
         return reason
@@ -389,6 +392,6 @@ def current_size(source: Source) -> int | None:
     try:
         return size_and_time(source.path)[0]
     except OSError as error:
-        if may_be_mended(source.path, error):
+        if may_be_mended(error):
             raise unreadable(source.path, error) from error
         return None

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ctxbatch.config import DecodeErrors, RecordKind
+from ctxbatch.config import DecodeErrors, FormatName, RecordKind
+from ctxbatch.damage import DamagedError, telling_of_memory
+from ctxbatch.sealed import Count, Positive
 from ctxbatch.sources import Source
-from ctxbatch.streams import MAX_RECORD_BYTES, ByteStream, DamagedError, decode, newline_of
+from ctxbatch.streams import MAX_RECORD_BYTES, ByteStream, decode, newline_of
 from ctxbatch.tables import Row, Table
 
 # A quoted field of CSV may hold line ends; one that goes on for longer has lost its closing quote.
@@ -30,15 +32,15 @@ csv.field_size_limit(MAX_RECORD_BYTES)
 class Reading:
     """How sources become records and shards; part of the plan, not of the vectors' definition."""
 
-    format: str | None
+    format: FormatName | None
     record: RecordKind
     text_field: str
     id_field: str
     encoding: str
     errors: DecodeErrors
     delimiter: str | None
-    limit: int | None
-    shard_size: int
+    limit: Count | None
+    shard_size: Positive
 
 
 class Unit(NamedTuple):
@@ -101,7 +103,8 @@ class OpenSource:
             InputError: The source cannot be read.
             ResourceError: The network fails.
         """
-        yield from _UNITS[self.source.format](self, start, number)
+        with telling_of_memory(self.source.path):
+            yield from _UNITS[self.source.format](self, start, number)
 
     def table(self) -> Table:
         """The source as a table.

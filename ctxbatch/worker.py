@@ -74,7 +74,7 @@ def run_shards(
                     say("taken", shard=shard)
                 elif not job["anew"] and (commit := place.commit_of(manifest, manifest.shards[shard])):
                     claims.release(shard)
-                    say("found", shard=shard, counts=commit["counts"])
+                    say("found", shard=shard, counts=asdict(commit.counts))
                 else:
                     remove_unfinished(place.folder, shard)
                     yield shard
@@ -82,8 +82,8 @@ def run_shards(
         made = bench.run_shards(shards(), lambda progress: say("progress", **asdict(progress)))
         for commit in made if place.is_here else prefetch(made, 1, threading.Event()):
             place.publish(commit)
-            claims.release(commit["shard"])
-            say("committed", shard=commit["shard"], counts=commit["counts"])
+            claims.release(commit.shard)
+            say("committed", shard=commit.shard, counts=asdict(commit.counts))
 
 
 def _listen(jobs: "queue.Queue[dict[str, Any]]") -> None:
