@@ -8,7 +8,7 @@ encoding, a field that is not there.
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ctxbatch.config import RunConfig
@@ -270,11 +270,11 @@ class _Planner:
 
     def add(self, source: int, opened: OpenSource) -> None:
         """Take over all units of a source, or as many as the limit leaves."""
-        for unit in opened.units():
+        for unit in self._cut(opened.units()):
             if unit.is_record:
                 if self.left == 0:
                     break
-                self.left = None if self.left is None else self.left - 1
+                self.left = None if self.left is None else self.left - unit.times
                 self._count(unit, opened.source)
                 if unit.may_begin and self._is_full():
                     self._close_segment()
@@ -286,14 +286,31 @@ class _Planner:
         if self._is_full():
             self.close_shard()
 
+    def _cut(self, units: Iterable[Unit]) -> Iterator[Unit]:
+        """Cut units of many lines where a shard is full or the limit is reached."""
+        for unit in units:
+            while unit.is_record and unit.times > 1 and unit.times > (room := self._room()):
+                head, unit = unit.split(room)
+                yield head
+            yield unit
+
+    def _room(self) -> int:
+        """How many lines of one byte come next before a shard begins, or the limit is reached."""
+        room = self._shard_size - self._size()
+        room = room if room > 0 else self._shard_size
+        return room if self.left is None else max(1, min(room, self.left))
+
     def _count(self, unit: Unit, source: Source) -> None:
         if unit.problem is None:
-            self.n_readable += 1
+            self.n_readable += unit.times
         elif self.problem is None:
             self.problem = f"{source.path}: {unit.problem}"
 
     def _is_full(self) -> bool:
-        return self._closed_size + (self._open.size if self._open else 0) >= self._shard_size
+        return self._size() >= self._shard_size
+
+    def _size(self) -> int:
+        return self._closed_size + (self._open.size if self._open else 0)
 
     def _close_segment(self) -> None:
         if self._open is not None:

@@ -277,7 +277,7 @@ def _read_from(part: _Part, opened: OpenSource, start: int, end: float, budget: 
         taken += len(unit.data)
         if not unit.is_record:
             continue
-        part.n_records += share
+        part.n_records += share * unit.times
         record = to_record(unit, 0, opened)
         if isinstance(record, Reject):
             part.n_rejected += share

@@ -158,7 +158,7 @@ class Bench:
         before = self._reader.bytes_read
         for record in self._reader.read(reading.spec.segments):
             reading.bytes = self._reader.bytes_read - before
-            reading.records += 1
+            reading.records += record.times if isinstance(record, Record) else 1
             if isinstance(record, Record):
                 yield from split_sentences(record, self.manifest.config.lang)
             else:

@@ -34,13 +34,17 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A line, paragraph, file, JSON object or row: its text and where it begins in its source."""
+    """A line, paragraph, file, JSON object or row: its text and where it begins in its source.
+
+    One without text may stand for ``times`` empty lines that follow one another.
+    """
 
     source: int
     record: int
     byte_start: int | None
     doc_id: str | None
     text: str
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +81,12 @@ def to_record(unit: Unit, number: int, source: OpenSource) -> Record | Reject:
         return Reject(number, unit.number, start, "not JSON: nested too deeply")
     except MemoryError as error:
         raise out_of_memory(source.source.path) from error
-    return Record(number, unit.number, start, doc_id, text)
+    return Record(number, unit.number, start, doc_id, text, unit.times)
 
 
 def _decoded(unit: Unit, source: OpenSource) -> str:
+    if unit.times > 1:
+        return ""
     text, problem = source.text_of(unit)
     if problem is not None:
         raise _BadRecordError(problem)
@@ -262,7 +268,7 @@ class Reader:
 
     def _units(self, source: OpenSource, segment: Segment) -> Iterator[Unit]:
         # Never one unit more than the segment has: going back in a compressed source means beginning anew.
-        for unit in source.units(segment.start, segment.first_record):
+        for unit in source.units(segment.start, segment.first_record, segment.end):
             yield unit
             if unit.end >= segment.end:
                 return

@@ -307,6 +307,12 @@ class ByteStream:
         self.position += len(line)
         return line
 
+    def empty_lines(self, until: float) -> bytes:
+        """The line feeds that come next, as many as are at hand, but none from position ``until`` on."""
+        ahead = self._stream.peek(1)
+        n_found = len(ahead) - len(ahead.lstrip(b"\n"))
+        return self.read(int(min(n_found, until - self.position))) if n_found else b""
+
     def _wide_line(self, line: bytes, newline: bytes) -> bytes:
         width = len(newline)
         whole = bytearray(line)

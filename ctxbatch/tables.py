@@ -60,6 +60,7 @@ class Table:
         self._batch: _Batch | None = None
         self._ahead_to = 0.0
         self._parquet: Any = None
+        self._rows: dict[int, int] = {}
         self._state: tuple[int, int] | None = None
         self._size = 0
         try:
@@ -81,11 +82,11 @@ class Table:
         self._size = file.size()
         return file
 
-    def _open_parquet(self, dictionaries: Sequence[str] = ()) -> Any:  # noqa: ANN401 (a ParquetFile)
-        """Open a Parquet file; columns of ``dictionaries`` are read as such."""
+    def _open_parquet(self, few: bool = False, dictionaries: Sequence[str] = ()) -> Any:  # noqa: ANN401 (a ParquetFile)
+        """Open a Parquet file, maybe for ``few`` rows; columns of ``dictionaries`` are read as such."""
         groups = range(self._metadata.num_row_groups)
         largest = max((self._metadata.row_group(group).total_byte_size for group in groups), default=0)
-        whole = is_remote(self._path) and largest <= _FETCHED
+        whole = is_remote(self._path) and largest <= _FETCHED and not few
         return pq.ParquetFile(
             self._opened(),
             metadata=self._metadata,
@@ -211,27 +212,35 @@ class Table:
         Where values share bytes in the file, the file's size says nothing: a value of a dictionary may stand
         in every row, and one that is stored as a difference repeats the one before.
         """
+        if group in self._rows:
+            return self._rows[group]
+        # Reading a row comes first: of metadata that are damaged pyarrow's reader raises an error, while its
+        # objects that show them end the process.
+        next(self._open_parquet(few=True).iter_batches(1, row_groups=[group], columns=columns), None)
         facts, rows = self._metadata.row_group(group), _ROWS
         for number in range(facts.num_columns):
-            chunk = facts.column(number)
-            if chunk.path_in_schema not in columns:
+            if self._metadata.schema.column(number).path not in columns:
                 continue
+            chunk = facts.column(number)
             rows = min(rows, _DECODED * facts.num_rows // max(1, chunk.total_uncompressed_size))
             if "DELTA_BYTE_ARRAY" in chunk.encodings:
                 rows = min(rows, _ROWS_OF_DIFFERENCES)
-            if chunk.has_dictionary_page:
+            if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY":
                 rows = min(rows, _DECODED // max(1, self._longest_in_dictionary(group, chunk)))
-        return max(1, rows)
+        self._rows[group] = max(1, rows)
+        return self._rows[group]
 
     def _longest_in_dictionary(self, group: int, chunk: Any) -> int:  # noqa: ANN401 (metadata of pyarrow's)
         """The bytes of a column chunk's longest value in its dictionary, or of all where that is enough."""
-        head = self._opened().read_at(_PAGE_HEAD, chunk.dictionary_page_offset)
-        size = _page_bytes(head)
-        if size * _ROWS <= _DECODED or chunk.physical_type != "BYTE_ARRAY":
+        name = chunk.path_in_schema
+        size = _page_bytes(self._opened().read_at(_PAGE_HEAD, chunk.dictionary_page_offset))
+        if size * _ROWS <= _DECODED:
             return size
-        file = self._open_parquet([chunk.path_in_schema])
-        batch = next(file.iter_batches(1, row_groups=[group], columns=[chunk.path_in_schema]))
-        column = batch.column(0)
+        file = self._open_parquet(few=True, dictionaries=[name])
+        batch = next(file.iter_batches(1, row_groups=[group], columns=[name]), None)
+        column = None if batch is None else batch.column(0)
+        while isinstance(column, pa.StructArray):  # of which nothing but this column was read
+            column = column.field(0)
         if not isinstance(column, pa.DictionaryArray):
             return size
         lengths = pc.binary_length(column.dictionary)
