@@ -140,7 +140,10 @@ class BatchMaker:
         self._unknown = _unknown_id(self._tokenizer)
         self._window = config.max_tokens - len(self._prefix) - len(self._suffix)
         if self._window < 1:
-            raise InputError(f"a window of {config.max_tokens} tokens leaves no room beside special tokens")
+            raise InputError(
+                f"--model {config.model}: a window of {config.max_tokens} tokens leaves no room beside "
+                "special tokens"
+            )
         self._config = config
         self._targets = None
         if config.words is not None:

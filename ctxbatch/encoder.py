@@ -20,9 +20,9 @@ from ctxbatch.batching import TokenBatch
 from ctxbatch.compiling import Program
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError, StoreError
-from ctxbatch.models import ModelFolder, find_model
+from ctxbatch.models import CONFIG, ModelFolder, find_model
 from ctxbatch.pooling import AllRows, KeptRows
-from ctxbatch.resolving import FAMILIES, Family, first_line
+from ctxbatch.resolving import FAMILIES, Family, first_line, is_out_of_memory, model_error
 from ctxbatch.salience import Watch, attention_name
 from ctxbatch.shift import SHIFTS
 
@@ -254,7 +254,7 @@ class Encoder:
             cut = [tensor[:size] for tensor, size in zip(also, sizes, strict=False)]
             return self._brought_back([vectors_CRD[:, :n_kept], finite_R[:n_kept], *cut])
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if self._on_gpu:
                 torch.cuda.empty_cache()
@@ -304,25 +304,29 @@ def _twofold(batch: TokenBatch) -> TokenBatch:
     )
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Torch has a type for a full GPU, and only a text for a full CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def _load_model(folder: ModelFolder, attention: str | None) -> Any:  # noqa: ANN401 (a class per family)
     import transformers  # seconds, and not wanted where a compiled program runs
 
     try:
+        # Read first, so that it cannot ask for another attention: that could be code from the hub.
+        model_config = transformers.AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
         model, report = transformers.AutoModel.from_pretrained(
             folder.path,
+            config=model_config,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below, and by name
             attn_implementation=attention,
         )
     except Exception as error:  # safetensors and transformers raise of many kinds for a damaged file
-        raise InputError(f"--model {folder.name} cannot be loaded: {first_line(error)}") from error
+        raise model_error(f"--model {folder.name} cannot be loaded", error) from error
+    for name, found, wanted in report["mismatched_keys"]:
+        raise InputError(
+            f"--model {folder.name}: its weights have {name} of shape {tuple(found)}, {CONFIG} asks for "
+            f"{tuple(wanted)}"
+        )
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise InputError(

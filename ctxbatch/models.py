@@ -1,15 +1,30 @@
 """Finding a model: a local folder, an installed package that carries one, or the Hugging Face hub.
 
-Owns names and places, not architectures; imports neither torch nor transformers.
+Owns names and places, and which files of a folder are its weights, not architectures; imports neither torch
+nor transformers.
 """
 
 import hashlib
 import re
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from ctxbatch.errors import InputError
+import msgspec
+
+from ctxbatch.errors import InputError, ResourceError
+
+CONFIG = "config.json"
+# What transformers looks for in a folder, in this order.
+_WEIGHTS = "model.safetensors"
+_WEIGHTS_INDEX = "model.safetensors.index.json"
+# Far beyond what any model has.
+_CONFIG_BYTES = 4 << 20
+_INDEX_BYTES = 32 << 20
+# What transformers loads in place of the weights, or on top of them.
+_ADAPTER = "adapter_config.json"
+_TRAINING_SHARD = "shard-?????-model-?????-of-?????.safetensors"
 
 _HUB_FILES = [
     "config.json",
@@ -31,21 +46,75 @@ class ModelFolder:
     revision: str | None
 
     @property
-    def weights(self) -> list[Path]:
-        """The safetensors files, sorted."""
-        return sorted(self.path.glob("*.safetensors"))
+    def loaded(self) -> list[Path]:
+        """The safetensors files that transformers loads, sorted.
+
+        Raises:
+            InputError: There are none, or the index of several names what is no file of the folder.
+        """
+        if (self.path / _WEIGHTS).is_file():
+            return [self.path / _WEIGHTS]
+        if (self.path / _WEIGHTS_INDEX).is_file():
+            return self._indexed()
+        raise InputError(
+            f"--model {self.name}: {self.path} holds no .safetensors weights, the only kind that is loaded: "
+            f"neither {_WEIGHTS} nor {_WEIGHTS_INDEX}; convert them with transformers' save_pretrained"
+        )
+
+    def _indexed(self) -> list[Path]:
+        index = self.path / _WEIGHTS_INDEX
+        damaged = f"--model {self.name}: {index} cannot be used"
+        try:
+            if index.stat().st_size > _INDEX_BYTES:
+                raise InputError(f"{damaged}: it has more than {_INDEX_BYTES >> 20} MiB")
+            found = msgspec.json.decode(index.read_bytes(), type=_WeightsIndex)
+        except OSError as error:
+            raise ResourceError(f"{index} cannot be read: {error.strerror}") from error
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise InputError(f"{damaged}: {error}") from error
+        names = sorted(set(found.weight_map.values()))
+        if not names:
+            raise InputError(f"{damaged}: it names no weights")
+        for name in names:
+            if not _is_inside(name) or not name.endswith(".safetensors"):
+                raise InputError(f"{damaged}: it names {name!r}, which is no .safetensors file of the folder")
+            if not (self.path / name).is_file():
+                raise InputError(f"{damaged}: it names {name!r}, which is missing")
+        return [self.path / name for name in names]
 
     def config_digest(self) -> str:
         """The sha256 of config.json."""
-        return hashlib.sha256((self.path / "config.json").read_bytes()).hexdigest()
+        return hashlib.sha256((self.path / CONFIG).read_bytes()).hexdigest()
 
     def weights_digest(self) -> str:
-        """The sha256 of the weights; of the files' digests, where there are several."""
+        """The sha256 of the weights; of the files' digests, where there are several.
+
+        Beside ``model.safetensors`` every file of that kind counts, loaded or not, as it has in all stores.
+        """
+        files = self.loaded
+        if files == [self.path / _WEIGHTS]:
+            files = sorted(path for path in self.path.glob("*.safetensors") if path.is_file())
         digests = []
-        for path in self.weights:
-            with path.open("rb") as stream:
-                digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+        try:
+            for path in files:
+                with path.open("rb") as stream:
+                    digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+        except OSError as error:
+            raise ResourceError(f"{error.filename or path} cannot be read: {error.strerror}") from error
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+class _WeightsIndex(msgspec.Struct):
+    """What transformers reads of the index of weights in several files."""
+
+    metadata: dict[str, Any]
+    weight_map: dict[str, str]
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name stays in the folder that it is joined to; links, of which caches consist, may not."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def find_model(name: str, revision: str | None) -> ModelFolder:
@@ -62,14 +131,28 @@ def find_model(name: str, revision: str | None) -> ModelFolder:
     if folder is not None and revision is not None:
         raise InputError(f"--revision {revision} has no meaning: {name} is at {folder.path}, not on the hub")
     folder = folder or _hub_folder(name, revision)
-    if not (folder.path / "config.json").is_file():
-        raise InputError(f"--model {name}: {folder.path} holds no config.json, so no model")
-    if not folder.weights:
-        raise InputError(
-            f"--model {name}: {folder.path} holds no .safetensors weights, the only kind that is loaded; "
-            "convert them with transformers' save_pretrained"
-        )
+    _check_folder(folder)
     return folder
+
+
+def _check_folder(folder: ModelFolder) -> None:
+    """Refuse a folder whose weights are not what `ModelFolder.loaded` says."""
+    config = folder.path / CONFIG
+    if not config.is_file():
+        raise InputError(f"--model {folder.name}: {folder.path} holds no {CONFIG}, so no model")
+    if config.stat().st_size > _CONFIG_BYTES:
+        raise InputError(f"--model {folder.name}: {config} has more than {_CONFIG_BYTES >> 20} MiB")
+    if (folder.path / _ADAPTER).exists():
+        raise InputError(
+            f"--model {folder.name}: {folder.path} holds an adapter ({_ADAPTER}): merge it into the model, "
+            "and save that with transformers' save_pretrained"
+        )
+    if any(folder.path.glob(_TRAINING_SHARD)):
+        raise InputError(
+            f"--model {folder.name}: {folder.path} is a checkpoint of distributed training: save the model "
+            "with transformers' save_pretrained"
+        )
+    _ = folder.loaded
 
 
 def _local_folder(name: str) -> ModelFolder | None:
@@ -88,9 +171,13 @@ def _package_folder(name: str) -> ModelFolder | None:
         if package == wanted or package.endswith(f"-{wanted}"):
             for file in distribution.files or []:
                 path = Path(str(distribution.locate_file(file)))
-                if file.name == "config.json" and any(path.parent.glob("*.safetensors")):
+                if file.name == CONFIG and _has_weights(path.parent):
                     return ModelFolder(name, path.parent.resolve(), None)
     return None
+
+
+def _has_weights(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (_WEIGHTS, _WEIGHTS_INDEX))
 
 
 def _normalised(name: str) -> str:

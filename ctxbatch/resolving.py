@@ -4,6 +4,7 @@ Owns defaults that depend on model, device or the size of the corpus, and the fa
 configuration and tokenizer of a model, never its weights' values.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -12,12 +13,15 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Literal
 
+import torch
 import transformers
+from tokenizers import Tokenizer
 
 from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR, ResolvedConfig, RunConfig, StaticKind
 from ctxbatch.devices import multiplies_bf16
-from ctxbatch.errors import InputError, StoreError
-from ctxbatch.models import ModelFolder, find_model
+from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
+from ctxbatch.fitting import Parts, check_config, check_tokenizer, read_shapes
+from ctxbatch.models import CONFIG, ModelFolder, find_model
 from ctxbatch.segment import resolve_language
 
 transformers.utils.logging.set_verbosity_error()
@@ -27,6 +31,8 @@ transformers.utils.logging.disable_progress_bar()
 # two minutes of work of two cores that multiply bf16 natively, of which compiling saves a quarter.
 _REPAYS_COMPILING = 1e14
 _BYTES_PER_TOKEN = 4
+# Errors of the operating system that say what is wrong with a model's folder, not with this machine.
+_WRONG_NAME = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,7 @@ class Family:
     after the last layer that belongs to that layer's hidden state. ``shows_attention`` says whether its
     attention goes through the function that transformers can be given. From the module ``mixed``
     of a layer on, nothing of that layer looks from one token to another, or at what was before.
+    ``embeddings`` and ``positions`` are names of weights; `ctxbatch.fitting.Parts` says more.
     """
 
     layers: str
@@ -45,6 +52,13 @@ class Family:
     final_norm: str | None = None
     shows_attention: bool = True
     mixed: str | None = None
+    embeddings: str = "embeddings.word_embeddings.weight"
+    positions: str | None = "embeddings.position_embeddings.weight"
+
+    @property
+    def parts(self) -> Parts:
+        """What is compared with the configuration before anything is loaded."""
+        return Parts(self.layers, self.embeddings, self.positions)
 
 
 FAMILIES = {
@@ -54,7 +68,9 @@ FAMILIES = {
     "distilbert": Family("transformer.layer", mixed="sa_layer_norm"),
     "electra": Family("encoder.layer", mixed="attention.output"),
     "mpnet": Family("encoder.layer", first_position_after_pad=True, shows_attention=False),
-    "modernbert": Family("layers", final_norm="final_norm"),
+    "modernbert": Family(
+        "layers", final_norm="final_norm", embeddings="embeddings.tok_embeddings.weight", positions=None
+    ),
 }
 
 
@@ -76,8 +92,13 @@ def resolve(config: RunConfig, device: str, corpus_bytes: int = 0) -> ResolvedCo
     model_config = _read_model_config(folder)
     family = FAMILIES[model_config.model_type]
     tokenizer_json, longest = _read_tokenizer(folder)
-    positions = int(model_config.max_position_embeddings)
     pad_id = int(model_config.pad_token_id or 0)
+    try:
+        check_config(model_config, family.parts, read_shapes(folder))
+        check_tokenizer(Tokenizer.from_str(tokenizer_json), int(model_config.vocab_size), pad_id)
+    except InputError as error:
+        raise InputError(f"--model {folder.name}: {error}") from error
+    positions = int(model_config.max_position_embeddings)
     if family.first_position_after_pad:
         positions -= pad_id + 1
     layers = _resolve_layers(config, int(model_config.num_hidden_layers), folder.name)
@@ -239,8 +260,8 @@ def _read_model_config(folder: ModelFolder) -> Any:  # noqa: ANN401 (a class per
     try:
         model_config = transformers.AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
         model_type = model_config.model_type
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"--model {folder.name}: {first_line(error)}") from error
+    except Exception as error:  # transformers raises of many kinds, depending on what is wrong in the file
+        raise model_error(f"--model {folder.name}: {folder.path}/{CONFIG}", error) from error
     if model_type not in FAMILIES:
         supported = ", ".join(sorted(FAMILIES))
         raise InputError(f"--model {folder.name} is a {model_type}; supported are {supported}")
@@ -256,11 +277,12 @@ def _read_tokenizer(folder: ModelFolder) -> tuple[str, int]:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
         backend = tokenizer.backend_tokenizer
-    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
-        raise InputError(f"--model {folder.name} has no fast tokenizer: {first_line(error)}") from error
+        longest = int(min(tokenizer.model_max_length, sys.maxsize))
+    except Exception as error:  # of many kinds, as above
+        raise model_error(f"--model {folder.name} has no fast tokenizer", error) from error
     backend.no_truncation()
     backend.no_padding()
-    return backend.to_str(), int(min(tokenizer.model_max_length, sys.maxsize))
+    return backend.to_str(), longest
 
 
 def read_tokenizer(config: ResolvedConfig) -> str:
@@ -275,6 +297,21 @@ def read_tokenizer(config: ResolvedConfig) -> str:
     if hashlib.sha256(tokenizer_json.encode()).hexdigest() != config.digests["tokenizer"]:
         raise StoreError(f"{folder.path}: the tokenizer of {config.model} is not that of the store")
     return tokenizer_json
+
+
+def model_error(what: str, error: Exception) -> CtxbatchError:
+    """What a library raised over a model, in one line; trouble of the machine says nothing of the model."""
+    text = " ".join(str(error).split())
+    text = text if " " in text else f"{type(error).__name__}: {text}"
+    of_machine = isinstance(error, OSError) and error.errno not in (None, *_WRONG_NAME)
+    kind = ResourceError if of_machine or is_out_of_memory(error) else InputError
+    return kind(f"{what}: {text}")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Torch has a type for a full GPU, and only a text for a full CPU."""
+    full = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, full) or "can't allocate memory" in str(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -108,7 +108,7 @@ def with_token_type_1(folder: ModelFolder, copy: Path) -> Path:
     for path in folder.path.iterdir():
         if path.is_file():
             (copy / path.name).symlink_to(path.resolve())
-    for path in folder.weights:
+    for path in folder.loaded:
         with safe_open(path, "pt") as opened:
             names = [name for name in opened.keys() if name.endswith("token_type_embeddings.weight")]  # noqa: SIM118 (it is no mapping)
             notes = opened.metadata()
