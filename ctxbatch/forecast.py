@@ -327,8 +327,8 @@ def free_bytes(out: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def check_room(out: Path, needed: int) -> None:
-    """Refuse to begin what the disk cannot hold.
+def check_room(out: Path, needed: int, remedy: str) -> None:
+    """Refuse to begin what the disk cannot hold; ``remedy`` is what the command's user can do.
 
     Raises:
         ResourceError: It cannot.
@@ -336,8 +336,8 @@ def check_room(out: Path, needed: int) -> None:
     free = free_bytes(out)
     if needed > free:
         raise ResourceError(
-            f"{out} needs about {needed / 1e9:,.2f} GB more and its disk has {free / 1e9:,.2f} GB free: make "
-            "room, name another -o or fewer --vectors, or try all the same with --force"
+            f"{out} needs about {needed / 1e9:,.2f} GB more and its disk has {free / 1e9:,.2f} GB free: "
+            f"{remedy}"
         )
 
 

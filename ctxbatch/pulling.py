@@ -72,7 +72,7 @@ def _copy(source: RemotePlace, target: LocalPlace, manifest: Manifest, quiet: bo
     target.make_ready(manifest, there)
     todo = {shard: commit for shard, commit in commits.items() if not _is_same(commit, there.get(shard))}
     size = sum(commit.size for commit in todo.values())
-    check_room(target.folder, size)
+    check_room(target.folder, size, "make room, or name another folder")
     damaged = [
         f"{source.out}/{SHARDS}/{shard:06d} is damaged: `ctxbatch verify {source.out}` says how"
         for shard in source.broken(manifest, commits)

@@ -36,6 +36,7 @@ from ctxbatch.verify import find_damage
 
 log = logging.getLogger("ctxbatch")
 _SHOWN_LEFT_OUT = 3
+_MAKE_ROOM = "make room, name another -o or fewer --vectors, or try all the same with --force"
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +289,7 @@ def _check_room_for_rest(
     size_done = sum(manifest.shards[shard].size for shard in done)
     if size_done:
         written = sum(commit.size for commit in done.values())
-        check_room(out, round(written * sum(spec.size for spec in todo) / size_done))
+        check_room(out, round(written * sum(spec.size for spec in todo) / size_done), _MAKE_ROOM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,7 +385,7 @@ def _begin(
     _check_words(resolved)
     if place.is_here and not config.force:
         expected = estimate(sources, reading, resolved, place.folder, engine.devices)
-        check_room(place.folder, expected.bytes_on_disk + expected.bytes_of_index)
+        check_room(place.folder, expected.bytes_on_disk + expected.bytes_of_index, _MAKE_ROOM)
     try:
         engine.make_program(resolved)
     except CompilingError as error:

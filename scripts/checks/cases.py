@@ -17,7 +17,7 @@ import forked
 import mutations
 import numpy as np
 from forked import Ended, Limits
-from mutations import MUTATIONS, Inapplicable, Mutation, Target
+from mutations import MUTATIONS, InapplicableError, Mutation, Target
 from victims import (
     FACTORY,
     VARIANTS,
@@ -255,7 +255,7 @@ def _mutate(chance: random.Random, plan: Plan, world: World) -> tuple[Target, Mu
         mutation = chance.choices(known, [each.weight for each in known])[0]
         target = Target(kind, chance.choice(paths), world)
         intact = target.path.read_bytes() if target.path.is_file() else None
-        with contextlib.suppress(Inapplicable):
+        with contextlib.suppress(InapplicableError):
             return target, mutation, mutation.act(chance, target), intact
 
 
@@ -464,7 +464,7 @@ def _difference(expected: dict[str, str], found: dict[str, str]) -> tuple[str, s
 
 
 def _different_line(expected: str, said: str) -> str:
-    pairs = zip(expected.splitlines() + [""], said.splitlines() + [""], strict=False)
+    pairs = zip([*expected.splitlines(), ""], [*said.splitlines(), ""], strict=False)
     return next((f"{a[:80]!a} is {b[:80]!a}" for a, b in pairs if a != b), "more or fewer lines")
 
 

@@ -4,6 +4,7 @@ A child costs a fork in place of the seconds that imports take. Owns the limits 
 processes that a run inside a child starts: these are forked too.
 """
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -83,10 +84,8 @@ def import_everything(optional: Sequence[str] = _LATE) -> None:
         if module.name not in _NOT_NEEDED:
             importlib.import_module(f"ctxbatch.{module.name}")
     for name in optional:
-        try:
+        with contextlib.suppress(ImportError):
             importlib.import_module(name)
-        except ImportError:
-            pass
     import joblib
     import torch
 
@@ -192,10 +191,8 @@ def _leave(status: int) -> None:
     try:
         gc.collect()  # so that "Exception ignored" is said
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-            except (OSError, ValueError):
-                pass
     finally:
         os._exit(status)
 

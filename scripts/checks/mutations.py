@@ -29,7 +29,7 @@ _PLACEHOLDER = "@@deep@@"
 EXTRA_FACTS = ("batches", "digests")
 
 
-class Inapplicable(Exception):
+class InapplicableError(Exception):
     """This mutation cannot be made of this file."""
 
 
@@ -111,7 +111,7 @@ def targets(world: World, kind: str) -> list[Path]:
 def _edit(target: Target, change: Callable[[bytearray], None]) -> None:
     content = bytearray(target.path.read_bytes())
     if not content:
-        raise Inapplicable
+        raise InapplicableError
     change(content)
     target.path.write_bytes(content)
 
@@ -162,7 +162,7 @@ def _swap_blocks(chance: random.Random, target: Target) -> str:
     size = target.path.stat().st_size
     length = chance.choice((8, 64, 512))
     if size < 3 * length:
-        raise Inapplicable
+        raise InapplicableError
     one, other = sorted(chance.sample(range(size // length), 2))
     a, b = slice(one * length, (one + 1) * length), slice(other * length, (other + 1) * length)
 
@@ -186,7 +186,7 @@ def _sibling(chance: random.Random, target: Target) -> str:
     if target.kind == INDEX_FACTS:
         siblings = sorted(path for path in target.path.parent.glob("*.json") if path != target.path)
     if not siblings:
-        raise Inapplicable
+        raise InapplicableError
     other = chance.choice(siblings)
     if chance.random() < 0.5:
         shutil.copyfile(other, target.path)
@@ -286,7 +286,7 @@ def _foreign(chance: random.Random, target: Target) -> str:
     )  # fmt: skip
     path = target.path / name
     if path.exists():
-        raise Inapplicable
+        raise InapplicableError
     how = chance.choice(("file", "folder", "link", "fifo", "link to a folder"))
     if how == "file":
         path.write_text("{}")
@@ -501,7 +501,7 @@ def _consistent_config(chance: random.Random, target: Target) -> str:
     try:
         fingerprint = ResolvedConfig.from_dict(content["config"]).fingerprint
     except Exception:
-        raise Inapplicable from None
+        raise InapplicableError from None
     content["fingerprint"] = fingerprint
     target.path.write_bytes(sealed(content))
     for commit in target.out.glob("shards/*/shard.json"):
