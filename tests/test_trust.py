@@ -1,4 +1,4 @@
-"""A store is untrusted: nothing in it makes the program crash, write elsewhere, or answer wrongly in silence."""
+"""A store is untrusted: nothing in it makes the program crash, write elsewhere, or answer wrongly."""
 
 import errno
 import json
@@ -163,9 +163,7 @@ def test_a_read_error_is_not_taken_for_a_missing_shard(copy, monkeypatch):
         ctxbatch.open(copy)
 
 
-def test_a_store_that_took_a_lack_of_memory_for_damage_is_told_and_read_again(
-    tmp_path, tiny, monkeypatch, cli
-):
+def test_a_store_that_took_a_lack_of_memory_for_damage_is_read_again(tmp_path, tiny, monkeypatch, cli):
     source, out = tmp_path / "a.parquet", tmp_path / "out"
     write_parquet(as_table([f"I want apple {n}." for n in range(200)]), source)
     config = RunConfig(model=str(tiny()), index=False)
