@@ -3,12 +3,12 @@
     python scripts/checks/real_size.py [--folder DIR] [--only NAME ...] [--scale 1.0]
 
 Makes the inputs, seeded: 64 MB of text compressed in each way, a plain file of 1 GB in short lines, 20,000
-small files, a .gz that expands to 3 GB of few words, 200 million empty lines in a .gz, and a Parquet file of one
-huge row group. Runs `plan` and `run` on each as a user would, no check skipped, with a tiny random model and ten
-rare words, so that reading is what costs. Prints a table. The exit status is 1 if a coordinator needs 500 MB, if
-`plan` of the compressed text costs over three times what decompressing it once costs, beyond what it costs on
-the same text uncompressed, if the plan is far from the run, or if a record was not read. With a smaller
-``--scale`` the inputs are smaller, and less is shown.
+small files, a .gz that expands to 3 GB of few words, 200 million empty lines in a .gz, and a Parquet file of
+one huge row group. Runs `plan` and `run` on each as a user would, no check skipped, with a tiny random model
+and ten rare words, so that reading is what costs. Prints a table. The exit status is 1 if a coordinator needs
+500 MB, if `plan` of the compressed text costs over three times what decompressing it once costs, beyond what it
+costs on the same text uncompressed, if the plan is far from the run, or if a record was not read. With a
+smaller ``--scale`` the inputs are smaller, and less is shown.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def check(folder: Path, names: list[str], scale: float) -> Iterator[Case]:
 
 
 def lines(n_bytes: float, seed: int, n_words: int, longest: int) -> Iterator[bytes]:
-    """Ten thousand lines of made-up words at a time, until there are so many bytes; a rare word in one of them."""
+    """Ten thousand lines of made-up words at a time, until there are so many bytes; one has a rare word."""
     chance = random.Random(seed)
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["".join(chance.choices(letters, k=chance.randrange(2, 10))) for _ in range(n_words)]
