@@ -167,7 +167,7 @@ def _print_report(report: "RunReport") -> None:
         say(f"gone again, as if another run had been at work there: shards {shards}; run again, alone\n")
     if report.given_up:
         shards = ", ".join(f"{shard:06d}" for shard in report.given_up)
-        say(f"given up after three tries: shards {shards}; see {report.log}, then run again\n")
+        say(f"given up: shards {shards}; see {report.log}, then run again\n")
 
 
 def _of_words(n_words: int | None) -> str:

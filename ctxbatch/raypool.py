@@ -22,8 +22,9 @@ import ray
 from ctxbatch.cluster import as_own_error, count, reached, waiting
 from ctxbatch.dispatch import TRIES, Dispatch
 from ctxbatch.errors import InputError, error_of_kind
-from ctxbatch.layout import SHARDS, Manifest
+from ctxbatch.layout import SHARDS, Manifest, log_path
 from ctxbatch.places import Place
+from ctxbatch.pool import check_failures
 from ctxbatch.rayworker import RayWorker
 from ctxbatch.writer import COMMIT, remove_leftovers, shard_folder
 
@@ -47,6 +48,7 @@ class _Worker:
     waiting: bool = False
     shards: list[int] = field(default_factory=list)
     listening: "Future[Any] | None" = None
+    failure: str | None = None
 
 
 class RayPool:
@@ -105,6 +107,7 @@ class RayPool:
                 self._hand_out(dispatch)
                 for message in self._messages(dispatch):
                     on_message(dispatch.heard(message))
+                check_failures(dispatch, log_path(self._place.folder))
         return dispatch.given_up
 
     def _messages(self, dispatch: Dispatch) -> Iterator[dict[str, Any]]:
@@ -126,6 +129,7 @@ class RayPool:
     ) -> Iterator[dict[str, Any]]:
         for message in news:
             if message["say"] == "failed":
+                worker.failure = message["reason"]
                 yield from self._bury(worker, dispatch, RuntimeError(message["trace"]))
                 return
             self._note(worker, message)
@@ -168,7 +172,10 @@ class RayPool:
                 lost.append(shard)
             else:
                 yield {"say": "committed", "shard": shard, "counts": commit["counts"]}
-        yield from dispatch.lost(lost)
+        if worker.failure and worker.loaded:
+            yield from dispatch.failed(lost, worker.failure)
+        else:
+            yield from dispatch.lost(lost)
 
     def _count_failed_start(self, worker: _Worker, error: BaseException) -> None:
         """Stop where no worker can be started; but a node that dies first says nothing of its worker."""
