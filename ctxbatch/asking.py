@@ -3,11 +3,8 @@
 import contextlib
 import dataclasses
 import io
-import json
 import logging
-import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +14,7 @@ import typer
 from typer import Argument, Option
 
 import ctxbatch
+from ctxbatch import terminal
 from ctxbatch.errors import InputError
 from ctxbatch.filters import Filters
 from ctxbatch.options import AsJson, Layer, VectorKind
@@ -109,11 +107,9 @@ def search(
         word_of_it = answers[0].word
         log.info("no word is marked: searching for %r, the most salient of the sentence", word_of_it)
     if as_json:
-        rows = (row for answer in answers for row in answer.rows())
-        for row_fields in rows:
-            print(json.dumps(row_fields, ensure_ascii=False))
+        terminal.show(terminal.json_line(row) for answer in answers for row in answer.rows())
     else:
-        _print_answers(answers, headings=queries is not None or len(answers) > 1)
+        terminal.show(_lines(answers, headings=queries is not None or len(answers) > 1))
     if not any(answer.hits for answer in answers) and answers:
         log.warning("no row of the store matches")
     if rejected:
@@ -188,15 +184,13 @@ def _tell_unindexed(searcher: "Searcher") -> None:
             )
 
 
-def _print_answers(answers: "Sequence[Answer]", *, headings: bool) -> None:
+def _lines(answers: "Sequence[Answer]", *, headings: bool) -> Iterator[str]:
     from ctxbatch.concordance import heading, keyword_in_context
 
-    width = shutil.get_terminal_size((100, 24)).columns
-    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    width, color = terminal.columns(), terminal.has_colors()
     for number, answer in enumerate(answers):
         if headings:
             if number:
-                print()
-            print(heading(answer, width, color=color))
-        for line in keyword_in_context(answer.hits, width, color=color):
-            print(line)
+                yield ""
+            yield heading(answer, width, color=color)
+        yield from keyword_in_context(answer.hits, width, color=color)

@@ -5,13 +5,11 @@ line and an exit status; anything else keeps its traceback.
 """
 
 import contextlib
-import io
-import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +17,7 @@ import typer
 from typer import Argument, Option
 
 import ctxbatch
-from ctxbatch import asking, grouping, showing
+from ctxbatch import asking, grouping, showing, terminal
 from ctxbatch.config import Kept, RunConfig
 from ctxbatch.errors import CtxbatchError, InputError, Stopped
 from ctxbatch.options import AsJson, Layer, StoreHere, StoreName, VectorKind, parse_size, takes_run_options
@@ -47,7 +45,7 @@ def _main(
     version: Annotated[bool, Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
     if version:
-        print(ctxbatch.__version__)
+        terminal.show([ctxbatch.__version__])
         raise typer.Exit
 
 
@@ -82,7 +80,8 @@ def run(inputs: Inputs, out: NewOut, options: RunConfig, quiet: Quiet = False) -
     """
     report = ctxbatch.run(inputs, out, options, quiet=quiet)
     if not quiet:
-        _print_report(report)
+        _tell_of_store(report)
+    _tell_of_losses(report)
     if not report.clean:
         raise typer.Exit(3)
 
@@ -95,10 +94,7 @@ def plan(inputs: Inputs, out: NewOut, options: RunConfig, as_json: AsJson = Fals
     Takes the options of `ctxbatch run`.
     """
     found = ctxbatch.estimate(inputs, out, options)
-    if as_json:
-        print(json.dumps(found.as_dict()))
-    else:
-        _print_lines(_estimate_lines(found, out))
+    terminal.show([terminal.json_line(found.as_dict())] if as_json else _estimate_lines(found, out))
 
 
 def _estimate_lines(found: "Estimate", out: str) -> Iterator[str]:
@@ -136,38 +132,47 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _print_report(report: "RunReport") -> None:
-    from ctxbatch.layout import rejects_of
-
+def _tell_of_store(report: "RunReport") -> None:
+    """Say what a run has come to."""
     totals, part = report.totals, report.part
-    say = sys.stderr.write
     if part is not None:
-        say(f"{report.out}: {part}\n")
+        terminal.tell(f"{report.out}: {part}")
     elif not report.n_run and not report.given_up:
-        say(f"{report.out} was finished before: nothing to do\n")
+        terminal.tell(f"{report.out} was finished before: nothing to do")
     what = report.out if part is None else "this part"
-    say(
+    terminal.tell(
         f"{what}: {totals['rows']:,} rows {_of_words(totals['words'])}in "
         f"{totals['sentences']:,} sentences, {_size_of(totals['bytes_written'])}, "
-        f"{totals['tokens_per_second']:,.0f} tokens/s\n"
+        f"{totals['tokens_per_second']:,.0f} tokens/s"
     )
     if report.index is not None:
-        say(f"{report.index}\n")
+        terminal.tell(str(report.index))
     if isinstance(report.out, str) and not (report.given_up or report.missing):
-        say(f"to index and search it: `ctxbatch pull {report.out} OUT` copies it here\n")
+        terminal.tell(f"to index and search it: `ctxbatch pull {report.out} OUT` copies it here")
     if part is not None and part.to_index is not None:
-        say(f"the store is complete: `ctxbatch index {report.out}` builds the index on {part.to_index}\n")
+        terminal.tell(
+            f"the store is complete: `ctxbatch index {report.out}` builds the index on {part.to_index}"
+        )
+
+
+def _tell_of_losses(report: "RunReport") -> None:
+    """Say why a run ends with status 3, whether or not it is to be quiet."""
+    from ctxbatch.layout import rejects_of
+
+    totals = report.totals
     if totals["rejected"] or totals["rejected_words"]:
-        say(
+        terminal.tell(
             f"rejected: {totals['rejected']:,} records, {totals['rejected_words']:,} words; "
-            f"see {rejects_of(report.out)}\n"
+            f"see {rejects_of(report.out)}"
         )
     if report.missing:
         shards = ", ".join(f"{shard:06d}" for shard in report.missing)
-        say(f"gone again, as if another run had been at work there: shards {shards}; run again, alone\n")
+        terminal.tell(
+            f"gone again, as if another run had been at work there: shards {shards}; run again, alone"
+        )
     if report.given_up:
         shards = ", ".join(f"{shard:06d}" for shard in report.given_up)
-        say(f"given up: shards {shards}; see {report.log}, then run again\n")
+        terminal.tell(f"given up: shards {shards}; see {report.log}, then run again")
 
 
 def _of_words(n_words: int | None) -> str:
@@ -197,7 +202,8 @@ def index(
     quiet: Quiet = False,
 ) -> None:
     """Build the search index on one kind of vector."""
-    from ctxbatch.indexing import IndexOptions, build
+    from ctxbatch.index import IndexOptions
+    from ctxbatch.indexing import build
     from ctxbatch.locking import locked
     from ctxbatch.writer import remove_leftovers
 
@@ -210,7 +216,7 @@ def index(
         remove_leftovers(store.path)
         report = build(store, column, options, quiet=quiet)
     if not quiet:
-        print(report)
+        terminal.show([str(report)])
 
 
 @app.command()
@@ -224,12 +230,13 @@ def pull(
     The same command again copies what is missing; every file is compared with its checksum.
     """
     report = ctxbatch.pull(url, out, quiet=quiet)
-    _print_lines(report.damaged)
-    if not quiet:
-        sys.stderr.write(f"{report}\n")
-        if report.damaged:
-            sys.stderr.write(f"`ctxbatch verify {url} --repair` makes what is damaged anew\n")
-    if report.held < report.planned:
+    terminal.show(report.damaged)
+    incomplete = report.held < report.planned
+    if incomplete or not quiet:
+        terminal.tell(str(report))
+    if report.damaged:
+        terminal.tell(f"`ctxbatch verify {url} --repair` makes what is damaged anew")
+    if incomplete:
         raise typer.Exit(3)
 
 
@@ -239,11 +246,8 @@ def stats(out: StoreName, as_json: AsJson = False) -> None:
     from ctxbatch.totals import totals
 
     found = totals(ctxbatch.open(out))
-    if as_json:
-        print(json.dumps(found))
-        return
-    for name, value in found.items():
-        print(f"{name.replace('_', ' '):<22} {_readable(name, value)}")
+    lines = (f"{name.replace('_', ' '):<22} {_readable(name, value)}" for name, value in found.items())
+    terminal.show([terminal.json_line(found)] if as_json else lines)
 
 
 def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
@@ -288,9 +292,9 @@ def verify(
 
         repaired = runner.repair(out, quiet=quiet)
         if repaired.shards:
-            print(f"made anew: shards {', '.join(f'{shard:06d}' for shard in repaired.shards)}")
+            terminal.show([f"made anew: shards {', '.join(f'{shard:06d}' for shard in repaired.shards)}"])
         if repaired.indexes:
-            print(f"built anew: {', '.join(f'index/{name}' for name in repaired.indexes)}")
+            terminal.show([f"built anew: {', '.join(f'index/{name}' for name in repaired.indexes)}"])
         store = ctxbatch.open(out)
     damages = list(find_damage(out))
     found = [damage.text for damage in damages]
@@ -303,10 +307,10 @@ def verify(
         found.append(
             f"{out}: {missing} of {planned} shards are missing: run the same command, or add --repair"
         )
-    _print_lines(found)
+    terminal.show(found)
     if found:
         raise typer.Exit(3)
-    print(f"{out}: {planned} of {planned} shards committed, all intact")
+    terminal.show([f"{out}: {planned} of {planned} shards committed, all intact"])
 
 
 @app.command()
@@ -329,20 +333,16 @@ def status(out: StoreName) -> None:
     size = sum(spec.size for spec in store.manifest.shards)
     size_done = sum(spec.size for spec in store.manifest.shards if spec.shard in store.commits)
     share = size_done / size if size else 1.0
-    print(
+    lines = [
         f"{out}: {state}; {done} of {planned} shards, {share:.0%} of {_size_of(size)} of text, "
         f"{store.n_rows:,} rows"
-    )
+    ]
     missing = [spec.shard for spec in store.manifest.shards if spec.shard not in store.commits]
     if missing:
-        print(f"missing: {shard_list(missing)}")
+        lines.append(f"missing: {shard_list(missing)}")
     if in_work := claimed(store.path, missing):
-        print(f"of these in work: {shard_list(in_work)}")
-
-
-def _print_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(line)
+        lines.append(f"of these in work: {shard_list(in_work)}")
+    terminal.show(lines)
 
 
 # --- the process ----------------------------------------------------------------------------------
@@ -350,30 +350,39 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 def main() -> None:
     """Run the command line; the entry point of the ``ctxbatch`` script."""
+    terminal.make_ready()
     _listen_to_signals()
-    _log_to_stderr()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no Unicode
+    log.addHandler(terminal.stderr_handler())
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
     try:
-        status = _run_command()
-    except CtxbatchError as error:
-        status = _complain(str(error), error.exit_status)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader, head or less, has gone: nothing to say and nobody to tell
-        status = 141
-    except OSError as error:
-        status = _complain(f"{error.filename or 'the disk'}: {error.strerror}: mend it and run again", 4)
+        status = _status_of_command()
     except Stopped as stopped:
         message = f"stopped by {signal.Signals(stopped.signum).name}"
         if sys.argv[1:2] in (["run"], ["pull"]):
             kept = "committed" if sys.argv[1] == "run" else "copied"
             message += f"; what is {kept} is kept, the same command goes on from there"
         _complain(message, stopped.exit_status)
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
+        with contextlib.suppress(OSError, CtxbatchError):
+            terminal.flush()
         os._exit(stopped.exit_status)  # a client of object storage would first try again for its minutes
     sys.exit(status)
+
+
+def _status_of_command() -> int:
+    """Run the command; its errors become a line and a status."""
+    try:
+        status = _run_command()
+        terminal.flush()
+    except BrokenPipeError:  # the reader, head or less, has gone: nobody is left to tell
+        return 128 + signal.SIGPIPE
+    except CtxbatchError as error:
+        return _complain(str(error), error.exit_status)
+    except MemoryError:
+        return _complain("this machine is out of memory: free some, then run the same command again", 4)
+    except OSError as error:
+        return _complain(f"{error.filename or 'the disk'}: {error.strerror}: mend it and run again", 4)
+    return status
 
 
 def _run_command() -> int:
@@ -386,26 +395,34 @@ def _run_command() -> int:
             ) from None
     command = typer.main.get_command(app)
     try:
-        result = command.main(prog_name="ctxbatch", standalone_mode=False)
+        # Not its main(), which takes every broken pipe for its own and ends the process with status 1.
+        with command.make_context("ctxbatch", sys.argv[1:]) as context:
+            command.invoke(context)
+    except typer.Exit as ended:
+        return ended.exit_code
     except Exception as error:
         # typer brings its own click; its usage errors say what is wrong in format_message.
         if not hasattr(error, "format_message"):
             raise
-        if type(error).__name__ == "NoArgsIsHelpError":
-            print(error.format_message())
-            return 2
-        context = getattr(error, "ctx", None)
-        where = context.command_path if context else "ctxbatch"
-        message = " ".join(error.format_message().split()).rstrip(".")
-        marked = any(argument.startswith("-") and "[" in argument for argument in sys.argv[2:])
-        hint = "; a query that starts with - goes after --" if where.endswith("search") and marked else ""
-        return _complain(f"{message}{hint}; see `{where} --help`", 2)
-    sys.stdout.flush()
-    return result if isinstance(result, int) else 0
+        return _explain_usage(error)
+    return 0
+
+
+def _explain_usage(error: Any) -> int:  # noqa: ANN401 (a class of typer's own click)
+    """Say what is wrong with a command line."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        terminal.show(error.format_message().split("\n"))
+        return 2
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context else "ctxbatch"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    marked = any(argument.startswith("-") and "[" in argument for argument in sys.argv[2:])
+    hint = "; a query that starts with - goes after --" if where.endswith("search") and marked else ""
+    return _complain(f"{message}{hint}; see `{where} --help`", 2)
 
 
 def _complain(message: str, status: int) -> int:
-    sys.stderr.write(f"ctxbatch: {message}\n")
+    terminal.tell(f"ctxbatch: {message}")
     return status
 
 
@@ -419,15 +436,6 @@ def _listen_to_signals() -> None:
     for each in handled:
         if signal.getsignal(each) is not signal.SIG_IGN:  # nohup
             signal.signal(each, stop)
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.INFO)
-    handler.setFormatter(logging.Formatter("ctxbatch: %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.DEBUG)
-    log.propagate = False
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ctxbatch.arrays import Floats, Ints
 from ctxbatch.errors import InputError
-from ctxbatch.nearest import Floats, normalised
-from ctxbatch.store import Ints
+from ctxbatch.nearest import normalised
 
 # The most groups that are tried.
 MOST_GROUPS = 10

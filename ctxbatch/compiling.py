@@ -22,9 +22,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxbatch.config import ResolvedConfig, canonical_json
+from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import CtxbatchError
 from ctxbatch.layout import cache_folder, process_name
+from ctxbatch.sealed import canonical_json
 
 if TYPE_CHECKING:
     from torch import Tensor

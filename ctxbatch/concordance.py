@@ -4,16 +4,15 @@ Owns the layout alone. Widths are columns of the terminal: wide characters count
 """
 
 import os
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
 from wcwidth import wcswidth, wcwidth, wrap
 
 from ctxbatch.hits import Answer, Explanation, SearchHit
+from ctxbatch.terminal import flat, styled
 
-_EMPHASIS, _DIM, _PLAIN = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"
+_EMPHASIS, _DIM = "\x1b[1;32m", "\x1b[2m"
 
 
 def keyword_in_context(hits: Sequence[SearchHit], width: int, *, color: bool = False) -> Iterator[str]:
@@ -29,17 +28,17 @@ def keyword_in_context(hits: Sequence[SearchHit], width: int, *, color: bool = F
     places = [_tail(place, max(12, width // 3)) for place in _places(hits)]
     longest = max(map(_columns, places), default=0)
     room = max(12, width - longest - 10)
-    word_room = max((_columns(_flat(hit.word)) for hit in hits), default=0)
+    word_room = max((_columns(flat(hit.word)) for hit in hits), default=0)
     left_room = max(6, (room - word_room) // 2)
     right_room = max(6, room - word_room - left_room)
     for hit, place in zip(hits, places, strict=True):
-        before = _cut(_flat(hit.text[: hit.char_start])[::-1], left_room)[::-1]
-        word = _cut(_flat(hit.text[hit.char_start : hit.char_end]), word_room + right_room)
-        after = _cut(_flat(hit.text[hit.char_end :]), word_room + right_room - _columns(word))
+        before = _cut(flat(hit.text[: hit.char_start])[::-1], left_room)[::-1]
+        word = _cut(flat(hit.text[hit.char_start : hit.char_end]), word_room + right_room)
+        after = _cut(flat(hit.text[hit.char_end :]), word_room + right_room - _columns(word))
         padding = " " * (word_room + right_room - _columns(word) - _columns(after))
         indent = " " * (left_room - _columns(before))
-        shown = f"{_EMPHASIS}{word}{_PLAIN}" if color else word
-        yield f"{hit.score:6.3f}  {indent}{before}{shown}{after}{padding}  {place}"
+        first, last = f"{hit.score:6.3f}  {indent}{before}", f"{after}{padding}  {place}"
+        yield styled(_EMPHASIS, word, first, last) if color else f"{first}{word}{last}"
         yield from _around(hit, width)
         if hit.explanation is not None:
             yield from _indented(_explained(hit.explanation), width)
@@ -49,14 +48,14 @@ def heading(answer: Answer, width: int, *, color: bool = False) -> str:
     """The query of an answer on one line, its word in brackets."""
     start, end = answer.char_start, answer.char_end
     parts = (answer.text[:start], f"[{answer.text[start:end]}]", answer.text[end:])
-    line = _cut(_flat("".join(parts)) + (" (its most salient word)" if answer.salient else ""), width)
-    return f"{_DIM}{line}{_PLAIN}" if color else line
+    line = _cut(flat("".join(parts)) + (" (its most salient word)" if answer.salient else ""), width)
+    return styled(_DIM, line) if color else line
 
 
 def _around(hit: SearchHit, width: int) -> Iterator[str]:
     """The sentences before and after a hit with its own between them."""
     if hit.before is not None and hit.after is not None:
-        yield from _indented(_flat(" ".join((*hit.before, hit.text, *hit.after))), width)
+        yield from _indented(flat(" ".join((*hit.before, hit.text, *hit.after))), width)
 
 
 def _indented(text: str, width: int) -> Iterator[str]:
@@ -75,19 +74,7 @@ def _places(hits: Sequence[SearchHit]) -> list[str]:
     """source:line of every hit, without the folders that all of them share."""
     sources = {hit.source: os.path.abspath(hit.source) for hit in hits}  # noqa: PTH100 (follows no links)
     shared = os.path.commonpath([str(PurePath(path).parent) for path in sources.values()] or [""])
-    return [f"{_flat(os.path.relpath(sources[hit.source], shared))}:{hit.record + 1}" for hit in hits]
-
-
-def _flat(text: str) -> str:
-    """Text on one line: white space, control characters and marks that turn the direction are one space."""
-    return re.sub(r"\s+", " ", "".join(" " if _disturbs(char) else char for char in text))
-
-
-def _disturbs(char: str) -> bool:
-    return wcwidth(char) < 0 or unicodedata.bidirectional(char) in _DIRECTIONS
-
-
-_DIRECTIONS = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
+    return [f"{flat(os.path.relpath(sources[hit.source], shared))}:{hit.record + 1}" for hit in hits]
 
 
 def _columns(text: str) -> int:

@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
+import msgspec
+
 from ctxbatch.errors import InputError
+from ctxbatch.sealed import Count, Positive, canonical_json
 
 VectorKind = Literal["static", "contextual", "shift"]
 StaticKind = Literal["embeddings", "lookup"]
@@ -30,6 +33,8 @@ VECTOR_KINDS: tuple[VectorKind, ...] = get_args(VectorKind)
 DEFAULT_MODEL = "bert-base-uncased"
 DEFAULT_FLOOR = 1e-3
 DEFAULT_DELTA = 0.1
+# No model has more dimensions, layers or positions.
+_MOST = 1 << 20
 
 
 def _check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
@@ -267,11 +272,11 @@ class ResolvedConfig:
     model: str
     revision: str | None
     model_type: str
-    hidden_size: int
-    n_layers: int
-    max_tokens: int
-    pad_id: int
-    layers: tuple[int, ...]
+    hidden_size: Positive
+    n_layers: Positive
+    max_tokens: Positive
+    pad_id: Count
+    layers: tuple[Positive, ...]
     vectors: tuple[VectorKind, ...]
     static: StaticKind | None
     shift: ShiftKind | None
@@ -279,9 +284,9 @@ class ResolvedConfig:
     delta: float | None
     pool: Pooling
     keep_punctuation: bool
-    salience_layer: int | None
-    salience_head: int | None
-    top_salient: int | None
+    salience_layer: Positive | None
+    salience_head: Positive | None
+    top_salient: Positive | None
     words: tuple[str, ...] | None
     sample: float | None
     split: SplitKind
@@ -289,9 +294,9 @@ class ResolvedConfig:
     dtype: StoredType
     precision: Literal["fp32", "bf16", "fp16"]
     compiled: bool
-    tokens_per_batch: int
-    digests: Mapping[str, str] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
+    tokens_per_batch: Positive
+    digests: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -305,9 +310,32 @@ class ResolvedConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ResolvedConfig":
-        """The inverse of `as_dict`."""
-        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-        return cls(**{**fields, **lists})
+        """Return the configuration that `as_dict` made these fields of.
+
+        Raises:
+            msgspec.ValidationError: A field is missing or of another type.
+        """
+        return msgspec.convert(fields, cls)
+
+    def contradiction(self) -> str | None:
+        """Return what of a configuration that was read cannot be; ``None`` if nothing."""
+        layers = (*self.layers, *([self.salience_layer] if self.salience_layer else ()))
+        if (
+            not self.vectors
+            or len({*self.vectors}) < len(self.vectors)
+            or bool(self.layers) == (self.vectors == ("static",))
+        ):
+            return "it names no vectors, or some twice, or none of their layers"
+        if max(layers, default=1) > self.n_layers or len({*self.layers}) < len(self.layers):
+            return "it names layers that the model does not have"
+        if max(self.hidden_size, self.n_layers, self.max_tokens) > _MOST:
+            return "it names a model larger than any"
+        needed = {"log_ratio": self.floor, "asinh": self.delta, "difference": 1.0, None: 1.0}[self.shift]
+        if needed is None or ("shift" in self.vectors) != (self.shift is not None):
+            return "its shift is not defined"
+        if not {"weights", "tokenizer", "model_config"} <= self.digests.keys():
+            return "it names no checksums of its model"
+        return None
 
     def meaning(self) -> dict[str, Any]:
         """The fields that decide what vectors mean: not those that only round them, or choose among them."""
@@ -373,8 +401,3 @@ class ResolvedConfig:
         if name not in self.columns:
             raise InputError(f"the store holds no {name}: it has {', '.join(self.columns)}")
         return name
-
-
-def canonical_json(value: object) -> str:
-    """One spelling of a JSON value: keys sorted, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

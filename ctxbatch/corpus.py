@@ -8,14 +8,16 @@ encoding, a field that is not there.
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ctxbatch.config import RunConfig
+from ctxbatch.damage import DamagedError, telling_of_memory, unreadable
 from ctxbatch.errors import InputError
 from ctxbatch.readers import Segment, has_json_field, json_field_names, json_object
+from ctxbatch.sealed import Count
 from ctxbatch.sources import Source, size_and_time
-from ctxbatch.streams import ByteStream, DamagedError, check_encoding, marked_encoding, unreadable
+from ctxbatch.streams import ByteStream, check_encoding, marked_encoding
 from ctxbatch.tables import Table, column_type, find_column, is_text
 from ctxbatch.units import OpenSource, Reading, Unit
 
@@ -33,7 +35,7 @@ _HEAD_BYTES = 4096
 class ShardSpec:
     """The unit of planning, batching, commit, retry and distribution."""
 
-    shard: int
+    shard: Count
     segments: tuple[Segment, ...]
 
     @property
@@ -96,7 +98,11 @@ def examine(sources: Iterable[Source], reading: Reading, config: RunConfig) -> l
     Raises:
         InputError: A source has no field of the name that is asked for, or cannot be opened.
     """
-    return [_examine(source, reading, config) for source in sources]
+    examined = []
+    for source in sources:
+        with telling_of_memory(source.path):
+            examined.append(_examine(source, reading, config))
+    return examined
 
 
 def _examine(source: Source, reading: Reading, config: RunConfig) -> Source:
@@ -264,11 +270,11 @@ class _Planner:
 
     def add(self, source: int, opened: OpenSource) -> None:
         """Take over all units of a source, or as many as the limit leaves."""
-        for unit in opened.units():
+        for unit in self._cut(opened.units()):
             if unit.is_record:
                 if self.left == 0:
                     break
-                self.left = None if self.left is None else self.left - 1
+                self.left = None if self.left is None else self.left - unit.times
                 self._count(unit, opened.source)
                 if unit.may_begin and self._is_full():
                     self._close_segment()
@@ -280,14 +286,31 @@ class _Planner:
         if self._is_full():
             self.close_shard()
 
+    def _cut(self, units: Iterable[Unit]) -> Iterator[Unit]:
+        """Cut units of many lines where a shard is full or the limit is reached."""
+        for unit in units:
+            while unit.is_record and unit.times > 1 and unit.times > (room := self._room()):
+                head, unit = unit.split(room)
+                yield head
+            yield unit
+
+    def _room(self) -> int:
+        """How many lines of one byte come next before a shard begins, or the limit is reached."""
+        room = self._shard_size - self._size()
+        room = room if room > 0 else self._shard_size
+        return room if self.left is None else max(1, min(room, self.left))
+
     def _count(self, unit: Unit, source: Source) -> None:
         if unit.problem is None:
-            self.n_readable += 1
+            self.n_readable += unit.times
         elif self.problem is None:
             self.problem = f"{source.path}: {unit.problem}"
 
     def _is_full(self) -> bool:
-        return self._closed_size + (self._open.size if self._open else 0) >= self._shard_size
+        return self._size() >= self._shard_size
+
+    def _size(self) -> int:
+        return self._closed_size + (self._open.size if self._open else 0)
 
     def _close_segment(self) -> None:
         if self._open is not None:
@@ -321,7 +344,8 @@ def plan(sources: Sequence[Source], reading: Reading) -> list[ShardSpec]:
             continue
         opened = OpenSource(source, reading)
         try:
-            planner.add(number, opened)
+            with telling_of_memory(source.path):
+                planner.add(number, opened)
         finally:
             opened.close()
         _check_unchanged(source)

@@ -6,6 +6,7 @@ Owns the sample, the size that a store will have on disk, and the rates of past 
 import itertools
 import json
 import logging
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,13 +17,14 @@ import numpy as np
 
 from ctxbatch.batching import BatchMaker, Buffer
 from ctxbatch.config import ResolvedConfig
+from ctxbatch.damage import DamagedError, telling_of_memory
 from ctxbatch.errors import ResourceError
 from ctxbatch.indexing import expected_bytes
 from ctxbatch.layout import cache_folder, write_atomically
 from ctxbatch.readers import Record, Reject, to_record
 from ctxbatch.segment import split_sentences
 from ctxbatch.sources import Source
-from ctxbatch.streams import ByteStream, DamagedError
+from ctxbatch.streams import ByteStream
 from ctxbatch.tables import Table
 from ctxbatch.units import OpenSource, Reading
 
@@ -131,7 +133,8 @@ def estimate(
     for kind, group in kinds.items():
         factor = sum(s.size for s in group) / sum(s.size for s in chosen[kind])
         for source in chosen[kind]:
-            found, share, reason = _sample(source, reading, budget, maker, config)
+            with telling_of_memory(source.path):
+                found, share, reason = _sample(source, reading, budget, maker, config)
             total.add(found, factor / share)
             sampled += found.bytes
             if first_reject is None and reason is not None:
@@ -146,7 +149,8 @@ def estimate(
         sources=len(sources),
         sources_compressed=sum(source.compression is not None for source in sources),
         bytes=round(total.bytes),
-        sampled=min(1.0, round(sampled / whole, 4)) if whole else 1.0,
+        # Rounded down: 1 means that nothing was left out.
+        sampled=min(1.0, math.floor(1e4 * sampled / whole) / 1e4) if whole else 1.0,
         records=round(total.records),
         rejected=round(total.rejected),
         sentences=round(total.sentences),
@@ -210,21 +214,28 @@ def _extent(source: Source) -> tuple[float, int]:
     if source.compression is None:
         return source.size, source.size
     stream = ByteStream(source.path, source.compression)
+    # Decompressors read ahead: what was read is used up once more is.
+    read = used = used_for = 0
     try:
-        while stream.compressed_position() < _PROBED_BYTES and stream.position < _MAX_DECOMPRESSED:
+        while used < _PROBED_BYTES and (stream.position < _MAX_DECOMPRESSED or not used):
+            position = stream.position
             if not stream.read(_PROBE_STEP):
-                return stream.position, stream.position
+                return position, position
+            if stream.compressed_position() > read:
+                used, used_for, read = read, position, stream.compressed_position()
     except DamagedError:
         return stream.position, stream.position
     finally:
         stream.close()
-    return stream.position / stream.compressed_position() * source.size, stream.position
+    return used_for / used * source.size, stream.position
 
 
 def _places(source: Source, length: int, budget: int) -> list[int]:
     """Where to read: at the beginning, and evenly spread where a record's beginning can be found."""
     if source.format in ("csv", "tsv") or length <= (_FEW_ROWS if source.is_table else budget):
         return [0]
+    if source.compression is not None:
+        length = min(length, _MAX_DECOMPRESSED)
     return [number * length // _PLACES_A_SOURCE // 4 * 4 for number in range(_PLACES_A_SOURCE)]
 
 
@@ -239,6 +250,7 @@ class _Part:
     records: list[Record] = field(default_factory=list)
     first_reject: str | None = None
     lost_at: int | None = None
+    read_to: int = 0
 
 
 def _read_from(part: _Part, opened: OpenSource, start: int, end: float, budget: float) -> None:
@@ -246,6 +258,8 @@ def _read_from(part: _Part, opened: OpenSource, start: int, end: float, budget: 
 
     Of a record that is larger than the budget a part stands for the whole, so its share is what counts.
     """
+    if start < part.read_to:
+        return
     taken = 0
     units = opened.units(start)
     if start and not opened.source.is_table:
@@ -256,13 +270,14 @@ def _read_from(part: _Part, opened: OpenSource, start: int, end: float, budget: 
             part.first_reject = part.first_reject or unit.problem
         if unit.is_lost or unit.start >= end or taken >= budget:
             return
+        part.read_to = unit.end
         share = min(1.0, budget / max(1, len(unit.data)))
         part.reached += (unit.end - unit.start) * share
         part.bytes += len(unit.data) * share
         taken += len(unit.data)
         if not unit.is_record:
             continue
-        part.n_records += share
+        part.n_records += share * unit.times
         record = to_record(unit, 0, opened)
         if isinstance(record, Reject):
             part.n_rejected += share
@@ -312,8 +327,8 @@ def free_bytes(out: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def check_room(out: Path, needed: int) -> None:
-    """Refuse to begin what the disk cannot hold.
+def check_room(out: Path, needed: int, remedy: str) -> None:
+    """Refuse to begin what the disk cannot hold; ``remedy`` is what the command's user can do.
 
     Raises:
         ResourceError: It cannot.
@@ -321,8 +336,8 @@ def check_room(out: Path, needed: int) -> None:
     free = free_bytes(out)
     if needed > free:
         raise ResourceError(
-            f"{out} needs about {needed / 1e9:,.2f} GB more and its disk has {free / 1e9:,.2f} GB free: make "
-            "room, name another -o or fewer --vectors, or try all the same with --force"
+            f"{out} needs about {needed / 1e9:,.2f} GB more and its disk has {free / 1e9:,.2f} GB free: "
+            f"{remedy}"
         )
 
 

@@ -1,10 +1,6 @@
 """The senses command: how the groups of a word's occurrences are shown."""
 
-import json
 import logging
-import os
-import shutil
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +8,7 @@ from typer import Argument, Option
 from wcwidth import wrap
 
 import ctxbatch
+from ctxbatch import terminal
 from ctxbatch.options import AsJson, Layer, StoreHere
 
 if TYPE_CHECKING:
@@ -47,11 +44,7 @@ def senses(
     store.check_is_here()
     found = find_senses(store, word, groups, lines, on, layer)
     _tell_positions(store, found.column)
-    if as_json:
-        print(json.dumps(found.as_dict(), ensure_ascii=False))
-        return
-    for line in _lines(found, shutil.get_terminal_size((100, 24)).columns):
-        print(line)
+    terminal.show([terminal.json_line(found.as_dict())] if as_json else _lines(found, terminal.columns()))
 
 
 def _tell_positions(store: "Store", column: str) -> None:
@@ -69,15 +62,13 @@ def _tell_positions(store: "Store", column: str) -> None:
 def _lines(found: "Senses", width: int) -> Iterator[str]:
     from ctxbatch.concordance import keyword_in_context
 
-    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    yield from wrap(_summary(found), width)
+    yield from wrap(terminal.printable(_summary(found)), width)
     # All at once, so that the lines of all groups are aligned with each other.
-    lines = iter(
-        list(keyword_in_context([hit for group in found.groups for hit in group.lines], width, color=color))
-    )
+    hits = [hit for group in found.groups for hit in group.lines]
+    lines = iter(list(keyword_in_context(hits, width, color=terminal.has_colors())))
     for group in found.groups:
         yield ""
-        yield from wrap(_heading(group), width)
+        yield from wrap(terminal.printable(_heading(group)), width)
         for _ in group.lines:
             yield next(lines)
 

@@ -5,7 +5,7 @@ file, written last, that names what it was built from. Without an intact JSON th
 names end in the letters of their shape: Q queries, K hits, C candidates, L lists, N rows, D hidden size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -16,13 +16,15 @@ import faiss
 import joblib
 import numpy as np
 
-from ctxbatch.errors import StoreError
-from ctxbatch.layout import INDEX, Manifest, file_digest, read_json
-from ctxbatch.nearest import Floats, Selection, among, exact
+from ctxbatch.arrays import Floats, Ints
+from ctxbatch.commits import WORDS, Commit
+from ctxbatch.errors import InputError, ResourceError, StoreError
+from ctxbatch.layout import INDEX, Manifest
+from ctxbatch.nearest import Selection, among, exact
 from ctxbatch.places import LocalPlace
 from ctxbatch.postings import Postings
-from ctxbatch.store import Column, Ints, Store
-from ctxbatch.writer import WORDS
+from ctxbatch.sealed import Count, Positive, Sha256, file_digest, read_json, size_of, typed
+from ctxbatch.store import Column, Store
 
 # The table of each word's rows.
 WORD_ROWS = "words"
@@ -40,6 +42,30 @@ _PROPOSALS_PER_HIT = 20
 
 
 @dataclass(frozen=True, slots=True)
+class IndexOptions:
+    """What an index may cost and has to find.
+
+    Args:
+        memory: Bytes of memory that it may take when it is searched.
+        recall: Share of the ten nearest rows that a search has to find.
+        factory: A FAISS factory string of an IVF index, to take instead of a choice by rows and memory.
+
+    Raises:
+        InputError: A value is out of its range.
+    """
+
+    memory: int = 4 << 30
+    recall: float = 0.95
+    factory: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory <= 0:
+            raise InputError(f"--memory {self.memory} must be more than 0")
+        if not 0 < self.recall <= 1:
+            raise InputError(f"--recall {self.recall} must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, slots=True)
 class Effort:
     """How much of an index one search reads; tuned when the index is built.
 
@@ -49,7 +75,7 @@ class Effort:
     """
 
     margin: float
-    depth: int
+    depth: Positive
     slack: float
 
     def candidates(self, k: int) -> int:
@@ -146,6 +172,10 @@ class Index:
         scores_QK = np.full((len(queries_QD), k), -np.inf, np.float32)
 
         def decide(first: int, estimates_QC: Floats, candidates_QC: Ints) -> None:
+            if candidates_QC.max(initial=-1) >= len(self._column):
+                raise StoreError(
+                    "the index proposes rows that the store does not have: rebuild it with `ctxbatch index`"
+                )
             # Where fewer than k rows are estimated, all that the probed lists hold are compared.
             bar_Q = estimates_QC[:, k - 1 : k] - effort.slack if k <= estimates_QC.shape[1] else -np.inf
             compared_QC = (candidates_QC >= 0) & (estimates_QC >= bar_Q)
@@ -187,6 +217,35 @@ def _threads() -> ThreadPoolExecutor:
 # --- files ----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class FileOrigin:
+    """What every JSON file of an index says: which file it is of, and what that was built from.
+
+    ``built_from`` are the checksums of the shards' words, by shard.
+    """
+
+    file: str
+    bytes: Count
+    sha256: Sha256
+    built_from: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexFacts(FileOrigin):
+    """What the JSON file of an index on a column says."""
+
+    column: str
+    rows: Count
+    factory: str
+    options: IndexOptions
+    plain: Effort
+    filtered: Effort
+    recall_at_10: float
+    filtered_recall_at_10: float
+    seconds: float
+    faiss_version: str
+
+
 def facts_path(out: Path, name: str) -> Path:
     """Where the JSON lies that makes an index on a column, or the table of words, count."""
     return out / INDEX / f"{name}.json"
@@ -199,24 +258,51 @@ def index_files(out: Path) -> list[Path]:
     return sorted({*folder.glob("*.json"), *orphans})
 
 
-def built_from(commits: dict[int, dict[str, Any]]) -> dict[str, str]:
+def built_from(commits: Mapping[int, Commit]) -> dict[str, str]:
     """The checksums of the shards' words, by shard: what an index has to match."""
-    return {str(shard): commit["files"][WORDS]["sha256"] for shard, commit in commits.items()}
+    return {str(shard): commit.files[WORDS].sha256 for shard, commit in commits.items()}
 
 
 def check_index(path: Path, manifest: Manifest) -> Iterator[str]:
-    """Yield a line if an index, named by its JSON file, is damaged or not of this store's shards."""
-    remedy = f"rebuild it with `{rebuild_command(path)}`"
+    """Yield a line if an index, named by its JSON file, is damaged or not of this store's shards.
+
+    Raises:
+        ResourceError: The disk or a permission does not let it be read.
+    """
     try:
-        facts = read_json(path)
+        damage = _damage(read_facts(path), path, manifest)
+    except FileNotFoundError as error:
+        damage = f"{error.filename} is missing"
     except StoreError as error:
-        yield f"{error}; {remedy}"
-        return
-    file = path.parent / facts["file"]
-    if not file.is_file() or file.stat().st_size != facts["bytes"] or file_digest(file) != facts["sha256"]:
-        yield f"{file} is damaged or missing; {remedy}"
-    elif facts["built_from"] != built_from(LocalPlace(path.parent.parent).commits(manifest)):
-        yield f"{file} was built from other shards than those that are there; {remedy}"
+        damage = str(error)
+    if damage is not None:
+        yield f"{damage}; rebuild it with `{rebuild_command(path)}`"
+
+
+def _damage(facts: FileOrigin, path: Path, manifest: Manifest) -> str | None:
+    file = path.parent / facts.file
+    if size_of(file) not in (None, facts.bytes) or file_digest(file) != facts.sha256:
+        return f"{file} is damaged: its content does not match its checksum"
+    if facts.built_from != built_from(LocalPlace(path.parent.parent).commits(manifest)):
+        return f"{file} was built from other shards than those that are there"
+    return None
+
+
+def read_facts(path: Path) -> FileOrigin:
+    """Read the JSON file of an index, or of the table of words.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        StoreError: It is damaged.
+        ResourceError: The disk or a permission does not let it be read.
+    """
+    kind, suffix = (FileOrigin, ".arrow") if path.stem == WORD_ROWS else (IndexFacts, ".faiss")
+    facts = typed(read_json(path), kind, path)
+    if facts.file != path.stem + suffix:
+        raise StoreError(f"{path} is damaged: it names the file {facts.file!r}")
+    if isinstance(facts, IndexFacts) and facts.column != path.stem:
+        raise StoreError(f"{path} is damaged: it is of the column {facts.column!r}")
+    return facts
 
 
 def rebuild_command(path: Path) -> str:
@@ -226,13 +312,13 @@ def rebuild_command(path: Path) -> str:
     return f"ctxbatch index {path.parent.parent}{wanted}"
 
 
-def _intact_facts(store: Store, name: str) -> dict[str, Any] | None:
+def _intact_facts(store: Store, name: str) -> FileOrigin | None:
     path = facts_path(store.path, name)
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         return None
     for damage in check_index(path, store.manifest):
         raise StoreError(damage)
-    return read_json(path)
+    return read_facts(path)
 
 
 def open_index(store: Store, column: str) -> Index | None:
@@ -240,12 +326,39 @@ def open_index(store: Store, column: str) -> Index | None:
 
     Raises:
         StoreError: It is damaged or was built from other shards; the message says how to rebuild it.
+        ResourceError: The disk, a permission or the memory does not let it be loaded.
     """
     facts = _intact_facts(store, column)
-    if facts is None:
+    if not isinstance(facts, IndexFacts):
         return None
-    index: Any = faiss.read_index(str(store.path / INDEX / facts["file"]))
-    return Index(Proposer(index), store.column(column), Effort(**facts["plain"]), Effort(**facts["filtered"]))
+    index = _load(store, column, store.path / INDEX / facts.file)
+    return Index(Proposer(index), store.column(column), facts.plain, facts.filtered)
+
+
+def _load(store: Store, column: str, path: Path) -> Any:  # noqa: ANN401 (any FAISS index)
+    """Load a FAISS file, and make sure that it is an index of the store's rows."""
+    try:
+        index: Any = faiss.read_index(str(path))
+    except MemoryError as error:
+        raise ResourceError(f"{path} cannot be loaded: there is not enough memory") from error
+    except (RuntimeError, ValueError, OverflowError) as error:
+        why = str(error).strip().splitlines()[-1].rpartition("failed: ")[2]
+        raise StoreError(_not_an_index(store, column, path, why)) from error
+    if not isinstance(index, faiss.IndexIVF):
+        raise StoreError(_not_an_index(store, column, path, "it holds no IVF index"))
+    n_rows, dimension = store.n_rows, store.config.hidden_size
+    lists: Any = index.invlists
+    n_listed = sum(lists.list_size(number) for number in range(min(index.nlist, lists.nlist)))
+    if (index.ntotal, index.d, n_listed) != (n_rows, dimension, n_rows):
+        why = f"it holds {index.ntotal:,} vectors of {index.d}, the store {n_rows:,} of {dimension}"
+        raise StoreError(_not_an_index(store, column, path, why))
+    if (index.quantizer.ntotal, index.quantizer.d) != (index.nlist, dimension):
+        raise StoreError(_not_an_index(store, column, path, "its lists have no centroids"))
+    return index
+
+
+def _not_an_index(store: Store, column: str, path: Path, why: str) -> str:
+    return f"{path} is damaged ({why}); rebuild it with `{rebuild_command(facts_path(store.path, column))}`"
 
 
 def open_postings(store: Store) -> Postings:
@@ -255,7 +368,7 @@ def open_postings(store: Store) -> Postings:
         StoreError: The table is damaged or was built from other shards; the message says how to rebuild it.
     """
     facts = _intact_facts(store, WORD_ROWS)
-    return Postings(store, None if facts is None else store.path / INDEX / facts["file"])
+    return Postings(store, None if facts is None else store.path / INDEX / facts.file)
 
 
 def effort_facts(index: Index) -> dict[str, Any]:

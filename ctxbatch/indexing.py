@@ -18,15 +18,19 @@ from ctxbatch.errors import InputError, StoreError
 from ctxbatch.index import (
     WORD_ROWS,
     Index,
+    IndexFacts,
+    IndexOptions,
     Proposer,
     built_from,
     check_index,
     effort_facts,
     facts_path,
+    read_facts,
 )
-from ctxbatch.layout import INDEX, file_digest, read_json, replacing, write_json
+from ctxbatch.layout import INDEX, replacing, write_json
 from ctxbatch.nearest import normalised
 from ctxbatch.postings import Postings, write
+from ctxbatch.sealed import file_digest
 from ctxbatch.store import Column, Store
 from ctxbatch.tuning import choose_rows, hold_out, measure, tune
 
@@ -47,30 +51,6 @@ _WORKING_BYTES = 36 << 20
 _WORD_BYTES = 5
 # Seconds a core needs for a row of one dimension, roughly: what is said before a build begins.
 _SECONDS_PER_VALUE = 1.5e-7
-
-
-@dataclass(frozen=True, slots=True)
-class IndexOptions:
-    """What an index may cost and has to find.
-
-    Args:
-        memory: Bytes of memory that it may take when it is searched.
-        recall: Share of the ten nearest rows that a search has to find.
-        factory: A FAISS factory string of an IVF index, to take instead of a choice by rows and memory.
-
-    Raises:
-        InputError: A value is out of its range.
-    """
-
-    memory: int = 4 << 30
-    recall: float = 0.95
-    factory: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.memory <= 0:
-            raise InputError(f"--memory {self.memory} must be more than 0")
-        if not 0 < self.recall <= 1:
-            raise InputError(f"--recall {self.recall} must be above 0 and at most 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +139,16 @@ def ensure(store: Store, column: str, *, quiet: bool = True) -> IndexReport:
     if not path.exists() or any(check_index(path, store.manifest)):
         return build(store, column, recorded_options(path), quiet=quiet)
     _ensure_words(store)
-    facts = read_json(path)
+    facts = read_facts(path)
+    assert isinstance(facts, IndexFacts)
     return IndexReport(
         column,
         store.n_rows,
-        path.parent / facts["file"],
-        *(facts[name] for name in ("bytes", "seconds", "recall_at_10", "filtered_recall_at_10")),
+        path.parent / facts.file,
+        facts.bytes,
+        facts.seconds,
+        facts.recall_at_10,
+        facts.filtered_recall_at_10,
     )
 
 
@@ -182,9 +166,10 @@ def rebuild(store: Store, damaged: Sequence[str], *, quiet: bool = True) -> tupl
 def recorded_options(path: Path) -> IndexOptions:
     """The options that an index was built with, if its JSON can be read; else the defaults."""
     try:
-        return IndexOptions(**read_json(path)["options"])
-    except StoreError:
+        facts = read_facts(path)
+    except (FileNotFoundError, StoreError):
         return IndexOptions()
+    return facts.options if isinstance(facts, IndexFacts) else IndexOptions()
 
 
 def build(

@@ -1,4 +1,4 @@
-"""What lies where under OUT: checksummed JSON files, the manifest, names of the lock and the logs.
+"""What lies where under OUT: how its files are written, the manifest, names of the lock and the logs.
 
 Owns the first bytes of a store. Files that are written once are written beside their place, synced and
 renamed, so that they are there whole or not at all.
@@ -6,23 +6,24 @@ renamed, so that they are there whole or not at all.
 
 import errno
 import functools
-import hashlib
-import json
+import itertools
 import os
 import re
 import secrets
 import socket
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ctxbatch.config import ResolvedConfig, canonical_json
+from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus import ShardSpec
-from ctxbatch.errors import ResourceError, StoreError
-from ctxbatch.readers import Segment
+from ctxbatch.errors import InputError, ResourceError, StoreError
+from ctxbatch.sealed import read_bytes, seal, typed, unseal
 from ctxbatch.sources import Source
+from ctxbatch.streams import check_encoding
 from ctxbatch.units import Reading
 
 FORMAT_VERSION = 4
@@ -36,7 +37,7 @@ PROCESS_NONCE = "CTXBATCH_PROCESS"
 _LOGS = re.compile(r"run(\.\d+-of-\d+)?\.log")
 
 
-# --- checksummed JSON -----------------------------------------------------------------------------
+# --- writing files --------------------------------------------------------------------------------
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -67,46 +68,6 @@ def create(path: Path, content: bytes) -> bool:
         beside.unlink(missing_ok=True)
     sync(path.parent)
     return True
-
-
-def seal(content: Mapping[str, Any]) -> bytes:
-    """A JSON object with its own checksum, as it is written."""
-    sealed = {**content, "checksum": _checksum(content)}
-    return (json.dumps(sealed, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read what `write_json` wrote.
-
-    Raises:
-        StoreError: The file is missing, is no JSON object, or is not byte for byte what was written.
-    """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    return unseal(raw, path)
-
-
-def unseal(raw: bytes, name: object) -> dict[str, Any]:
-    """The JSON object that `seal` made these bytes of; ``name`` says where they are from.
-
-    Raises:
-        StoreError: They are no JSON object, or not byte for byte what was written.
-    """
-    try:
-        content: dict[str, Any] = json.loads(raw)
-        del content["checksum"]
-        intact = raw == seal(content)
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise StoreError(f"{name} is damaged: it is not the JSON that was written") from error
-    if not intact:
-        raise StoreError(f"{name} is damaged: its content does not match its checksum")
-    return content
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -174,12 +135,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ctxbatch"
 
 
-def file_digest(path: Path) -> str:
-    """The sha256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 # --- the manifest ---------------------------------------------------------------------------------
 
 
@@ -218,16 +173,13 @@ class Manifest:
         """Read a store's manifest.
 
         Raises:
-            StoreError: There is none, it is damaged, or it is of a newer format.
+            StoreError: There is none, it is damaged, or it is of another format.
+            ResourceError: The disk or a permission does not let it be read.
         """
-        path = out / MANIFEST
-        if not path.is_file():
-            raise StoreError(f"{out} is no ctxbatch store: it has no {MANIFEST}")
         try:
-            raw = path.read_bytes()
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-        return cls.from_bytes(raw, out)
+            return cls.from_bytes(read_bytes(out / MANIFEST), out)
+        except FileNotFoundError:
+            raise StoreError(f"{out} is no ctxbatch store: it has no {MANIFEST}") from None
 
     @classmethod
     def from_bytes(cls, raw: bytes, out: object) -> "Manifest":
@@ -236,34 +188,53 @@ class Manifest:
         Raises:
             StoreError: It is damaged, or it is of another format.
         """
+        name = f"{out}/{MANIFEST}"
         try:
-            content = unseal(raw, f"{out}/{MANIFEST}")
+            content = unseal(raw, name)
         except StoreError as error:
-            raise StoreError(f"{error}; the store cannot be trusted: run again with another -o") from error
-        if content["format_version"] > FORMAT_VERSION:
+            raise _not_to_be_trusted(error) from error
+        version = content.get("format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
             raise StoreError(
-                f"{out} has format version {content['format_version']}, this program reads up to "
-                f"{FORMAT_VERSION}: install a newer ctxbatch"
+                f"{out} has format version {version}, this program reads up to {FORMAT_VERSION}: install a "
+                "newer ctxbatch"
             )
-        if content["format_version"] < FORMAT_VERSION:
+        if isinstance(version, int) and version < FORMAT_VERSION:
             raise StoreError(
-                f"{out} has format version {content['format_version']}, from before the first release: "
-                "run again with another -o"
+                f"{out} has format version {version}, from before the first release: run again with another "
+                "-o"
             )
-        return cls(
-            ResolvedConfig.from_dict(content["config"]),
-            Reading(**content["reading"]),
-            tuple(map(_source, content["sources"])),
-            tuple(
-                ShardSpec(shard["shard"], tuple(Segment(**segment) for segment in shard["segments"]))
-                for shard in content["shards"]
-            ),
-        )
+        try:
+            manifest = typed(content, cls, name)
+        except StoreError as error:
+            raise _not_to_be_trusted(error) from error
+        if problem := _contradiction(manifest, content):
+            raise _not_to_be_trusted(f"{name} is damaged: {problem}")
+        return manifest
 
 
-def _source(fields: dict[str, Any]) -> Source:
-    columns = fields["columns"]
-    return Source(**{**fields, "columns": None if columns is None else tuple(columns)})
+def _not_to_be_trusted(why: object) -> StoreError:
+    return StoreError(f"{why}; the store cannot be trusted: run again with another -o")
+
+
+def _contradiction(manifest: Manifest, content: Mapping[str, Any]) -> str | None:
+    """Return what in a manifest cannot be, although every field is of its type; ``None`` if nothing."""
+    config, reading = manifest.config, manifest.reading
+    if config.fingerprint != content.get("fingerprint"):
+        return "its fingerprint is not that of its configuration"
+    if problem := config.contradiction():
+        return problem
+    if [spec.shard for spec in manifest.shards] != list(range(len(manifest.shards))):
+        return "its shards are not numbered from 0"
+    for segment in itertools.chain.from_iterable(spec.segments for spec in manifest.shards):
+        if segment.source >= len(manifest.sources) or segment.start > segment.end:
+            return "a shard is of text that no source has"
+    for encoding in {reading.encoding, *(source.encoding for source in manifest.sources)} - {None}:
+        try:
+            check_encoding(encoding or "")
+        except InputError as error:
+            return str(error)
+    return None
 
 
 def check_folder(out: Path) -> None:
@@ -294,6 +265,53 @@ def log_path(out: Path, part: tuple[int, int] | None = None) -> Path:
 def rejects_of(out: Path | str) -> str:
     """Where a store says what was not processed; on object storage file names carry an attempt."""
     return f"{out}/{SHARDS}/*/rejects{'.*' if isinstance(out, str) else ''}.jsonl"
+
+
+# --- a store that is not to be trusted ------------------------------------------------------------
+
+
+def refuse_links(out: Path) -> None:
+    """Make sure that what is written to a store does not go elsewhere: nothing in it may be a link.
+
+    The store's own folder may be one: it is the user who names it.
+
+    Raises:
+        StoreError: Something is.
+        OSError: A folder cannot be looked at.
+    """
+    for folder in (out, out / SHARDS, out / INDEX):
+        if folder.is_symlink() and folder != out:
+            raise StoreError(_is_link(folder))
+        if not folder.is_dir():
+            continue
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    raise StoreError(_is_link(Path(entry.path)))
+
+
+def open_to_write(path: Path, mode: int) -> int:
+    """Open, or make, a file of a store that is written to in its place; returns the descriptor.
+
+    Raises:
+        StoreError: It is a link, or no regular file.
+        OSError: The disk refuses.
+    """
+    flags = mode | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise StoreError(_is_link(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise StoreError(_is_link(path))
+    return descriptor
+
+
+def _is_link(path: Path) -> str:
+    return f"{path} is a link or no regular file, and ctxbatch writes only inside a store: remove it"
 
 
 # --- a disk that refuses --------------------------------------------------------------------------

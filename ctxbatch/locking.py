@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ctxbatch.errors import ResourceError
-from ctxbatch.layout import LOCK, host_name
+from ctxbatch.layout import LOCK, host_name, open_to_write, refuse_links
 
 # What each byte stands for. The first two are held for one run alone, or shared by the parts of one.
 _COORDINATORS = 0  # by coordinators
@@ -58,7 +58,8 @@ def _held(out: Path, kind: int) -> Iterator[int]:
     with contextlib.ExitStack() as opened:
         try:
             out.mkdir(parents=True, exist_ok=True)
-            coordinators, writers = (os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644) for _ in range(2))
+            refuse_links(out)
+            coordinators, writers = (open_to_write(out / LOCK, os.O_RDWR) for _ in range(2))
         except OSError as error:
             raise ResourceError(f"{out} cannot be written to: {error.strerror}") from error
         opened.callback(os.close, coordinators)
@@ -102,7 +103,7 @@ class Claims:
     """
 
     def __init__(self, out: Path) -> None:
-        self._descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        self._descriptor = open_to_write(out / LOCK, os.O_RDWR)
 
     def __enter__(self) -> "Claims":
         return self
@@ -143,7 +144,7 @@ def _take(descriptor: int, kind: int, byte: int) -> bool:
 def _held_bytes(out: Path, bytes_: Iterable[int]) -> list[int]:
     """Those of some bytes that somebody holds; none where there is no such file or it may not be read."""
     try:
-        descriptor = os.open(out / LOCK, os.O_RDONLY)
+        descriptor = os.open(out / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return []
     try:

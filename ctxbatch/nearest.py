@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ctxbatch.store import Column, Ints
-
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
+from ctxbatch.arrays import Floats, Ints, Mask
+from ctxbatch.store import Column
 
 # Rows compared at a time. The first few set the bar that keeps most others out.
 _FIRST_ROWS = 512

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ctxbatch.batching import BatchMaker, Buffer
+from ctxbatch.commits import Commit
 from ctxbatch.compiling import program_path
 from ctxbatch.corpus import ShardSpec
 from ctxbatch.devices import describe_device, library_versions
@@ -117,9 +118,7 @@ class Bench:
         self._reader = Reader(self.manifest.sources, self.manifest.reading)
         self._device = device
 
-    def run_shards(
-        self, shards: Iterable[int], report: Callable[[Progress], None]
-    ) -> Iterator[dict[str, Any]]:
+    def run_shards(self, shards: Iterable[int], report: Callable[[Progress], None]) -> Iterator[Commit]:
         """Run shards one after another and yield the commit record of each.
 
         Args:
@@ -138,6 +137,8 @@ class Bench:
             yield from self._write(encoded, report)
         except OSError as error:
             raise as_resource_error(error, self._out) from error
+        except MemoryError as error:
+            raise ResourceError(f"{self._device} has too little memory for a worker: {error}") from error
         finally:
             stopped.set()
 
@@ -157,7 +158,7 @@ class Bench:
         before = self._reader.bytes_read
         for record in self._reader.read(reading.spec.segments):
             reading.bytes = self._reader.bytes_read - before
-            reading.records += 1
+            reading.records += record.times if isinstance(record, Record) else 1
             if isinstance(record, Record):
                 yield from split_sentences(record, self.manifest.config.lang)
             else:
@@ -201,9 +202,7 @@ class Bench:
         slots = sum(batch.input_ids_BT.size for batch in batches)
         return replace(item, buffer=gathered.buffer, gathered=gathered, tokens=tokens, slots=slots)
 
-    def _write(
-        self, items: Iterator[_Encoded], report: Callable[[Progress], None]
-    ) -> Iterator[dict[str, Any]]:
+    def _write(self, items: Iterator[_Encoded], report: Callable[[Progress], None]) -> Iterator[Commit]:
         manifest, clock = self.manifest, _Clock()
         for first in items:
             reading, item = first.reading, first

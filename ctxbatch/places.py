@@ -13,6 +13,7 @@ nothing can be renamed, so every attempt to write a shard has names of its own:
 import contextlib
 import errno
 import hashlib
+import os
 import re
 import shutil
 import tempfile
@@ -20,13 +21,20 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from ctxbatch.commits import (
+    COMMIT,
+    Commit,
+    is_of_plan,
+    parse_commit,
+    read_commit,
+    shard_folder,
+)
 from ctxbatch.corpus import ShardSpec
 from ctxbatch.errors import InputError, ResourceError, StoreError
-from ctxbatch.layout import MANIFEST, SHARDS, Manifest, cache_folder, check_folder, seal, unseal
+from ctxbatch.layout import MANIFEST, SHARDS, Manifest, cache_folder, check_folder
 from ctxbatch.locking import Claims
 from ctxbatch.remote import (
     OF_BUCKETS,
@@ -43,7 +51,8 @@ from ctxbatch.remote import (
     without_password,
     write_file,
 )
-from ctxbatch.writer import COMMIT, is_of_plan, read_commit, remove_leftovers, shard_folder
+from ctxbatch.sealed import read_bytes, seal
+from ctxbatch.writer import remove_leftovers
 
 # Small objects that are read or removed at the same time.
 _AT_ONCE = 16
@@ -80,7 +89,11 @@ class LocalPlace:
         Raises:
             StoreError: It is damaged, or of another format.
         """
-        return Manifest.read(self.folder) if (self.folder / MANIFEST).exists() else None
+        try:
+            raw = read_bytes(self.folder / MANIFEST)
+        except FileNotFoundError:
+            return None
+        return Manifest.from_bytes(raw, self.folder)
 
     def begin(self, manifest: Manifest, *, first: bool) -> bool:
         """Begin a store; false where it has a manifest by now, and this one was to be the first."""
@@ -92,21 +105,29 @@ class LocalPlace:
     def make_ready(
         self,
         manifest: Manifest,  # noqa: ARG002 (as `RemotePlace` needs it)
-        commits: Mapping[int, Mapping[str, Any]],  # noqa: ARG002 (as `RemotePlace` needs them)
+        commits: Mapping[int, Commit],  # noqa: ARG002 (as `RemotePlace` needs them)
     ) -> None:
         """Remove what killed runs have left. Only for who holds the store alone."""
         remove_leftovers(self.folder)
 
-    def commits(self, manifest: Manifest) -> dict[int, dict[str, Any]]:
-        """The commit records of all shards that count, by shard, in order."""
+    def commits(self, manifest: Manifest) -> dict[int, Commit]:
+        """The commit records of all shards that count, by shard, in order.
+
+        Raises:
+            StoreError: The place of the shards is no folder.
+            ResourceError: The disk or a permission does not let one be read.
+        """
+        shards = self.folder / SHARDS
+        if os.path.lexists(shards) and not shards.is_dir():
+            raise StoreError(f"{shards} is damaged: it is no folder")
         found = ((spec.shard, self.commit_of(manifest, spec)) for spec in manifest.shards)
         return {shard: commit for shard, commit in found if commit is not None}
 
-    def commit_of(self, manifest: Manifest, spec: ShardSpec) -> dict[str, Any] | None:
-        """A shard's commit record, if the shard counts; see `ctxbatch.writer.read_commit`."""
+    def commit_of(self, manifest: Manifest, spec: ShardSpec) -> Commit | None:
+        """A shard's commit record, if the shard counts; see `ctxbatch.commits.read_commit`."""
         return read_commit(self.folder, manifest, spec)
 
-    def publish(self, commit: Mapping[str, Any]) -> None:
+    def publish(self, commit: Commit) -> None:
         """Make a shard that is complete in the folder the store's: here it is."""
 
     @contextlib.contextmanager
@@ -176,7 +197,7 @@ class RemotePlace:
         self.folder.mkdir(parents=True, exist_ok=True)
         manifest.write(self.folder)
 
-    def make_ready(self, manifest: Manifest, commits: Mapping[int, Mapping[str, Any]]) -> None:
+    def make_ready(self, manifest: Manifest, commits: Mapping[int, Commit]) -> None:
         """Remove what killed runs have left, here and there. Only for who holds the folder alone.
 
         There only what is old enough that nobody can be about to name it.
@@ -188,9 +209,9 @@ class RemotePlace:
         shutil.rmtree(self.folder / SHARDS, ignore_errors=True)
         self.copy_manifest(manifest)
         kept = {
-            self._object(shard, name, commit.get("attempt"))
+            self._object(shard, name, commit.attempt)
             for shard, commit in commits.items()
-            for name in commit["files"]
+            for name in commit.files
         }
         settled = time.time_ns() - int(_UNSETTLED_SECONDS * 1e9)
         left = [
@@ -209,7 +230,7 @@ class RemotePlace:
                 shutil.rmtree(path, ignore_errors=True)
                 claims.release(shard)
 
-    def commits(self, manifest: Manifest) -> dict[int, dict[str, Any]]:
+    def commits(self, manifest: Manifest) -> dict[int, Commit]:
         """The commit records of all shards that count, by shard, in order.
 
         Raises:
@@ -221,55 +242,51 @@ class RemotePlace:
             found = list(threads.map(lambda spec: self._commit_of(manifest, spec, objects), begun))
         return {spec.shard: commit for spec, commit in zip(begun, found, strict=True) if commit is not None}
 
-    def commit_of(self, manifest: Manifest, spec: ShardSpec) -> dict[str, Any] | None:
+    def commit_of(self, manifest: Manifest, spec: ShardSpec) -> Commit | None:
         """A shard's commit record, if the shard counts.
 
-        It counts as one in a folder does: `ctxbatch.writer.read_commit` says when.
+        It counts as one in a folder does: `ctxbatch.commits.read_commit` says when.
 
         Raises:
             ResourceError: The network fails, or access is denied.
         """
         return self._commit_of(manifest, spec, self._objects(f"{SHARDS}/{spec.shard:06d}"))
 
-    def broken(self, manifest: Manifest, commits: Mapping[int, Mapping[str, Any]]) -> list[int]:
+    def broken(self, manifest: Manifest, commits: Mapping[int, Commit]) -> list[int]:
         """The shards that have a commit record and do not count."""
         objects = self._objects(SHARDS)
         shards = (spec.shard for spec in manifest.shards if spec.shard not in commits)
         return [shard for shard in shards if self._object(shard, COMMIT) in objects]
 
-    def _commit_of(
-        self, manifest: Manifest, spec: ShardSpec, objects: Mapping[str, Entry]
-    ) -> dict[str, Any] | None:
+    def _commit_of(self, manifest: Manifest, spec: ShardSpec, objects: Mapping[str, Entry]) -> Commit | None:
         raw = self._read(self._object(spec.shard, COMMIT))
         if raw is None:
             return None
         try:
-            commit = unseal(raw, self.out)
+            commit = parse_commit(raw, self.out, spec.shard)
         except StoreError:
             return None
         return commit if self._is_whole(commit, objects) and is_of_plan(commit, manifest, spec) else None
 
-    def _is_whole(self, commit: Mapping[str, Any], objects: Mapping[str, Entry]) -> bool:
+    def _is_whole(self, commit: Commit, objects: Mapping[str, Entry]) -> bool:
         """Whether all files of a commit record are there in full length."""
-        names = {self._object(commit["shard"], name, commit.get("attempt")): name for name in commit["files"]}
-        return all(
-            name in objects and objects[name].size == commit["files"][file]["bytes"]
-            for name, file in names.items()
-        )
+        files = {
+            self._object(commit.shard, name, commit.attempt): facts for name, facts in commit.files.items()
+        }
+        return all(name in objects and objects[name].size == facts.bytes for name, facts in files.items())
 
-    def publish(self, commit: Mapping[str, Any]) -> None:
+    def publish(self, commit: Commit) -> None:
         """Make a shard that is complete in the folder the store's, and remove it from the folder.
 
         Raises:
             ResourceError: The network fails, or access is denied.
         """
-        shard, attempt = commit["shard"], uuid.uuid4().hex[:12]
-        folder = shard_folder(self.folder, shard)
+        published = replace(commit, attempt=uuid.uuid4().hex[:12])
+        shard, folder = commit.shard, shard_folder(self.folder, commit.shard)
         with self._told():
-            for name in commit["files"]:
-                upload(folder / name, f"{self.out}/{self._object(shard, name, attempt)}")
-            published = {**commit, "attempt": attempt}
-            write_file(f"{self.out}/{self._object(shard, COMMIT)}", seal(published))
+            for name in commit.files:
+                upload(folder / name, f"{self.out}/{self._object(shard, name, published.attempt)}")
+            write_file(f"{self.out}/{self._object(shard, COMMIT)}", seal(published.as_dict()))
         if not self._is_whole(published, self._objects(f"{SHARDS}/{shard:06d}")):
             raise ResourceError(
                 f"{self.out}: files of shard {shard:06d} went away while it was written, as if another run "
@@ -292,7 +309,8 @@ class RemotePlace:
     def copy_shard(self, shard: int, folder: Path) -> bool:
         """Copy a shard's files into a folder, under the names that they have in a local store.
 
-        Nothing is checked, and what is not there is left out. Returns whether there is a commit record.
+        Their content is not checked. A file that is not there is left out, and so are all where the commit
+        record is damaged. Returns True if there is a commit record.
 
         Raises:
             ResourceError: The network fails, or access is denied.
@@ -302,12 +320,12 @@ class RemotePlace:
             return False
         (folder / COMMIT).write_bytes(raw)
         try:
-            commit = unseal(raw, self.out)
+            commit = parse_commit(raw, self.out, shard)
         except StoreError:
             return True
-        for name in commit["files"]:
+        for name in commit.files:
             with self._told(), _absent():
-                download(f"{self.out}/{self._object(shard, name, commit.get('attempt'))}", folder / name)
+                download(f"{self.out}/{self._object(shard, name, commit.attempt)}", folder / name)
         return True
 
     def _object(self, shard: int, name: str, attempt: str | None = None) -> str:

@@ -13,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ctxbatch.store import Ints, Store
-from ctxbatch.writer import WORDS
+from ctxbatch.arrays import Ints
+from ctxbatch.arrow_files import checked
+from ctxbatch.commits import WORDS
+from ctxbatch.store import Store
 
 _SCHEMA = pa.schema([("word", pa.string()), ("rows", pa.list_(pa.int32()))])
 
@@ -29,7 +31,7 @@ class Postings:
 
     def __init__(self, store: Store, path: Path | None) -> None:
         self._store = store
-        self._batches = None if path is None else _read(path)
+        self._batches = None if path is None else _read(store, path)
 
     def positions(self, word: str) -> Ints:
         """The sorted positions of a word's rows; the word is casefolded."""
@@ -82,6 +84,18 @@ def write(store: Store, stream: BinaryIO) -> None:
             writer.write_batch(batch)
 
 
-def _read(path: Path) -> list[pa.RecordBatch]:
-    reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+def _read(store: Store, path: Path) -> list[pa.RecordBatch]:
+    """Map the table, and make sure that it names rows that the store has."""
+    with checked(path):
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        if not reader.schema.equals(_SCHEMA) or reader.num_record_batches != len(store.commits):
+            raise ValueError("it is no table of this store's words")
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        for batch, commit in zip(batches, store.commits.values(), strict=True):
+            batch.validate(full=True)
+            rows = batch["rows"].values.to_numpy()
+            if batch["word"].null_count or batch["rows"].null_count:
+                raise ValueError("a word or its rows are missing")
+            if len(rows) and not 0 <= rows.min() <= rows.max() < commit.counts.rows:
+                raise ValueError("it names rows that the store does not have")
+    return batches

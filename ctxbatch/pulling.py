@@ -2,13 +2,12 @@
 
 import shutil
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
+from ctxbatch.commits import COMMIT, Commit, commit_of, shard_folder
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.forecast import check_room
 from ctxbatch.layout import (
@@ -22,8 +21,9 @@ from ctxbatch.layout import (
 )
 from ctxbatch.locking import locked
 from ctxbatch.places import LocalPlace, RemotePlace, manifest_of, place_of
+from ctxbatch.sealed import read_json
 from ctxbatch.verify import file_damage
-from ctxbatch.writer import COMMIT, put_in_place, shard_folder
+from ctxbatch.writer import put_in_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ def _copy(source: RemotePlace, target: LocalPlace, manifest: Manifest, quiet: bo
     commits, there = source.commits(manifest), target.commits(manifest)
     target.make_ready(manifest, there)
     todo = {shard: commit for shard, commit in commits.items() if not _is_same(commit, there.get(shard))}
-    size = sum(file["bytes"] for commit in todo.values() for file in commit["files"].values())
-    check_room(target.folder, size)
+    size = sum(commit.size for commit in todo.values())
+    check_room(target.folder, size, "make room, or name another folder")
     damaged = [
         f"{source.out}/{SHARDS}/{shard:06d} is damaged: `ctxbatch verify {source.out}` says how"
         for shard in source.broken(manifest, commits)
@@ -88,36 +88,38 @@ def _copy(source: RemotePlace, target: LocalPlace, manifest: Manifest, quiet: bo
         bar_format="{percentage:3.0f}% {bar} {n_fmt}B/{total_fmt}B, {remaining} left",
     ) as bar:
         for shard, commit in todo.items():
-            damage = _copy_shard(source, target, shard, commit)
+            damage = _copy_shard(source, target, shard)
             damaged += damage
             copied += not damage
-            bar.update(sum(file["bytes"] for file in commit["files"].values()))
+            bar.update(commit.size)
     held = len(target.commits(manifest))
     return PullReport(target.folder, held, copied, len(manifest.shards), tuple(damaged))
 
 
-def _copy_shard(source: RemotePlace, target: LocalPlace, shard: int, commit: Mapping[str, Any]) -> list[str]:
+def _copy_shard(source: RemotePlace, target: LocalPlace, shard: int) -> list[str]:
     """Copy a shard, whole or not at all; returns what is wrong with it, and then it is not."""
     place = shard_folder(target.folder, shard)
+    name = f"{source.out}/{SHARDS}/{place.name}"
     beside = place.with_name(temporary_name(place.name))
     beside.mkdir(parents=True)
     try:
-        source.copy_shard(shard, beside)
-        if damage := next(file_damage(beside, f"{source.out}/{SHARDS}/{place.name}", commit), None):
+        if not source.copy_shard(shard, beside):
+            return [f"{name} is gone"]
+        content = read_json(beside / COMMIT)
+        commit = commit_of(content, f"{name}/{COMMIT}", shard)
+        if damage := next(file_damage(beside, name, commit), None):
             return [damage]
-        for name in commit["files"]:
-            sync(beside / name)
-        write_json(beside / COMMIT, _as_here(commit))
+        for file in commit.files:
+            sync(beside / file)
+        content.pop("attempt", None)  # only names of objects carry it
+        write_json(beside / COMMIT, content)
         put_in_place(beside, place)
+    except StoreError as error:
+        return [str(error)]
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return []
 
 
-def _is_same(commit: Mapping[str, Any], here: Mapping[str, Any] | None) -> bool:
-    return here is not None and _as_here(commit)["files"] == here["files"]
-
-
-def _as_here(commit: Mapping[str, Any]) -> dict[str, Any]:
-    """The commit record of a folder's shard, which knows no attempts."""
-    return {name: value for name, value in commit.items() if name != "attempt"}
+def _is_same(commit: Commit, here: Commit | None) -> bool:
+    return here is not None and commit.files == here.files

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ctxbatch.arrays import Floats, Ints
 from ctxbatch.batching import BatchMaker, Buffer
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
-from ctxbatch.nearest import Floats, normalised
+from ctxbatch.nearest import normalised
 from ctxbatch.occurrences import most_salient
 from ctxbatch.readers import Record
 from ctxbatch.segment import Sentence
-from ctxbatch.store import Ints
 
 _EXAMPLE = 'mark the word to search for with brackets: "I will send her a [card]."'
 

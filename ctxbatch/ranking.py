@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from ctxbatch.arrays import Floats, Ints
 from ctxbatch.filters import Filters
 from ctxbatch.index import open_index, open_postings
-from ctxbatch.nearest import Floats, Selection, exact, normalised
+from ctxbatch.nearest import Selection, exact, normalised
 from ctxbatch.queries import QueryWord
 from ctxbatch.selection import Selector
-from ctxbatch.store import Ints, Store
+from ctxbatch.store import Store
 
 # Rows asked for in place of one where only some of them will count, and again where too few did.
 _MORE = 8

@@ -13,20 +13,21 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_all
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from ctxbatch.cluster import as_own_error, count, reached, waiting
+from ctxbatch.commits import COMMIT, shard_folder
 from ctxbatch.dispatch import TRIES, Dispatch
 from ctxbatch.errors import InputError, error_of_kind
 from ctxbatch.layout import SHARDS, Manifest, log_path
 from ctxbatch.places import Place
 from ctxbatch.pool import check_failures
 from ctxbatch.rayworker import RayWorker
-from ctxbatch.writer import COMMIT, remove_leftovers, shard_folder
+from ctxbatch.writer import remove_leftovers
 
 log = logging.getLogger("ctxbatch")
 # How often nodes that have joined are looked for, and how long a place is waited for in silence.
@@ -171,7 +172,7 @@ class RayPool:
             if commit is None:
                 lost.append(shard)
             else:
-                yield {"say": "committed", "shard": shard, "counts": commit["counts"]}
+                yield {"say": "committed", "shard": shard, "counts": asdict(commit.counts)}
         if worker.failure and worker.loaded:
             yield from dispatch.failed(lost, worker.failure)
         else:

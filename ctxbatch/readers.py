@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ctxbatch.damage import out_of_memory
 from ctxbatch.errors import InputError
+from ctxbatch.sealed import Count, Sha256
 from ctxbatch.sources import Source
 from ctxbatch.units import OpenSource, Reading, Unit, without_line_end
 
@@ -22,23 +24,27 @@ class Segment:
     either way. ``sha256`` is of everything that was read between them.
     """
 
-    source: int
-    start: int
-    end: int
-    first_record: int
-    size: int
-    sha256: str
+    source: Count
+    start: Count
+    end: Count
+    first_record: Count
+    size: Count
+    sha256: Sha256
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A line, paragraph, file, JSON object or row: its text and where it begins in its source."""
+    """A line, paragraph, file, JSON object or row: its text and where it begins in its source.
+
+    One without text may stand for ``times`` empty lines that follow one another.
+    """
 
     source: int
     record: int
     byte_start: int | None
     doc_id: str | None
     text: str
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +77,16 @@ def to_record(unit: Unit, number: int, source: OpenSource) -> Record | Reject:
         return Reject(number, unit.number, start, str(error))
     except UnicodeEncodeError:
         return Reject(number, unit.number, start, "holds half of a surrogate pair, which is no text")
-    return Record(number, unit.number, start, doc_id, text)
+    except RecursionError:  # of an id that is an object
+        return Reject(number, unit.number, start, "not JSON: nested too deeply")
+    except MemoryError as error:
+        raise out_of_memory(source.source.path) from error
+    return Record(number, unit.number, start, doc_id, text, unit.times)
 
 
 def _decoded(unit: Unit, source: OpenSource) -> str:
+    if unit.times > 1:
+        return ""
     text, problem = source.text_of(unit)
     if problem is not None:
         raise _BadRecordError(problem)
@@ -140,11 +152,14 @@ def has_json_field(fields: dict[str, Any], name: str) -> bool:
     return json_field(fields, name) is not _MISSING
 
 
-def json_field_names(fields: dict[str, Any], prefix: str = "") -> list[str]:
+def json_field_names(fields: dict[str, Any]) -> list[str]:
     """The names of an object's fields, those inside objects with dots."""
     names: list[str] = []
-    for name, value in fields.items():
-        names += json_field_names(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name]
+    waiting = [("", fields)]
+    while waiting:  # no recursion, which objects nested deeply would take too far
+        prefix, fields = waiting.pop()
+        names += [prefix + name for name, value in fields.items() if not isinstance(value, dict)]
+        waiting += [(f"{prefix}{name}.", value) for name, value in fields.items() if isinstance(value, dict)]
     return names
 
 
@@ -253,7 +268,7 @@ class Reader:
 
     def _units(self, source: OpenSource, segment: Segment) -> Iterator[Unit]:
         # Never one unit more than the segment has: going back in a compressed source means beginning anew.
-        for unit in source.units(segment.start, segment.first_record):
+        for unit in source.units(segment.start, segment.first_record, segment.end):
             yield unit
             if unit.end >= segment.end:
                 return

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ctxbatch.commits import Commit
 from ctxbatch.errors import TooManyRejectsError
 from ctxbatch.layout import rejects_of
 
@@ -14,15 +15,14 @@ _MIN_RECORDS_FOR_SHARE = 100
 class RejectWatch:
     """Stops a run whose rejected records are more than ``--max-rejects``."""
 
-    def __init__(self, out: Path | str, limit: float | None, done: Mapping[int, Mapping[str, Any]]) -> None:
+    def __init__(self, out: Path | str, limit: float | None, done: Mapping[int, Commit]) -> None:
         self._out = out
         self._limit = limit
         self._counts = {
-            shard: (commit["counts"]["records"], commit["counts"]["rejected"])
-            for shard, commit in done.items()
+            shard: (commit.counts.records, commit.counts.rejected) for shard, commit in done.items()
         }
         # What stood in shards that are not committed is nowhere to be read.
-        rejected = any(commit["counts"]["rejected"] for commit in done.values())
+        rejected = any(commit.counts.rejected for commit in done.values())
         self._example = f" (see {rejects_of(out)})" if rejected else ""
 
     def on_message(self, message: Mapping[str, Any]) -> None:

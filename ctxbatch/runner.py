@@ -6,19 +6,21 @@ Owns the order of these steps. Everything under OUT is written by others.
 import contextlib
 import logging
 import math
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from ctxbatch import index, indexing
+from ctxbatch.commits import Commit, shard_folder
 from ctxbatch.compiling import CompilingError
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.corpus import ShardSpec, corpus_bytes, examine, plan, resolve_reading
 from ctxbatch.engines import Engine, LocalEngine, open_engine
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.forecast import Estimate, check_room, estimate, remember_rate
-from ctxbatch.layout import Manifest, as_resource_error, log_path
+from ctxbatch.layout import Manifest, as_resource_error, log_path, open_to_write
 from ctxbatch.locking import locked, shared
 from ctxbatch.parts import PATIENCE_SECONDS, PartReport, part_of
 from ctxbatch.places import Place, manifest_of, place_of
@@ -26,13 +28,15 @@ from ctxbatch.progress import ProgressBar
 from ctxbatch.rejecting import RejectWatch
 from ctxbatch.resuming import check_options, check_sources
 from ctxbatch.sources import Source, find_sources
-from ctxbatch.store import Store
+from ctxbatch.store import Store, misread
+from ctxbatch.terminal import file_handler
 from ctxbatch.totals import totals
 from ctxbatch.units import Reading
 from ctxbatch.verify import find_damage
 
 log = logging.getLogger("ctxbatch")
 _SHOWN_LEFT_OUT = 3
+_MAKE_ROOM = "make room, name another -o or fewer --vectors, or try all the same with --force"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,7 @@ def make_estimate(
         _check_words(resolved)
         room = place.folder if place.is_here else None
         found = estimate(sources, reading, resolved, room, engine.devices)
-    if found.rejected == found.records and found.first_reject is not None:
+    if found.sampled == 1 and found.rejected == found.records and found.first_reject is not None:
         raise InputError(f"nothing can be read: {found.first_reject}")
     return found
 
@@ -221,6 +225,8 @@ def repair(out: str | Path, *, quiet: bool = True) -> RepairReport:
         found = list(find_damage(out))
         for damage in found:
             log.debug("to repair: %s", damage.text)
+        if wrong := next((damage.text for damage in found if damage.is_misread), None):
+            manifest = _plan_again(place, manifest, wrong)
         commits = place.commits(manifest)
         place.make_ready(manifest, commits)
         damaged = {damage.shard for damage in found if damage.shard is not None}
@@ -277,13 +283,13 @@ def _warn_of_mixture(found: Mapping[str, Any]) -> None:
 
 
 def _check_room_for_rest(
-    out: Path, manifest: Manifest, done: Mapping[int, Mapping[str, Any]], todo: Sequence[ShardSpec]
+    out: Path, manifest: Manifest, done: Mapping[int, Commit], todo: Sequence[ShardSpec]
 ) -> None:
     """Refuse to go on where the disk cannot hold what is still to be made, to judge by what is there."""
     size_done = sum(manifest.shards[shard].size for shard in done)
     if size_done:
-        written = sum(file["bytes"] for commit in done.values() for file in commit["files"].values())
-        check_room(out, round(written * sum(spec.size for spec in todo) / size_done))
+        written = sum(commit.size for commit in done.values())
+        check_room(out, round(written * sum(spec.size for spec in todo) / size_done), _MAKE_ROOM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +355,21 @@ def _open_manifest(
         resolved = replace(resolved, compiled=manifest.config.compiled)
     check_sources(place.out, manifest, sources)
     check_options(place.out, manifest, resolved, reading)
+    if place.is_here and config.shard_range is None:
+        for shard, commit in place.commits(manifest).items():
+            if found := misread(shard_folder(place.folder, shard), commit):
+                return _plan_again(place, manifest, f"shard {shard:06d} {found}")
+    return manifest
+
+
+def _plan_again(place: Place, manifest: Manifest, why: str) -> Manifest:
+    """Replace a plan that an earlier version made when it misread a source.
+
+    Shards whose text is planned as before count on; the others are made again.
+    """
+    log.warning("%s: the sources are planned again", why)
+    manifest = replace(manifest, shards=tuple(plan(manifest.sources, manifest.reading)))
+    place.begin(manifest, first=False)
     return manifest
 
 
@@ -364,7 +385,7 @@ def _begin(
     _check_words(resolved)
     if place.is_here and not config.force:
         expected = estimate(sources, reading, resolved, place.folder, engine.devices)
-        check_room(place.folder, expected.bytes_on_disk + expected.bytes_of_index)
+        check_room(place.folder, expected.bytes_on_disk + expected.bytes_of_index, _MAKE_ROOM)
     try:
         engine.make_program(resolved)
     except CompilingError as error:
@@ -393,12 +414,11 @@ def _writing_to(place: Place, part: tuple[int, int] | None = None) -> Iterator[t
 @contextlib.contextmanager
 def _logging_to(path: Path) -> Iterator[IO[str]]:
     """Append everything that is logged to a file; yields it, for the workers' messages."""
-    stream = path.open("a", encoding="utf-8", errors="backslashreplace")
-    handler = logging.StreamHandler(stream)
+    descriptor = open_to_write(path, os.O_WRONLY | os.O_APPEND)
+    stream = os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+    handler = file_handler(stream)
     level = log.level
     log.setLevel(logging.DEBUG)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handler.setLevel(logging.DEBUG)
     log.addHandler(handler)
     try:
         yield stream

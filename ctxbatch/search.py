@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from ctxbatch.arrays import Floats, Ints
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.filters import Filters
 from ctxbatch.hits import Answer, Explanation, SearchHit
-from ctxbatch.nearest import Floats, normalised
+from ctxbatch.nearest import normalised
 from ctxbatch.queries import MarkedSentence, QueryEncoder, QueryWord, parse_query
 from ctxbatch.ranking import Question, Ranked, Ranking
 from ctxbatch.selection import check_sources
-from ctxbatch.store import Ints, Store, check_has_rows
+from ctxbatch.store import Store, check_has_rows
 
 # Sentences that are encoded, and queries that are answered, together.
 _GROUP = 128

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ctxbatch.arrays import Ints, Mask
+from ctxbatch.commits import SENTENCES, WORDS
 from ctxbatch.errors import InputError
 from ctxbatch.filters import Filters
-from ctxbatch.nearest import Mask, Selection
+from ctxbatch.nearest import Selection
 from ctxbatch.postings import Postings
-from ctxbatch.store import Ints, Store
-from ctxbatch.writer import SENTENCES, WORDS
+from ctxbatch.store import Store
 
 
 class Selector:
@@ -62,7 +63,7 @@ class Selector:
         store = self._store
         masks = [np.zeros(0, np.bool_)]
         for shard in store.commits:
-            sentences = np.ones(store.commits[shard]["counts"]["sentences"], np.bool_)
+            sentences = np.ones(store.commits[shard].counts.sentences, np.bool_)
             if sources:
                 paths = store.read(shard, SENTENCES, "source")
                 matching = [path for path in pc.unique(paths).to_pylist() if _matches(path, sources)]

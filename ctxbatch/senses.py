@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from ctxbatch.arrays import Floats, Ints
 from ctxbatch.clustering import Clustering, check_installed, cluster, n_different
 from ctxbatch.config import ResolvedConfig, VectorKind
 from ctxbatch.errors import InputError
 from ctxbatch.hits import SearchHit
 from ctxbatch.index import open_postings
 from ctxbatch.keyness import typical_words
-from ctxbatch.nearest import Floats, normalised
+from ctxbatch.nearest import normalised
 from ctxbatch.search import check_searchable, hit_of_row
-from ctxbatch.store import Column, Ints, Store
+from ctxbatch.store import Column, Store
 
 # Of more occurrences than this a random sample is grouped, and the others join the nearest group.
 SAMPLE = 2_000

@@ -1,6 +1,5 @@
 """The trends command: measures of words through the layers as tables, JSON or a plot."""
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 import ctxbatch
+from ctxbatch import terminal
 from ctxbatch.errors import InputError
 from ctxbatch.options import AsJson, StoreHere
 
@@ -67,11 +67,7 @@ def trends(
     for note in _notes(store, kinds_of(store.config)):
         log.warning("%s", note)
     found = measure(store, words or ())
-    if as_json:
-        print(json.dumps(found.as_dict(), ensure_ascii=False))
-    else:
-        for line in _lines(found):
-            print(line)
+    terminal.show([terminal.json_line(found.as_dict())] if as_json else _lines(found))
     if draw is not None:
         draw(found)
 

@@ -6,17 +6,20 @@ Owns which suffix means which format, and what is left out of a folder. Reads no
 import glob
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from ctxbatch import objects
+from ctxbatch.config import FormatName
+from ctxbatch.damage import may_be_mended, unreadable
 from ctxbatch.errors import InputError
 from ctxbatch.remote import Entry, is_remote, look_up, read_file, without_password
-from ctxbatch.streams import COMPRESSIONS, find_compression, may_be_mended, unreadable
+from ctxbatch.sealed import Count
+from ctxbatch.streams import COMPRESSIONS, Compression, find_compression
 
-FORMATS = {
+FORMATS: dict[str, FormatName] = {
     ".txt": "txt",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -26,8 +29,9 @@ FORMATS = {
     ".arrow": "arrow",
     ".feather": "arrow",
 }
-TABLE_FORMATS = ("parquet", "arrow")
+TABLE_FORMATS: tuple[FormatName, ...] = ("parquet", "arrow")
 _HEAD_BYTES = 256
+_MAX_STATE_BYTES = 64 << 20
 _ZIP = b"PK\x03\x04"
 _STATE = "state.json"
 _DATA_SET = {_STATE, "dataset_info.json"}
@@ -43,9 +47,9 @@ class Source:
     """
 
     path: str
-    format: str
-    compression: str | None
-    size: int
+    format: FormatName
+    compression: Compression | None
+    size: Count
     mtime_ns: int
     encoding: str | None = None
     columns: tuple[str, ...] | None = None
@@ -61,7 +65,7 @@ class _Found:
     """What has been found so far: sources by what they really are, and what folders hold besides."""
 
     out: Path
-    format: str | None
+    format: FormatName | None
     sources: dict[str, Source] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
@@ -72,7 +76,7 @@ class _Found:
 
 
 def find_sources(
-    inputs: Sequence[str | Path], out: Path, format_name: str | None = None
+    inputs: Sequence[str | Path], out: Path, format_name: FormatName | None = None
 ) -> tuple[list[Source], list[str]]:
     """List the files behind the inputs; folders are walked recursively, in sorted order.
 
@@ -137,7 +141,7 @@ def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except OSError as error:  # a name too long, say
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise unreadable(str(path), error) from error
 
 
 def _add_file(found: _Found, path: Path) -> None:
@@ -147,7 +151,7 @@ def _add_file(found: _Found, path: Path) -> None:
         if not path.is_file():
             raise InputError(f"{path} is not a regular file: write its text to a file first")
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise unreadable(str(path), error) from error
     if (real := real_place(str(path))) in found.sources:
         raise InputError(f"{path} is named twice among the inputs: name it once")
     found.sources[real] = _named_source(str(path), _source(path, found.format))
@@ -220,28 +224,43 @@ def _data_set(folder: Path, names: Sequence[str]) -> list[Path] | None:
         return [folder / name for name in names if not name.startswith((".", "dataset_dict."))]
     if not _DATA_SET.issubset(names):
         return None
-    try:
-        listed = _listed_files((folder / _STATE).read_bytes())
-    except OSError:
+    if not (folder / _STATE).is_file():
         return None
+    try:
+        with (folder / _STATE).open("rb") as stream:
+            state = stream.read(_MAX_STATE_BYTES)
+    except OSError as error:
+        raise unreadable(f"{folder / _STATE}", error) from error
+    listed = _listed_files(state, str(folder), names)
     files = None if listed is None else [folder / name for name in listed]
     for file in files or ():
         if not file.is_file():
-            raise InputError(f"{file} is missing, and {folder / _STATE} lists it: restore it")
+            raise InputError(f"{file} is no regular file, and {folder / _STATE} lists it: restore it")
     return files
 
 
-def _listed_files(state: bytes) -> list[str] | None:
-    """The names of the files that a data set's state lists; ``None`` if it is no such state."""
+def _listed_files(state: bytes, folder: str, names: Collection[str]) -> list[str] | None:
+    """The names of the files that a data set's state lists; ``None`` if it is no such state.
+
+    Whoever made a data set may list no file from anywhere else: only ``names``, which lie beside the state.
+    """
     try:
-        return [os.fspath(entry["filename"]) for entry in json.loads(state)["_data_files"]]
-    except (ValueError, KeyError, TypeError):
+        listed = [os.fspath(entry["filename"]) for entry in json.loads(state)["_data_files"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    for name in listed:
+        if not isinstance(name, str) or not name or name.startswith(".") or "/" in name:
+            raise InputError(f"{folder}/{_STATE} lists {name!r}, which is not the name of a file beside it")
+        if name not in names:
+            raise InputError(f"{folder}/{name} is missing, and {folder}/{_STATE} lists it: restore it")
+    return listed
 
 
 def is_store(folder: Path) -> bool:
     """Whether a folder is a store of this program, whose files are no text to read."""
     try:
+        if not (folder / objects.STORE_FILE).is_file():  # a pipe would be waited for
+            return False
         with (folder / objects.STORE_FILE).open("rb") as stream:
             return objects.is_manifest(stream.read(_HEAD_BYTES))
     except OSError:
@@ -249,10 +268,10 @@ def is_store(folder: Path) -> bool:
 
 
 def _refuse_folder(error: OSError) -> None:
-    raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
+    raise unreadable(str(error.filename), error) from error
 
 
-def _source(path: Path, format_name: str | None) -> Source | str:
+def _source(path: Path, format_name: FormatName | None) -> Source | str:
     """A regular file as a source, or why it is none."""
     if _printable(path) != str(path):
         return "its name is not UTF-8: rename it"
@@ -267,7 +286,7 @@ def _source(path: Path, format_name: str | None) -> Source | str:
     return _source_that_begins(head, str(path), format_name, status.st_size, status.st_mtime_ns)
 
 
-def _unknown_format(name: str, format_name: str | None) -> str | None:
+def _unknown_format(name: str, format_name: FormatName | None) -> str | None:
     """Why a file's format is not known; ``None`` if it is."""
     if format_name is not None or (suffix := _suffix(name)) in FORMATS:
         return None
@@ -281,7 +300,7 @@ def _suffix(name: str) -> str:
 
 
 def _source_that_begins(
-    head: bytes, name: str, format_name: str | None, size: int, mtime_ns: int
+    head: bytes, name: str, format_name: FormatName | None, size: int, mtime_ns: int
 ) -> Source | str:
     kind = format_name or FORMATS[_suffix(name)]
     if head.startswith(_ZIP):
@@ -339,14 +358,13 @@ def _remote_data_set(folder: str, files: Mapping[str, Entry]) -> list[Entry]:
     """The files of a folder or, if it is a data set, those that are its data."""
     if "dataset_dict.json" in files:
         return [entry for name, entry in files.items() if not name.startswith("dataset_dict.")]
-    listed = _listed_files(read_file(f"{folder}/{_STATE}")) if _DATA_SET.issubset(files) else None
-    for name in listed or ():
-        if name not in files:
-            raise InputError(f"{folder}/{name} is missing, and {folder}/{_STATE} lists it: restore it")
+    if not _DATA_SET.issubset(files):
+        return list(files.values())
+    listed = _listed_files(read_file(f"{folder}/{_STATE}", _MAX_STATE_BYTES), folder, files)
     return list(files.values()) if listed is None else [files[name] for name in listed]
 
 
-def _remote_source(entry: Entry, format_name: str | None) -> Source | str:
+def _remote_source(entry: Entry, format_name: FormatName | None) -> Source | str:
     """An object as a source, or why it is none."""
     if (reason := _unknown_format(entry.url, format_name)) is not None:
         return reason
@@ -389,6 +407,6 @@ def current_size(source: Source) -> int | None:
     try:
         return size_and_time(source.path)[0]
     except OSError as error:
-        if may_be_mended(source.path, error):
+        if may_be_mended(error):
             raise unreadable(source.path, error) from error
         return None

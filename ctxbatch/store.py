@@ -15,23 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from ctxbatch.arrays import Ints, Vectors
+from ctxbatch.arrow_files import ArrowFile, check_all, is_vector
+from ctxbatch.commits import REJECTS, SENTENCES, WORDS, Commit, Counts, FileName, shard_folder
 from ctxbatch.config import ResolvedConfig
+from ctxbatch.damage import is_our_trouble
 from ctxbatch.errors import StoreError
 from ctxbatch.places import manifest_of, place_of
-from ctxbatch.writer import (
-    REJECTS,
-    SENTENCES,
-    WORDS,
-    sentences_schema,
-    shard_folder,
-    words_schema,
-)
+from ctxbatch.schema import sentences_schema, words_schema
+from ctxbatch.sealed import file_digest, open_regular, typed
 
 if TYPE_CHECKING:
     from ctxbatch.search import Searcher
 
-Vectors = npt.NDArray[Any]
-Ints = npt.NDArray[np.int64]
 # Arrow's own pool keeps what it has freed; what is gathered for hits is little and soon gone.
 _POOL = pa.system_memory_pool()
 # What `Store.rows` says of a row's sentence.
@@ -89,8 +85,7 @@ class Store:
         self.path = self.place.folder
         self.manifest = manifest_of(self.place)
         self.commits = self.place.commits(self.manifest)
-        self._tables: dict[tuple[int, str], pa.Table] = {}
-        self._plain: dict[tuple[int, str], tuple[list[pa.RecordBatch], Ints]] = {}
+        self._files: dict[tuple[int, FileName], ArrowFile] = {}
 
     @property
     def config(self) -> ResolvedConfig:
@@ -105,7 +100,7 @@ class Store:
     @property
     def n_rows(self) -> int:
         """Rows of all committed shards."""
-        return sum(commit["counts"]["rows"] for commit in self.commits.values())
+        return sum(commit.counts.rows for commit in self.commits.values())
 
     def check_is_here(self) -> None:
         """Make sure that the store's files can be read.
@@ -121,18 +116,31 @@ class Store:
 
     @cached_property
     def words(self) -> ds.Dataset:
-        """All words.arrow files as one dataset, rows in source order."""
-        return self._dataset(WORDS, words_schema(self.config))
+        """All words.arrow files as one dataset, rows in source order; checked, vectors apart.
+
+        Raises:
+            StoreError: A file is not what was written.
+        """
+        return self._dataset(WORDS)
 
     @cached_property
     def sentences(self) -> ds.Dataset:
-        """All sentences.arrow files as one dataset, in source order."""
-        return self._dataset(SENTENCES, sentences_schema(self.config))
+        """All sentences.arrow files as one dataset, in source order; checked.
 
-    def _dataset(self, name: str, schema: pa.Schema) -> ds.Dataset:
+        Raises:
+            StoreError: A file is not what was written.
+        """
+        return self._dataset(SENTENCES)
+
+    def _dataset(self, name: FileName) -> ds.Dataset:
         self.check_is_here()
-        files = [str(shard_folder(self.path, shard) / name) for shard in self.commits]
-        return ds.dataset(files, schema=schema.remove_metadata(), format="ipc")
+        files = [self.file(shard, name) for shard in self.commits]
+        check_all(files)  # Arrow reads them by itself, and believes them
+        paths = [str(file.path) for file in files]
+        return ds.dataset(paths, schema=self._schema(name).remove_metadata(), format="ipc")
+
+    def _schema(self, name: FileName) -> pa.Schema:
+        return words_schema(self.config) if name == WORDS else sentences_schema(self.config)
 
     def scanner(self, columns: Sequence[str] | None = None) -> ds.Scanner:
         """A scanner over the words that casts half floats to float32 as it reads, for DuckDB.
@@ -163,11 +171,7 @@ class Store:
 
     def column(self, name: str) -> "Column":
         """A kind's vectors, by their column's full name, as one array of all rows."""
-        views = []
-        for shard in self.commits:
-            for chunk in self._table(shard, WORDS)[name].chunks:
-                flat = chunk.flatten().to_numpy(zero_copy_only=True)
-                views.append(flat.reshape(len(chunk), self.config.hidden_size))
+        views = [view for shard in self.commits for view in self.file(shard, WORDS).vectors(name)]
         return Column(views, self.config.hidden_size, np.dtype(self.config.dtype))
 
     def take(self, column: str, row_ids: Ints) -> Vectors:
@@ -177,7 +181,7 @@ class Store:
     @cached_property
     def _shards(self) -> tuple[Ints, Ints]:
         """The committed shards, and the position of each one's first row, with the end as a last one."""
-        counts = [commit["counts"]["rows"] for commit in self.commits.values()]
+        counts = [commit.counts.rows for commit in self.commits.values()]
         return np.array(list(self.commits), np.int64), np.cumsum([0, *counts], dtype=np.int64)
 
     def row_ids(self, positions: Ints | None = None) -> Ints:
@@ -242,18 +246,18 @@ class Store:
         texts: list[str] = []
         while len(texts) < n:
             inside += step
-            while not 0 <= inside < self.commits[shards[at]]["counts"]["sentences"]:
+            while not 0 <= inside < self.commits[shards[at]].counts.sentences:
                 at += step
                 if not 0 <= at < len(shards):
                     return texts
-                inside = 0 if step > 0 else self.commits[shards[at]]["counts"]["sentences"] - 1
+                inside = 0 if step > 0 else self.commits[shards[at]].counts.sentences - 1
             row = self._gather(SENTENCES, np.array([(shards[at] << 32) + inside])).to_pylist()[0]
             if (row["source"], row["doc_id"]) != (own["source"], own["doc_id"]):
                 return texts
             texts.append(row["text"])
         return texts
 
-    def _gather(self, file: str, ids: Ints, names: Sequence[str] | None = None) -> pa.Table:
+    def _gather(self, file: FileName, ids: Ints, names: Sequence[str] | None = None) -> pa.Table:
         """Rows of one kind of file, by ids of shard << 32 | row; record batch by record batch.
 
         Vectors are left out; ``names`` are the columns that are wanted, of the others.
@@ -262,46 +266,55 @@ class Store:
         """
         shards, inside = ids >> 32, ids & 0xFFFFFFFF
         parts, places = [], []
-        for shard in np.unique(shards):
-            batches, firsts = self._batches(int(shard), file)
+        for shard in np.unique(shards).tolist():
             mine = np.flatnonzero(shards == shard)
+            rows = self._rows_of(shard, file, inside[mine])
+            firsts = rows.firsts
             number = np.searchsorted(firsts, inside[mine], side="right") - 1
-            for each in np.unique(number):
+            for each in np.unique(number).tolist():
                 here = mine[number == each]
-                batch = batches[each] if names is None else batches[each].select(names)
+                batch = rows.batch(each) if names is None else rows.batch(each).select(names)
                 parts.append(pc.take(batch, pa.array(inside[here] - firsts[each]), memory_pool=_POOL))
                 places.append(here)
         if not parts:
-            return self._plain_schema(file).empty_table().select(names or self._plain_schema(file).names)
+            plain = [field.name for field in self._schema(file) if not is_vector(field)]
+            return self._schema(file).empty_table().select(names or plain)
         order = np.argsort(np.concatenate(places))
         joined = pa.Table.from_batches(parts).combine_chunks(memory_pool=_POOL)
         return pc.take(joined, pa.array(order), memory_pool=_POOL)
 
-    def _batches(self, shard: int, file: str) -> tuple[list[pa.RecordBatch], Ints]:
-        """A file's record batches without vectors, and the row that each begins with."""
-        key = (shard, file)
-        if key not in self._plain:
-            table = self._table(shard, file).select(self._plain_schema(file).names)
-            batches = table.to_batches()
-            firsts = np.cumsum([0, *map(len, batches)], dtype=np.int64)[:-1]
-            self._plain[key] = batches, firsts
-        return self._plain[key]
+    def _rows_of(self, shard: int, file: FileName, inside: Ints) -> ArrowFile:
+        """Return the file of some rows of a shard, and make sure that it has them.
 
-    def _plain_schema(self, file: str) -> pa.Schema:
-        schema = words_schema(self.config) if file == WORDS else sentences_schema(self.config)
-        return pa.schema([field for field in schema if field.name not in self.config.columns])
+        Which sentence a word is of stands in the word's row, which may be wrong.
+        """
+        counts = self.commits[shard].counts if shard in self.commits else Counts()
+        n_rows = counts.rows if file == WORDS else counts.sentences
+        if not n_rows or int(inside.max()) >= n_rows:
+            raise StoreError(
+                f"{self.path} is damaged: a row names row {int(inside.max())} of {file} in shard "
+                f"{shard:06d}, which is not there: run `ctxbatch verify` on the store"
+            )
+        return self.file(shard, file)
 
-    def read(self, shard: int, file: str, name: str) -> pa.ChunkedArray:
-        """A column of a shard's words.arrow or sentences.arrow, mapped."""
-        return self._table(shard, file)[name]
+    def read(self, shard: int, file: FileName, name: str) -> pa.ChunkedArray:
+        """A column of a shard's words.arrow or sentences.arrow, mapped; not one of vectors."""
+        return self.file(shard, file).column(name)
 
-    def _table(self, shard: int, name: str) -> pa.Table:
-        """A shard's file, memory-mapped; opened once."""
+    def file(self, shard: int, name: FileName) -> ArrowFile:
+        """A committed shard's Arrow file, memory-mapped; opened once.
+
+        Raises:
+            StoreError: It is not what was written.
+        """
         key = (shard, name)
-        if key not in self._tables:
+        if key not in self._files:
             self.check_is_here()
-            self._tables[key] = open_arrow(shard_folder(self.path, shard) / name)
-        return self._tables[key]
+            commit = self.commits[shard]
+            n_rows = commit.counts.rows if name == WORDS else commit.counts.sentences
+            path = shard_folder(self.path, shard) / name
+            self._files[key] = ArrowFile(path, self._schema(name), n_rows, commit.files[name])
+        return self._files[key]
 
     def searcher(self, on: str | None = None, layer: int | None = None) -> "Searcher":
         """A searcher for nearest contexts; loads the model and the index once."""
@@ -332,23 +345,47 @@ def check_has_rows(store: Store) -> None:
     )
 
 
-def open_arrow(path: Path) -> pa.Table:
-    """Map an Arrow IPC file.
+def rejects(store: Store) -> Iterator[dict[str, Any]]:
+    """Yield what was not processed: source, record, byte_start and reason, and the word if it is only that.
 
     Raises:
-        StoreError: The file is missing or is no Arrow file.
+        StoreError: A file of rejects is not what was written.
     """
-    try:
-        with pa.memory_map(str(path)) as source:
-            return pa.ipc.open_file(source).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StoreError(f"{path} is damaged or missing: run `ctxbatch verify` on the store") from error
-
-
-def rejects(store: Store) -> Iterator[dict[str, Any]]:
-    """What was not processed: source, record, byte_start and reason, and the word if it is only that."""
     store.check_is_here()
     for shard, commit in store.commits.items():
-        if REJECTS in commit["files"]:
-            with (shard_folder(store.path, shard) / REJECTS).open(encoding="utf-8") as lines:
-                yield from map(json.loads, lines)
+        yield from read_rejects(shard_folder(store.path, shard), commit)
+
+
+def read_rejects(folder: Path, commit: Commit) -> Iterator[dict[str, Any]]:
+    """Yield the rejects of a shard whose files lie in a folder.
+
+    Raises:
+        StoreError: Their file is not what was written.
+    """
+    if REJECTS not in commit.files:
+        return
+    path = folder / REJECTS
+    try:
+        intact = file_digest(path) == commit.files[REJECTS].sha256
+        with open_regular(path) as lines:
+            for line in lines if intact else ():
+                yield typed(json.loads(line), dict[str, Any], path)
+    except (FileNotFoundError, ValueError, RecursionError):
+        intact = False
+    if not intact:
+        raise StoreError(f"{path} is damaged or missing: run `ctxbatch verify` on the store")
+
+
+def misread(folder: Path, commit: Commit) -> str | None:
+    """Return a reject of a shard that blames intact text for what this machine lacked; ``None`` if none does.
+
+    Versions before 0.2 took a lack of memory, or of a codec, for damage in a source.
+
+    Raises:
+        StoreError: The file of rejects is not what was written.
+    """
+    for line in read_rejects(folder, commit):
+        reason, source = line.get("reason"), line.get("source")
+        if isinstance(reason, str) and is_our_trouble(reason):
+            return f"rejects what is not known to be damaged: {source}: {reason}"
+    return None

@@ -14,21 +14,30 @@ import lzma
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePath
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import pyarrow as pa
 
-from ctxbatch.errors import CtxbatchError, InputError, ResourceError
+from ctxbatch.damage import DamagedError, meaning_of, unreadable
+from ctxbatch.errors import InputError
 from ctxbatch.remote import is_remote, open_file
 
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".lz4": "lz4"}
+Compression = Literal["gzip", "bzip2", "xz", "zstd", "lz4"]
+COMPRESSIONS: dict[str, Compression] = {
+    ".gz": "gzip",
+    ".bz2": "bzip2",
+    ".xz": "xz",
+    ".zst": "zstd",
+    ".lz4": "lz4",
+}
 # Longer records are rejected by name: a worker holds a record whole, several times over.
 MAX_RECORD_BYTES = 64 << 20
-_MAGIC = {
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_MAGIC: dict[bytes, Compression] = {
     b"\x1f\x8b\x08": "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
+    _ZSTD: "zstd",
     b"\x04\x22\x4d\x18": "lz4",
 }
 _BZIP2_BLOCKS = (b"\x31\x41\x59\x26\x53\x59", b"\x17\x72\x45\x38\x50\x90")
@@ -44,10 +53,12 @@ _MARKS = (
 # how much it is asked for.
 _STEP = 65_536
 _BUFFER = 1 << 20
-
-
-class DamagedError(Exception):
-    """A source cannot be decompressed, or read as the table it claims to be, from here on."""
+# The largest windows that decompressors look back on, which is what they hold in memory: pyarrow's own bound
+# for zstd, and one for xz, whose presets stay below an eighth of it.
+_ZSTD_WINDOW = 128 << 20
+_XZ_BYTES = 512 << 20
+# What decompressors of the standard library and of pyarrow raise.
+_BROKEN = (zlib.error, lzma.LZMAError, MemoryError, OSError, pa.ArrowException)
 
 
 def open_source(path: str) -> IO[bytes]:
@@ -59,22 +70,17 @@ def open_source(path: str) -> IO[bytes]:
     return open_file(path) if is_remote(path) else Path(path).open("rb")
 
 
-def unreadable(path: str, error: OSError) -> CtxbatchError:
-    """Say in one line that a source cannot be read."""
-    kind = ResourceError if may_be_mended(path, error) else InputError
-    return kind(f"{path} cannot be read: {error.strerror or error}")
-
-
-def may_be_mended(path: str, error: OSError) -> bool:
-    """Whether the network or an access is the matter, so that the same run may go on later."""
-    return is_remote(path) and error.errno in (errno.EIO, errno.EACCES)
-
-
 class _Decompressed(io.RawIOBase):
-    def __init__(self, compression: str, file: IO[bytes]) -> None:
+    def __init__(self, path: str, compression: str, file: IO[bytes]) -> None:
+        self._path = path
         self._compression = compression
-        self._read = _DECOMPRESSORS[compression](file)
         self._piece = memoryview(b"")
+        self._size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        try:
+            self._read = _DECOMPRESSORS[compression](file)
+        except _BROKEN as error:
+            raise self._meaning_of(error) from error
 
     def readable(self) -> bool:
         return True
@@ -91,19 +97,19 @@ class _Decompressed(io.RawIOBase):
         try:
             return self._read()
         except EOFError as error:
-            raise DamagedError(f"the {self._compression} data end too early") from error
-        except (zlib.error, lzma.LZMAError, OSError, pa.ArrowException) as error:
-            if _is_failure(error):
-                raise
-            why = " ".join(str(error).split())
-            if "Truncated" in why:
-                raise DamagedError(f"the {self._compression} data end too early") from error
-            raise DamagedError(f"the {self._compression} data are damaged ({why})") from error
+            raise self._ends_early() from error
+        except _BROKEN as error:
+            if "Truncated" in str(error):
+                raise self._ends_early() from error
+            raise self._meaning_of(error) from error
 
+    def _meaning_of(self, error: Exception) -> Exception:
+        if window := _window_beyond_bound(error, self._path):
+            return window
+        return meaning_of(error, self._path, self._compression, self._size)
 
-def _is_failure(error: Exception) -> bool:
-    """Whether an error is the disk's or the network's, not the data's; those have numbers."""
-    return isinstance(error, OSError) and error.errno is not None
+    def _ends_early(self) -> DamagedError:
+        return DamagedError(f"the {self._compression} data end too early")
 
 
 class _Streams:
@@ -151,8 +157,8 @@ class _ArrowStream:
             raise self._error
         try:
             piece: bytes = self._stream.read(_STEP)
-        except (OSError, pa.ArrowException) as error:
-            if _is_failure(error):
+        except _BROKEN as error:
+            if not self._is_damaged(error):
                 raise
             self._error = error
             piece = self._last_piece()
@@ -169,21 +175,54 @@ class _ArrowStream:
             for _ in range(self._n_pieces):
                 stream.read(_STEP)
             try:
-                while byte := stream.read(1):
+                while len(piece) < _STEP and (byte := stream.read(1)):
                     piece += byte
-            except (OSError, pa.ArrowException) as error:
-                if _is_failure(error):
+            except _BROKEN as error:
+                if not self._is_damaged(error):
                     raise
-        return bytes(piece)
+                return bytes(piece)
+        raise OSError(errno.EIO, f"it failed once and not again ({self._error})")
+
+    def _is_damaged(self, error: Exception) -> bool:
+        return isinstance(meaning_of(error, self._file.name, self._name), DamagedError)
 
 
 _DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Callable[[], bytes]]] = {
     "gzip": lambda file: functools.partial(gzip.GzipFile(fileobj=file).read1, _STEP),
     "bzip2": lambda file: _Streams(file, bz2.BZ2Decompressor),
-    "xz": lambda file: _Streams(file, lzma.LZMADecompressor),
+    "xz": lambda file: _Streams(file, lambda: lzma.LZMADecompressor(memlimit=_XZ_BYTES)),
     "zstd": lambda file: _ArrowStream(file, "zstd"),
     "lz4": lambda file: _ArrowStream(file, "lz4"),
 }
+
+
+def _window_beyond_bound(error: Exception, path: str) -> InputError | None:
+    """Say that a stream is compressed with a larger window than is held in memory; it may be intact."""
+    if "requires too much memory" in str(error):
+        bound = f"a window of {_zstd_window(path)}, and at most {_ZSTD_WINDOW >> 20} MiB"
+    elif isinstance(error, lzma.LZMAError) and "limit exceeded" in str(error):
+        bound = f"a dictionary for which more memory is needed than the {_XZ_BYTES >> 20} MiB that"
+    else:
+        return None
+    return InputError(f"{path} is compressed with {bound} are supported: decompress it first")
+
+
+def _zstd_window(path: str) -> str:
+    """The window that the first frame of a zstd file declares, in words."""
+    try:
+        with open_source(path) as file:
+            head = file.read(18)
+    except OSError:
+        return "unknown size"
+    if len(head) < 18 or not head.startswith(_ZSTD):
+        return "unknown size"
+    if head[4] & 0x20:  # a single segment, whose window is its content
+        begin = 5 + (0, 1, 2, 4)[head[4] & 3]
+        size = int.from_bytes(head[begin : begin + (1 << (head[4] >> 6))], "little")
+    else:
+        size = 1 << (10 + (head[5] >> 3))
+        size += (size >> 3) * (head[5] & 7)
+    return f"{size >> 20:,} MiB" if size > _ZSTD_WINDOW else "unknown size"  # it was a later frame's
 
 
 class ByteStream:
@@ -208,7 +247,9 @@ class ByteStream:
             raise unreadable(self._path, error) from error
         self._stream: Any = self._file
         if self._compression is not None:
-            self._stream = io.BufferedReader(_Decompressed(self._compression, self._file), _BUFFER)
+            self._stream = io.BufferedReader(
+                _Decompressed(self._path, self._compression, self._file), _BUFFER
+            )
         self.position = 0
 
     def close(self) -> None:
@@ -266,6 +307,12 @@ class ByteStream:
         self.position += len(line)
         return line
 
+    def empty_lines(self, until: float) -> bytes:
+        """The line feeds that come next, as many as are at hand, but none from position ``until`` on."""
+        ahead = self._stream.peek(1)
+        n_found = len(ahead) - len(ahead.lstrip(b"\n"))
+        return self.read(int(min(n_found, until - self.position))) if n_found else b""
+
     def _wide_line(self, line: bytes, newline: bytes) -> bytes:
         width = len(newline)
         whole = bytearray(line)
@@ -282,7 +329,7 @@ class ByteStream:
         return self._file.tell()
 
 
-def find_compression(path: PurePath, head: bytes) -> str | None:
+def find_compression(path: PurePath, head: bytes) -> Compression | None:
     """How a file is compressed, by its suffix or, failing that, by how it begins."""
     if (by_suffix := COMPRESSIONS.get(path.suffix.lower())) is not None:
         return by_suffix

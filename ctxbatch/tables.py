@@ -1,27 +1,42 @@
 """Rows of Arrow and Parquet files: the text and the id of each, from any row on, a few at a time.
 
-Owns how a column is named and which columns hold text. Every local file is mapped, not loaded.
+Owns how a column is named and which columns hold text, and that few rows are in memory at once, however
+many a file stores as one piece. Local files are read, not mapped: of a mapped one that somebody cuts short
+meanwhile nothing is left but a SIGBUS.
 """
 
+import contextlib
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ctxbatch.damage import DamagedError, meaning_of
+from ctxbatch.errors import InputError
 from ctxbatch.remote import is_remote, open_file
-from ctxbatch.streams import DamagedError, unreadable
 
 _IPC_FILE = b"ARROW1"
 _FEATHER_1 = b"FEA1"
 _ROWS = 1024
 _BAD_ID = b"\xff"  # no UTF-8, so the row is rejected
 # What pyarrow raises on a file that was damaged; much of it says nothing of files.
-_BROKEN = (pa.ArrowException, OSError, SystemError, ValueError, OverflowError, KeyError)
+_BROKEN = (pa.ArrowException, MemoryError, OSError, SystemError, ValueError, OverflowError, KeyError)
+# How much of a column of a Parquet file is read ahead.
+_AHEAD = 1 << 20
+# A row group that is larger is not fetched whole from a remote file.
+_FETCHED = 64 << 20
+# The texts of so many rows are decoded at once as come to so many bytes, or of one row.
+_DECODED = 64 << 20
+_ROWS_OF_DIFFERENCES = 16
+_PAGE_HEAD = 16
+_LENGTH_BYTES = 4
 
 # Number of a row, its text (None: null) and its id (None: null, or no such column).
 Row = tuple[int, bytes | None, bytes | None]
@@ -44,44 +59,75 @@ class Table:
         self._batches: Iterator[_Batch] | None = None
         self._batch: _Batch | None = None
         self._ahead_to = 0.0
+        self._parquet: Any = None
+        self._rows: dict[int, int] = {}
+        self._state: tuple[int, int] | None = None
+        self._size = 0
         try:
             if self._is_parquet:
-                self._file: Any = pq.ParquetFile(_opened(path), pre_buffer=is_remote(path))
-                self.schema: pa.Schema = self._file.schema_arrow
+                self._metadata = pq.read_metadata(self._opened())
+                self.schema: pa.Schema = self._open_parquet().schema_arrow
             else:
                 self.schema = self._open_arrow().schema
             self.columns = column_names(self.schema)
         except _BROKEN as error:
             raise self._damage(error) from error
 
-    def _open_arrow(self) -> Any:  # noqa: ANN401 (a reader of a file or of a stream)
-        file = _opened(self._path)
+    def _opened(self) -> Any:  # noqa: ANN401 (a file of pyarrow's)
+        if is_remote(self._path):
+            file = pa.PythonFile(open_file(self._path), "r")
+        else:
+            file = pa.OSFile(self._path)
+            self._state = self._state or _state_of(self._path)
+        self._size = file.size()
+        return file
+
+    def _open_parquet(self, few: bool = False, dictionaries: Sequence[str] = ()) -> Any:  # noqa: ANN401 (a ParquetFile)
+        """Open a Parquet file, maybe for ``few`` rows; columns of ``dictionaries`` are read as such."""
+        groups = range(self._metadata.num_row_groups)
+        largest = max((self._metadata.row_group(group).total_byte_size for group in groups), default=0)
+        whole = is_remote(self._path) and largest <= _FETCHED and not few
+        return pq.ParquetFile(
+            self._opened(),
+            metadata=self._metadata,
+            pre_buffer=whole,
+            buffer_size=0 if whole else _AHEAD,
+            read_dictionary=list(dictionaries) or None,
+        )
+
+    def _open_arrow(self, columns: Sequence[int] = ()) -> Any:  # noqa: ANN401 (a reader of a file or of a stream)
+        """Open an Arrow file or stream, of which only some columns are read, or all of them."""
+        options = pa.ipc.IpcReadOptions(included_fields=list(columns))
+        file = self._opened()
         head = file.read(len(_IPC_FILE))
         file.seek(0)
         if head == _IPC_FILE:
-            return pa.ipc.open_file(file)
+            return pa.ipc.open_file(file, options=options)
         if head.startswith(_FEATHER_1):
             raise DamagedError("Feather version 1, which pyarrow no longer reads: write it as version 2")
-        return pa.ipc.open_stream(file)
+        return pa.ipc.open_stream(file, options=options)
 
     def _damage(self, error: Exception) -> Exception:
-        if isinstance(error, OSError) and error.errno is not None:
-            return unreadable(self._path, error)
-        what = "Parquet" if self._is_parquet else "Arrow"
-        return DamagedError(f"the {what} data are damaged ({' '.join(str(error).split())[:200]})")
+        if self._state is not None and _state_of(self._path) != self._state:
+            return InputError(f"{self._path} changed while it was read: run again when it is complete")
+        return meaning_of(error, self._path, "Parquet" if self._is_parquet else "Arrow", self._size)
 
     @property
     def n_rows(self) -> int:
         """Rows in all; of a damaged stream those before the damage."""
         if self._is_parquet:
-            return int(self._file.metadata.num_rows)
+            return int(self._metadata.num_rows)
         count = 0
-        try:
-            for _, batch in self._arrow_batches(0):
+        with contextlib.suppress(DamagedError):
+            for _, batch in self._arrow_batches(0, self._smallest_column()):
                 count += batch.num_rows
-        except DamagedError:
-            pass
         return count
+
+    def _smallest_column(self) -> list[int]:
+        """The column of an Arrow file by which its rows are counted soonest."""
+        for _, batch in self._arrow_batches(0, []):
+            return sorted(range(batch.num_columns), key=lambda column: batch.column(column).nbytes)[:1]
+        return []
 
     def rows(self, start: int, text_column: str, id_column: str) -> Iterator[Row]:
         """Yield rows from row ``start`` on.
@@ -100,12 +146,16 @@ class Table:
             for begin in range(max(0, start - first) // _ROWS * _ROWS, batch.num_rows, _ROWS):
                 part = batch.slice(begin, _ROWS)
                 try:
-                    texts, ids = _texts(part, paths[0]), _ids(part, paths[1])
+                    for row, text, name in zip(
+                        itertools.count(first + begin),
+                        _texts(part, paths[0]),
+                        _ids(part, paths[1]),
+                        strict=False,
+                    ):
+                        if row >= start:
+                            yield row, text, name
                 except _BROKEN as error:
                     raise self._damage(error) from error
-                for row, text, name in zip(itertools.count(first + begin), texts, ids, strict=False):
-                    if row >= start:
-                        yield row, text, name
 
     def _batches_from(self, start: int, paths: tuple[list[str] | None, ...]) -> Iterator[_Batch]:
         """Batches from the one on that holds row ``start``.
@@ -116,7 +166,9 @@ class Table:
         if self._batches is None or not is_remote(self._path) or not first <= start < self._ahead_to:
             self._batch = None
             self._batches = (
-                self._parquet_batches(start, paths) if self._is_parquet else self._arrow_batches(start)
+                self._parquet_batches(start, paths)
+                if self._is_parquet
+                else self._arrow_batches(start, self._numbers_of(paths))
             )
         elif self._batch is not None and start < first + self._batch[1].num_rows:
             yield self._batch
@@ -129,6 +181,9 @@ class Table:
             self._batches = None
             raise
 
+    def _numbers_of(self, paths: tuple[list[str] | None, ...]) -> list[int]:
+        return sorted({self.schema.get_field_index(path[0]) for path in paths if path})
+
     def _parquet_batches(self, start: int, paths: tuple[list[str] | None, ...]) -> Iterator[_Batch]:
         """Batches of the wanted columns, beginning with the row group that holds row ``start``.
 
@@ -136,25 +191,68 @@ class Table:
         """
         columns = [".".join(path) for path in paths if path]
         first = 0
-        for group in range(self._file.metadata.num_row_groups):
-            size = self._file.metadata.row_group(group).num_rows
+        for group in range(self._metadata.num_row_groups):
+            size = self._metadata.row_group(group).num_rows
             if first + size <= start:
                 first += size
                 continue
             self._ahead_to = first + size
             try:
-                for batch in self._file.iter_batches(_ROWS, row_groups=[group], columns=columns):
+                self._parquet = self._parquet or self._open_parquet()
+                rows = self._rows_at_once(group, columns)
+                for batch in self._parquet.iter_batches(rows, row_groups=[group], columns=columns):
                     yield first, batch
                     first += batch.num_rows
             except _BROKEN as error:
                 raise self._damage(error) from error
 
-    def _arrow_batches(self, start: int) -> Iterator[_Batch]:
-        """Batches of all columns, as they lie in the file; what is mapped and not looked at costs nothing."""
+    def _rows_at_once(self, group: int, columns: Sequence[str]) -> int:
+        """How many rows of a row group are decoded at once, so that what they hold comes to few bytes.
+
+        Where values share bytes in the file, the file's size says nothing: a value of a dictionary may stand
+        in every row, and one that is stored as a difference repeats the one before.
+        """
+        if group in self._rows:
+            return self._rows[group]
+        # Reading a row comes first: of metadata that are damaged pyarrow's reader raises an error, while its
+        # objects that show them end the process.
+        next(self._open_parquet(few=True).iter_batches(1, row_groups=[group], columns=columns), None)
+        facts, rows = self._metadata.row_group(group), _ROWS
+        for number in range(facts.num_columns):
+            if self._metadata.schema.column(number).path not in columns:
+                continue
+            chunk = facts.column(number)
+            rows = min(rows, _DECODED * facts.num_rows // max(1, chunk.total_uncompressed_size))
+            if "DELTA_BYTE_ARRAY" in chunk.encodings:
+                rows = min(rows, _ROWS_OF_DIFFERENCES)
+            if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY":
+                rows = min(rows, _DECODED // max(1, self._longest_in_dictionary(group, chunk)))
+        self._rows[group] = max(1, rows)
+        return self._rows[group]
+
+    def _longest_in_dictionary(self, group: int, chunk: Any) -> int:  # noqa: ANN401 (metadata of pyarrow's)
+        """The bytes of a column chunk's longest value in its dictionary, or of all where that is enough."""
+        name = chunk.path_in_schema
+        size = _page_bytes(self._opened().read_at(_PAGE_HEAD, chunk.dictionary_page_offset))
+        if size * _ROWS <= _DECODED:
+            return size
+        file = self._open_parquet(few=True, dictionaries=[name])
+        batch = next(file.iter_batches(1, row_groups=[group], columns=[name]), None)
+        column = None if batch is None else batch.column(0)
+        while isinstance(column, pa.StructArray):  # of which nothing but this column was read
+            column = column.field(0)
+        if not isinstance(column, pa.DictionaryArray):
+            return size
+        lengths = pc.binary_length(column.dictionary)
+        whole = (pc.sum(lengths).as_py() or 0) + _LENGTH_BYTES * len(lengths)
+        return pc.max(lengths).as_py() if whole == size else size  # else it is not the whole dictionary
+
+    def _arrow_batches(self, start: int, columns: Sequence[int]) -> Iterator[_Batch]:
+        """Batches of some columns, as they lie in the file."""
         first = 0
         self._ahead_to = math.inf
         try:
-            reader = self._open_arrow()
+            reader = self._open_arrow(columns)
             is_file = hasattr(reader, "num_record_batches")
             batches = (
                 (reader.get_batch(number) for number in range(reader.num_record_batches))
@@ -169,8 +267,35 @@ class Table:
             raise self._damage(error) from error
 
 
-def _opened(path: str) -> Any:  # noqa: ANN401 (a file of pyarrow's)
-    return pa.PythonFile(open_file(path), "r") if is_remote(path) else pa.memory_map(path)
+def _state_of(path: str) -> tuple[int, int] | None:
+    """The size and the time of a local file now; ``None`` where it is gone."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _page_bytes(head: bytes) -> int:
+    """How large a Parquet page is once decompressed; 0 where its header is damaged, as pyarrow will say.
+
+    Two fields of 32 bits begin it: the type, and this size. Each is a byte and a number of seven bits a byte.
+    """
+    numbers = []
+    position = 0
+    for _ in range(2):
+        if head[position : position + 1] != b"\x15":
+            return 0
+        number = shift = 0
+        for byte in head[position + 1 : position + 6]:
+            position += 1
+            number |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        position += 1
+        numbers.append(number >> 1)  # its lowest bit is the sign
+    return numbers[1]
 
 
 # --- columns --------------------------------------------------------------------------------------
@@ -248,11 +373,9 @@ def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
             values = values.cast(pa.large_binary())  # as below
         column = pa.DictionaryArray.from_arrays(column.indices, values, safe=False)
         column.validate(full=True)
-        column = column.dictionary_decode()
-    if pa.types.is_string_view(column.type):
+    elif pa.types.is_string_view(column.type):
         column.validate(full=True)
-        column = column.cast(pa.large_string())
-    if is_text(column.type):
+    elif is_text(column.type):
         # As bytes: whether they are UTF-8 is for the one who makes records of them to say.
         column = column.cast(pa.large_binary())
     if pa.types.is_large_binary(column.type) or pa.types.is_nested(column.type):
@@ -260,19 +383,50 @@ def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
     return column
 
 
-def _texts(batch: pa.RecordBatch, path: list[str] | None) -> list[bytes | None]:
-    if path is None:
-        return [None] * batch.num_rows
-    found: list[bytes | None] = _column(batch, path).to_pylist()
-    return found
+def _pieces(column: pa.Array) -> Iterator[pa.Array]:
+    """A checked column decoded, all of it at once or, where that comes to many bytes, row by row."""
+    step = len(column) if _decoded_bytes(column) <= _DECODED else 1
+    for begin in range(0, len(column), max(1, step)):
+        piece = column.slice(begin, step)
+        if isinstance(piece, pa.DictionaryArray):
+            piece = piece.dictionary_decode()
+        elif pa.types.is_string_view(piece.type):
+            piece = piece.cast(pa.large_string()).cast(pa.large_binary())
+        yield piece
 
 
-def _ids(batch: pa.RecordBatch, path: list[str] | None) -> list[bytes | None]:
+def _decoded_bytes(column: pa.Array) -> int:
+    """How many bytes the values of a checked column come to, each counted as often as it stands there."""
+    if pa.types.is_string_view(column.type):
+        views = np.frombuffer(column.buffers()[1], np.int32).reshape(-1, 4)
+        return int(views[column.offset : column.offset + len(column), 0].sum(dtype=np.int64))
+    if isinstance(column, pa.DictionaryArray) and pa.types.is_large_binary(column.dictionary.type):
+        lengths = pc.take(pc.binary_length(column.dictionary), column.indices)
+    elif pa.types.is_large_binary(column.type):
+        lengths = pc.binary_length(column)
+    else:
+        return int(column.nbytes)
+    return int(pc.sum(lengths).as_py() or 0)
+
+
+def _texts(batch: pa.RecordBatch, path: list[str] | None) -> Iterable[bytes | None]:
     if path is None:
-        return [None] * batch.num_rows
-    column = _column(batch, path)
+        return itertools.repeat(None, batch.num_rows)
+    pieces = _pieces(_column(batch, path))
+    return itertools.chain.from_iterable(piece.to_pylist() for piece in pieces)
+
+
+def _ids(batch: pa.RecordBatch, path: list[str] | None) -> Iterable[bytes | None]:
+    if path is None:
+        return itertools.repeat(None, batch.num_rows)
+    return itertools.chain.from_iterable(map(_shown_ids, _pieces(_column(batch, path))))
+
+
+def _shown_ids(column: pa.Array) -> list[bytes | None]:
     try:
         return _id_values(column)
+    except MemoryError:
+        raise
     except _BROKEN:  # a value that no one can show rejects its row, not the file
         return [_id_value(column.slice(row, 1)) for row in range(len(column))]
 
@@ -280,6 +434,8 @@ def _ids(batch: pa.RecordBatch, path: list[str] | None) -> list[bytes | None]:
 def _id_value(column: pa.Array) -> bytes | None:
     try:
         return _id_values(column)[0]
+    except MemoryError:
+        raise
     except _BROKEN:
         return _BAD_ID
 

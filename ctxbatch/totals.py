@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ctxbatch.commits import Counts
 from ctxbatch.store import Store
-from ctxbatch.writer import Counts
 
 # Below this share of its time at work, encoding waits too much for another stage to be the bottleneck.
 _BUSY = 0.85
@@ -22,27 +22,27 @@ def totals(store: Store, shards: Collection[int] | None = None) -> dict[str, Any
     """
     planned = range(len(store.manifest.shards)) if shards is None else shards
     commits = [commit for shard, commit in store.commits.items() if shard in planned]
-    counts = sum((Counts(**commit["counts"]) for commit in commits), Counts())
-    seconds = _union((commit["timing"]["started"], commit["timing"]["finished"]) for commit in commits)
+    counts = sum((commit.counts for commit in commits), Counts())
+    seconds = _union((commit.timing.started, commit.timing.finished) for commit in commits)
     content = asdict(counts)
     del content["slots"]
     if store.config.words is not None:  # sentences without one of them were not tokenised
         content |= dict.fromkeys(("words", "wordpieces", "unknown_words"))
     budget = store.config.tokens_per_batch
-    stages = _stages(commit["timing"]["stages"] for commit in commits)
-    devices = sorted({commit["device"] for commit in commits})
+    stages = _stages(commit.timing.stages for commit in commits)
+    devices = sorted({commit.device for commit in commits})
     return {
         **content,
         "shards": len(commits),
         "shards_planned": len(planned),
-        "shards_short_of_memory": sum(commit["tokens_per_batch"] < budget for commit in commits),
-        "bytes_written": sum(file["bytes"] for commit in commits for file in commit["files"].values()),
+        "shards_short_of_memory": sum(commit.tokens_per_batch < budget for commit in commits),
+        "bytes_written": sum(commit.size for commit in commits),
         "seconds": round(seconds, 3),
         "tokens_per_second": round(counts.tokens / seconds, 1) if seconds else 0.0,
         "padding": round(1 - counts.tokens / counts.slots, 4) if counts.slots else 0.0,
         "stages": stages,
         "bottleneck": bottleneck(stages, _faster_model(devices, store.config.compiled)),
-        "peak_memory_bytes": max((commit["peak_memory_bytes"] for commit in commits), default=0),
+        "peak_memory_bytes": max((commit.peak_memory_bytes for commit in commits), default=0),
         "model": store.config.model,
         "columns": list(store.config.columns),
         "selection": None if store.config.kept is None else asdict(store.config.kept),
@@ -52,7 +52,7 @@ def totals(store: Store, shards: Collection[int] | None = None) -> dict[str, Any
         "compiled": store.config.compiled,
         "fingerprint": store.config.fingerprint,
         "devices": devices,
-        "versions": _distinct(commit["versions"] for commit in commits),
+        "versions": _distinct(commit.versions for commit in commits),
     }
 
 

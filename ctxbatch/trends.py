@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ctxbatch.arrays import Floats, Ints
+from ctxbatch.commits import WORDS
 from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR, Kept, ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.index import open_postings
-from ctxbatch.nearest import Floats, normalised
+from ctxbatch.nearest import normalised
 from ctxbatch.postings import Postings
 from ctxbatch.shift import SHIFTS, is_defined
-from ctxbatch.store import Ints, Store, check_has_rows
-from ctxbatch.writer import WORDS
+from ctxbatch.store import Store, check_has_rows
 
 # What is sampled, always with the same seed: rows for the baseline, as many as Ethayarajh takes;
 BASELINE_ROWS = 1_000

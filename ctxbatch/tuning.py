@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ctxbatch.arrays import Floats, Ints
 from ctxbatch.index import Effort, Index, Proposer
-from ctxbatch.nearest import Floats, Selection, cosines, normalised, scan
+from ctxbatch.nearest import Selection, cosines, normalised, scan
 from ctxbatch.postings import Postings
-from ctxbatch.store import Column, Ints, Store
+from ctxbatch.store import Column, Store
 
 # Held-out rows that an index is tuned with, and as many others that it is measured with.
 _QUERIES = 320

@@ -6,19 +6,25 @@ one to `_CONTENT` of `ctxbatch.readers`.
 """
 
 import csv
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ctxbatch.config import DecodeErrors, RecordKind
+from ctxbatch.config import DecodeErrors, FormatName, RecordKind
+from ctxbatch.damage import DamagedError, telling_of_memory
+from ctxbatch.sealed import Count, Positive
 from ctxbatch.sources import Source
-from ctxbatch.streams import MAX_RECORD_BYTES, ByteStream, DamagedError, decode, newline_of
+from ctxbatch.streams import MAX_RECORD_BYTES, ByteStream, decode, newline_of
 from ctxbatch.tables import Row, Table
 
 # A quoted field of CSV may hold line ends; one that goes on for longer has lost its closing quote.
 _MAX_QUOTED_BYTES = 16 << 20
 _MAX_QUOTED_LINES = 100_000
+# After so many empty lines the next ones are taken as one unit: a unit each would cost minutes a gigabyte.
+_MANY_EMPTY = 64
+_MERGED = ("txt", "jsonl")
 # So many rows are tried among lines that were already taken for one that did not end, in so many bytes.
 _MAX_FAILURES = 8
 _WINDOW_BYTES = 1 << 20
@@ -30,15 +36,15 @@ csv.field_size_limit(MAX_RECORD_BYTES)
 class Reading:
     """How sources become records and shards; part of the plan, not of the vectors' definition."""
 
-    format: str | None
+    format: FormatName | None
     record: RecordKind
     text_field: str
     id_field: str
     encoding: str
     errors: DecodeErrors
     delimiter: str | None
-    limit: int | None
-    shard_size: int
+    limit: Count | None
+    shard_size: Positive
 
 
 class Unit(NamedTuple):
@@ -47,6 +53,7 @@ class Unit(NamedTuple):
     ``problem`` says why it is rejected, where that is known without looking at its text. With ``is_lost`` it
     stands for the rest of a damaged source and takes a position of its own behind the last byte that could be
     read. No segment begins where ``may_begin`` is false: what begins there depends on what was before.
+    ``times`` is how many empty lines of one byte it is, where many follow one another.
     """
 
     number: int
@@ -58,6 +65,15 @@ class Unit(NamedTuple):
     value: Any = None
     is_lost: bool = False
     may_begin: bool = True
+    times: int = 1
+
+    def split(self, n: int) -> "tuple[Unit, Unit]":
+        """The first ``n`` of many empty lines, and the others."""
+        middle = self.start + n
+        return (
+            self._replace(end=middle, data=self.data[:n], times=n),
+            self._replace(number=self.number + n, start=middle, data=self.data[n:], times=self.times - n),
+        )
 
     @property
     def content(self) -> bytes:
@@ -81,6 +97,7 @@ class OpenSource:
         self.reading = reading
         self._stream = None if source.is_table else ByteStream(source.path, source.compression)
         self._table: Table | None = None
+        self._until = math.inf
         self.encoding = source.encoding or reading.encoding
         self.newline = newline_of(self.encoding)
         self.mark = "\ufeff".encode(self.encoding) if self.encoding.startswith("utf") else b""
@@ -90,18 +107,21 @@ class OpenSource:
         if self._stream is not None:
             self._stream.close()
 
-    def units(self, start: int = 0, number: int = 0) -> Iterator[Unit]:
+    def units(self, start: int = 0, number: int = 0, until: float = math.inf) -> Iterator[Unit]:
         """Yield the units from a position on, which must be one where a unit begins.
 
         Args:
             start: A byte of the decompressed source, or a row.
             number: The number of the line, or row, that begins there.
+            until: Where somebody stops reading; no unit of many lines goes beyond it.
 
         Raises:
             InputError: The source cannot be read.
             ResourceError: The network fails.
         """
-        yield from _UNITS[self.source.format](self, start, number)
+        self._until = until
+        with telling_of_memory(self.source.path):
+            yield from _UNITS[self.source.format](self, start, number)
 
     def table(self) -> Table:
         """The source as a table.
@@ -114,14 +134,23 @@ class OpenSource:
         return self._table
 
     def lines(self, start: int, number: int) -> Iterator[Unit]:
-        """Yield a unit per line, with its end."""
+        """Yield a unit per line, with its end; very many empty ones that follow one another are one unit."""
         stream = self._stream
         assert stream is not None
+        n_empty = 0
+        merges = self.source.format in _MERGED and self.newline == b"\n"
         try:
             stream.seek(start)
             while line := stream.readline(self.newline):
                 begin, end = stream.position - len(line), stream.position
                 number += 1
+                n_empty = n_empty + 1 if line == b"\n" else 0
+                if n_empty > _MANY_EMPTY and merges and (more := stream.empty_lines(self._until)):
+                    number += len(more)
+                    yield Unit(
+                        number - 1 - len(more), begin, stream.position, line + more, times=1 + len(more)
+                    )
+                    continue
                 if len(line) < MAX_RECORD_BYTES:
                     yield Unit(number - 1, begin, end, line)
                     continue

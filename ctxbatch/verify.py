@@ -3,32 +3,47 @@
 Owns the list of things that can be wrong; repairs nothing.
 """
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
+from ctxbatch.arrow_files import ArrowFile
+from ctxbatch.commits import (
+    COMMIT,
+    SENTENCES,
+    WORDS,
+    Commit,
+    FileName,
+    is_of_plan,
+    parse_commit,
+    shard_folder,
+)
+from ctxbatch.corpus import ShardSpec
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.index import check_index, index_files
-from ctxbatch.layout import SHARDS, Manifest, file_digest, unseal
+from ctxbatch.layout import INDEX, SHARDS, Manifest
 from ctxbatch.places import manifest_of, place_of
 from ctxbatch.readers import Reader, place
+from ctxbatch.schema import sentences_schema, words_schema
+from ctxbatch.sealed import file_digest, read_bytes, size_of
 from ctxbatch.sources import current_size
-from ctxbatch.store import open_arrow
-from ctxbatch.writer import COMMIT, SENTENCES, WORDS, sentences_schema, shard_folder, words_schema
+from ctxbatch.store import misread
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Something that is not as it was written, in words; and the shard or the index that it is in."""
+    """Something that is not as it was written, in words; and the shard or the index that it is in.
+
+    ``is_misread`` says that the shard is as it was written, and that its text was read wrongly.
+    """
 
     text: str
     shard: int | None = None
     index: str | None = None
+    is_misread: bool = False
 
 
 def find_damage(out: str | Path) -> Iterator[Damage]:
@@ -38,108 +53,121 @@ def find_damage(out: str | Path) -> Iterator[Damage]:
 
     Raises:
         StoreError: The folder is no store, or its manifest is damaged.
+        ResourceError: The disk, a permission or the network does not let something be read.
     """
     place = place_of(out)
     manifest = manifest_of(place)
     for spec in manifest.shards:
         with place.shard_files(spec.shard) as folder:
             if folder is not None:
-                for text in _shard_damage(folder, f"{place.out}/{SHARDS}/{spec.shard:06d}", manifest):
-                    yield Damage(text, shard=spec.shard)
+                name = f"{place.out}/{SHARDS}/{spec.shard:06d}"
+                yield from _shard_damage(folder, name, manifest, spec)
     if not place.is_here:
         return
     planned = {shard_folder(place.folder, spec.shard).name for spec in manifest.shards}
     for entry in sorted((place.folder / SHARDS).glob("[!.]*")):
         if entry.name not in planned:
             yield Damage(f"{entry} is not part of the store: remove it")
+    index = place.folder / INDEX
+    if os.path.lexists(index) and not index.is_dir():
+        yield Damage(f"{index} is no folder: remove it", index=INDEX)
     for path in index_files(place.folder):
         for text in check_index(path, manifest):
             yield Damage(text, index=path.stem)
 
 
-def _shard_damage(folder: Path, name: str, manifest: Manifest) -> Iterator[str]:
-    """What is wrong with a shard's files, which lie in a folder and are called by another name."""
+def _shard_damage(folder: Path, name: str, manifest: Manifest, spec: ShardSpec) -> Iterator[Damage]:
+    """Yield what is wrong with a shard's files, which lie in a folder and are called by another name."""
+    shard = spec.shard
     try:
-        commit = unseal((folder / COMMIT).read_bytes(), f"{name}/{COMMIT}")
-        if commit["fingerprint"] != manifest.config.fingerprint:
-            yield f"{name} is of another configuration than the manifest"
+        commit = parse_commit(read_bytes(folder / COMMIT), f"{name}/{COMMIT}", shard)
+        if not is_of_plan(commit, manifest, spec):
+            yield Damage(f"{name} is of another configuration or of other text than the manifest", shard)
             return
-        damaged = list(file_damage(folder, name, commit))
-        yield from damaged
-        if not damaged:
-            yield from _content_damage(folder, name, manifest, commit)
+        damaged = list(file_damage(folder, name, commit)) or _content_damage(folder, name, manifest, commit)
+        for text in damaged:
+            yield Damage(text, shard)
+        if found := misread(folder, commit):
+            yield Damage(f"{name} {found}", shard, is_misread=True)
+    except FileNotFoundError:
+        yield Damage(f"{name}/{COMMIT} is missing", shard)
     except StoreError as error:
-        yield str(error)
-    except OSError as error:
-        yield f"{error.filename or name} cannot be read: {error.strerror}"
+        yield Damage(str(error), shard)
 
 
-def file_damage(folder: Path, name: str, commit: Mapping[str, Any]) -> Iterator[str]:
+def file_damage(folder: Path, name: str, commit: Commit) -> Iterator[str]:
     """Yield which of a shard's files are not those of its commit record.
 
     Args:
         folder: Where they are.
         name: What that is called.
         commit: The record.
+
+    Raises:
+        ResourceError: The disk or a permission does not let one be read.
     """
-    for file, facts in commit["files"].items():
+    for file, facts in commit.files.items():
         path = folder / file
-        if not path.is_file():
+        try:
+            if size_of(path) not in (None, facts.bytes) or file_digest(path) != facts.sha256:
+                yield f"{name}/{file} is damaged: its content does not match the checksum in {COMMIT}"
+        except FileNotFoundError:
             yield f"{name}/{file} is missing"
-        elif path.stat().st_size != facts["bytes"] or file_digest(path) != facts["sha256"]:
-            yield f"{name}/{file} is damaged: its content does not match the checksum in {COMMIT}"
+        except StoreError:
+            yield f"{name}/{file} is damaged: it is no regular file"
 
 
 # --- content --------------------------------------------------------------------------------------
 
 
-def _content_damage(folder: Path, name: str, manifest: Manifest, commit: dict[str, Any]) -> Iterator[str]:
-    """What checksums cannot tell: whether what was written was right."""
-    tables = {file: open_arrow(folder / file) for file in (WORDS, SENTENCES)}
-    schemas = {WORDS: words_schema(manifest.config), SENTENCES: sentences_schema(manifest.config)}
-    for file, table in tables.items():
-        if not table.schema.equals(schemas[file], check_metadata=True):
+def _content_damage(folder: Path, name: str, manifest: Manifest, commit: Commit) -> Iterator[str]:
+    """Yield what checksums cannot tell: whether what was written was right."""
+    config, counts = manifest.config, commit.counts
+    files: dict[FileName, ArrowFile] = {}
+    for file, schema, id_column, n_rows in (
+        (WORDS, words_schema(config), "row_id", counts.rows),
+        (SENTENCES, sentences_schema(config), "sentence_id", counts.sentences),
+    ):
+        files[file] = ArrowFile(folder / file, schema, n_rows, commit.files[file]).check()
+        if files[file].metadata != schema.metadata:
             yield f"{name}/{file} is of another configuration: its schema is not that of the manifest"
             return
-    for file, id_column, count in ((WORDS, "row_id", "rows"), (SENTENCES, "sentence_id", "sentences")):
-        n_rows = commit["counts"][count]
-        expected = np.arange(n_rows) + (commit["shard"] << 32)
-        if not np.array_equal(tables[file][id_column].to_numpy(), expected):
+        expected = np.arange(n_rows) + (commit.shard << 32)
+        if not np.array_equal(files[file].column(id_column).to_numpy(), expected):
             yield f"{name}/{file} does not hold the {n_rows} rows of {COMMIT} in order"
             return
-    words, sentences = tables[WORDS], tables[SENTENCES]
-    if not _words_stand_at_their_offsets(words, sentences, pieces=manifest.config.pool == "none"):
+    words = files[WORDS]
+    if not _words_stand_at_their_offsets(words, files[SENTENCES], pieces=config.pool == "none"):
         yield f"{name}/{WORDS} has words that are not at their offsets in {SENTENCES}"
-    salience, expected = words["salience"], 0 if manifest.config.salience_layer else len(words)
-    if salience.null_count != expected or not np.isfinite(salience.drop_null().to_numpy()).all():
+    salience = words.column("salience")
+    expected_nulls = 0 if config.salience_layer else counts.rows
+    if salience.null_count != expected_nulls or not np.isfinite(salience.drop_null().to_numpy()).all():
         yield f"{name}/{WORDS} has salience that is missing, not finite, or not asked for"
-    for column in manifest.config.columns:
-        if not all(_is_finite(chunk) for chunk in words[column].chunks):
+    for column in config.columns:
+        if not all(np.isfinite(view).all() for view in words.vectors(column)):
             yield f"{name}/{WORDS} has values in {column} that are not finite"
 
 
-def _words_stand_at_their_offsets(words: pa.Table, sentences: pa.Table, pieces: bool) -> bool:
+def _words_stand_at_their_offsets(words: ArrowFile, sentences: ArrowFile, pieces: bool) -> bool:
+    n_sentences, all_texts = int(sentences.firsts[-1]), sentences.column("text")
     last = 0
-    for batch in words.select(["sentence_id", "word", "char_start", "char_end"]).to_batches():
-        if not batch.num_rows:
+    for number in range(len(words)):
+        batch = words.batch(number)
+        ids = batch["sentence_id"].to_numpy()
+        numbers = ids & 0xFFFFFFFF
+        if not len(ids):
             continue
-        numbers = batch["sentence_id"].to_numpy() & 0xFFFFFFFF
-        if numbers[0] < last or (np.diff(numbers) < 0).any() or numbers[-1] >= len(sentences):
+        if numbers[0] < last or (np.diff(ids) < 0).any() or numbers[-1] >= n_sentences:
             return False
         first, last = int(numbers[0]), int(numbers[-1])
-        texts = sentences["text"].slice(first, last - first + 1).to_pylist()
+        texts = all_texts.slice(first, last - first + 1).to_pylist()
         starts, ends = batch["char_start"].to_pylist(), batch["char_end"].to_pylist()
-        for number, start, end, word in zip(numbers, starts, ends, batch["word"].to_pylist(), strict=True):
-            text = texts[number - first]
+        for sentence, start, end, word in zip(numbers, starts, ends, batch["word"].to_pylist(), strict=True):
+            text = texts[sentence - first]
             # With rows for pieces the word is the whole word's and the offsets are the piece's.
             if not 0 <= start < end <= len(text) or (not pieces and text[start:end] != word):
                 return False
     return True
-
-
-def _is_finite(chunk: pa.Array) -> bool:
-    flat: npt.NDArray[Any] = chunk.flatten().to_numpy(zero_copy_only=True)
-    return bool(np.isfinite(flat).all())
 
 
 def find_source_changes(out: str | Path) -> Iterator[str]:

@@ -8,6 +8,7 @@ with a shard, wherever it runs.
 import contextlib
 import functools
 import json
+import logging
 import os
 import queue
 import signal
@@ -21,6 +22,7 @@ from typing import IO, Any
 from ctxbatch.errors import CtxbatchError
 from ctxbatch.locking import Claims
 from ctxbatch.places import Place, RemotePlace, place_of
+from ctxbatch.terminal import escape_tracebacks, file_handler
 
 _REASON_LENGTH = 300
 
@@ -30,6 +32,8 @@ def main() -> None:
     # The terminal sends Ctrl-C to the whole process group; the coordinator alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    escape_tracebacks()
+    logging.getLogger("ctxbatch").addHandler(file_handler(sys.stderr))
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log, not between the messages
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -102,7 +106,7 @@ def run_shards(
                     say("taken", shard=shard)
                 elif not job["anew"] and (commit := place.commit_of(manifest, manifest.shards[shard])):
                     claims.release(shard)
-                    say("found", shard=shard, counts=commit["counts"])
+                    say("found", shard=shard, counts=asdict(commit.counts))
                 else:
                     remove_unfinished(place.folder, shard)
                     yield shard
@@ -110,8 +114,8 @@ def run_shards(
         made = bench.run_shards(shards(), lambda progress: say("progress", **asdict(progress)))
         for commit in made if place.is_here else prefetch(made, 1, threading.Event()):
             place.publish(commit)
-            claims.release(commit["shard"])
-            say("committed", shard=commit["shard"], counts=commit["counts"])
+            claims.release(commit.shard)
+            say("committed", shard=commit.shard, counts=asdict(commit.counts))
 
 
 def _listen(jobs: "queue.Queue[dict[str, Any]]") -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -21,114 +21,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ctxbatch.arrow_files import frame_facts
 from ctxbatch.batching import Buffer
+from ctxbatch.commits import COMMIT, REJECTS, SENTENCES, WORDS, Commit, Counts, commit_of, shard_folder
 from ctxbatch.config import ResolvedConfig
-from ctxbatch.corpus import ShardSpec
-from ctxbatch.errors import StoreError
 from ctxbatch.gathering import Gathered
-from ctxbatch.layout import (
-    FORMAT_VERSION,
-    INDEX,
-    SHARDS,
-    Manifest,
-    read_json,
-    sync,
-    temporary_name,
-    write_json,
-)
+from ctxbatch.layout import FORMAT_VERSION, INDEX, SHARDS, sync, temporary_name, write_json
 from ctxbatch.readers import Reject
+from ctxbatch.schema import sentences_schema, words_schema
 from ctxbatch.segment import Sentence
 from ctxbatch.sources import Source
 
-WORDS = "words.arrow"
-SENTENCES = "sentences.arrow"
-REJECTS = "rejects.jsonl"
-COMMIT = "shard.json"
 BATCH_ROWS = 65_536
-
-
-@dataclass(slots=True)
-class Counts:
-    """What a shard holds and what it took; `Counts` of several shards add up.
-
-    ``words`` are all words found, ``rejected_words`` those of them that were rejected; ``slots`` are the
-    positions that the model computed, padding included, ``tokens`` the unmasked ones among them.
-    """
-
-    records: int = 0
-    sentences: int = 0
-    words: int = 0
-    rows: int = 0
-    wordpieces: int = 0
-    tokens: int = 0
-    slots: int = 0
-    rejected: int = 0
-    rejected_words: int = 0
-    unknown_words: int = 0
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(*(a + b for a, b in zip(self.as_tuple(), other.as_tuple(), strict=True)))
-
-    def as_tuple(self) -> tuple[int, ...]:
-        """The counts in the order of the fields."""
-        return tuple(asdict(self).values())
-
-
-def words_schema(config: ResolvedConfig) -> pa.Schema:
-    """The schema of words.arrow: where each word stands, then its vectors."""
-    value_type = pa.float16() if config.dtype == "float16" else pa.float32()
-    vector_type = pa.list_(pa.field("item", value_type, nullable=False), config.hidden_size)
-    fields = [
-        ("row_id", pa.int64()),
-        ("sentence_id", pa.int64()),
-        ("word_index", pa.int32()),
-        ("word", pa.string()),
-        ("char_start", pa.int32()),
-        ("char_end", pa.int32()),
-        ("n_pieces", pa.int32()),
-    ]
-    columns = [pa.field(name, kind, nullable=False) for name, kind in fields]
-    columns.append(pa.field("salience", pa.float32()))
-    columns += [pa.field(name, vector_type, nullable=False) for name in config.columns]
-    return pa.schema(columns, _metadata(config))
-
-
-def sentences_schema(config: ResolvedConfig) -> pa.Schema:
-    """The schema of sentences.arrow: every sentence, with its place in the source and its text."""
-    return pa.schema(
-        [
-            pa.field("sentence_id", pa.int64(), nullable=False),
-            pa.field("source", pa.string(), nullable=False),
-            pa.field("record", pa.int64(), nullable=False),
-            pa.field("byte_start", pa.int64()),
-            pa.field("doc_id", pa.string()),
-            pa.field("char_start", pa.int32(), nullable=False),
-            pa.field("text", pa.string(), nullable=False),
-            pa.field("n_words", pa.int32()),
-            pa.field("n_pieces", pa.int32()),
-        ],
-        _metadata(config),
-    )
-
-
-def _metadata(config: ResolvedConfig) -> dict[str, str]:
-    facts = {
-        "format_version": FORMAT_VERSION,
-        "model": config.model,
-        "revision": config.revision,
-        "layers": ",".join(map(str, config.layers)),
-        "pooling": config.pool,
-        "static": config.static,
-        "salience_layer": config.salience_layer,
-        "salience_head": config.salience_head,
-        "selection": None if config.kept is None else json.dumps(asdict(config.kept)),
-        "shift": config.shift,
-        "floor": config.floor,
-        "delta": config.delta,
-        "dtype": config.dtype,
-        "fingerprint": config.fingerprint,
-    }
-    return {f"ctxbatch.{name}": str(value) for name, value in facts.items() if value is not None}
 
 
 class _HashedFile:
@@ -163,6 +67,7 @@ class _HashedFile:
 
 class _ArrowFile:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path = path
         self.file = _HashedFile(path)
         self._sink = pa.PythonFile(self.file, mode="w")
         self._writer = pa.ipc.new_file(self._sink, schema)
@@ -178,6 +83,10 @@ class _ArrowFile:
         self._writer.close()
         self._sink.close()
         self.file.close()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the commit record says of the file, which is closed."""
+        return {**self.file.facts(), **frame_facts(self.path)}
 
     def abandon(self) -> None:
         self.file.closed = True
@@ -292,7 +201,7 @@ class ShardWriter:
             else:
                 self.counts.rejected_words += 1
 
-    def commit(self, facts: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    def commit(self, facts: Callable[[], Mapping[str, Any]]) -> Commit:
         """Close and sync the files, write the commit record, and rename the shard into place.
 
         Args:
@@ -304,7 +213,7 @@ class ShardWriter:
         """
         self._words.close()
         self._sentences.close()
-        files = {WORDS: self._words.file.facts(), SENTENCES: self._sentences.file.facts()}
+        files = {WORDS: self._words.facts(), SENTENCES: self._sentences.facts()}
         if self._rejects:
             rejects = _HashedFile(self._beside / REJECTS)
             for reject in self._rejects:
@@ -320,7 +229,7 @@ class ShardWriter:
         }
         write_json(self._beside / COMMIT, record)
         put_in_place(self._beside, self._place)
-        return record
+        return commit_of(json.loads(json.dumps(record)), self._place / COMMIT, self._shard)
 
     def _reject_line(self, reject: Reject) -> dict[str, Any]:
         line = {
@@ -330,11 +239,6 @@ class ShardWriter:
             "reason": reject.reason,
         }
         return line if reject.word is None else {**line, "word": reject.word}
-
-
-def shard_folder(out: Path, shard: int) -> Path:
-    """Where a shard's files are."""
-    return out / SHARDS / f"{shard:06d}"
 
 
 def put_in_place(beside: Path, place: Path) -> None:
@@ -352,43 +256,10 @@ def put_in_place(beside: Path, place: Path) -> None:
         place.rename(aside)  # whole: half of it must not count
         beside.rename(place)
     sync(place.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def read_commit(out: Path, manifest: Manifest, spec: ShardSpec) -> dict[str, Any] | None:
-    """The commit record of a shard, if the shard counts.
-
-    It counts if its record is intact and of this manifest's configuration and text, and the files that the
-    record names are there in full length. Any other is made anew by a rerun, and named by verify.
-
-    Raises:
-        StoreError: The record is that of a shard on object storage.
-    """
-    folder = shard_folder(out, spec.shard)
-    try:
-        commit = read_json(folder / COMMIT)
-    except StoreError:
-        return None
-    if "attempt" in commit:
-        raise StoreError(
-            f"{folder} was copied from object storage under other names than files have here: copy it with "
-            "`ctxbatch pull`"
-        )
-    whole = all(_has_size(folder / name, file["bytes"]) for name, file in commit["files"].items())
-    return commit if whole and is_of_plan(commit, manifest, spec) else None
-
-
-def is_of_plan(commit: Mapping[str, Any], manifest: Manifest, spec: ShardSpec) -> bool:
-    """Whether a commit record is of a manifest's configuration and of the text of one of its shards."""
-    inputs = [asdict(segment) for segment in spec.segments]
-    return bool(commit["fingerprint"] == manifest.config.fingerprint and commit["inputs"] == inputs)
-
-
-def _has_size(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except OSError:
-        return False
+    if aside.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        aside.unlink(missing_ok=True)
 
 
 def remove_leftovers(out: Path, process: str | None = None) -> None:

@@ -66,7 +66,7 @@ def prove(arguments: argparse.Namespace, folder: Path) -> dict:
         memory.append(peak["bytes"])
     again = [shard for shard, when in before.items() if first[shard] != when]
     commits = ctxbatch.open(out).commits.values()
-    workers = max(commit["peak_memory_bytes"] for commit in commits)
+    workers = max(commit.peak_memory_bytes for commit in commits)
     return {
         "ok": not again and max(workers, *memory) < LIMIT_BYTES,
         "bytes": size,

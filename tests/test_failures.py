@@ -18,7 +18,8 @@ from stores import arrow_digests, make_store
 import ctxbatch
 from ctxbatch import InputError, ResourceError, RunConfig, StoreError
 from ctxbatch.indexing import SCAN_ROWS
-from ctxbatch.layout import read_json, write_json
+from ctxbatch.layout import write_json
+from ctxbatch.sealed import file_digest, read_json
 from ctxbatch.verify import find_damage
 
 LINES = [line for line in TEXT.splitlines() if line.strip() and "antidis" not in line]
@@ -148,8 +149,6 @@ def test_repair_needs_the_source_as_it_was(copy, corpus):
 def test_what_is_wrong_in_a_shard_with_right_checksums_is_found(tmp_path, tiny):
     """Offsets, ids and finiteness, as if the program itself had written nonsense."""
     import pyarrow as pa
-
-    from ctxbatch.layout import file_digest
 
     (tmp_path / "a.txt").write_text("I want an apple.\n")
     out = tmp_path / "out"

@@ -65,7 +65,7 @@ def test_top_salient_keeps_the_rows_that_ranking_all_rows_would(
     assert len(found) < len(everything) or k == 1000
     for name in ("static", "contextual_3", "contextual_1", "salience"):
         assert max(np.abs(a[name] - b[name]).max() for a, b in zip(found, expected, strict=True)) < 1e-4
-    assert store.commits[0]["counts"] == {**whole.commits[0]["counts"], "rows": len(found)}
+    assert store.commits[0].counts == replace(whole.commits[0].counts, rows=len(found))
 
 
 @pytest.mark.parametrize("family", ["bert", pytest.param("modernbert", marks=pytest.mark.slow)])
@@ -128,10 +128,10 @@ def test_words_keeps_occurrences_in_any_case_and_reads_no_other_sentence(tiny, t
             before |= {"n_words": None, "n_pieces": None}
         assert after == before
     read = [sentence for sentence in sentences if sentence["n_words"] is not None]
-    counts = store.commits[0]["counts"]
-    assert counts["wordpieces"] == sum(sentence["n_pieces"] for sentence in read)
-    assert counts["tokens"] < everything.commits[0]["counts"]["tokens"] / 3
-    assert counts["rejected_words"] == 0  # the word that is too long for a window is none of these
+    counts = store.commits[0].counts
+    assert counts.wordpieces == sum(sentence["n_pieces"] for sentence in read)
+    assert counts.tokens < everything.commits[0].counts.tokens / 3
+    assert counts.rejected_words == 0  # the word that is too long for a window is none of these
 
 
 def test_words_in_no_sentence_leave_a_store_without_rows(tiny, text, tmp_path, cli):

@@ -14,8 +14,8 @@ from stores import arrow_digests, make_store
 
 import ctxbatch
 from ctxbatch import InputError, ResourceError, RunConfig, StoreError, places, remote
-from ctxbatch.layout import read_json
 from ctxbatch.places import RemotePlace, place_of
+from ctxbatch.sealed import read_json
 from ctxbatch.verify import find_damage
 
 N_LINES = 1_000

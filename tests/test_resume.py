@@ -224,7 +224,8 @@ def test_a_shard_without_an_intact_commit_record_is_made_again(copy, arguments, 
 
 def test_a_shard_of_another_run_does_not_count(copy, arguments, reference, cli):
     """Neither one of another configuration, nor one of other text, nor one whose files are cut off."""
-    from ctxbatch.layout import read_json, write_json
+    from ctxbatch.layout import write_json
+    from ctxbatch.sealed import read_json
 
     for number, change in enumerate(({"fingerprint": "another"}, {"inputs": []})):
         path = copy / "shards" / f"{number:06d}" / "shard.json"
@@ -256,7 +257,8 @@ def test_a_run_killed_before_its_first_shard_is_begun_again(arguments, reference
 
 
 def test_shards_of_mixed_origin_are_reported(copy, corpus, tiny, caplog):
-    from ctxbatch.layout import read_json, write_json
+    from ctxbatch.layout import write_json
+    from ctxbatch.sealed import read_json
 
     path = copy / "shards" / "000001" / "shard.json"
     record = read_json(path)
@@ -277,7 +279,8 @@ def test_a_damaged_manifest_is_found_and_a_new_run_asked_for(copy, cli):
 
 
 def test_a_newer_format_is_refused(copy, cli):
-    from ctxbatch.layout import read_json, write_json
+    from ctxbatch.layout import write_json
+    from ctxbatch.sealed import read_json
 
     path = copy / "manifest.json"
     write_json(path, {**read_json(path), "format_version": 99})
@@ -288,7 +291,8 @@ def test_a_newer_format_is_refused(copy, cli):
 
 
 def test_the_time_between_two_runs_does_not_count(copy):
-    from ctxbatch.layout import read_json, write_json
+    from ctxbatch.layout import write_json
+    from ctxbatch.sealed import read_json
     from ctxbatch.totals import totals
 
     for number, (begin, end) in enumerate([(0, 10), (5, 12), (10_000, 10_003)]):

@@ -38,8 +38,8 @@ def test_salience_is_the_sum_of_eager_attention_batched_and_padded(
     expected = np.array([row.salience(layer, head) for row in expected_rows(store, oracle(family))])
     assert len(found) > 100
     assert np.abs(found - expected).max() < 1e-5 * max(1, expected.max())
-    commit = store.commits[0]["counts"]
-    assert commit["slots"] > commit["tokens"] > commit["wordpieces"] + 2 * commit["sentences"]
+    commit = store.commits[0].counts
+    assert commit.slots > commit.tokens > commit.wordpieces + 2 * commit.sentences
 
 
 def test_salience_of_wordpieces_adds_up_to_that_of_their_word(tiny, oracle, text, tmp_path):

@@ -41,7 +41,7 @@ def test_short_memory_halves_the_batches_of_a_shard_and_is_recorded(tiny, text, 
     whole = make_store(tmp_path / "whole", [text], config)
     forget_above(monkeypatch, 300)
     short = make_store(tmp_path / "short", [text], config)
-    assert {commit["tokens_per_batch"] for commit in short.commits.values()} == {200}
+    assert {commit.tokens_per_batch for commit in short.commits.values()} == {200}
     assert totals(short)["shards_short_of_memory"] == len(short.commits) > 1
     assert totals(whole)["shards_short_of_memory"] == 0
     assert short.words.to_table().num_rows == whole.words.to_table().num_rows

@@ -1,0 +1,133 @@
+"""What an error in reading a source means: its bytes are damaged, or this machine could not read them.
+
+The difference matters: a damage is committed as a reject, and nobody looks at those bytes again, while
+what comes from this machine (memory, disk, network, a permission, a codec that pyarrow was built without)
+ends the run with nothing committed. pyarrow raises errors of the same classes for both, and reports the same
+shortage in many ways, so neither classes nor messages alone decide:
+
+- A `MemoryError`, and an `OSError` with a number, are this machine's; pyarrow hides some in its messages.
+- So is a message that speaks of memory, threads or a codec that was not built.
+- For any other message, memory must be there: where a quarter of a gigabyte cannot be had at that moment,
+  nothing that failed says anything about the bytes.
+- A request for more memory than the file's bytes could ever expand to is the bytes' own.
+"""
+
+import contextlib
+import errno
+import mmap
+import re
+from collections.abc import Iterator
+
+from ctxbatch.errors import CtxbatchError, InputError, ResourceError
+
+# What says that a name is wrong, rather than that the file behind it could not be read.
+_WRONG_NAME = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EINVAL,
+    errno.ENXIO,
+)
+_MEMORY = re.compile(
+    r"\b[mc]alloc\b|\brealloc\b|bad_alloc|allocation_failed|allocation error|(not enough|insufficient) memory"
+    r"|(cannot|failed to|could not|unable to) (re)?allocate|out of memory|requires too much memory|error -4 "
+    r"|launch worker thread|resource temporarily unavailable|too many open files|memory usage limit",
+    re.IGNORECASE,
+)
+_CODEC = re.compile(r"support for codec .* not built", re.IGNORECASE)
+_NUMBERED = re.compile(r"\[errno (\d+)\] (.*?)(?:\. Detail: |$)", re.IGNORECASE)
+_REQUEST = re.compile(r"alloc of size (\d+) failed")
+# No codec makes more of a byte; and no machine has so much memory.
+_MOST_EXPANSION = 40_000
+_NOBODY_HAS = 1 << 40
+_DAMAGE = re.compile(r"the \w+ data are damaged \((.*)\)", re.DOTALL)
+_PROBED_BYTES = 256 << 20
+
+
+class DamagedError(Exception):
+    """A source cannot be decompressed, or read as the table it claims to be, from here on."""
+
+
+def meaning_of(error: Exception, path: str, what: str, size: int = _NOBODY_HAS) -> Exception:
+    """What an error that a decoder raised means: an error that says so, to be raised instead.
+
+    Args:
+        error: What was raised.
+        path: The source.
+        what: What its bytes should be, such as ``Parquet``.
+        size: The bytes of the file.
+
+    Returns:
+        A `DamagedError` if the source's bytes are the matter, else an `InputError` or a `ResourceError`.
+    """
+    why = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno is not None:
+        return unreadable(path, error)
+    if hidden := _NUMBERED.search(why):
+        return unreadable(path, OSError(int(hidden[1]), hidden[2]))
+    if _CODEC.search(why):
+        return ResourceError(f"{path} cannot be read: {why}: install a pyarrow that has it")
+    if asked := _asked_beyond(why, size):
+        # Words that do not sound like ours, unless it is more than anybody has, which cannot be taken for it.
+        return _damage(what, why if asked > _NOBODY_HAS else f"it claims to hold {asked:,} bytes")
+    if isinstance(error, MemoryError) or _MEMORY.search(why) or not _is_memory_left():
+        return out_of_memory(path, why)
+    return _damage(what, why)
+
+
+def _damage(what: str, why: str) -> DamagedError:
+    return DamagedError(f"the {what} data are damaged ({why[:200]})")
+
+
+def is_our_trouble(reason: str) -> bool:
+    """Whether the reason of a stored reject says that this machine was the matter, not the bytes.
+
+    Versions before committed such rejects; what they stand for may be intact.
+    """
+    match = _DAMAGE.match(reason)
+    if match is None or _asked_beyond(match[1], _NOBODY_HAS):
+        return False
+    return any(signs.search(match[1]) is not None for signs in (_MEMORY, _CODEC, _NUMBERED))
+
+
+def _asked_beyond(why: str, size: int) -> int:
+    """How much memory was asked for, if it is more than a file of a size could need; else 0."""
+    request = _REQUEST.search(why)
+    asked = 0 if request is None else int(request[1])
+    return asked if asked > min(_NOBODY_HAS, size * _MOST_EXPANSION + _PROBED_BYTES) else 0
+
+
+def _is_memory_left() -> bool:
+    try:
+        mmap.mmap(-1, _PROBED_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, MemoryError):
+        return False
+    return True
+
+
+def out_of_memory(path: str, why: str = "") -> ResourceError:
+    """Say in one line that a source cannot be read for want of memory."""
+    shown = f" ({why[:200]})" if why else ""
+    return ResourceError(f"{path} cannot be read: memory is short{shown}: free some, and run again")
+
+
+@contextlib.contextmanager
+def telling_of_memory(path: str) -> Iterator[None]:
+    """Turn a `MemoryError` into a `ResourceError` that names the source being read."""
+    try:
+        yield
+    except MemoryError as error:
+        raise out_of_memory(path, " ".join(str(error).split())) from error
+
+
+def unreadable(path: str, error: OSError) -> CtxbatchError:
+    """Say in one line that a source cannot be read."""
+    kind = ResourceError if may_be_mended(error) else InputError
+    return kind(f"{path} cannot be read: {error.strerror or error}")
+
+
+def may_be_mended(error: OSError) -> bool:
+    """Whether the disk, the network or an access is the matter, so that the same run may go on later."""
+    return error.errno not in _WRONG_NAME

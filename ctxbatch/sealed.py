@@ -1,0 +1,167 @@
+"""Sealed files: JSON objects that carry their own checksum; and how a file of a store is opened.
+
+A store is untrusted. Its files are opened only if they are regular, and read only up to a bound. Their
+content is compared with a declared type before anybody uses it. What is wrong with a file is a `StoreError`;
+a disk, a permission or a lack of memory is a `ResourceError`.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from io import BufferedReader
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
+
+Content = TypeVar("Content")
+# The manifest of a million sources takes about 400 MB.
+MAX_BYTES = 1 << 30
+_MISSING = (errno.ENOENT, errno.ENOTDIR)
+
+# What numbers and names in sealed files may be.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
+
+
+def canonical_json(value: object) -> str:
+    """Return the one spelling of a JSON value: keys sorted, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def seal(content: Mapping[str, Any]) -> bytes:
+    """Return a JSON object with its own checksum, as it is written."""
+    sealed = {**content, "checksum": _checksum(content)}
+    return (json.dumps(sealed, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def unseal(raw: bytes, name: object) -> dict[str, Any]:
+    """Return the JSON object that `seal` made these bytes of; ``name`` says where they are from.
+
+    Raises:
+        StoreError: They are no JSON object, or not byte for byte what was written.
+    """
+    try:
+        content: dict[str, Any] = json.loads(raw)
+        del content["checksum"]
+        intact = raw == seal(content)
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(f"{name} is damaged: it is not the JSON that was written") from error
+    if not intact:
+        raise StoreError(f"{name} is damaged: its content does not match its checksum")
+    return content
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def typed(content: Mapping[str, Any], kind: type[Content], name: object) -> Content:
+    """Return an unsealed object as a dataclass, its fields checked against their types.
+
+    Raises:
+        StoreError: A field is missing, of another type or out of its bounds.
+    """
+    try:
+        return msgspec.convert(content, kind)
+    except (msgspec.ValidationError, RecursionError, InputError) as error:
+        why = " ".join(str(error).split())
+        raise StoreError(f"{name} is damaged: {why}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read and unseal a JSON file.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        StoreError: It is no regular file, no JSON object, or not byte for byte what was written.
+        ResourceError: The disk or a permission does not let it be read.
+    """
+    return unseal(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file of a store whole.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        StoreError: It is no regular file, or larger than `MAX_BYTES`.
+        ResourceError: The disk or a permission does not let it be read.
+    """
+    with open_regular(path) as stream:
+        if os.fstat(stream.fileno()).st_size > MAX_BYTES:
+            raise StoreError(f"{path} is damaged: it is larger than {MAX_BYTES >> 20} MiB")
+        try:
+            return stream.read(MAX_BYTES)
+        except OSError as error:
+            raise not_readable(path, error) from error
+        except MemoryError as error:
+            raise ResourceError(f"{path} cannot be read: there is not enough memory") from error
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file, or a link to one, for reading; a FIFO or a device would hang or never end.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        StoreError: It is no regular file.
+        ResourceError: The disk or a permission does not let it be opened.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # before opening: to open a device may already do something
+            raise StoreError(f"{path} is damaged: it is no regular file")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _MISSING:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+        raise not_readable(path, error) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise StoreError(f"{path} is damaged: it is no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def size_of(path: Path) -> int | None:
+    """Return the size of a regular file; ``None`` where there is none.
+
+    Raises:
+        ResourceError: The disk or a permission does not let it be looked up.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        if error.errno in _MISSING:
+            return None
+        raise not_readable(path, error) from error
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a regular file.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        StoreError: It is no regular file.
+        ResourceError: The disk or a permission does not let it be read.
+    """
+    with open_regular(path) as stream:
+        try:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise not_readable(path, error) from error
+
+
+def not_readable(path: Path, error: OSError) -> CtxbatchError:
+    """Return the error that says why a file which is there cannot be read.
+
+    A path that the system cannot follow, as one of too many links, is the store's fault, the rest is not.
+    """
+    if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+        return StoreError(f"{path} is damaged: {error.strerror}")
+    return ResourceError(f"{path} cannot be read ({error.strerror or error}): fix that and run again")

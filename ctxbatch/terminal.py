@@ -1,0 +1,212 @@
+"""The exits to a terminal and to a log: whatever a text holds, it stays on its line and controls nothing.
+
+Names of files, models and devices, documents and whole stores come from anybody. Every line that the program
+prints or logs leaves it through this module, which escapes the characters that a terminal obeys or that make
+a line look like something else than it is.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import threading
+import traceback
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import IO, Any
+
+from ctxbatch.errors import ResourceError
+
+# Control characters (C0, DEL, C1), what Unicode calls Bidi_Control, separators of lines and paragraphs, and
+# surrogates: the bytes of a file name that are not UTF-8, or halves of characters.
+_OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_PLAIN = "\x1b[0m"
+_MOST_COLUMNS = 1_000
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+class Styled(str):
+    """A line that is printable already and holds the colours that `styled` gave it."""
+
+    __slots__ = ()
+
+
+def styled(style: str, text: str, before: str = "", after: str = "") -> Styled:
+    """A line with a part in a style, which is a control sequence; the rest stands before and after it."""
+    return Styled(f"{printable(before)}{style}{printable(text)}{_PLAIN}{printable(after)}")
+
+
+def printable(text: str) -> str:
+    r"""A text on one line; what a terminal would obey is written as an escape, such as ``\x1b``."""
+    return text if isinstance(text, Styled) else _OBEYED.sub(_escaped, text)
+
+
+def flat(text: str) -> str:
+    """A text on one line for reading: white space and what `printable` escapes become single spaces."""
+    return re.sub(r"\s+", " ", _OBEYED.sub(" ", text))
+
+
+def json_line(value: Any) -> str:  # noqa: ANN401 (any JSON value)
+    """A value as JSON on one line, without characters that a terminal obeys or standard output lacks."""
+    text = json.dumps(value, ensure_ascii=False)
+    text = _OBEYED.sub(lambda char: f"\\u{ord(char[0]):04x}", text)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return json.dumps(value).replace("\x7f", "\\u007f")
+    return text
+
+
+def _escaped(char: re.Match[str]) -> str:
+    return char[0].encode("unicode_escape").decode("ascii")
+
+
+# --- standard output and standard error -----------------------------------------------------------
+
+
+def make_ready() -> None:
+    """Prepare the process for output: see to its descriptors, its streams and its tracebacks."""
+    _open_missing_descriptors()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no Unicode
+    escape_tracebacks()
+
+
+def _open_missing_descriptors() -> None:
+    """Let descriptors 0 to 2 that are closed lead nowhere: a file of a store would become one of them."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it takes the lowest number, this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
+
+
+def columns() -> int:
+    """How wide lines may be: as wide as the terminal, or 100 where there is none."""
+    return min(shutil.get_terminal_size((100, 24)).columns, _MOST_COLUMNS)
+
+
+def has_colors() -> bool:
+    """Whether results may be coloured."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print results.
+
+    Raises:
+        BrokenPipeError: The reader of standard output has gone.
+        ResourceError: Standard output cannot be written to.
+    """
+    for line in lines:
+        with _writing():
+            sys.stdout.write(f"{printable(line)}\n")
+
+
+def flush() -> None:
+    """Write the results that are still buffered; raises what `show` raises."""
+    with _writing():
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        _drop_results()
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise ResourceError(
+            f"standard output cannot be written to ({error.strerror}): the results are incomplete"
+        ) from error
+
+
+def _drop_results() -> None:
+    """Lead standard output nowhere: Python flushes it once more when the process ends, and would complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def tell(message: str) -> None:
+    """Say something on standard error, in one line. Where it cannot be written, it is lost."""
+    _write_to_stderr(f"{printable(message)}\n")
+
+
+def _write_to_stderr(text: str) -> None:
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+# --- logs -----------------------------------------------------------------------------------------
+
+
+def stderr_handler() -> logging.Handler:
+    """What is logged, for people who watch."""
+    return _Handler(sys.stderr, logging.INFO, "ctxbatch: %(message)s")
+
+
+def file_handler(stream: IO[str]) -> logging.Handler:
+    """What is logged, for a file that may be read later."""
+    return _Handler(stream, logging.DEBUG, "%(asctime)s %(levelname)s %(message)s")
+
+
+class _Handler(logging.StreamHandler[IO[str]]):
+    """Writes one line a record. What cannot be written is lost: what stops the program says why."""
+
+    def __init__(self, stream: IO[str], level: int, form: str) -> None:
+        super().__init__(stream)
+        self.setLevel(level)
+        self.setFormatter(_Formatter(form))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        if not isinstance(sys.exception(), OSError | ValueError):  # ValueError: the stream is closed
+            super().handleError(record)
+
+
+class _Formatter(logging.Formatter):
+    """Escapes what is logged; only tracebacks have lines of their own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802 (logging's name and type)
+        return _printable_lines(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 (logging's name)
+        return _printable_lines(stack_info)
+
+
+# --- tracebacks -----------------------------------------------------------------------------------
+
+
+def escape_tracebacks() -> None:
+    """Have the tracebacks of defects escaped, line by line, in this thread and in others."""
+    sys.excepthook = _tell_traceback
+    threading.excepthook = _tell_traceback_of_thread
+
+
+def _tell_traceback(
+    kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
+) -> None:
+    _write_to_stderr(_printable_lines("".join(traceback.format_exception(kind, error, trace))) + "\n")
+
+
+def _tell_traceback_of_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is not SystemExit:
+        _tell_traceback(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join(map(printable, text.rstrip("\n").split("\n")))
