@@ -172,7 +172,7 @@ def _tell_of_losses(report: "RunReport") -> None:
         )
     if report.given_up:
         shards = ", ".join(f"{shard:06d}" for shard in report.given_up)
-        terminal.tell(f"given up after three tries: shards {shards}; see {report.log}, then run again")
+        terminal.tell(f"given up: shards {shards}; see {report.log}, then run again")
 
 
 def _of_words(n_words: int | None) -> str:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-# Of a shard whose worker dies, and of starting a worker.
+# Of a shard whose worker dies, and of starting a worker. So many shards that raise an error end a run.
 TRIES = 3
 # A shard that another process has claimed is asked for again this often, when there is nothing else to do.
 _ASK_SECONDS = 1.0
@@ -33,6 +33,7 @@ class Dispatch:
         self._patience = patience
         self._failures: dict[int, int] = {}
         self._given_up: list[int] = []
+        self.reasons: list[str] = []  # why shards were given up that raise an error
         self._taken: deque[int] = deque()
         self._taken_since: dict[int, float] = {}
         self._asked = 0.0
@@ -65,12 +66,24 @@ class Dispatch:
 
     def lost(self, shards: Iterable[int]) -> Iterator[dict[str, Any]]:
         """A worker has died with these shards; yields for each the message that says what follows."""
+        yield from self._tried(shards, 1, "its worker died three times")
+
+    def failed(self, shards: Sequence[int], reason: str) -> Iterator[dict[str, Any]]:
+        """A worker has raised an error with these shards; yields what `lost` does.
+
+        The same shard would raise it again. Which of several did is not known: each runs once more, alone.
+        """
+        if len(shards) == 1:
+            self.reasons.append(reason)
+        yield from self._tried(shards, TRIES if len(shards) == 1 else 1, reason)
+
+    def _tried(self, shards: Iterable[int], tries: int, why: str) -> Iterator[dict[str, Any]]:
         for shard in shards:
-            self._failures[shard] = self._failures.get(shard, 0) + 1
+            self._failures[shard] = self._failures.get(shard, 0) + tries
             if self._failures[shard] >= TRIES:
                 self._open.discard(shard)
                 self._given_up.append(shard)
-                yield {"say": "given up", "shard": shard}
+                yield {"say": "given up", "shard": shard, "why": why}
             else:
                 self._pending.append(shard)
                 yield {"say": "retry", "shard": shard}

@@ -10,7 +10,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -35,9 +35,25 @@ ENVIRONMENT = {**dict.fromkeys(_THREADS, "1"), **_MEMORY, "TOKENIZERS_PARALLELIS
 
 
 class WorkersFailedError(CtxbatchError):
-    """Workers die before they can take a shard."""
+    """Workers end before they can take a shard, or with every shard that they take."""
 
     exit_status = 4
+
+
+def check_failures(dispatch: Dispatch, log: object) -> None:
+    """Stop a run in which shard after shard raises an error.
+
+    Args:
+        dispatch: What has befallen the shards.
+        log: Where the tracebacks are.
+
+    Raises:
+        WorkersFailedError: `TRIES` of them did.
+    """
+    if len(dispatch.reasons) >= TRIES:
+        raise WorkersFailedError(
+            f"{len(dispatch.reasons)} shards end in an error, the last in {dispatch.reasons[-1]}: see {log}"
+        )
 
 
 @dataclass(eq=False)
@@ -48,6 +64,7 @@ class _Worker:
     loaded: bool = False
     waiting: bool = False
     shards: list[int] = field(default_factory=list)
+    failure: str | None = None
 
     @property
     def name(self) -> str:
@@ -128,8 +145,9 @@ class Pool:
                 on_message({"say": "tick"})
                 continue
             if message is None:
-                for what_follows in dispatch.lost(self._bury(worker)):
+                for what_follows in self._bury(worker, dispatch):
                     on_message(what_follows)
+                check_failures(dispatch, self._log.name)
                 if dispatch:
                     self._start(worker.device)
                 continue
@@ -165,7 +183,9 @@ class Pool:
     def _take(self, worker: _Worker, message: dict[str, Any]) -> None:
         if message["say"] == "error":
             raise error_of_kind(message["kind"], message["message"])
-        if message["say"] == "loaded":
+        if message["say"] == "failed":
+            worker.failure = message["reason"]
+        elif message["say"] == "loaded":
             worker.loaded = True
             self._failed_starts = 0
         elif message["say"] == "ready":
@@ -181,8 +201,8 @@ class Pool:
             worker.shards.append(job["shard"])
             worker.send(job)
 
-    def _bury(self, worker: _Worker) -> list[int]:
-        """Forget a worker that has died; returns the shards it leaves undone."""
+    def _bury(self, worker: _Worker, dispatch: Dispatch) -> Iterator[dict[str, Any]]:
+        """Forget a worker that has ended; returns what follows for the shards that it leaves undone."""
         self._workers.remove(worker)
         try:
             code = worker.process.wait(timeout=5)  # its output has ended, so it is ending
@@ -190,10 +210,13 @@ class Pool:
             worker.process.kill()
             code = worker.process.wait()
         remove_leftovers(self._place.folder, worker.name)
-        self._failed_starts += not worker.loaded
-        if self._failed_starts >= TRIES:
-            raise WorkersFailedError(
-                f"workers on {worker.device} end with status {code} before they are ready: "
-                f"see the end of {self._log.name}"
-            )
-        return worker.shards
+        if not worker.loaded:
+            self._failed_starts += 1
+            if worker.failure or self._failed_starts >= TRIES:
+                raise WorkersFailedError(
+                    f"workers on {worker.device} end before they are ready, with "
+                    f"{worker.failure or f'status {code}'}: see the end of {self._log.name}"
+                )
+        if worker.failure:
+            return dispatch.failed(worker.shards, worker.failure)
+        return dispatch.lost(worker.shards)

@@ -62,7 +62,7 @@ class ProgressBar:
             log.warning("a worker died in shard %06d: it is run again", shard)
         elif say == "given up":
             self._open.pop(message["shard"], None)
-            log.error("shard %06d is given up: its worker died three times", shard)
+            log.error("shard %06d is given up: %s", shard, message["why"])
         self._show()
 
     def _show(self) -> None:

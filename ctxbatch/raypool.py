@@ -23,8 +23,9 @@ from ctxbatch.cluster import as_own_error, count, reached, waiting
 from ctxbatch.commits import COMMIT, shard_folder
 from ctxbatch.dispatch import TRIES, Dispatch
 from ctxbatch.errors import InputError, error_of_kind
-from ctxbatch.layout import SHARDS, Manifest
+from ctxbatch.layout import SHARDS, Manifest, log_path
 from ctxbatch.places import Place
+from ctxbatch.pool import check_failures
 from ctxbatch.rayworker import RayWorker
 from ctxbatch.writer import remove_leftovers
 
@@ -48,6 +49,7 @@ class _Worker:
     waiting: bool = False
     shards: list[int] = field(default_factory=list)
     listening: "Future[Any] | None" = None
+    failure: str | None = None
 
 
 class RayPool:
@@ -106,6 +108,7 @@ class RayPool:
                 self._hand_out(dispatch)
                 for message in self._messages(dispatch):
                     on_message(dispatch.heard(message))
+                check_failures(dispatch, log_path(self._place.folder))
         return dispatch.given_up
 
     def _messages(self, dispatch: Dispatch) -> Iterator[dict[str, Any]]:
@@ -127,6 +130,7 @@ class RayPool:
     ) -> Iterator[dict[str, Any]]:
         for message in news:
             if message["say"] == "failed":
+                worker.failure = message["reason"]
                 yield from self._bury(worker, dispatch, RuntimeError(message["trace"]))
                 return
             self._note(worker, message)
@@ -169,7 +173,10 @@ class RayPool:
                 lost.append(shard)
             else:
                 yield {"say": "committed", "shard": shard, "counts": asdict(commit.counts)}
-        yield from dispatch.lost(lost)
+        if worker.failure and worker.loaded:
+            yield from dispatch.failed(lost, worker.failure)
+        else:
+            yield from dispatch.lost(lost)
 
     def _count_failed_start(self, worker: _Worker, error: BaseException) -> None:
         """Stop where no worker can be started; but a node that dies first says nothing of its worker."""

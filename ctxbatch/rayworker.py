@@ -12,14 +12,14 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
 from ctxbatch.config import ResolvedConfig, RunConfig
-from ctxbatch.errors import CtxbatchError, InputError
+from ctxbatch.errors import InputError
 from ctxbatch.layout import Manifest
 from ctxbatch.places import Place, RemotePlace, manifest_of, place_of
+from ctxbatch.worker import run_shards, telling
 
 # How long a question for news waits for some, and how long a worker lives on without being asked: longer than
 # the driver may be busy with requests to object storage that fail.
@@ -68,17 +68,12 @@ class RayWorker:
         os._exit(1)
 
     def _work(self, out: Path | str, device: str) -> None:
-        try:
+        with telling(self._say):
             self._run_shards(_at_hand(out, self._host), device)
-        except CtxbatchError as error:
-            self._say("error", kind=type(error).__name__, message=str(error))
-        except BaseException:  # a defect: the driver writes it down and starts another
-            self._say("failed", trace=traceback.format_exc())
 
     def _run_shards(self, place: Place, device: str) -> None:
         logging.getLogger("ctxbatch").addHandler(_ToDriver(self._outbox))
         from ctxbatch.compiling import make_program
-        from ctxbatch.worker import run_shards
 
         config = Manifest.read(place.folder).config
         if config.compiled and device == "cpu":

@@ -5,6 +5,7 @@ of them. Ends at once when standard input closes: then its coordinator is gone. 
 with a shard, wherever it runs.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -13,6 +14,7 @@ import queue
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import IO, Any
@@ -21,6 +23,8 @@ from ctxbatch.errors import CtxbatchError
 from ctxbatch.locking import Claims
 from ctxbatch.places import Place, RemotePlace, place_of
 from ctxbatch.terminal import escape_tracebacks, file_handler
+
+_REASON_LENGTH = 300
 
 
 def main() -> None:
@@ -34,10 +38,34 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints goes to the log, not between the messages
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
+    say = functools.partial(_say, channel)
+    with telling(say):
+        run_shards(place_of(sys.argv[1]), sys.argv[2], jobs.get, say)
+    sys.stderr.flush()
+    os._exit(1)  # whatever a thread is at
+
+
+@contextlib.contextmanager
+def telling(say: Callable[..., None]) -> Iterator[None]:
+    """Say what ends a worker: ``error`` stops the run, ``failed`` is a defect that would only come again.
+
+    Args:
+        say: Told which of the two; an error has a kind and a message, a defect a reason, in one line.
+    """
     try:
-        run_shards(place_of(sys.argv[1]), sys.argv[2], jobs.get, functools.partial(_say, channel))
+        yield
     except CtxbatchError as error:
-        _say(channel, "error", kind=type(error).__name__, message=str(error))
+        say("error", kind=type(error).__name__, message=str(error))
+    except MemoryError:
+        message = "a worker has no memory left: give it more, or take fewer --workers, and run again"
+        say("error", kind="ResourceError", message=message)
+    except OSError as error:
+        message = f"{error.filename or 'a worker'}: {error.strerror or error}: fix it and run again"
+        say("error", kind="ResourceError", message=message)
+    except BaseException as error:  # panics of Rust are no Exception
+        traceback.print_exc()
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        say("failed", reason=reason[:_REASON_LENGTH], trace=traceback.format_exc())
 
 
 def run_shards(
