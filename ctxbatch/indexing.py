@@ -4,6 +4,8 @@ Owns what is built and why; `ctxbatch.tuning` says how it is searched, `ctxbatch
 """
 
 import logging
+import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -49,6 +51,11 @@ _SEED = 20_240_607
 _WORKING_BYTES = 36 << 20
 # Room on the disk that a row takes in the table of words.
 _WORD_BYTES = 5
+# How a factory string begins, and where it names codebooks: pieces, and the bits of a code.
+_IVF = re.compile(r"IVF(\d{1,9})([kM]?)(?=[,_(])")
+_CODEBOOKS = re.compile(r"([A-Z]*)((?:\d{1,9}x)+)(\d{1,9})")
+# What FAISS needs for a list that is empty.
+_LIST_BYTES = 48
 # Seconds a core needs for a row of one dimension, roughly: what is said before a build begins.
 _SECONDS_PER_VALUE = 1.5e-7
 
@@ -244,37 +251,62 @@ def _begin(store: Store, options: IndexOptions) -> tuple[Any, Choice]:
     dimension = store.config.hidden_size
     if options.factory is None:
         choice = choose(store.n_rows, dimension, options)
+        index = _empty(choice.factory, dimension)
     else:
-        choice = Choice(options.factory, 0)
-    try:
-        index: Any = faiss.index_factory(dimension, choice.factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError:
-        index = None
-    if not isinstance(index, faiss.IndexIVF) or index.nlist < 1:
-        raise InputError(
-            f"--factory {choice.factory!r} names no IVF index for vectors of {dimension}: give one such as "
-            f"IVF1024,PQ{dimension // 4}x4fs"
-        )
-    if store.n_rows < _LEAST_ROWS:
-        raise InputError(
-            f"--factory {choice.factory!r} is not for {store.n_rows:,} rows: they are searched exactly"
-        )
+        # What FAISS allocates at once is looked at before, the rest when the size of a code is known.
+        first = _first_bytes(options.factory, store.n_rows, dimension)
+        _check_memory(options, first)
+        index = _empty(options.factory, dimension)
+        choice = Choice(options.factory, first + store.n_rows * (index.code_size + 8))
+        _check_memory(options, choice.bytes)
     # FAISS would print that it likes more rows for a centroid.
     index.cp.min_points_per_centroid = 1
     if hasattr(index, "pq"):
         index.pq.cp.min_points_per_centroid = 1
-    if index.nlist > store.n_rows:
-        raise InputError(
-            f"--factory {choice.factory!r} has more lists than the store has rows ({store.n_rows:,})"
-        )
-    if not choice.bytes:
-        choice = Choice(choice.factory, store.n_rows * (index.code_size + 8) + 8 * index.nlist * dimension)
-        if choice.bytes > options.memory:
-            raise InputError(
-                f"--factory {choice.factory} takes {_megabytes(choice.bytes)}, more than "
-                f"--memory {_megabytes(options.memory)}: raise it or choose another"
-            )
     return index, choice
+
+
+def _first_bytes(factory: str, rows: int, dimension: int) -> int:
+    """The memory of an index that a factory string names, while it is empty: its lists and its codebooks."""
+    lists = _IVF.match(factory)
+    n_lists = int(lists[1]) * {"": 1, "k": 1 << 10, "M": 1 << 20}[lists[2]] if lists else 0
+    if n_lists < 1:
+        raise _no_ivf(factory, dimension)
+    if rows < _LEAST_ROWS:
+        raise InputError(f"--factory {factory!r} is not for {rows:,} rows: they are searched exactly")
+    if n_lists > rows:
+        raise InputError(f"--factory {factory!r} has more lists than the store has rows ({rows:,})")
+    size = n_lists * (_LIST_BYTES + 8 * dimension)  # centroids are kept by FAISS and by the search
+    for name, pieces, bits in _CODEBOOKS.findall(factory):
+        # The pieces of product quantization share the dimensions; others have codebooks of all of them.
+        n_books = 1 if name == "PQ" else math.prod(map(int, pieces.split("x")[:-1]))
+        size += n_books * (4 * dimension << min(int(bits), 64))
+    return size
+
+
+def _empty(factory: str, dimension: int) -> Any:  # noqa: ANN401 (any FAISS index)
+    try:
+        index: Any = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError:
+        index = None
+    if not isinstance(index, faiss.IndexIVF):
+        raise _no_ivf(factory, dimension)
+    return index
+
+
+def _no_ivf(factory: str, dimension: int) -> InputError:
+    return InputError(
+        f"--factory {factory!r} names no IVF index for vectors of {dimension}: give one such as "
+        f"IVF1024,PQ{dimension // 4}x4fs"
+    )
+
+
+def _check_memory(options: IndexOptions, size: int) -> None:
+    if size > options.memory:
+        raise InputError(
+            f"--factory {options.factory} takes {_megabytes(size)}, more than "
+            f"--memory {_megabytes(options.memory)}: raise it or choose another"
+        )
 
 
 def _announce(store: Store, column: str, choice: Choice) -> None:
