@@ -235,7 +235,7 @@ def pull(
     if incomplete or not quiet:
         terminal.tell(str(report))
     if report.damaged:
-        terminal.tell(f"`ctxbatch verify {url} --repair` makes what is damaged anew")
+        terminal.tell(f"`ctxbatch verify {url} --repair` rebuilds what is damaged")
     if incomplete:
         raise typer.Exit(3)
 
@@ -278,7 +278,7 @@ def verify(
         bool, Option("--sources", help="Read the sources again too and compare them with the plan.")
     ] = False,
     repair: Annotated[
-        bool, Option("--repair", help="Make damaged or missing shards and damaged indexes anew.")
+        bool, Option("--repair", help="Rebuild damaged or missing shards and damaged indexes.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -292,14 +292,14 @@ def verify(
 
         repaired = runner.repair(out, quiet=quiet)
         if repaired.shards:
-            terminal.show([f"made anew: shards {', '.join(f'{shard:06d}' for shard in repaired.shards)}"])
+            terminal.show([f"rebuilt: shards {', '.join(f'{shard:06d}' for shard in repaired.shards)}"])
         if repaired.indexes:
-            terminal.show([f"built anew: {', '.join(f'index/{name}' for name in repaired.indexes)}"])
+            terminal.show([f"rebuilt: {', '.join(f'index/{name}' for name in repaired.indexes)}"])
         store = ctxbatch.open(out)
     damages = list(find_damage(out))
     found = [damage.text for damage in damages]
     if any(damage.shard is not None for damage in damages):
-        found.append(f"`ctxbatch verify {out} --repair` makes what is damaged anew from the sources")
+        found.append(f"`ctxbatch verify {out} --repair` rebuilds what is damaged from the sources")
     if sources and (changes := list(find_source_changes(out))):
         found += [*changes, "restore the sources, or start a new run with another -o"]
     missing, planned = len(store.manifest.shards) - len(store.commits), len(store.manifest.shards)

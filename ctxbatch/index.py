@@ -5,6 +5,8 @@ file, written last, that names what it was built from. Without an intact JSON th
 names end in the letters of their shape: Q queries, K hits, C candidates, L lists, N rows, D hidden size.
 """
 
+import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -26,6 +28,7 @@ from ctxbatch.postings import Postings
 from ctxbatch.sealed import Count, Positive, Sha256, file_digest, read_json, size_of, typed
 from ctxbatch.store import Column, Store
 
+log = logging.getLogger("ctxbatch")
 # The table of each word's rows.
 WORD_ROWS = "words"
 # So many queries share one pass over the lists that they probe; and so many are held at a time.
@@ -314,7 +317,9 @@ def rebuild_command(path: Path) -> str:
 
 def _intact_facts(store: Store, name: str) -> FileOrigin | None:
     path = facts_path(store.path, name)
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
+        if path in index_files(store.path):  # as a build leaves it that is killed, or somebody's hand
+            log.warning("%s is missing: all rows are read; rebuild it with `%s`", path, rebuild_command(path))
         return None
     for damage in check_index(path, store.manifest):
         raise StoreError(damage)

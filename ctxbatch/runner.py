@@ -200,7 +200,7 @@ def _index(store: Store, *, quiet: bool) -> indexing.IndexReport | None:
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """What a repair has made anew: shards by number, indexes by column."""
+    """What a repair has rebuilt: shards by number, indexes by column."""
 
     shards: tuple[int, ...]
     indexes: tuple[str, ...]

@@ -85,7 +85,7 @@ def test_a_flipped_byte_anywhere_is_found_and_repaired(finished, copy, cli):
         )
     result = cli("verify", copy, "--repair")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert re.search(r"made anew: shards 000000, .*\nbuilt anew: index/shift_3, index/words\n", result.stdout)
+    assert re.search(r"rebuilt: shards 000000, .*\nrebuilt: index/shift_3, index/words\n", result.stdout)
     assert "all intact" in result.stdout
     assert arrow_digests(copy) == arrow_digests(finished)
     assert not list(find_damage(copy))

@@ -261,3 +261,10 @@ indexing.build(Store(sys.argv[1]), "shift_3")
         assert len(searcher.search(QUERIES[0])) == 10
     assert at > 4
     assert not Searcher([Store(out)]).unindexed
+
+
+@pytest.mark.parametrize("name", ["shift_3", "words"])
+def test_an_index_whose_facts_are_gone_is_not_passed_over_in_silence(name, indexed, caplog):
+    (indexed.path / "index" / f"{name}.json").unlink()
+    assert Searcher([Store(indexed.path)]).search(QUERIES[0], filters=Filters(words=("apple",)))
+    assert f"{name}.json is missing: all rows are read; rebuild it with `ctxbatch index" in caplog.text

@@ -289,7 +289,7 @@ def test_damage_is_found_kept_out_of_copies_and_repaired(server, bucket, made, c
     assert result.returncode == 3
     assert damaged in result.stdout
     assert f"{url}/shards/000002/sentences.arrow is missing" in result.stdout
-    assert f"`ctxbatch verify {url} --repair` makes what is damaged anew" in result.stdout
+    assert f"`ctxbatch verify {url} --repair` rebuilds what is damaged" in result.stdout
     pulled = cli("pull", url, out)
     assert pulled.returncode == 3
     assert damaged in pulled.stdout
@@ -304,7 +304,7 @@ def test_damage_is_found_kept_out_of_copies_and_repaired(server, bucket, made, c
     ]
     repaired = cli("verify", url, "--repair")
     assert repaired.returncode == 0, repaired.stderr
-    assert repaired.stdout.startswith("made anew: shards 000001, 000002\n")
+    assert repaired.stdout.startswith("rebuilt: shards 000001, 000002\n")
     report = ctxbatch.pull(url, out)
     assert (report.held, report.copied, report.damaged) == (3, 2, ())
     assert not list(find_damage(out))

@@ -1,4 +1,4 @@
-"""Attacks a small store: every kind of file is changed, every kind of call fails, and nothing may crash or lie.
+"""Attack a small store: every kind of file is changed, every kind of call fails, nothing may crash or lie.
 
     python scripts/checks/attack.py [files] [--cases 2000] [--seed 1]
     python scripts/checks/attack.py io [--every K] [--scenario run] [--calls read,write]
@@ -7,9 +7,9 @@
     python scripts/checks/attack.py io --case 'run: read 7 EIO'
     python scripts/checks/attack.py [files|io] --failed   the cases again that failed the last time
 
-with --jobs N (at once), --seconds N (what a command may take), --work FOLDER (for stores and results: what has
-a result there is not run again). Needs what the tests need, `pip install -e .[test]`; without moto nothing on
-object storage is attacked, without a C compiler no call is failed.
+with --jobs N (at once), --seconds N (what a command may take), --work FOLDER (for stores and results: what
+has a result there is not run again). Needs what the tests need, `pip install -e .[test]`; without moto
+nothing on object storage is attacked, without a C compiler no call is failed.
 
 **Files.** A case is one mutation of one file of a store (flips, cuts, pages of zeros, swaps, links, FIFOs,
 devices, folders, and hostile content under checksums that are computed again) and one command that reads the
@@ -177,7 +177,7 @@ def attack_files(options: argparse.Namespace, base: victims.Base, work: Path) ->
 
 
 def _ask_the_intact(base: victims.Base, plans: "Sequence[Plan]", work: Path, jobs: int) -> victims.Base:
-    """Make the intact stores that cases need, and learn what they say; in children, to start no thread here."""
+    """Make the intact stores that cases need, and learn what they say; in children: no thread starts here."""
     import cases
 
     variants = sorted({plan.variant for plan in plans})

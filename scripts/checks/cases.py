@@ -39,13 +39,15 @@ _REMOTE_KINDS = (mutations.MANIFEST, mutations.COMMIT, mutations.COMMIT, mutatio
 _NOT_REMOTE = ("linked_to_itself_elsewhere", "linked", "special", "foreign")
 QUERY = "I want an [apple]."
 _READS = {
-    "verify": 4, "verify --sources": 1, "search": 4, "search --json": 3, "search --row": 3, "search --word": 2,
+    "verify": 4, "verify --sources": 1, "search": 4, "search --json": 3, "search --row": 3,
+    "search --word": 2,
     "search --same-word": 2, "search --queries": 1, "stats": 1, "stats --json": 1, "status": 2, "trends": 1,
     "senses": 2, "read": 4,
 }  # fmt: skip
 _WRITES = {"run": 3, "verify --repair": 4, "index": 2}
 _OF_INDEX = {
-    "search": 4, "search --row": 4, "search --word": 4, "search --same-word": 3, "verify": 3, "senses": 2, **_WRITES,
+    "search": 4, "search --row": 4, "search --word": 4, "search --same-word": 3, "verify": 3, "senses": 2,
+    **_WRITES,
 }  # fmt: skip
 _COMMANDS = {
     mutations.INDEX_FACTS: _OF_INDEX,
@@ -138,7 +140,7 @@ def action(base: Base, world: World, variant: str, name: str, out: str) -> Calla
 
 
 def read(out: str) -> int:
-    """What a Python program reads of a store; prints digests of it, those of vectors on lines of their own."""
+    """Print digests of what a Python program reads of a store, those of vectors on lines of their own."""
     import pyarrow as pa
 
     import ctxbatch

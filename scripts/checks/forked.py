@@ -125,10 +125,8 @@ def run(
     if timed_out:
         os.killpg(pid, signal.SIGKILL)
     _, code, usage = os.wait4(pid, 0)
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)  # workers that have outlived it
-    except ProcessLookupError:
-        pass
     texts = []
     for name in ("stdout", "stderr"):
         with (said / name).open("rb") as stream:
@@ -322,7 +320,7 @@ def _be_worker(
 
 
 def in_child(job: Callable[[], Any]) -> tuple[int, int]:
-    """Start a function in a forked child; returns its process id, and the descriptor that its JSON comes from."""
+    """Start a function in a forked child; returns its process id and the descriptor of its JSON."""
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -29,7 +29,8 @@ from victims import FACTORY, Base, World, as_on_object_storage
 SHIM = Path(__file__).with_name("failing.c")
 # As in failing.c.
 KINDS = (
-    "open", "read", "write", "fsync", "rename", "link", "unlink", "mkdir", "truncate", "close", "stat", "list",
+    "open", "read", "write", "fsync", "rename", "link", "unlink", "mkdir", "truncate", "close", "stat",
+    "list",
     "mmap",
 )  # fmt: skip
 _ERRORS = {"mmap": (errno.ENOMEM,), "write": (errno.EIO, errno.ENOSPC)}
@@ -222,7 +223,8 @@ class Bench:
         path = shared.path.decode(errors="replace").replace(str(world.home), "").replace(str(base.folder), "")
         if show:
             print(
-                f"{failure} on {path}: status {ended.status}\n--- stdout\n{ended.out}\n--- stderr\n{ended.errors}"
+                f"{failure} on {path}: status {ended.status}\n--- stdout\n{ended.out}\n"
+                f"--- stderr\n{ended.errors}"
             )
             log = world.out / "run.log"
             print(f"--- run.log\n{log.read_text() if log.is_file() else ''}")

@@ -1,4 +1,4 @@
-"""What is done to a file of a store: flips and cuts, other kinds of files, hostile content under right checksums.
+"""Mutations of a store's files: flips and cuts, other kinds of files, hostile content under right checksums.
 
 A mutation takes a source of chance and a `Target`, changes the store, and says in words what it did. Of
 those that are `Mutation.sealed`, checksums are computed again, as anybody can who makes a store up.
@@ -227,7 +227,8 @@ def _linked(chance: random.Random, target: Target) -> str:
     canary = target.world.canary
     others = (
         canary / ".bashrc", canary / "notes.txt", canary / "folder", canary / "not-there",
-        target.out / "manifest.json", Path("/dev/zero"), Path("/dev/full"), Path("/etc"), Path("/proc/self/mem"),
+        target.out / "manifest.json", Path("/dev/zero"), Path("/dev/full"), Path("/etc"),
+        Path("/proc/self/mem"),
         target.path, target.world.home,
     )  # fmt: skip
     to = chance.choice(others)
@@ -282,7 +283,8 @@ def _foreign(chance: random.Random, target: Target) -> str:
     """Something in a folder that is not a store's, under a hostile name."""
     name = chance.choice(
         ("x\nFORGED by a name", "\x1b[31mred", "\u202eevil", "000009", ".000000.nobody.1.tmp", "words.json",
-         "evil.json", "x.faiss", "y.arrow", " ", "*", ".words.arrow.nobody.1.tmp", "-rf", "99999999999999999999"),
+         "evil.json", "x.faiss", "y.arrow", " ", "*", ".words.arrow.nobody.1.tmp", "-rf",
+         "99999999999999999999"),
     )  # fmt: skip
     path = target.path / name
     if path.exists():
@@ -308,7 +310,8 @@ def hostile_names(target: Target) -> list[str]:
     canary = target.world.canary
     return [
         "../../x", "../../../x", "../../../../x", "../x", "..", ".", "", "/", "\0", "~/.bashrc", "*", "-",
-        str(canary / "x"), str(canary / "notes.txt"), str(canary / "folder"), "../../../../../../canary/notes.txt",
+        str(canary / "x"), str(canary / "notes.txt"), str(canary / "folder"),
+        "../../../../../../canary/notes.txt",
         "x\nFORGED by a name", "\x1b[31mred", "\x9b31mred", "\x07\x08", "\u202eevil", "\u2066evil", "\ud800",
         "x" * 5_000, "words.arrow", "words.arrow/", "./words.arrow", "shard.json", "manifest.json", ".lock",
         "run.log", "words.x.arrow", "WORDS.ARROW", "/dev/zero", "/dev/stdin", "/proc/self/environ", "http://127.0.0.1:9/x",
@@ -529,7 +532,8 @@ def _nested(chance: random.Random, target: Target) -> str:
 @_mutation(*_JSON, weight=1)
 def _no_object(chance: random.Random, target: Target) -> str:
     text = chance.choice(
-        ("[]", "1", "null", '"x"', "{}", '{"checksum": 1}', "[" * 100_000, "NaN", '{"checksum": "' + "0" * 64 + '"}',
+        ("[]", "1", "null", '"x"', "{}", '{"checksum": 1}', "[" * 100_000, "NaN",
+         '{"checksum": "' + "0" * 64 + '"}',
          "1" * 10_000, '{"a": 1, "a": 2, "checksum": ""}', "\ufeff{}", '"\\ud800"'),
     )  # fmt: skip
     target.path.write_text(text, encoding="utf-8")

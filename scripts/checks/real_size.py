@@ -6,8 +6,8 @@ Makes the inputs, seeded: 64 MB of text compressed in each way, a plain file of 
 small files, a .gz that expands to 3 GB of few words, 200 million empty lines in a .gz, and a Parquet file of
 one huge row group. Runs `plan` and `run` on each as a user would, no check skipped, with a tiny random model
 and ten rare words, so that reading is what costs. Prints a table. The exit status is 1 if a coordinator needs
-500 MB, if `plan` of the compressed text costs over three times what decompressing it once costs, beyond what it
-costs on the same text uncompressed, if the plan is far from the run, or if a record was not read. With a
+500 MB, if `plan` of the compressed text costs over three times what decompressing it once costs, beyond what
+it costs on the same text uncompressed, if the plan is far from the run, or if a record was not read. With a
 smaller ``--scale`` the inputs are smaller, and less is shown.
 """
 
