@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctxbatch import cores as _cores  # noqa: F401 (before any library that binds this process to a core)
 from ctxbatch.config import RunConfig
 from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
 from ctxbatch.filters import Filters

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from importlib import metadata
 
 import torch
-from joblib import cpu_count
 
+from ctxbatch.cores import count_cores
 from ctxbatch.errors import InputError
 
 
@@ -32,7 +32,7 @@ def choose_devices(wanted: Sequence[str] | None) -> list[str]:
 
 def choose_workers(wanted: int | None, devices: Sequence[str]) -> list[str]:
     """The device of each worker: one a GPU, or one a physical core that this process may use."""
-    n_workers = wanted or (len(devices) if devices != ["cpu"] else cpu_count(only_physical_cores=True))
+    n_workers = wanted or (len(devices) if devices != ["cpu"] else count_cores())
     return [devices[number % len(devices)] for number in range(n_workers)]
 
 

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from ctxbatch.cluster import ask_node, connected, count
 from ctxbatch.compiling import make_program
 from ctxbatch.config import ResolvedConfig, RunConfig
+from ctxbatch.cores import describe_limit
 from ctxbatch.places import Place
 from ctxbatch.pool import ENVIRONMENT, Pool
 from ctxbatch.rayworker import compile_here, resolve_here
@@ -34,7 +35,7 @@ class Engine(Protocol):
     def make_program(self, config: ResolvedConfig) -> None:
         """Compile the model, if the configuration says so and these devices run what is compiled."""
 
-    def workers(self, place: Place, lock: int, log: IO[str]) -> "Pool | RayPool":
+    def workers(self, place: Place, lock: int, log_file: IO[str]) -> "Pool | RayPool":
         """Workers for a store, none of which outlives the context."""
 
 
@@ -67,6 +68,7 @@ class LocalEngine:
 
         self._devices = choose_devices(config.devices)
         self._workers = choose_workers(config.workers, self._devices)
+        self._counts_cores = config.workers is None and self._devices == ["cpu"]
 
     @property
     def devices(self) -> Sequence[str]:
@@ -86,9 +88,11 @@ class LocalEngine:
         if config.compiled and self._devices == ["cpu"]:
             make_program(config)
 
-    def workers(self, place: Place, lock: int, log: IO[str]) -> Pool:
+    def workers(self, place: Place, lock: int, log_file: IO[str]) -> Pool:
         """Worker processes."""
-        return Pool(place, self._workers, lock, log)
+        if self._counts_cores and (limit := describe_limit()):
+            log.info("workers: %d, as %s; --workers says otherwise", len(self._workers), limit)
+        return Pool(place, self._workers, lock, log_file)
 
 
 class RayEngine:
@@ -121,7 +125,7 @@ class RayEngine:
             self._ask(compile_here, config)
             self._has_program = True
 
-    def workers(self, place: Place, lock: int, log: IO[str]) -> "RayPool":  # noqa: ARG002 (of this machine alone)
+    def workers(self, place: Place, lock: int, log_file: IO[str]) -> "RayPool":  # noqa: ARG002 (of this machine alone)
         """Actors."""
         from ctxbatch.raypool import RayPool
 

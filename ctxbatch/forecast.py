@@ -364,7 +364,7 @@ def _read_rates() -> dict[str, float]:
     try:
         rates = json.loads(_rates_file().read_bytes())
         return {str(key): float(rate) for key, rate in rates.items() if float(rate) > 0}
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, ResourceError):
         return {}
 
 
@@ -379,10 +379,10 @@ def remember_rate(totals: Mapping[str, Any], config: ResolvedConfig) -> None:
     """
     if totals["seconds"] < _MIN_SECONDS_FOR_RATE or config.words is not None:
         return
-    path = _rates_file()
     try:
+        path = _rates_file()
         path.parent.mkdir(parents=True, exist_ok=True)
         rates = _read_rates() | {_rate_key(config, totals["devices"]): totals["tokens_per_second"]}
         write_atomically(path, json.dumps(rates, indent=1).encode())
-    except OSError as error:
+    except (OSError, ResourceError) as error:
         log.debug("the rate of this run cannot be kept: %s", error)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import faiss
-import joblib
 import numpy as np
 
 from ctxbatch.arrays import Floats, Ints
 from ctxbatch.commits import WORDS, Commit
+from ctxbatch.cores import count_cores
 from ctxbatch.errors import InputError, ResourceError, StoreError
 from ctxbatch.layout import INDEX, Manifest
 from ctxbatch.nearest import Selection, among, exact
@@ -213,8 +213,7 @@ def _probed(coarse_QL: Floats, margin: float) -> tuple[Ints, Floats]:
 @cache
 def _threads() -> ThreadPoolExecutor:
     """One thread a core; each searches alone, since FAISS's own threads would outnumber the cores."""
-    cores = joblib.cpu_count(only_physical_cores=True)
-    return ThreadPoolExecutor(cores, "search", initializer=faiss.omp_set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(count_cores(), "search", initializer=faiss.omp_set_num_threads, initargs=(1,))
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -131,8 +131,18 @@ def sync(path: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where this user's machine keeps what can be made again: compiled models, rates of past runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ctxbatch"
+    """Return where this user's machine keeps what can be made again: compiled models, rates of past runs.
+
+    Raises:
+        ResourceError: The user has no home, and XDG_CACHE_HOME names no folder instead.
+    """
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(named).is_absolute():  # the standard has relative ones ignored
+        return Path(named) / "ctxbatch"
+    try:
+        return Path.home() / ".cache" / "ctxbatch"
+    except RuntimeError:
+        raise ResourceError("this user has no home folder for a cache: set XDG_CACHE_HOME to one") from None
 
 
 # --- the manifest ---------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from ctxbatch.cores import UNBOUND, unbind
 from ctxbatch.dispatch import TRIES, Dispatch
 from ctxbatch.errors import CtxbatchError, error_of_kind
 from ctxbatch.layout import PROCESS_NONCE, new_nonce, process_name
@@ -31,7 +32,7 @@ _MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
 }
 # What has to stand in a worker's environment when its process starts.
-ENVIRONMENT = {**dict.fromkeys(_THREADS, "1"), **_MEMORY, "TOKENIZERS_PARALLELISM": "false"}
+ENVIRONMENT = {**dict.fromkeys(_THREADS, "1"), **UNBOUND, **_MEMORY, "TOKENIZERS_PARALLELISM": "false"}
 
 
 class WorkersFailedError(CtxbatchError):
@@ -157,6 +158,7 @@ class Pool:
 
     def _start(self, device: str) -> None:
         nonce = new_nonce()
+        unbind()
         process = subprocess.Popen(
             # -P: the folder that the user stands in is no place to import from.
             [sys.executable, "-P", "-m", "ctxbatch.worker", str(self._place.out), device],

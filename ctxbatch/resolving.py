@@ -21,6 +21,7 @@ from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR, ResolvedConfig, RunCon
 from ctxbatch.devices import multiplies_bf16
 from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
 from ctxbatch.fitting import Parts, check_config, check_tokenizer, read_shapes
+from ctxbatch.layout import cache_folder
 from ctxbatch.models import CONFIG, ModelFolder, find_model
 from ctxbatch.segment import resolve_language
 
@@ -180,7 +181,16 @@ def _resolve_compiled(config: RunConfig, device: str, work: float) -> bool:
         if not has_compiler():
             raise InputError("--compile on needs a C++ compiler: install g++, or set CXX, or leave it out")
         return True
-    return work >= _REPAYS_COMPILING and has_compiler()
+    return work >= _REPAYS_COMPILING and has_compiler() and _has_cache()
+
+
+def _has_cache() -> bool:
+    """Whether there is a folder to keep a program in."""
+    try:
+        cache_folder()
+    except ResourceError:
+        return False
+    return True
 
 
 def has_compiler() -> bool:
