@@ -95,11 +95,11 @@ def write_inputs(base: Base) -> None:
 
     folder = base.folder / "io"
     folder.mkdir()
-    texts = numbered_lines(36).splitlines()
-    (folder / "a.txt").write_text("".join(f"{text}\n" for text in texts[:12]), encoding="utf-8")
-    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts[12:24])
+    texts = numbered_lines(54).splitlines()
+    (folder / "a.txt").write_text("".join(f"{text}\n" for text in texts[:18]), encoding="utf-8")
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts[18:36])
     (folder / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode(), mtime=0))
-    pyarrow.parquet.write_table(pa.table({"text": texts[24:]}), folder / "c.parquet")
+    pyarrow.parquet.write_table(pa.table({"text": texts[36:]}), folder / "c.parquet")
 
 
 def remember_rates() -> None:
