@@ -100,7 +100,10 @@ def pull(url: str, out: str | Path, *, quiet: bool = True) -> "PullReport":
 
 
 def searcher(
-    outs: "Sequence[str | Path] | str | Path", on: str | None = None, layer: int | None = None
+    outs: "Sequence[str | Path] | str | Path",
+    on: str | None = None,
+    layer: int | None = None,
+    model: str | None = None,
 ) -> "Searcher":
     """A searcher for nearest contexts over one or more stores; loads the model and the indexes once.
 
@@ -108,15 +111,16 @@ def searcher(
         outs: The stores' folders; all of one configuration.
         on: ``shift``, ``contextual`` or ``static``; default the first that is stored.
         layer: The layer; default the first of the run.
+        model: The folder or the name of the stores' model; needed where it is not where the first store says.
 
     Raises:
-        InputError: The stores hold no such vectors, or their model cannot be found.
+        InputError: The stores hold no such vectors.
         StoreError: A store is unfinished, empty, damaged or of another configuration than the first.
     """
     from ctxbatch.search import Searcher
 
     folders = [outs] if isinstance(outs, str | Path) else outs
-    return Searcher([open(out) for out in folders], on, layer)
+    return Searcher([open(out) for out in folders], on, layer, model)
 
 
 def open(out: str | Path) -> "Store":  # noqa: A001 (users write `ctxbatch.open`)

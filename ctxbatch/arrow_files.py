@@ -52,6 +52,19 @@ def checked(path: Path) -> Iterator[None]:
         raise _damaged(path, error) from error
 
 
+def mapped(path: Path) -> pa.Buffer:
+    """Map a file's bytes; no descriptor stays open.
+
+    Raises:
+        ResourceError: It cannot be opened or mapped, which says nothing about its bytes.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            return source.read_buffer()
+    except OSError as error:  # Arrow's often have no number
+        raise not_readable(path, error) from error
+
+
 def _damaged(path: Path, error: object) -> StoreError:
     why = " ".join(str(error).split())[:200]
     return StoreError(f"{path} is damaged ({why}): run `ctxbatch verify` on the store")
@@ -84,8 +97,8 @@ class ArrowFile:
         self._checked: dict[int, pa.RecordBatch] = {}
         if size_of(path) != facts.bytes:
             raise StoreError(f"{path} is damaged or missing: run `ctxbatch verify` on the store")
-        with checked(path), pa.memory_map(str(path)) as source:
-            self._data = source.read_buffer()
+        with checked(path):
+            self._data = mapped(path)
             if facts.batches is not None:
                 _check_frame(memoryview(self._data), facts.frame, facts.batches)
             reader = pa.ipc.open_file(pa.BufferReader(self._data))
@@ -182,17 +195,16 @@ def frame_facts(path: Path) -> dict[str, Any]:
     """Return what an Arrow file's commit record says beside its size and checksum: ``frame`` and ``batches``.
 
     Raises:
-        OSError: It cannot be read.
+        ResourceError: It cannot be read.
     """
-    with pa.memory_map(str(path)) as source:
-        data = source.read_buffer()
-        reader = pa.ipc.open_file(pa.BufferReader(data))
-        view = memoryview(data)
-        batches = [
-            _batch_facts(reader.get_batch(number), data.address, view)
-            for number in range(reader.num_record_batches)
-        ]
-        return {"frame": _frame_digest(view, batches), "batches": batches}
+    data = mapped(path)
+    reader = pa.ipc.open_file(pa.BufferReader(data))
+    view = memoryview(data)
+    batches = [
+        _batch_facts(reader.get_batch(number), data.address, view)
+        for number in range(reader.num_record_batches)
+    ]
+    return {"frame": _frame_digest(view, batches), "batches": batches}
 
 
 def _batch_facts(batch: pa.RecordBatch, base: int, data: memoryview) -> _Batch:

@@ -17,7 +17,7 @@ import ctxbatch
 from ctxbatch import terminal
 from ctxbatch.errors import InputError
 from ctxbatch.filters import Filters
-from ctxbatch.options import AsJson, Layer, VectorKind
+from ctxbatch.options import AsJson, Layer, StoredModel, VectorKind
 
 if TYPE_CHECKING:
     from ctxbatch.hits import Answer
@@ -71,6 +71,7 @@ def search(
     ] = None,
     context: Annotated[int, Option(metavar="N", help="Show N sentences before and after, too.")] = 0,
     explain: Annotated[bool, Option("--explain", help="Show which dimensions a score comes from.")] = False,
+    model: StoredModel = None,
     as_json: AsJson = False,
 ) -> None:
     r"""Find the nearest contexts of a word used in a sentence.
@@ -88,7 +89,7 @@ def search(
         distinct=distinct,  # type: ignore[arg-type]  # `Filters` checks it
     )
     folders, asked = _split_queries(outs, row, queries)
-    searcher = ctxbatch.searcher(folders, on, layer)
+    searcher = ctxbatch.searcher(folders, on, layer, model)
     _tell_unindexed(searcher)
     rejected: list[int] = []
 

@@ -20,7 +20,16 @@ import ctxbatch
 from ctxbatch import asking, grouping, showing, terminal
 from ctxbatch.config import Kept, RunConfig
 from ctxbatch.errors import CtxbatchError, InputError, Stopped
-from ctxbatch.options import AsJson, Layer, StoreHere, StoreName, VectorKind, parse_size, takes_run_options
+from ctxbatch.options import (
+    AsJson,
+    Layer,
+    StoredModel,
+    StoreHere,
+    StoreName,
+    VectorKind,
+    parse_size,
+    takes_run_options,
+)
 
 if TYPE_CHECKING:
     from ctxbatch.forecast import Estimate
@@ -280,17 +289,20 @@ def verify(
     repair: Annotated[
         bool, Option("--repair", help="Rebuild damaged or missing shards and damaged indexes.")
     ] = False,
+    model: StoredModel = None,
     quiet: Quiet = False,
 ) -> None:
     """Check every file of a store and what is in it; exit status 3 if something is damaged."""
-    from ctxbatch.verify import find_damage, find_source_changes
+    from ctxbatch.verify import find_damage, find_source_changes, tell_sources
 
     store = ctxbatch.open(out)
     out = str(store.place.out)
+    if model is not None and not repair:
+        raise InputError(f"--model {model} is only for --repair: add that, or leave it out")
     if repair:
         from ctxbatch import runner
 
-        repaired = runner.repair(out, quiet=quiet)
+        repaired = runner.repair(out, model, quiet=quiet)
         if repaired.shards:
             terminal.show([f"rebuilt: shards {', '.join(f'{shard:06d}' for shard in repaired.shards)}"])
         if repaired.indexes:
@@ -300,6 +312,8 @@ def verify(
     found = [damage.text for damage in damages]
     if any(damage.shard is not None for damage in damages):
         found.append(f"`ctxbatch verify {out} --repair` rebuilds what is damaged from the sources")
+    if sources:
+        tell_sources(out, store.manifest.sources)
     if sources and (changes := list(find_source_changes(out))):
         found += [*changes, "restore the sources, or start a new run with another -o"]
     missing, planned = len(store.manifest.shards) - len(store.commits), len(store.manifest.shards)

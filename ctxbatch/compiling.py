@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import CtxbatchError
 from ctxbatch.layout import cache_folder, process_name
+from ctxbatch.models import find_model
 from ctxbatch.sealed import canonical_json
 
 if TYPE_CHECKING:
@@ -137,8 +138,12 @@ def _code_digest() -> str:
     return hashlib.sha256(sources + metadata.version("transformers").encode()).hexdigest()
 
 
-def make_program(config: ResolvedConfig) -> Path:
+def make_program(config: ResolvedConfig, model: Path | None = None) -> Path:
     """Make the program for a configuration; one that is there already is used.
+
+    Args:
+        config: The resolved configuration.
+        model: The folder of its model; found by its name if not given.
 
     Raises:
         CompilingError: The compiler fails, or the cache cannot be written.
@@ -151,7 +156,7 @@ def make_program(config: ResolvedConfig) -> Path:
             log.info("compiling %s for this CPU: takes about a minute, once", config.model)
             with _one_at_a_time(program.parent):
                 if not program.exists():
-                    _make(config, program)
+                    _make(config, program, model)
     except OSError as error:
         raise CompilingError(f"{program.parent} cannot be written to: {error.strerror}") from error
     return program
@@ -167,11 +172,12 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         yield
 
 
-def _make(config: ResolvedConfig, program: Path) -> None:
+def _make(config: ResolvedConfig, program: Path, model: Path | None) -> None:
     beside = program.with_name(f".{program.stem}.{process_name()}.so")
     with tempfile.TemporaryDirectory(prefix="ctxbatch-") as scratch:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": scratch, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-m", "ctxbatch.compiling", str(beside)]
+        command += [] if model is None else [str(model)]
         try:
             done = subprocess.run(
                 command,
@@ -197,7 +203,7 @@ def _remove_oldest(folder: Path) -> None:
         program.unlink(missing_ok=True)
 
 
-def _compile(config: ResolvedConfig, program: Path) -> None:
+def _compile(config: ResolvedConfig, program: Path, folder: str | None) -> None:
     """Export the model for batches of every shape, and compile it."""
     import torch
     from torch._inductor import aoti_compile_and_package
@@ -206,7 +212,8 @@ def _compile(config: ResolvedConfig, program: Path) -> None:
     from ctxbatch.encoder import COMPILED_LEAST, COMPILED_TOKENS, WordModel
 
     # Attention by two batched products is faster than the fused kernel on short windows.
-    model = WordModel(config, attention="eager").eval()
+    found = None if folder is None else find_model(folder, None)
+    model = WordModel(config, attention="eager", model=found).eval()
     windows = Dim("windows", min=COMPILED_LEAST)
     tokens = Dim("tokens", min=COMPILED_LEAST, max=min(COMPILED_TOKENS, config.max_tokens))
     pieces, rows = Dim("pieces", min=COMPILED_LEAST), Dim("rows", min=COMPILED_LEAST)
@@ -235,4 +242,8 @@ def _compile(config: ResolvedConfig, program: Path) -> None:
 
 
 if __name__ == "__main__":
-    _compile(ResolvedConfig.from_dict(json.load(sys.stdin)), Path(sys.argv[1]))
+    _compile(
+        ResolvedConfig.from_dict(json.load(sys.stdin)),
+        Path(sys.argv[1]),
+        sys.argv[2] if len(sys.argv) > 2 else None,
+    )

@@ -62,15 +62,21 @@ class WordModel(nn.Module):
     Args:
         config: The resolved configuration.
         attention: ``eager`` for attention by two batched products; ``None`` for what transformers prefers.
+        model: Where the model is; found by its name if not given.
 
     Raises:
         InputError: The model cannot be found or loaded.
         StoreError: Its files are not those of the configuration.
     """
 
-    def __init__(self, config: ResolvedConfig, attention: Literal["eager"] | None = None) -> None:
+    def __init__(
+        self,
+        config: ResolvedConfig,
+        attention: Literal["eager"] | None = None,
+        model: ModelFolder | None = None,
+    ) -> None:
         super().__init__()
-        folder = find_model(config.model, config.revision)
+        folder = model or find_model(config.model, config.revision)
         for what, digest in (("weights", folder.weights_digest()), ("model_config", folder.config_digest())):
             if digest != config.digests[what]:
                 raise StoreError(
@@ -190,22 +196,30 @@ class Encoder:
         config: The resolved configuration.
         device: ``cpu`` or ``cuda:N``.
         program: The compiled program, where batches are to run through one; see `ctxbatch.compiling`.
+        model: Where the model is; found by its name if not given.
 
     Raises:
         InputError: The model cannot be found or loaded.
         StoreError: Its files are not those of the configuration.
     """
 
-    def __init__(self, config: ResolvedConfig, device: str, program: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: ResolvedConfig,
+        device: str,
+        program: Path | None = None,
+        model: ModelFolder | None = None,
+    ) -> None:
         self._device = torch.device(device)
         self._on_gpu = self._device.type == "cuda"
         self._ahead = 1 if self._on_gpu else 0
         self._config = config
+        self._folder = model
         self._program = None if program is None else Program(program)
         self._loaded = self._load() if self._program is None else None
 
     def _load(self) -> WordModel:
-        return WordModel(self._config).to(self._device)
+        return WordModel(self._config, model=self._folder).to(self._device)
 
     def _model(self) -> WordModel:
         """The model itself; beside a program it is wanted rarely, and loading it takes seconds."""

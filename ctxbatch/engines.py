@@ -6,6 +6,7 @@ Engines say what options mean for their devices and run shards there; what is do
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from ctxbatch.cluster import ask_node, connected, count
@@ -58,14 +59,16 @@ class LocalEngine:
 
     Args:
         config: The options; only those of devices and workers count.
+        model: The folder of the model; found by its name if not given.
 
     Raises:
         InputError: This machine does not have a device that is asked for.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, model: Path | None = None) -> None:
         from ctxbatch.devices import choose_devices, choose_workers
 
+        self._model = model
         self._devices = choose_devices(config.devices)
         self._workers = choose_workers(config.workers, self._devices)
         self._counts_cores = config.workers is None and self._devices == ["cpu"]
@@ -86,13 +89,13 @@ class LocalEngine:
     def make_program(self, config: ResolvedConfig) -> None:
         """Compile the model for this CPU."""
         if config.compiled and self._devices == ["cpu"]:
-            make_program(config)
+            make_program(config, self._model)
 
     def workers(self, place: Place, lock: int, log_file: IO[str]) -> Pool:
         """Worker processes."""
         if self._counts_cores and (limit := describe_limit()):
             log.info("workers: %d, as %s; --workers says otherwise", len(self._workers), limit)
-        return Pool(place, self._workers, lock, log_file)
+        return Pool(place, self._workers, lock, log_file, self._model)
 
 
 class RayEngine:

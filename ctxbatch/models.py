@@ -13,12 +13,14 @@ from typing import Any
 
 import msgspec
 
-from ctxbatch.errors import InputError, ResourceError
+from ctxbatch.config import ResolvedConfig
+from ctxbatch.errors import InputError, ResourceError, StoreError
 
 CONFIG = "config.json"
 # What transformers looks for in a folder, in this order.
 _WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
+_COMMIT = re.compile("[0-9a-f]{40}")
 # Far beyond what any model has.
 _CONFIG_BYTES = 4 << 20
 _INDEX_BYTES = 32 << 20
@@ -133,6 +135,80 @@ def find_model(name: str, revision: str | None) -> ModelFolder:
     folder = folder or _hub_folder(name, revision)
     _check_folder(folder)
     return folder
+
+
+def model_of_store(config: ResolvedConfig, out: Path, given: str | None) -> ModelFolder:
+    """The model that a store was made with: what the user names, or else what the store names, with care.
+
+    Args:
+        config: The configuration of the store.
+        out: The store's folder.
+        given: What the user has given as --model.
+
+    Raises:
+        InputError: There is no such model as the user names.
+        StoreError: The model that the store names is nowhere where a store may send us.
+    """
+    if given is None:
+        return find_stored_model(config.model, config.revision, out)
+    return find_model(given, config.revision if given == config.model else None)
+
+
+def find_stored_model(name: str, revision: str | None, out: Path) -> ModelFolder:
+    """Find the model that a store names, where a name that a stranger chose can do no harm.
+
+    That is a folder by its absolute path, outside the store; a package that is installed; or the local cache
+    of the hub. No folder is found by a relative path, and nothing is downloaded.
+
+    Args:
+        name: The model as the store names it.
+        revision: The hub's commit, for a model from there.
+        out: The store's folder.
+
+    Raises:
+        StoreError: It is in no such place.
+    """
+    remedy = "give --model: the folder or the name of a model, which is compared by its checksums"
+    if Path(name).is_absolute():
+        folder = _folder_outside(name, out)
+        if folder is None:
+            raise StoreError(f"{out} was made with the model {name}, which is no folder here: {remedy}")
+    else:
+        folder = _package_folder(name) or _cached_folder(name, revision)
+        if folder is None:
+            raise StoreError(
+                f"{out} was made with the model {name}, which is neither installed nor in the Hugging Face "
+                f"cache: {remedy}"
+            )
+    _check_folder(folder)
+    return folder
+
+
+def _folder_outside(name: str, out: Path) -> ModelFolder | None:
+    try:
+        path = Path(name).resolve()
+        if path.is_relative_to(out.resolve()):
+            raise StoreError(
+                f"{out} names a model inside of itself ({name}), which is not used unasked: give --model"
+            )
+        return ModelFolder(str(path), path, None) if path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # a name too long, a loop of links, a NUL
+        return None
+
+
+def _cached_folder(name: str, revision: str | None) -> ModelFolder | None:
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if revision is None or not _COMMIT.fullmatch(revision):
+        return None
+    try:
+        path = Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError, ValueError):
+        return None
+    except OSError as error:
+        raise ResourceError(f"{error.filename or name} cannot be read: {error.strerror}") from error
+    return ModelFolder(name, path, path.name)
 
 
 def _check_folder(folder: ModelFolder) -> None:

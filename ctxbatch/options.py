@@ -28,6 +28,16 @@ VectorKind = Annotated[
 ]
 Layer = Annotated[int | None, Option("--layer", metavar="N", help="Layer. [default: the first of the run]")]
 
+StoredModel = Annotated[
+    str | None,
+    Option(
+        "--model",
+        metavar="M",
+        help="Where the store's model is: a folder, or a name. [default: where the store says, if it is "
+        "an absolute path, installed, or in the Hugging Face cache]",
+    ),
+]
+
 
 def _choices(alias: Any) -> str:  # noqa: ANN401 (a Literal)
     return "|".join(get_args(alias))

@@ -25,6 +25,7 @@ from ctxbatch.encoder import Encoder, OutOfMemoryError
 from ctxbatch.errors import ResourceError
 from ctxbatch.gathering import Gathered, gather
 from ctxbatch.layout import Manifest, as_resource_error
+from ctxbatch.models import find_model
 from ctxbatch.readers import Reader, Record, Reject
 from ctxbatch.resolving import read_tokenizer
 from ctxbatch.segment import Sentence, split_sentences
@@ -102,19 +103,20 @@ class Bench:
     Args:
         out: The store's folder, its manifest written.
         device: ``cpu`` or ``cuda:N``.
+        model: The folder of the model; found by the name in the manifest if not given.
 
     Raises:
         CtxbatchError: The manifest or the model cannot be used.
     """
 
-    def __init__(self, out: Path, device: str) -> None:
+    def __init__(self, out: Path, device: str, model: Path | None = None) -> None:
         self._out = out
         self.manifest = Manifest.read(out)
         config = self.manifest.config
-        self._maker = BatchMaker(read_tokenizer(config), config)
-        self._encoder = Encoder(
-            config, device, program_path(config) if config.compiled and device == "cpu" else None
-        )
+        folder = None if model is None else find_model(str(model), None)
+        self._maker = BatchMaker(read_tokenizer(config, folder), config)
+        program = program_path(config) if config.compiled and device == "cpu" else None
+        self._encoder = Encoder(config, device, program, folder)
         self._reader = Reader(self.manifest.sources, self.manifest.reading)
         self._device = device
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
 from ctxbatch.cores import UNBOUND, unbind
@@ -91,13 +92,17 @@ class Pool:
         devices: ``cpu`` or ``cuda:N``, one per worker.
         lock: The descriptor of the store's lock, which workers inherit.
         log: Where workers' messages and tracebacks go.
+        model: The folder of the model; workers find it by the name in the manifest if not given.
     """
 
-    def __init__(self, place: Place, devices: Sequence[str], lock: int, log: IO[str]) -> None:
+    def __init__(
+        self, place: Place, devices: Sequence[str], lock: int, log: IO[str], model: Path | None = None
+    ) -> None:
         self._place = place
         self._devices = devices
         self._lock = lock
         self._log = log
+        self._model = [] if model is None else [str(model)]
         self._inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         self._workers: list[_Worker] = []
         self._failed_starts = 0
@@ -161,7 +166,7 @@ class Pool:
         unbind()
         process = subprocess.Popen(
             # -P: the folder that the user stands in is no place to import from.
-            [sys.executable, "-P", "-m", "ctxbatch.worker", str(self._place.out), device],
+            [sys.executable, "-P", "-m", "ctxbatch.worker", str(self._place.out), device, *self._model],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

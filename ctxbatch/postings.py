@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctxbatch.arrays import Ints
-from ctxbatch.arrow_files import checked
+from ctxbatch.arrow_files import checked, mapped
 from ctxbatch.commits import WORDS
 from ctxbatch.store import Store
 
@@ -87,7 +87,7 @@ def write(store: Store, stream: BinaryIO) -> None:
 def _read(store: Store, path: Path) -> list[pa.RecordBatch]:
     """Map the table, and make sure that it names rows that the store has."""
     with checked(path):
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        reader = pa.ipc.open_file(pa.BufferReader(mapped(path)))
         if not reader.schema.equals(_SCHEMA) or reader.num_record_batches != len(store.commits):
             raise ValueError("it is no table of this store's words")
         batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]

@@ -14,6 +14,7 @@ from ctxbatch.arrays import Floats, Ints
 from ctxbatch.batching import BatchMaker, Buffer
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
+from ctxbatch.models import ModelFolder
 from ctxbatch.nearest import normalised
 from ctxbatch.occurrences import most_salient
 from ctxbatch.readers import Record
@@ -78,20 +79,20 @@ class QueryEncoder:
     Args:
         config: The configuration of the store.
         column: The column that is searched.
+        model: The model.
 
     Raises:
-        InputError: The model cannot be found.
         StoreError: Its files are not those of the configuration.
     """
 
-    def __init__(self, config: ResolvedConfig, column: str) -> None:
+    def __init__(self, config: ResolvedConfig, column: str, model: ModelFolder) -> None:
         from ctxbatch.encoder import Encoder  # torch comes last: mistakes are told at once
         from ctxbatch.resolving import FAMILIES, read_tokenizer
 
         self._shows_attention = FAMILIES[config.model_type].shows_attention
         config = config.of_queries(salient=self._shows_attention)
-        self._maker = BatchMaker(read_tokenizer(config), config)
-        self._encoder = Encoder(config, "cpu")
+        self._maker = BatchMaker(read_tokenizer(config, model), config)
+        self._encoder = Encoder(config, "cpu", model=model)
         self._config = config
         self._number = config.columns.index(column)
         self._column = column

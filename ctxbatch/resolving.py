@@ -295,14 +295,18 @@ def _read_tokenizer(folder: ModelFolder) -> tuple[str, int]:
     return backend.to_str(), longest
 
 
-def read_tokenizer(config: ResolvedConfig) -> str:
+def read_tokenizer(config: ResolvedConfig, model: ModelFolder | None = None) -> str:
     """The serialised tokenizer of a resolved configuration.
+
+    Args:
+        config: The resolved configuration.
+        model: Where its model is; found by its name if not given.
 
     Raises:
         InputError: The model cannot be found.
         StoreError: Its tokenizer is another than that of the configuration.
     """
-    folder = find_model(config.model, config.revision)
+    folder = model or find_model(config.model, config.revision)
     tokenizer_json, _ = _read_tokenizer(folder)
     if hashlib.sha256(tokenizer_json.encode()).hexdigest() != config.digests["tokenizer"]:
         raise StoreError(f"{folder.path}: the tokenizer of {config.model} is not that of the store")

@@ -22,6 +22,7 @@ from ctxbatch.errors import InputError, StoreError
 from ctxbatch.forecast import Estimate, check_room, estimate, remember_rate
 from ctxbatch.layout import Manifest, as_resource_error, log_path, open_to_write
 from ctxbatch.locking import locked, shared
+from ctxbatch.models import model_of_store
 from ctxbatch.parts import PATIENCE_SECONDS, PartReport, part_of
 from ctxbatch.places import Place, manifest_of, place_of
 from ctxbatch.progress import ProgressBar
@@ -32,7 +33,7 @@ from ctxbatch.store import Store, misread
 from ctxbatch.terminal import file_handler
 from ctxbatch.totals import totals
 from ctxbatch.units import Reading
-from ctxbatch.verify import find_damage
+from ctxbatch.verify import find_damage, tell_sources
 
 log = logging.getLogger("ctxbatch")
 _SHOWN_LEFT_OUT = 3
@@ -206,33 +207,39 @@ class RepairReport:
     indexes: tuple[str, ...]
 
 
-def repair(out: str | Path, *, quiet: bool = True) -> RepairReport:
+def repair(out: str | Path, model: str | None = None, *, quiet: bool = True) -> RepairReport:
     """Make damaged and missing shards anew from the sources, and damaged indexes from the shards.
 
     Args:
         out: The store's folder.
+        model: Where its model is; if not given, where the store says, as
+            `ctxbatch.models.find_stored_model` finds it.
         quiet: Show no progress on standard error.
 
     Raises:
         InputError: A source or the model is not there any more, or has changed.
-        StoreError: The folder is no store, or its manifest is damaged.
+        StoreError: The folder is no store, or its manifest is damaged; or its model cannot be found.
         ResourceError: The disk, a permission or another run stands in the way.
     """
     place = place_of(out)
     manifest = manifest_of(place)
-    engine = LocalEngine(RunConfig())
     with _writing_to(place) as (lock, log_file):
         found = list(find_damage(out))
         for damage in found:
             log.debug("to repair: %s", damage.text)
         if wrong := next((damage.text for damage in found if damage.is_misread), None):
+            tell_sources(out, manifest.sources)
             manifest = _plan_again(place, manifest, wrong)
         commits = place.commits(manifest)
         place.make_ready(manifest, commits)
         damaged = {damage.shard for damage in found if damage.shard is not None}
         intact = commits.keys() - damaged
         todo = [spec for spec in manifest.shards if spec.shard not in intact]
-        site = _Site(place, manifest, engine, lock, log_file, quiet)
+        folder = None
+        if todo:
+            folder = model_of_store(manifest.config, place.folder, model).path
+            tell_sources(out, [manifest.sources[number] for number in _read_by(todo)])
+        site = _Site(place, manifest, LocalEngine(RunConfig(), folder), lock, log_file, quiet)
         if given_up := site.work(todo, lambda _: None, damaged):
             raise StoreError(f"shards {given_up} of {out} cannot be made: see {log_path(place.folder)}")
         store = Store(out)
@@ -241,6 +248,11 @@ def repair(out: str | Path, *, quiet: bool = True) -> RepairReport:
         indexes = indexing.rebuild(store, stale, quiet=quiet)
         _warn_of_mixture(totals(store))
     return RepairReport(tuple(spec.shard for spec in todo), indexes)
+
+
+def _read_by(todo: Sequence[ShardSpec]) -> list[int]:
+    """The numbers of the sources that shards are made from."""
+    return sorted({segment.source for spec in todo for segment in spec.segments})
 
 
 def _look_at(

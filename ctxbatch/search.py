@@ -16,6 +16,7 @@ from ctxbatch.arrays import Floats, Ints
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.filters import Filters
 from ctxbatch.hits import Answer, Explanation, SearchHit
+from ctxbatch.models import model_of_store
 from ctxbatch.nearest import normalised
 from ctxbatch.queries import MarkedSentence, QueryEncoder, QueryWord, parse_query
 from ctxbatch.ranking import Question, Ranked, Ranking
@@ -37,14 +38,22 @@ class Searcher:
         stores: The stores, all of one configuration; hits are merged.
         on: ``shift``, ``contextual`` or ``static``; default the first that is stored.
         layer: The layer; default the first of the run.
+        model: Where the stores' model is; if not given it is looked for where the first store says, as
+            `ctxbatch.models.find_stored_model` does. Only queries in words need it.
 
     Raises:
-        InputError: The store holds no such vectors, or its model cannot be found.
+        InputError: The store holds no such vectors.
         StoreError: A store is incomplete, empty or of another configuration than the first, or an index
             is damaged or stale.
     """
 
-    def __init__(self, stores: Sequence[Store], on: str | None = None, layer: int | None = None) -> None:
+    def __init__(
+        self,
+        stores: Sequence[Store],
+        on: str | None = None,
+        layer: int | None = None,
+        model: str | None = None,
+    ) -> None:
         if not stores:
             raise InputError("no store is named: name one to search")
         for store in stores:
@@ -58,6 +67,7 @@ class Searcher:
             if store.path.resolve() in (other.path.resolve() for other in stores[:number]):
                 raise InputError(f"{store.path} is named twice: name every store once")
         self._stores = stores
+        self._model = model
         self._encoding = Lock()
         self._ranking = Ranking(stores, self.column)
 
@@ -68,7 +78,8 @@ class Searcher:
 
     @cached_property
     def _encoder(self) -> QueryEncoder:
-        return QueryEncoder(self._config, self.column)
+        model = model_of_store(self._config, self._stores[0].path, self._model)
+        return QueryEncoder(self._config, self.column, model)
 
     def search(
         self,
@@ -91,7 +102,8 @@ class Searcher:
 
         Raises:
             InputError: The query marks no word of the sentence or several, or its vector is zero; or there
-                is no such row; or an argument is wrong.
+                is no such row; or an argument is wrong; or the model that is given cannot be found.
+            StoreError: The model that the store names cannot be found or used; or a store is damaged.
         """
         answers = self.ask([query], k, filters, context=context, explain=explain)
         if len(answers) > 1:

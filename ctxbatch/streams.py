@@ -11,6 +11,8 @@ import functools
 import gzip
 import io
 import lzma
+import os
+import stat
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePath
@@ -67,7 +69,23 @@ def open_source(path: str) -> IO[bytes]:
     Raises:
         OSError: It cannot be opened.
     """
-    return open_file(path) if is_remote(path) else Path(path).open("rb")
+    if is_remote(path):
+        return open_file(path)
+    refuse_special(path)
+    return Path(path).open("rb")
+
+
+def refuse_special(path: str) -> None:
+    """Refuse what is no regular file, such as a pipe, which would be waited for: a store may name one.
+
+    Raises:
+        OSError: It is none, or cannot be looked at.
+    """
+    mode = Path(path).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is no regular file", path)
 
 
 class _Decompressed(io.RawIOBase):

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from ctxbatch.damage import DamagedError, meaning_of
 from ctxbatch.errors import InputError
 from ctxbatch.remote import is_remote, open_file
+from ctxbatch.streams import refuse_special
 
 _IPC_FILE = b"ARROW1"
 _FEATHER_1 = b"FEA1"
@@ -77,6 +78,7 @@ class Table:
         if is_remote(self._path):
             file = pa.PythonFile(open_file(self._path), "r")
         else:
+            refuse_special(self._path)
             file = pa.OSFile(self._path)
             self._state = self._state or _state_of(self._path)
         self._size = file.size()

@@ -3,8 +3,10 @@
 Owns the list of things that can be wrong; repairs nothing.
 """
 
+import logging
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +29,14 @@ from ctxbatch.index import check_index, index_files
 from ctxbatch.layout import INDEX, SHARDS, Manifest
 from ctxbatch.places import manifest_of, place_of
 from ctxbatch.readers import Reader, place
+from ctxbatch.remote import without_password
 from ctxbatch.schema import sentences_schema, words_schema
 from ctxbatch.sealed import file_digest, read_bytes, size_of
-from ctxbatch.sources import current_size
+from ctxbatch.sources import Source, current_size
 from ctxbatch.store import misread
+
+log = logging.getLogger("ctxbatch")
+_NAMED_ONE_BY_ONE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +174,15 @@ def _words_stand_at_their_offsets(words: ArrowFile, sentences: ArrowFile, pieces
             if not 0 <= start < end <= len(text) or (not pieces and text[start:end] != word):
                 return False
     return True
+
+
+def tell_sources(out: str | Path, sources: Sequence[Source]) -> None:
+    """Say what will be opened because a store names it: every source or, of many, every folder."""
+    names = [without_password(source.path) for source in sources]
+    if len(names) > _NAMED_ONE_BY_ONE:
+        folders = Counter(name.rpartition("/")[0] or "/" for name in names)
+        names = [f"{count:,} in {folder}" for folder, count in sorted(folders.items())]
+    log.info("opening what %s names as its sources: %s", out, ", ".join(names))
 
 
 def find_source_changes(out: str | Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A worker process: ``python -m ctxbatch.worker OUT DEVICE``, started by `ctxbatch.pool`.
+"""A worker process: ``python -m ctxbatch.worker OUT DEVICE [MODEL]``, started by `ctxbatch.pool`.
 
 Reads shard numbers from standard input, a JSON object a line, and says on standard output what became
 of them. Ends at once when standard input closes: then its coordinator is gone. Owns what every worker does
@@ -17,6 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import IO, Any
 
 from ctxbatch.errors import CtxbatchError
@@ -40,7 +41,8 @@ def main() -> None:
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     say = functools.partial(_say, channel)
     with telling(say):
-        run_shards(place_of(sys.argv[1]), sys.argv[2], jobs.get, say)
+        model = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+        run_shards(place_of(sys.argv[1]), sys.argv[2], jobs.get, say, model)
     sys.stderr.flush()
     os._exit(1)  # whatever a thread is at
 
@@ -69,7 +71,11 @@ def telling(say: Callable[..., None]) -> Iterator[None]:
 
 
 def run_shards(
-    place: Place, device: str, next_job: Callable[[], dict[str, Any]], say: Callable[..., None]
+    place: Place,
+    device: str,
+    next_job: Callable[[], dict[str, Any]],
+    say: Callable[..., None],
+    model: Path | None = None,
 ) -> None:
     """Make shards of a store on one device, for as long as there are jobs.
 
@@ -81,6 +87,7 @@ def run_shards(
         device: ``cpu`` or ``cuda:N``.
         next_job: Waits for a shard to make: its number, and whether it is made although it is committed.
         say: Told what happens: its name and content.
+        model: The folder of the model; found by the name in the manifest if not given.
 
     Raises:
         CtxbatchError: Something stops the whole run.
@@ -90,7 +97,7 @@ def run_shards(
     from ctxbatch.writer import remove_unfinished
 
     use_one_thread()
-    bench = Bench(place.folder, device)
+    bench = Bench(place.folder, device, model)
     manifest = bench.manifest
     with Claims(place.folder) as claims:
         if isinstance(place, RemotePlace):
