@@ -25,7 +25,8 @@ follow from the seed and their number. A failure is
     control    a control character or a mark that turns the direction of text is printed or logged raw
     forged     a line of the attacker's choice is printed or logged
     silent     it fails without a word
-    answer     checksums were not computed again, and it gives another answer with exit 0
+    answer     checksums were not computed again, and it gives another answer with exit 0; that of a store
+               without an index counts as the same where it says that it uses none
     missed     checksums were not computed again, and verify says that all is intact
     refused    a file that is a link to the same content elsewhere is not read
     harness    this script itself has failed
