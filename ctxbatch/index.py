@@ -6,7 +6,7 @@ names end in the letters of their shape: Q queries, K hits, C candidates, L list
 """
 
 import logging
-import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -25,10 +25,12 @@ from ctxbatch.layout import INDEX, Manifest
 from ctxbatch.nearest import Selection, among, exact
 from ctxbatch.places import LocalPlace
 from ctxbatch.postings import Postings
-from ctxbatch.sealed import Count, Positive, Sha256, file_digest, read_json, size_of, typed
+from ctxbatch.sealed import Count, Positive, Sha256, file_digest, is_there, read_json, size_of, typed
 from ctxbatch.store import Column, Store
 
 log = logging.getLogger("ctxbatch")
+# What FAISS says where a file that is there cannot be read, rather than be understood.
+_NOT_READ = re.compile(r"could not open .* for reading|read error in .*\((?!Success\))")
 # The table of each word's rows.
 WORD_ROWS = "words"
 # So many queries share one pass over the lists that they probe; and so many are held at a time.
@@ -316,7 +318,7 @@ def rebuild_command(path: Path) -> str:
 
 def _intact_facts(store: Store, name: str) -> FileOrigin | None:
     path = facts_path(store.path, name)
-    if not os.path.lexists(path):
+    if not is_there(path):
         if path in index_files(store.path):  # as a build leaves it that is killed, or somebody's hand
             log.warning("%s is missing: all rows are read; rebuild it with `%s`", path, rebuild_command(path))
         return None
@@ -347,6 +349,8 @@ def _load(store: Store, column: str, path: Path) -> Any:  # noqa: ANN401 (any FA
         raise ResourceError(f"{path} cannot be loaded: there is not enough memory") from error
     except (RuntimeError, ValueError, OverflowError) as error:
         why = str(error).strip().splitlines()[-1].rpartition("failed: ")[2]
+        if _NOT_READ.search(why):
+            raise ResourceError(f"{path} cannot be read ({why[:200]}): fix that and run again") from error
         raise StoreError(_not_an_index(store, column, path, why)) from error
     if not isinstance(index, faiss.IndexIVF):
         raise StoreError(_not_an_index(store, column, path, "it holds no IVF index"))

@@ -13,7 +13,6 @@ nothing can be renamed, so every attempt to write a shard has names of its own:
 import contextlib
 import errno
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -51,7 +50,7 @@ from ctxbatch.remote import (
     without_password,
     write_file,
 )
-from ctxbatch.sealed import read_bytes, seal
+from ctxbatch.sealed import is_there, read_bytes, seal
 from ctxbatch.writer import remove_leftovers
 
 # Small objects that are read or removed at the same time.
@@ -118,7 +117,7 @@ class LocalPlace:
             ResourceError: The disk or a permission does not let one be read.
         """
         shards = self.folder / SHARDS
-        if os.path.lexists(shards) and not shards.is_dir():
+        if is_there(shards) and not shards.is_dir():
             raise StoreError(f"{shards} is damaged: it is no folder")
         found = ((spec.shard, self.commit_of(manifest, spec)) for spec in manifest.shards)
         return {shard: commit for shard, commit in found if commit is not None}

@@ -127,6 +127,21 @@ def open_regular(path: Path) -> BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
+def is_there(path: Path) -> bool:
+    """Whether something has a name; a link that leads nowhere is something.
+
+    Raises:
+        ResourceError: The disk or a permission does not let it be looked up.
+    """
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno in _MISSING:
+            return False
+        raise not_readable(path, error) from error
+    return True
+
+
 def size_of(path: Path) -> int | None:
     """Return the size of a regular file; ``None`` where there is none.
 

@@ -4,7 +4,6 @@ Owns the list of things that can be wrong; repairs nothing.
 """
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from ctxbatch.places import manifest_of, place_of
 from ctxbatch.readers import Reader, place
 from ctxbatch.remote import without_password
 from ctxbatch.schema import sentences_schema, words_schema
-from ctxbatch.sealed import file_digest, read_bytes, size_of
+from ctxbatch.sealed import file_digest, is_there, read_bytes, size_of
 from ctxbatch.sources import Source, current_size
 from ctxbatch.store import misread
 
@@ -75,7 +74,7 @@ def find_damage(out: str | Path) -> Iterator[Damage]:
         if entry.name not in planned:
             yield Damage(f"{entry} is not part of the store: remove it")
     index = place.folder / INDEX
-    if os.path.lexists(index) and not index.is_dir():
+    if is_there(index) and not index.is_dir():
         yield Damage(f"{index} is no folder: remove it", index=INDEX)
     for path in index_files(place.folder):
         for text in check_index(path, manifest):

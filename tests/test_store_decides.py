@@ -1,4 +1,4 @@
-"""What a store may decide: it names a model and sources, and neither is opened where a stranger could gain."""
+"""What a store may decide: it names a model and sources; neither is opened to a stranger's gain."""
 
 import http.server
 import os
