@@ -232,7 +232,7 @@ def _zstd_window(path: str) -> str:
             head = file.read(18)
     except OSError:
         return "unknown size"
-    if len(head) < 18 or not head.startswith(_ZSTD):
+    if len(head) < 6 or not head.startswith(_ZSTD):
         return "unknown size"
     if head[4] & 0x20:  # a single segment, whose window is its content
         begin = 5 + (0, 1, 2, 4)[head[4] & 3]

@@ -144,28 +144,29 @@ class Table:
         """
         paths = find_column(self.schema, text_column), find_column(self.schema, id_column)
         for first, batch in self._batches_from(start, paths):
+            before = max(0, start - first)
             # Slices count from the batch's first row, so that what is damaged does not depend on ``start``.
-            for begin in range(max(0, start - first) // _ROWS * _ROWS, batch.num_rows, _ROWS):
-                part = batch.slice(begin, _ROWS)
+            for begin in range(before // _ROWS * _ROWS, batch.num_rows, _ROWS):
+                part, skipped = batch.slice(begin, _ROWS), max(0, before - begin)
                 try:
-                    for row, text, name in zip(
-                        itertools.count(first + begin),
-                        _texts(part, paths[0]),
-                        _ids(part, paths[1]),
+                    yield from zip(
+                        itertools.count(first + begin + skipped),
+                        _texts(part, paths[0], skipped),
+                        _ids(part, paths[1], skipped),
                         strict=False,
-                    ):
-                        if row >= start:
-                            yield row, text, name
+                    )
                 except _BROKEN as error:
                     raise self._damage(error) from error
 
     def _batches_from(self, start: int, paths: tuple[list[str] | None, ...]) -> Iterator[_Batch]:
         """Batches from the one on that holds row ``start``.
 
-        Where a remote file is being read a little before it, reading goes on; what lies mapped is begun anew.
+        Where it is being read a little before it, reading goes on: a row group of a Parquet file has no other
+        way to a row in its middle, and a remote file is not fetched again. A local Arrow file is begun anew.
         """
         first = self._batch[0] if self._batch is not None else 0
-        if self._batches is None or not is_remote(self._path) or not first <= start < self._ahead_to:
+        goes_on = self._is_parquet or is_remote(self._path)
+        if self._batches is None or not goes_on or not first <= start < self._ahead_to:
             self._batch = None
             self._batches = (
                 self._parquet_batches(start, paths)
@@ -385,10 +386,10 @@ def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
     return column
 
 
-def _pieces(column: pa.Array) -> Iterator[pa.Array]:
-    """A checked column decoded, all of it at once or, where that comes to many bytes, row by row."""
+def _pieces(column: pa.Array, skipped: int) -> Iterator[pa.Array]:
+    """A checked column but its first rows decoded, at once or, where that comes to many bytes, row by row."""
     step = len(column) if _decoded_bytes(column) <= _DECODED else 1
-    for begin in range(0, len(column), max(1, step)):
+    for begin in range(skipped, len(column), max(1, step)):
         piece = column.slice(begin, step)
         if isinstance(piece, pa.DictionaryArray):
             piece = piece.dictionary_decode()
@@ -411,17 +412,17 @@ def _decoded_bytes(column: pa.Array) -> int:
     return int(pc.sum(lengths).as_py() or 0)
 
 
-def _texts(batch: pa.RecordBatch, path: list[str] | None) -> Iterable[bytes | None]:
+def _texts(batch: pa.RecordBatch, path: list[str] | None, skipped: int) -> Iterable[bytes | None]:
     if path is None:
-        return itertools.repeat(None, batch.num_rows)
-    pieces = _pieces(_column(batch, path))
+        return itertools.repeat(None, batch.num_rows - skipped)
+    pieces = _pieces(_column(batch, path), skipped)
     return itertools.chain.from_iterable(piece.to_pylist() for piece in pieces)
 
 
-def _ids(batch: pa.RecordBatch, path: list[str] | None) -> Iterable[bytes | None]:
+def _ids(batch: pa.RecordBatch, path: list[str] | None, skipped: int) -> Iterable[bytes | None]:
     if path is None:
-        return itertools.repeat(None, batch.num_rows)
-    return itertools.chain.from_iterable(map(_shown_ids, _pieces(_column(batch, path))))
+        return itertools.repeat(None, batch.num_rows - skipped)
+    return itertools.chain.from_iterable(map(_shown_ids, _pieces(_column(batch, path), skipped)))
 
 
 def _shown_ids(column: pa.Array) -> list[bytes | None]:

@@ -20,13 +20,19 @@ from ctxbatch.sources import find_sources
 
 def read_all(files, **options):
     """Sources, plan, and all records and rejects of the corpus."""
+    sources, shards, items = reading_of(files, **options)
+    return sources, shards, list(items)
+
+
+def reading_of(files, **options):
+    """Sources, plan, and the records and rejects of the corpus as they are read."""
     config = RunConfig(**options)
     sources, _ = find_sources(files, Path("/nowhere"), config.format)
     reading = resolve_reading(config, sources)
     sources = examine(sources, reading, config)
     shards = plan(sources, reading)
     reader = Reader(sources, reading)
-    return sources, shards, [item for spec in shards for item in reader.read(spec.segments)]
+    return sources, shards, (item for spec in shards for item in reader.read(spec.segments))
 
 
 def _arrow_compressed(name):
