@@ -15,7 +15,7 @@ from stores import arrow_digests, make_store
 import ctxbatch
 from ctxbatch import InputError, ResourceError, RunConfig, StoreError, places, remote
 from ctxbatch.places import RemotePlace, place_of
-from ctxbatch.sealed import read_json
+from ctxbatch.sealed import read_json, seal, unseal
 from ctxbatch.verify import find_damage
 
 N_LINES = 1_000
@@ -308,6 +308,43 @@ def test_damage_is_found_kept_out_of_copies_and_repaired(server, bucket, made, c
     report = ctxbatch.pull(url, out)
     assert (report.held, report.copied, report.damaged) == (3, 2, ())
     assert not list(find_damage(out))
+
+
+def _with_file(record, name):
+    record["files"][name] = record["files"].pop("words.arrow")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: _with_file(record, "../../../x"),
+        lambda record: _with_file(record, "/{outside}/x"),
+        lambda record: _with_file(record, "words.arrow/../../../../x"),
+        lambda record: record.update(attempt="../../../x"),
+        lambda record: record.update(attempt="../" * 9 + "{outside}"),
+        lambda record: record.update(shard=0),
+    ],
+    ids=["above", "absolute", "through", "attempt", "attempt-outside", "shard"],
+)
+def test_a_commit_can_name_no_file_outside_its_shard(change, bucket, made, cli, tmp_path, monkeypatch):
+    """Its checksums are right, as anybody can compute them; and the objects that it names are there."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    record = unseal(made["out/shards/000001/shard.json"], "shard.json")
+    change(record)
+    record = json.loads(json.dumps(record).replace("{outside}", str(outside).strip("/")))
+    words = next(content for name, content in made.items() if "000001" in name and "words" in name)
+    named = {f"out/shards/000001/{name}": words for name in record["files"]}
+    url = f"{bucket({**made, **named, 'out/shards/000001/shard.json': seal(record)})}/out"
+    monkeypatch.chdir(outside)
+    before = sorted(tmp_path.rglob("*"))
+    for command in (("verify", url), ("pull", url, tmp_path / "copy" / "deep")):
+        result = cli(*command)
+        assert result.returncode in (2, 3), result.stdout
+        assert re.search(r"shards/000001(/shard.json)? is damaged", result.stdout + result.stderr)
+        strange = [path for path in tmp_path.rglob("*") if "copy" not in path.parts and path not in before]
+        assert strange == []
+        assert not list((tmp_path / "copy").rglob("x"))
 
 
 def test_a_store_that_was_copied_up_by_other_means_is_one(

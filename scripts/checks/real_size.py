@@ -254,7 +254,7 @@ def compare(case: Case, planned: dict[str, Any], out: Path) -> None:
 
     store = open_store(out)
     found = totals(store)
-    peaks = [commit["peak_memory_bytes"] for commit in store.commits.values()]
+    peaks = [commit.peak_memory_bytes for commit in store.commits.values()]
     case.facts |= {"worker MB": round(max(peaks) / 1e6), "shards": len(peaks), "records": found["records"]}
     case.facts["planned/run"] = round(planned["records"] / found["records"], 3)
     if found["records"] != case.records or found["rejected"]:
