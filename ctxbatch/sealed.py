@@ -38,7 +38,8 @@ def canonical_json(value: object) -> str:
 def seal(content: Mapping[str, Any]) -> bytes:
     """Return a JSON object with its own checksum, as it is written."""
     sealed = {**content, "checksum": _checksum(content)}
-    return (json.dumps(sealed, indent=1, ensure_ascii=False) + "\n").encode()
+    # As `json.dumps(..., indent=1)` writes it, which takes four times as long and ten times the memory.
+    return msgspec.json.format(json.dumps(sealed, ensure_ascii=False).encode(), indent=1) + b"\n"
 
 
 def unseal(raw: bytes, name: object) -> dict[str, Any]:

@@ -196,3 +196,15 @@ def test_rejects_that_are_not_what_was_written_are_refused(tmp_path, tiny):
     path.write_text(path.read_text().replace(line["reason"][0], "X", 1))
     with pytest.raises(StoreError, match=r"rejects.jsonl is damaged"):
         list(ctxbatch.store.rejects(Store(out)))
+
+
+def test_sealed_files_are_written_as_they_ever_were():
+    chance = random.Random(5)
+    words = ['"\\/', "\n\x00\x7f", "é汉😀\u2028", ""]
+    content = {
+        f"{n}": [chance.random() * 10.0**n, -(10 ** abs(n)), None, True, {}, [], words]
+        for n in range(-20, 20)
+    }
+    written = sealed.seal(content)
+    assert written == (json.dumps(json.loads(written), indent=1, ensure_ascii=False) + "\n").encode()
+    assert sealed.unseal(written, "x") == content

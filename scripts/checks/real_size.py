@@ -75,8 +75,8 @@ def main() -> int:
     return 1 if any(case.wrong for case in cases) else 0
 
 
-def check(folder: Path, names: list[str], scale: float) -> Iterator[Case]:
-    """Make every input, plan it and run it; the input is removed after that."""
+def check(folder: Path, names: list[str], scale: float, timed: bool = True) -> Iterator[Case]:
+    """Make every input, plan it and run it, and maybe time its plan; the input is removed after that."""
     from models import make_model
 
     model = make_model(folder / "model", "bert")
@@ -84,6 +84,8 @@ def check(folder: Path, names: list[str], scale: float) -> Iterator[Case]:
     for name in names:
         for case in MAKERS[name](folder, scale):
             judge(case, folder, model)
+            if timed and not case.wrong and case.path.name.startswith("text.txt"):
+                time_plan(case, folder, model)
             yield case
             print(f"{case.name}: {'; '.join(case.wrong) or 'as it should be'}", file=sys.stderr)
             if case.path.is_file():
@@ -201,11 +203,8 @@ def judge(case: Case, folder: Path, model: Path) -> None:
     out = folder / f"out-{case.path.name}"
     planned = command(case, "plan", [case.path, "-o", out, *options, "--json"])
     command(case, "run", [case.path, "-o", out, *options, "--no-index", "-q"])
-    if case.wrong:
-        return
-    compare(case, json.loads(planned), out)
-    if case.path.name.startswith("text.txt"):
-        time_plan(case, folder, model)
+    if not case.wrong:
+        compare(case, json.loads(planned), out)
 
 
 def command(case: Case, name: str, arguments: list[Any]) -> str:
@@ -274,7 +273,7 @@ def time_plan(case: Case, folder: Path, model: Path) -> None:
     from ctxbatch.streams import ByteStream, find_compression
 
     config = ctxbatch.RunConfig(model=str(model), words=tuple(RARE), vectors=("static",))
-    seconds = min(timed(lambda: ctxbatch.estimate(case.path, folder / "new", config)) for _ in range(3))
+    seconds = min(seconds_of(lambda: ctxbatch.estimate(case.path, folder / "new", config)) for _ in range(3))
     compression = find_compression(case.path, b"")
     if compression is None:
         _plain_seconds[:] = [seconds]
@@ -285,7 +284,7 @@ def time_plan(case: Case, folder: Path, model: Path) -> None:
         while stream.read(1 << 20):
             pass
 
-    once = timed(decompress)
+    once = seconds_of(decompress)
     stream.close()
     beyond = seconds - _plain_seconds[0]
     case.facts |= {"plan beyond s": round(max(beyond, 0), 2), "once s": round(once, 2)}
@@ -293,7 +292,7 @@ def time_plan(case: Case, folder: Path, model: Path) -> None:
         case.wrong.append(f"plan costs {beyond:.2f} s, and decompressing once {once:.2f} s")
 
 
-def timed(do: Callable[[], Any]) -> float:
+def seconds_of(do: Callable[[], Any]) -> float:
     """How many seconds something takes."""
     started = time.perf_counter()
     do()
