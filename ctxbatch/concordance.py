@@ -12,6 +12,8 @@ from wcwidth import wcswidth, wcwidth, wrap
 from ctxbatch.hits import Answer, Explanation, SearchHit
 from ctxbatch.terminal import flat, styled
 
+# Characters for each column of the terminal: some take no room.
+_LOOKED_AT = 4
 _EMPHASIS, _DIM = "\x1b[1;32m", "\x1b[2m"
 
 
@@ -45,10 +47,18 @@ def keyword_in_context(hits: Sequence[SearchHit], width: int, *, color: bool = F
 
 
 def heading(answer: Answer, width: int, *, color: bool = False) -> str:
-    """The query of an answer on one line, its word in brackets."""
+    """The query of an answer on one line, its word in brackets; of a long one what is around the word."""
     start, end = answer.char_start, answer.char_end
-    parts = (answer.text[:start], f"[{answer.text[start:end]}]", answer.text[end:])
-    line = _cut(flat("".join(parts)) + (" (its most salient word)" if answer.salient else ""), width)
+    note = " (its most salient word)" if answer.salient else ""
+    word = _cut(f"[{flat(answer.text[start:end])}]", width)
+    # A query may be as long as a book, and be answered for each of its words.
+    begin = max(0, start - _LOOKED_AT * width)
+    before = flat(answer.text[begin:start])
+    after = flat(answer.text[end : end + _LOOKED_AT * width])
+    room = max(0, width - _columns(word) - _columns(note))
+    if begin or _columns(before) > room - min(room // 2, _columns(after)):
+        before = _tail(f"…{before}" if begin else before, max(1, room // 2))
+    line = before + word + _cut(after, max(0, room - _columns(before))).rstrip() + note
     return styled(_DIM, line) if color else line
 
 

@@ -5,6 +5,7 @@ Owns the marks and the encoding of queries; knows nothing of rows, indexes and f
 
 import itertools
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -157,8 +158,9 @@ class QueryEncoder:
                 why = f"and models of the family {self._config.model_type} do not show which is salient"
             yield InputError(f"no word is marked in {sentence.text!r}, {why}: {_EXAMPLE}")
         lead = len(sentence.text) - len(sentence.text.lstrip())
+        starts, ends = [word.char_start for word in words], [word.char_end for word in words]
         for start, end in sentence.marks:
-            inside = [word for word in words if word.char_start < end - lead and word.char_end > start - lead]
+            inside = words[bisect_right(ends, start - lead) : bisect_left(starts, end - lead)]
             if not inside:
                 marked = sentence.text[start:end]
                 yield InputError(

@@ -180,4 +180,5 @@ def not_readable(path: Path, error: OSError) -> CtxbatchError:
     """
     if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
         return StoreError(f"{path} is damaged: {error.strerror}")
-    return ResourceError(f"{path} cannot be read ({error.strerror or error}): fix that and run again")
+    why = error if error.errno is None else os.strerror(error.errno)  # Arrow's own words name the file again
+    return ResourceError(f"{path} cannot be read ({why}): fix that and run again")
