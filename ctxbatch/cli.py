@@ -254,7 +254,9 @@ def stats(out: StoreName, as_json: AsJson = False) -> None:
     """Show what a store holds and what it took."""
     from ctxbatch.totals import totals
 
-    found = totals(ctxbatch.open(out))
+    store = ctxbatch.open(out)
+    store.tell_damage()
+    found = totals(store)
     lines = (f"{name.replace('_', ' '):<22} {_readable(name, value)}" for name, value in found.items())
     terminal.show([terminal.json_line(found)] if as_json else lines)
 
@@ -336,6 +338,7 @@ def status(out: StoreName) -> None:
 
     running = is_locked(place_of(out).folder)
     store = ctxbatch.open(out)
+    store.tell_damage()
     out = str(store.place.out)
     done, planned = len(store.commits), len(store.manifest.shards)
     unfinished = "interrupted: run the same command again"

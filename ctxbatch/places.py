@@ -126,6 +126,16 @@ class LocalPlace:
         """A shard's commit record, if the shard counts; see `ctxbatch.commits.read_commit`."""
         return read_commit(self.folder, manifest, spec)
 
+    def broken(self, manifest: Manifest, commits: Mapping[int, Commit]) -> list[int]:
+        """The shards that are there and do not count."""
+        there = [
+            spec
+            for spec in manifest.shards
+            if spec.shard not in commits and is_there(shard_folder(self.folder, spec.shard))
+        ]
+        # Another process may have committed one a moment ago.
+        return [spec.shard for spec in there if self.commit_of(manifest, spec) is None]
+
     def publish(self, commit: Commit) -> None:
         """Make a shard that is complete in the folder the store's: here it is."""
 
@@ -373,6 +383,14 @@ def place_of(out: str | Path) -> Place:
     except RemoteError as error:
         raise InputError(f"{without_password(str(out))}: {error.strerror}") from error
     return RemotePlace(str(out))
+
+
+def damaged_shards(place: Place, manifest: Manifest, commits: Mapping[int, Commit]) -> list[str]:
+    """Say which shards are there and do not count, one a line."""
+    return [
+        f"{place.out}/{SHARDS}/{shard:06d} is damaged: `ctxbatch verify {place.out}` says how"
+        for shard in place.broken(manifest, commits)
+    ]
 
 
 def manifest_of(place: Place) -> Manifest:

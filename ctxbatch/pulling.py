@@ -20,7 +20,7 @@ from ctxbatch.layout import (
     write_json,
 )
 from ctxbatch.locking import locked
-from ctxbatch.places import LocalPlace, RemotePlace, manifest_of, place_of
+from ctxbatch.places import LocalPlace, RemotePlace, damaged_shards, manifest_of, place_of
 from ctxbatch.sealed import read_json
 from ctxbatch.verify import file_damage
 from ctxbatch.writer import put_in_place
@@ -73,10 +73,7 @@ def _copy(source: RemotePlace, target: LocalPlace, manifest: Manifest, quiet: bo
     todo = {shard: commit for shard, commit in commits.items() if not _is_same(commit, there.get(shard))}
     size = sum(commit.size for commit in todo.values())
     check_room(target.folder, size, "make room, or name another folder")
-    damaged = [
-        f"{source.out}/{SHARDS}/{shard:06d} is damaged: `ctxbatch verify {source.out}` says how"
-        for shard in source.broken(manifest, commits)
-    ]
+    damaged = damaged_shards(source, manifest, commits)
     copied = 0
     with tqdm(
         total=size,

@@ -63,6 +63,7 @@ def trends(
     from ctxbatch.trends import kinds_of, measure
 
     store = ctxbatch.open(out)
+    store.tell_damage()
     check_has_rows(store)
     for note in _notes(store, kinds_of(store.config)):
         log.warning("%s", note)

@@ -4,6 +4,7 @@ Nothing here writes. Vectors are numpy views on the mapped files: they cost addr
 """
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +22,14 @@ from ctxbatch.commits import REJECTS, SENTENCES, WORDS, Commit, Counts, FileName
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.damage import is_our_trouble
 from ctxbatch.errors import StoreError
-from ctxbatch.places import manifest_of, place_of
+from ctxbatch.places import damaged_shards, manifest_of, place_of
 from ctxbatch.schema import sentences_schema, words_schema
 from ctxbatch.sealed import file_digest, open_regular, typed
 
 if TYPE_CHECKING:
     from ctxbatch.search import Searcher
 
+log = logging.getLogger("ctxbatch")
 # Arrow's own pool keeps what it has freed; what is gathered for hits is little and soon gone.
 _POOL = pa.system_memory_pool()
 # What `Store.rows` says of a row's sentence.
@@ -101,6 +103,11 @@ class Store:
     def n_rows(self) -> int:
         """Rows of all committed shards."""
         return sum(commit.counts.rows for commit in self.commits.values())
+
+    def tell_damage(self) -> None:
+        """Warn of shards that are there and do not count: what is read of the store is less than it was."""
+        for damaged in damaged_shards(self.place, self.manifest, self.commits):
+            log.warning("%s", damaged)
 
     def check_is_here(self) -> None:
         """Make sure that the store's files can be read.

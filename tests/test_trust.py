@@ -208,3 +208,11 @@ def test_sealed_files_are_written_as_they_ever_were():
     written = sealed.seal(content)
     assert written == (json.dumps(json.loads(written), indent=1, ensure_ascii=False) + "\n").encode()
     assert sealed.unseal(written, "x") == content
+
+
+@pytest.mark.parametrize("command", ["stats", "status", "trends"])
+def test_a_damaged_shard_is_named_where_a_store_is_shown(command, copy, cli):
+    (copy / "shards" / "000001" / "shard.json").write_text("{}")
+    result = cli(command, copy)
+    assert result.returncode == 0
+    assert f"{copy}/shards/000001 is damaged: `ctxbatch verify {copy}` says how" in result.stderr
