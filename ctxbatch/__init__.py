@@ -100,7 +100,7 @@ def pull(url: str, out: str | Path, *, quiet: bool = True) -> "PullReport":
 
 
 def searcher(
-    outs: "Sequence[str | Path] | str | Path",
+    outs: "Sequence[str | Path | Store] | str | Path | Store",
     on: str | None = None,
     layer: int | None = None,
     model: str | None = None,
@@ -108,7 +108,7 @@ def searcher(
     """A searcher for nearest contexts over one or more stores; loads the model and the indexes once.
 
     Args:
-        outs: The stores' folders; all of one configuration.
+        outs: Stores, or their folders; all of one configuration.
         on: ``shift``, ``contextual`` or ``static``; default the first that is stored.
         layer: The layer; default the first of the run.
         model: The folder or the name of the stores' model; needed where it is not where the first store says.
@@ -118,9 +118,10 @@ def searcher(
         StoreError: A store is unfinished, empty, damaged or of another configuration than the first.
     """
     from ctxbatch.search import Searcher
+    from ctxbatch.store import Store
 
-    folders = [outs] if isinstance(outs, str | Path) else outs
-    return Searcher([open(out) for out in folders], on, layer, model)
+    several = [outs] if isinstance(outs, str | Path | Store) else outs
+    return Searcher([each if isinstance(each, Store) else open(each) for each in several], on, layer, model)
 
 
 def open(out: str | Path) -> "Store":  # noqa: A001 (users write `ctxbatch.open`)

@@ -295,16 +295,15 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Check every file of a store and what is in it; exit status 3 if something is damaged."""
-    from ctxbatch.verify import find_damage, find_source_changes, tell_sources
+    from ctxbatch.repair import find_damage, repair_store
+    from ctxbatch.verify import find_source_changes, tell_sources
 
     store = ctxbatch.open(out)
     out = str(store.place.out)
     if model is not None and not repair:
         raise InputError(f"--model {model} is only for --repair: add that, or leave it out")
     if repair:
-        from ctxbatch import runner
-
-        repaired = runner.repair(out, model, quiet=quiet)
+        repaired = repair_store(out, model, quiet=quiet)
         if repaired.shards:
             terminal.show([f"rebuilt: shards {', '.join(f'{shard:06d}' for shard in repaired.shards)}"])
         if repaired.indexes:

@@ -7,7 +7,6 @@ configuration from standard input.
 """
 
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import json
@@ -18,18 +17,18 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import CtxbatchError
-from ctxbatch.layout import cache_folder, process_name
+from ctxbatch.files import cache_folder, process_name
 from ctxbatch.models import find_model
 from ctxbatch.sealed import canonical_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 log = logging.getLogger("ctxbatch")
 # Of the configuration, what decides the program; the rest decides only what is put in.
@@ -47,65 +46,8 @@ _FIELDS = (
     "precision",
 )
 # The modules that decide what a program does.
-_COMPILED_FILES = ("compiling", "config", "encoder", "pooling", "resolving", "salience", "shift")
+_COMPILED_FILES = ("compiling", "config", "encoder", "pooling", "program", "resolving", "salience", "shift")
 _KEPT = 4
-
-
-class Program:
-    """A loaded program, called like the model that it was made from.
-
-    Called through the C interface of AOTInductor, because torch's own loader keeps Python's lock for as
-    long as a batch runs, and then nothing can be read or written beside it.
-
-    Args:
-        path: The shared library.
-
-    Raises:
-        OSError: It cannot be loaded.
-    """
-
-    def __init__(self, path: Path) -> None:
-        pointer, size = ctypes.c_void_p, ctypes.c_size_t
-        self._container = pointer()
-        library = ctypes.CDLL(str(path))
-        create = library.AOTInductorModelContainerCreateWithDevice
-        create.argtypes = (pointer, size, ctypes.c_char_p, ctypes.c_char_p)
-        if create(ctypes.byref(self._container), 1, b"cpu", None):
-            raise OSError(f"{path} cannot be loaded: delete it, it is made anew")
-        count = pointer()
-        count_outputs = library.AOTInductorModelContainerGetNumOutputs
-        count_outputs.argtypes = (pointer, pointer)
-        count_outputs(self._container, ctypes.byref(count))
-        self._n_outputs = count.value or 0
-        self._run = library.AOTInductorModelContainerRun
-        self._run.argtypes = (pointer, pointer, size, pointer, size, pointer, pointer)
-
-    def __call__(self, *inputs: "Tensor") -> "list[Tensor]":
-        """Run a batch; arguments and results are those of `ctxbatch.encoder.WordModel.forward`."""
-        from torch._C import _aoti
-
-        # The program takes ownership of what comes in, and gives that of what goes out.
-        given = [_address(each) for each in _aoti.unsafe_alloc_void_ptrs_from_tensors(list(inputs))]
-        ins, outs = (ctypes.c_void_p * len(given))(*given), (ctypes.c_void_p * self._n_outputs)()
-        if self._run(self._container, ins, len(given), outs, self._n_outputs, None, None):
-            raise RuntimeError("the compiled program failed; what it says stands above")
-        tensors: Sequence[Tensor] = _aoti.alloc_tensors_by_stealing_from_void_ptrs(
-            [_capsule(address) for address in outs]
-        )
-        return list(tensors)
-
-
-def _address(capsule: Any) -> int | None:  # noqa: ANN401 (Python has no name for this type)
-    get = ctypes.pythonapi.PyCapsule_GetPointer
-    get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-    address: int | None = get(capsule, None)
-    return address
-
-
-def _capsule(address: int | None) -> Any:  # noqa: ANN401 (Python has no name for this type)
-    new = ctypes.pythonapi.PyCapsule_New
-    new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-    return new(address, None, None)
 
 
 class CompilingError(CtxbatchError):
@@ -209,7 +151,8 @@ def _compile(config: ResolvedConfig, program: Path, folder: str | None) -> None:
     from torch._inductor import aoti_compile_and_package
     from torch.export import Dim, export
 
-    from ctxbatch.encoder import COMPILED_LEAST, COMPILED_TOKENS, WordModel
+    from ctxbatch.encoder import WordModel
+    from ctxbatch.program import COMPILED_LEAST, COMPILED_TOKENS
 
     # Attention by two batched products is faster than the fused kernel on short windows.
     found = None if folder is None else find_model(folder, None)

@@ -17,21 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from ctxbatch.batching import TokenBatch
-from ctxbatch.compiling import Program
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.models import CONFIG, ModelFolder, find_model
 from ctxbatch.pooling import AllRows, KeptRows
+from ctxbatch.program import COMPILED_LEAST, COMPILED_TOKENS, Program
 from ctxbatch.resolving import FAMILIES, Family, first_line, is_out_of_memory, model_error
 from ctxbatch.salience import Watch, attention_name
 from ctxbatch.shift import SHIFTS
 
 _COMPUTE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _STORED_TYPES = {"float32": torch.float32, "float16": torch.float16}
-# What a compiled program is made for: longer windows would need much memory for their attention, and
-# a single window or row is a shape of its own to the compiler.
-COMPILED_TOKENS = 512
-COMPILED_LEAST = 2
 
 
 class OutOfMemoryError(Exception):

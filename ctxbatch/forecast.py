@@ -7,7 +7,6 @@ import itertools
 import json
 import logging
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,8 +18,8 @@ from ctxbatch.batching import BatchMaker, Buffer
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.damage import DamagedError, telling_of_memory
 from ctxbatch.errors import ResourceError
+from ctxbatch.files import cache_folder, free_bytes, write_atomically
 from ctxbatch.indexing import expected_bytes
-from ctxbatch.layout import cache_folder, write_atomically
 from ctxbatch.readers import Record, Reject, to_record
 from ctxbatch.segment import split_sentences
 from ctxbatch.sources import Source
@@ -317,28 +316,6 @@ def _expected_rows(buffer: Buffer, config: ResolvedConfig) -> float:
 
 
 # --- room on the disk -----------------------------------------------------------------------------
-
-
-def free_bytes(out: Path) -> int:
-    """Bytes free on the disk where a store is or will be."""
-    folder = out.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def check_room(out: Path, needed: int, remedy: str) -> None:
-    """Refuse to begin what the disk cannot hold; ``remedy`` is what the command's user can do.
-
-    Raises:
-        ResourceError: It cannot.
-    """
-    free = free_bytes(out)
-    if needed > free:
-        raise ResourceError(
-            f"{out} needs about {needed / 1e9:,.2f} GB more and its disk has {free / 1e9:,.2f} GB free: "
-            f"{remedy}"
-        )
 
 
 # --- rates of past runs ---------------------------------------------------------------------------

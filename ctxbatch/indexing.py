@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ctxbatch.errors import InputError, StoreError
+from ctxbatch.files import replacing, write_json
 from ctxbatch.index import (
     WORD_ROWS,
     Index,
@@ -29,7 +30,7 @@ from ctxbatch.index import (
     facts_path,
     read_facts,
 )
-from ctxbatch.layout import INDEX, replacing, write_json
+from ctxbatch.layout import INDEX
 from ctxbatch.nearest import normalised
 from ctxbatch.postings import Postings, write
 from ctxbatch.sealed import file_digest

@@ -1,26 +1,20 @@
-"""What lies where under OUT: how its files are written, the manifest, names of the lock and the logs.
+"""What lies where under OUT: the manifest, the names of the lock and the logs, and that nothing is a link.
 
-Owns the first bytes of a store. Files that are written once are written beside their place, synced and
-renamed, so that they are there whole or not at all.
+Owns the first bytes of a store.
 """
 
-import errno
-import functools
 import itertools
 import os
 import re
-import secrets
-import socket
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus import ShardSpec
-from ctxbatch.errors import InputError, ResourceError, StoreError
+from ctxbatch.errors import InputError, StoreError
+from ctxbatch.files import create, refused_link, write_atomically
 from ctxbatch.sealed import read_bytes, seal, typed, unseal
 from ctxbatch.sources import Source
 from ctxbatch.streams import check_encoding
@@ -32,117 +26,10 @@ SHARDS = "shards"
 INDEX = "index"
 LOG = "run.log"
 LOCK = ".lock"
-# The environment variable that tells a worker its nonce, so that its coordinator can clean up after it.
-PROCESS_NONCE = "CTXBATCH_PROCESS"
 _LOGS = re.compile(r"run(\.\d+-of-\d+)?\.log")
 
 
 # --- writing files --------------------------------------------------------------------------------
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object with its own checksum, whole or not at all, and sync it.
-
-    Raises:
-        OSError: The disk refuses.
-    """
-    write_atomically(path, seal(content))
-
-
-def create(path: Path, content: bytes) -> bool:
-    """Like `write_atomically`, unless the file is there already; returns whether this one has its place.
-
-    Of several processes on several machines exactly one succeeds: a link is made whole and replaces nothing.
-
-    Raises:
-        OSError: The disk refuses.
-    """
-    beside = path.with_name(temporary_name(path.name))
-    try:
-        beside.write_bytes(content)
-        sync(beside)
-        os.link(beside, path)
-    except FileExistsError:
-        return False
-    finally:
-        beside.unlink(missing_ok=True)
-    sync(path.parent)
-    return True
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file beside its place, sync it, and rename it into place."""
-    with replacing(path) as beside:
-        beside.write_bytes(content)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write a file to, which is then synced and takes the file's place whole."""
-    beside = path.with_name(temporary_name(path.name))
-    try:
-        yield beside
-        sync(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    sync(path.parent)
-
-
-def temporary_name(name: str, process: str | None = None) -> str:
-    """What a file or a folder is called while it is written: hidden, and no other process's anywhere."""
-    return f".{name}.{process or process_name()}.tmp"
-
-
-def process_name(pid: int | None = None, nonce: str | None = None) -> str:
-    """A process among all that write to the same store: this one, or one that this one has started.
-
-    A host and a number are not enough: two containers can have both in common.
-
-    Args:
-        pid: The number of a process that this one has started.
-        nonce: The random text that it was given in its environment, as `PROCESS_NONCE`.
-    """
-    return f"{host_name().replace('.', '-')}.{nonce or _own_nonce()}.{pid or os.getpid()}"
-
-
-def new_nonce() -> str:
-    """A nonce for a process that is about to be started."""
-    return secrets.token_hex(6)
-
-
-@functools.cache
-def _own_nonce() -> str:
-    return os.environ.get(PROCESS_NONCE) or new_nonce()
-
-
-def host_name() -> str:
-    """This machine's name among those that write to the same store."""
-    return socket.gethostname()
-
-
-def sync(path: Path) -> None:
-    """Make a file's content or a folder's entries durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def cache_folder() -> Path:
-    """Return where this user's machine keeps what can be made again: compiled models, rates of past runs.
-
-    Raises:
-        ResourceError: The user has no home, and XDG_CACHE_HOME names no folder instead.
-    """
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(named).is_absolute():  # the standard has relative ones ignored
-        return Path(named) / "ctxbatch"
-    try:
-        return Path.home() / ".cache" / "ctxbatch"
-    except RuntimeError:
-        raise ResourceError("this user has no home folder for a cache: set XDG_CACHE_HOME to one") from None
 
 
 # --- the manifest ---------------------------------------------------------------------------------
@@ -291,44 +178,13 @@ def refuse_links(out: Path) -> None:
     """
     for folder in (out, out / SHARDS, out / INDEX):
         if folder.is_symlink() and folder != out:
-            raise StoreError(_is_link(folder))
+            raise StoreError(refused_link(folder))
         if not folder.is_dir():
             continue
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_symlink():
-                    raise StoreError(_is_link(Path(entry.path)))
-
-
-def open_to_write(path: Path, mode: int) -> int:
-    """Open, or make, a file of a store that is written to in its place; returns the descriptor.
-
-    Raises:
-        StoreError: It is a link, or no regular file.
-        OSError: The disk refuses.
-    """
-    flags = mode | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags, 0o644)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
-            raise StoreError(_is_link(path)) from error
-        raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise StoreError(_is_link(path))
-    return descriptor
-
-
-def _is_link(path: Path) -> str:
-    return f"{path} is a link or no regular file, and ctxbatch writes only inside a store: remove it"
+                    raise StoreError(refused_link(Path(entry.path)))
 
 
 # --- a disk that refuses --------------------------------------------------------------------------
-
-
-def as_resource_error(error: OSError, out: Path) -> ResourceError:
-    """Say in one line what stopped the writing of a store, and what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(f"the disk of {out} is full: make room and run the same command again")
-    return ResourceError(f"{out} cannot be written to ({error.strerror or error}): mend it and run again")

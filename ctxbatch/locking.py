@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ctxbatch.errors import ResourceError
-from ctxbatch.layout import LOCK, host_name, open_to_write, refuse_links
+from ctxbatch.files import host_name, open_to_write
+from ctxbatch.layout import LOCK, refuse_links
 
 # What each byte stands for. The first two are held for one run alone, or shared by the parts of one.
 _COORDINATORS = 0  # by coordinators

@@ -23,8 +23,9 @@ from ctxbatch.corpus import ShardSpec
 from ctxbatch.devices import describe_device, library_versions
 from ctxbatch.encoder import Encoder, OutOfMemoryError
 from ctxbatch.errors import ResourceError
+from ctxbatch.files import as_resource_error
 from ctxbatch.gathering import Gathered, gather
-from ctxbatch.layout import Manifest, as_resource_error
+from ctxbatch.layout import Manifest
 from ctxbatch.models import find_model
 from ctxbatch.readers import Reader, Record, Reject
 from ctxbatch.resolving import read_tokenizer

@@ -33,7 +33,8 @@ from ctxbatch.commits import (
 )
 from ctxbatch.corpus import ShardSpec
 from ctxbatch.errors import InputError, ResourceError, StoreError
-from ctxbatch.layout import MANIFEST, SHARDS, Manifest, cache_folder, check_folder
+from ctxbatch.files import cache_folder
+from ctxbatch.layout import MANIFEST, SHARDS, Manifest, check_folder
 from ctxbatch.locking import Claims
 from ctxbatch.remote import (
     OF_BUCKETS,

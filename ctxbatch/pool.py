@@ -18,7 +18,7 @@ from typing import IO, Any
 from ctxbatch.cores import UNBOUND, unbind
 from ctxbatch.dispatch import TRIES, Dispatch
 from ctxbatch.errors import CtxbatchError, error_of_kind
-from ctxbatch.layout import PROCESS_NONCE, new_nonce, process_name
+from ctxbatch.files import PROCESS_NONCE, new_nonce, process_name
 from ctxbatch.places import Place
 from ctxbatch.writer import remove_leftovers
 

@@ -9,16 +9,8 @@ from tqdm import tqdm
 
 from ctxbatch.commits import COMMIT, Commit, commit_of, shard_folder
 from ctxbatch.errors import InputError, StoreError
-from ctxbatch.forecast import check_room
-from ctxbatch.layout import (
-    SHARDS,
-    Manifest,
-    as_resource_error,
-    check_folder,
-    sync,
-    temporary_name,
-    write_json,
-)
+from ctxbatch.files import as_resource_error, check_room, sync, temporary_name, write_json
+from ctxbatch.layout import SHARDS, Manifest, check_folder
 from ctxbatch.locking import locked
 from ctxbatch.places import LocalPlace, RemotePlace, damaged_shards, manifest_of, place_of
 from ctxbatch.sealed import read_json

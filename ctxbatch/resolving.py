@@ -20,8 +20,8 @@ from tokenizers import Tokenizer
 from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR, ResolvedConfig, RunConfig, StaticKind
 from ctxbatch.devices import multiplies_bf16
 from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
+from ctxbatch.files import cache_folder
 from ctxbatch.fitting import Parts, check_config, check_tokenizer, read_shapes
-from ctxbatch.layout import cache_folder
 from ctxbatch.models import CONFIG, ModelFolder, find_model
 from ctxbatch.segment import resolve_language
 

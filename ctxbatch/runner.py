@@ -3,37 +3,32 @@
 Owns the order of these steps. Everything under OUT is written by others.
 """
 
-import contextlib
 import logging
 import math
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from ctxbatch import index, indexing
+from ctxbatch import indexing
 from ctxbatch.commits import Commit, shard_folder
 from ctxbatch.compiling import CompilingError
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.corpus import ShardSpec, corpus_bytes, examine, plan, resolve_reading
-from ctxbatch.engines import Engine, LocalEngine, open_engine
-from ctxbatch.errors import InputError, StoreError
-from ctxbatch.forecast import Estimate, check_room, estimate, remember_rate
-from ctxbatch.layout import Manifest, as_resource_error, log_path, open_to_write
-from ctxbatch.locking import locked, shared
-from ctxbatch.models import model_of_store
+from ctxbatch.engines import Engine, open_engine
+from ctxbatch.errors import InputError
+from ctxbatch.files import check_room
+from ctxbatch.forecast import Estimate, estimate, remember_rate
+from ctxbatch.layout import Manifest, log_path
 from ctxbatch.parts import PATIENCE_SECONDS, PartReport, part_of
 from ctxbatch.places import Place, manifest_of, place_of
-from ctxbatch.progress import ProgressBar
 from ctxbatch.rejecting import RejectWatch
 from ctxbatch.resuming import check_options, check_sources
+from ctxbatch.session import Session, plan_again, warn_of_mixture, writing_to
 from ctxbatch.sources import Source, find_sources
 from ctxbatch.store import Store, misread
-from ctxbatch.terminal import file_handler
 from ctxbatch.totals import totals
 from ctxbatch.units import Reading
-from ctxbatch.verify import find_damage, tell_sources
 
 log = logging.getLogger("ctxbatch")
 _SHOWN_LEFT_OUT = 3
@@ -80,13 +75,13 @@ def run(
     # torch comes last: mistakes above are told at once
     with open_engine(config) as engine:
         resolved = engine.resolve(config, corpus_bytes(sources, reading.limit))
-        with _writing_to(place, config.shard_range) as (lock, log_file):
+        with writing_to(place, config.shard_range) as (lock, log_file):
             _tell_left_out(left_out)
             manifest = _open_manifest(place, config, resolved, reading, sources, engine)
-            return _finish(_Site(place, manifest, engine, lock, log_file, quiet), config)
+            return _finish(Session(place, manifest, engine, lock, log_file, quiet), config)
 
 
-def _finish(site: "_Site", config: RunConfig) -> RunReport:
+def _finish(site: "Session", config: RunConfig) -> RunReport:
     """Run the shards that are missing, and build the index; of a part only its shards, and no index."""
     place, manifest, part = site.place, site.manifest, config.shard_range
     before = place.commits(manifest)
@@ -114,7 +109,7 @@ def _finish(site: "_Site", config: RunConfig) -> RunReport:
     store = Store(place.out)
     lost = set(mine).difference(store.commits, given_up, left)
     whole = totals(store)
-    _warn_of_mixture(whole)
+    warn_of_mixture(whole)
     if store.complete and not store.n_rows:
         kept = manifest.config.kept or "words"
         log.warning("%s holds no rows: of %d sentences none has %s", place.out, whole["sentences"], kept)
@@ -199,62 +194,6 @@ def _index(store: Store, *, quiet: bool) -> indexing.IndexReport | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class RepairReport:
-    """What a repair has rebuilt: shards by number, indexes by column."""
-
-    shards: tuple[int, ...]
-    indexes: tuple[str, ...]
-
-
-def repair(out: str | Path, model: str | None = None, *, quiet: bool = True) -> RepairReport:
-    """Make damaged and missing shards anew from the sources, and damaged indexes from the shards.
-
-    Args:
-        out: The store's folder.
-        model: Where its model is; if not given, where the store says, as
-            `ctxbatch.models.find_stored_model` finds it.
-        quiet: Show no progress on standard error.
-
-    Raises:
-        InputError: A source or the model is not there any more, or has changed.
-        StoreError: The folder is no store, or its manifest is damaged; or its model cannot be found.
-        ResourceError: The disk, a permission or another run stands in the way.
-    """
-    place = place_of(out)
-    manifest = manifest_of(place)
-    with _writing_to(place) as (lock, log_file):
-        found = list(find_damage(out))
-        for damage in found:
-            log.debug("to repair: %s", damage.text)
-        if wrong := next((damage.text for damage in found if damage.is_misread), None):
-            tell_sources(out, manifest.sources)
-            manifest = _plan_again(place, manifest, wrong)
-        commits = place.commits(manifest)
-        place.make_ready(manifest, commits)
-        damaged = {damage.shard for damage in found if damage.shard is not None}
-        intact = commits.keys() - damaged
-        todo = [spec for spec in manifest.shards if spec.shard not in intact]
-        folder = None
-        if todo:
-            folder = model_of_store(manifest.config, place.folder, model).path
-            tell_sources(out, [manifest.sources[number] for number in _read_by(todo)])
-        site = _Site(place, manifest, LocalEngine(RunConfig(), folder), lock, log_file, quiet)
-        if given_up := site.work(todo, lambda _: None, damaged):
-            raise StoreError(f"shards {given_up} of {out} cannot be made: see {log_path(place.folder)}")
-        store = Store(out)
-        files = index.index_files(place.folder) if place.is_here else []
-        stale = [path.stem for path in files if list(index.check_index(path, manifest))]
-        indexes = indexing.rebuild(store, stale, quiet=quiet)
-        _warn_of_mixture(totals(store))
-    return RepairReport(tuple(spec.shard for spec in todo), indexes)
-
-
-def _read_by(todo: Sequence[ShardSpec]) -> list[int]:
-    """The numbers of the sources that shards are made from."""
-    return sorted({segment.source for spec in todo for segment in spec.segments})
-
-
 def _look_at(
     inputs: Sequence[str | Path] | str | Path, place: Place, config: RunConfig
 ) -> tuple[list[Source], list[str], Reading]:
@@ -286,14 +225,6 @@ def _tell_left_out(left_out: Sequence[str]) -> None:
             log.debug("left out %s", each)
 
 
-def _warn_of_mixture(found: Mapping[str, Any]) -> None:
-    """Say that shards differ in what their bits can depend on."""
-    kinds = {"device": found["devices"], **found["versions"]}
-    for name, values in kinds.items():
-        if len(values) > 1:
-            log.warning("the shards are of mixed origin: %s %s", name, " and ".join(values))
-
-
 def _check_room_for_rest(
     out: Path, manifest: Manifest, done: Mapping[int, Commit], todo: Sequence[ShardSpec]
 ) -> None:
@@ -302,44 +233,6 @@ def _check_room_for_rest(
     if size_done:
         written = sum(commit.size for commit in done.values())
         check_room(out, round(written * sum(spec.size for spec in todo) / size_done), _MAKE_ROOM)
-
-
-@dataclass(frozen=True, slots=True)
-class _Site:
-    """A store that is being written to, and where its shards are made.
-
-    ``lock`` is the descriptor of the store's lock, ``log_file`` what workers write to.
-    """
-
-    place: Place
-    manifest: Manifest
-    engine: Engine
-    lock: int
-    log_file: IO[str]
-    quiet: bool
-
-    def work(
-        self,
-        todo: Sequence[ShardSpec],
-        listen: Callable[[dict[str, Any]], None],
-        anew: Collection[int] = (),
-        patience: float = math.inf,
-    ) -> list[int]:
-        """Run shards, telling ``listen`` what workers say; returns those given up."""
-        if not todo:
-            return []
-        self.engine.make_program(self.manifest.config)
-        bar = ProgressBar(sum(spec.size for spec in todo), self.quiet)
-
-        def on_message(message: dict[str, Any]) -> None:
-            bar.on_message(message)
-            listen(message)
-
-        try:
-            with self.engine.workers(self.place, self.lock, self.log_file) as workers:
-                return workers.run([spec.shard for spec in todo], on_message, anew, patience)
-        finally:
-            bar.close()
 
 
 # --- the manifest -------------------------------------------------------------------------------------
@@ -370,18 +263,7 @@ def _open_manifest(
     if place.is_here and config.shard_range is None:
         for shard, commit in place.commits(manifest).items():
             if found := misread(shard_folder(place.folder, shard), commit):
-                return _plan_again(place, manifest, f"shard {shard:06d} {found}")
-    return manifest
-
-
-def _plan_again(place: Place, manifest: Manifest, why: str) -> Manifest:
-    """Replace a plan that an earlier version made when it misread a source.
-
-    Shards whose text is planned as before count on; the others are made again.
-    """
-    log.warning("%s: the sources are planned again", why)
-    manifest = replace(manifest, shards=tuple(plan(manifest.sources, manifest.reading)))
-    place.begin(manifest, first=False)
+                return plan_again(place, manifest, f"shard {shard:06d} {found}")
     return manifest
 
 
@@ -409,36 +291,3 @@ def _begin(
 
 
 # --- the log --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _writing_to(place: Place, part: tuple[int, int] | None = None) -> Iterator[tuple[int, IO[str]]]:
-    """Hold the store's lock and log to it; yields the lock's descriptor and the log file for workers."""
-    out = place.folder
-    try:
-        hold = locked(out) if part is None else shared(out)
-        with hold as lock, _logging_to(log_path(out, part)) as log_file:
-            yield lock, log_file
-    except OSError as error:
-        raise as_resource_error(error, out) from error
-
-
-@contextlib.contextmanager
-def _logging_to(path: Path) -> Iterator[IO[str]]:
-    """Append everything that is logged to a file; yields it, for the workers' messages."""
-    descriptor = open_to_write(path, os.O_WRONLY | os.O_APPEND)
-    stream = os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
-    handler = file_handler(stream)
-    level = log.level
-    log.setLevel(logging.DEBUG)
-    log.addHandler(handler)
-    try:
-        yield stream
-    except BaseException as error:
-        log.debug("ended: %s: %s", type(error).__name__, error)
-        raise
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-        with contextlib.suppress(OSError):  # a full disk: what stopped the run says so
-            stream.close()

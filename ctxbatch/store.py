@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,6 @@ from ctxbatch.errors import StoreError
 from ctxbatch.places import damaged_shards, manifest_of, place_of
 from ctxbatch.schema import sentences_schema, words_schema
 from ctxbatch.sealed import file_digest, open_regular, typed
-
-if TYPE_CHECKING:
-    from ctxbatch.search import Searcher
 
 log = logging.getLogger("ctxbatch")
 # Arrow's own pool keeps what it has freed; what is gathered for hits is little and soon gone.
@@ -322,12 +319,6 @@ class Store:
             path = shard_folder(self.path, shard) / name
             self._files[key] = ArrowFile(path, self._schema(name), n_rows, commit.files[name])
         return self._files[key]
-
-    def searcher(self, on: str | None = None, layer: int | None = None) -> "Searcher":
-        """A searcher for nearest contexts; loads the model and the index once."""
-        from ctxbatch.search import Searcher
-
-        return Searcher([self], on, layer)
 
 
 def check_has_rows(store: Store) -> None:

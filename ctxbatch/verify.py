@@ -24,13 +24,12 @@ from ctxbatch.commits import (
 )
 from ctxbatch.corpus import ShardSpec
 from ctxbatch.errors import InputError, StoreError
-from ctxbatch.index import check_index, index_files
-from ctxbatch.layout import INDEX, SHARDS, Manifest
-from ctxbatch.places import manifest_of, place_of
+from ctxbatch.layout import SHARDS, Manifest
+from ctxbatch.places import Place, manifest_of, place_of
 from ctxbatch.readers import Reader, place
 from ctxbatch.remote import without_password
 from ctxbatch.schema import sentences_schema, words_schema
-from ctxbatch.sealed import file_digest, is_there, read_bytes, size_of
+from ctxbatch.sealed import file_digest, read_bytes, size_of
 from ctxbatch.sources import Source, current_size
 from ctxbatch.store import misread
 
@@ -51,17 +50,14 @@ class Damage:
     is_misread: bool = False
 
 
-def find_damage(out: str | Path) -> Iterator[Damage]:
-    """Yield everything in a store that is not as it was written, indexes included.
+def find_shard_damage(place: Place, manifest: Manifest) -> Iterator[Damage]:
+    """Yield everything in a store's shards that is not as it was written.
 
     A shard that is missing is not damage but unfinished work, and not named here.
 
     Raises:
-        StoreError: The folder is no store, or its manifest is damaged.
         ResourceError: The disk, a permission or the network does not let something be read.
     """
-    place = place_of(out)
-    manifest = manifest_of(place)
     for spec in manifest.shards:
         with place.shard_files(spec.shard) as folder:
             if folder is not None:
@@ -73,12 +69,6 @@ def find_damage(out: str | Path) -> Iterator[Damage]:
     for entry in sorted((place.folder / SHARDS).glob("[!.]*")):
         if entry.name not in planned:
             yield Damage(f"{entry} is not part of the store: remove it")
-    index = place.folder / INDEX
-    if is_there(index) and not index.is_dir():
-        yield Damage(f"{index} is no folder: remove it", index=INDEX)
-    for path in index_files(place.folder):
-        for text in check_index(path, manifest):
-            yield Damage(text, index=path.stem)
 
 
 def _shard_damage(folder: Path, name: str, manifest: Manifest, spec: ShardSpec) -> Iterator[Damage]:

@@ -25,8 +25,9 @@ from ctxbatch.arrow_files import frame_facts
 from ctxbatch.batching import Buffer
 from ctxbatch.commits import COMMIT, REJECTS, SENTENCES, WORDS, Commit, Counts, commit_of, shard_folder
 from ctxbatch.config import ResolvedConfig
+from ctxbatch.files import sync, temporary_name, write_json
 from ctxbatch.gathering import Gathered
-from ctxbatch.layout import FORMAT_VERSION, INDEX, SHARDS, sync, temporary_name, write_json
+from ctxbatch.layout import FORMAT_VERSION, INDEX, SHARDS
 from ctxbatch.readers import Reject
 from ctxbatch.schema import sentences_schema, words_schema
 from ctxbatch.segment import Sentence

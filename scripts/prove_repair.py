@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 from ctxbatch.errors import StoreError
-from ctxbatch.verify import find_damage
+from ctxbatch.repair import find_damage
 
 
 def main() -> int:

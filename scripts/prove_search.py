@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     store = ctxbatch.open(options.out)
-    searcher = store.searcher()
+    searcher = ctxbatch.searcher(store)
     queries = make_queries(store, options.queries, options.seed)
     vectors = np.stack([encode(searcher, query) for query in queries])
     every = brute_force(store, searcher.column, vectors)

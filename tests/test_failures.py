@@ -17,10 +17,10 @@ from stores import arrow_digests, make_store
 
 import ctxbatch
 from ctxbatch import InputError, ResourceError, RunConfig, StoreError
+from ctxbatch.files import write_json
 from ctxbatch.indexing import SCAN_ROWS
-from ctxbatch.layout import write_json
+from ctxbatch.repair import find_damage, repair_store
 from ctxbatch.sealed import file_digest, read_json
-from ctxbatch.verify import find_damage
 
 LINES = [line for line in TEXT.splitlines() if line.strip() and "antidis" not in line]
 
@@ -134,14 +134,12 @@ def test_missing_shards_are_made_by_repair(finished, copy, cli):
 
 
 def test_repair_needs_the_source_as_it_was(copy, corpus):
-    from ctxbatch import runner
-
     shutil.rmtree(copy / "shards" / "000000")
     content = corpus.read_bytes()
     try:
         corpus.write_bytes(b"x" + content[1:])
         with pytest.raises(InputError, match="changed after the run was planned"):
-            runner.repair(copy)
+            repair_store(copy)
     finally:
         corpus.write_bytes(content)
 
@@ -248,7 +246,7 @@ def test_a_full_disk_stops_the_run_and_with_room_it_goes_on(tmp_path, tiny):
 def test_a_run_that_the_disk_cannot_hold_is_refused_before_it_begins(tmp_path, tiny, monkeypatch):
     corpus = write_corpus(tmp_path / "a.txt", 100)
     config = {"model": str(tiny()), "index": False}
-    monkeypatch.setattr("ctxbatch.forecast.free_bytes", lambda _: 10_000)
+    monkeypatch.setattr("ctxbatch.files.free_bytes", lambda _: 10_000)
     with pytest.raises(ResourceError, match=r"needs about .* make room, name another -o .* or .*--force"):
         ctxbatch.run(corpus, tmp_path / "out", RunConfig(**config))
     assert not (tmp_path / "out" / "manifest.json").exists()

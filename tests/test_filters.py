@@ -10,6 +10,7 @@ from brute import cosines, query_vectors
 from models import TEXT
 from stores import make_store
 
+import ctxbatch
 from ctxbatch import Filters, InputError, RunConfig, index, indexing
 from ctxbatch.search import Searcher
 from ctxbatch.store import Store
@@ -98,7 +99,7 @@ def check(searcher, store, rows, tolerance=0.0):
 
 
 def test_filters_agree_with_brute_force_where_rows_are_compared_one_by_one(store, rows):
-    check(store.searcher(), store, rows)
+    check(ctxbatch.searcher(store), store, rows)
 
 
 def test_filters_agree_with_brute_force_where_an_index_proposes(store, rows, tmp_path, monkeypatch):
@@ -116,7 +117,7 @@ def test_hits_of_several_stores_are_distinct_together(store, tmp_path):
     both = Searcher([store, Store(tmp_path / "copy")])
     hits = both.search(QUERIES[0], 20, Filters(distinct="word"))
     assert len({hit.word.casefold() for hit in hits}) == len(hits) == 20
-    alone = [hit.score for hit in store.searcher().search(QUERIES[0], 20, Filters(distinct="word"))]
+    alone = [hit.score for hit in ctxbatch.searcher(store).search(QUERIES[0], 20, Filters(distinct="word"))]
     np.testing.assert_allclose([hit.score for hit in hits], alone, atol=1e-6)
 
 

@@ -76,7 +76,7 @@ def test_an_index_names_what_it_was_built_from(indexed):
 
 
 def test_a_damaged_or_stale_index_is_refused_with_the_command_that_rebuilds_it(indexed):
-    from ctxbatch.verify import find_damage
+    from ctxbatch.repair import find_damage
 
     path = indexed.path / "index" / "shift_3.faiss"
     whole = path.read_bytes()
@@ -89,7 +89,7 @@ def test_a_damaged_or_stale_index_is_refused_with_the_command_that_rebuilds_it(i
         assert command in "".join(damage.text for damage in find_damage(indexed.path))
     path.write_bytes(whole)
     assert list(find_damage(indexed.path)) == []
-    from ctxbatch.layout import write_json
+    from ctxbatch.files import write_json
     from ctxbatch.sealed import read_json
 
     facts = read_json(path.with_suffix(".json"))

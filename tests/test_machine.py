@@ -28,7 +28,7 @@ def test_a_user_without_a_home_gets_an_estimate_and_a_run(tmp_path, tiny, text, 
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr("ctxbatch.layout.Path.home", no_home)
+    monkeypatch.setattr("ctxbatch.files.Path.home", no_home)
     assert cli("plan", text, "-o", tmp_path / "out", "--model", tiny()).returncode == 0
     assert cli("run", text, "-o", tmp_path / "out", "--model", tiny()).returncode in (0, 3)
     result = cli("status", "s3://bucket/store")

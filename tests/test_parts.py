@@ -16,12 +16,13 @@ from stores import arrow_digests
 import ctxbatch
 from ctxbatch import InputError, ResourceError, RunConfig, StoreError, indexing
 from ctxbatch.corpus import ShardSpec
-from ctxbatch.layout import Manifest, create
+from ctxbatch.files import create
+from ctxbatch.layout import Manifest
 from ctxbatch.locking import Claims, claimed, is_locked, locked, shared
 from ctxbatch.parts import part_of
 from ctxbatch.places import LocalPlace
+from ctxbatch.repair import find_damage
 from ctxbatch.sealed import read_json, seal
-from ctxbatch.verify import find_damage
 
 N_LINES = 1_000
 SHARD_SIZE = 8_500

@@ -22,9 +22,10 @@ from corpora import (
 from stores import make_store, rows_of
 
 import ctxbatch
-from ctxbatch import RunConfig, remote, runner
+from ctxbatch import RunConfig, remote
 from ctxbatch.errors import InputError, ResourceError, StoreError
 from ctxbatch.readers import Reject
+from ctxbatch.repair import repair_store
 from ctxbatch.sources import find_sources
 from ctxbatch.verify import find_source_changes
 
@@ -204,7 +205,7 @@ def test_an_object_that_vanished_before_a_repair_is_named(tmp_path, bucket, tiny
     message = f"{root}/a.txt cannot be read: no such object, folder or bucket"
     assert list(find_source_changes(out)) == [message]
     with pytest.raises(InputError, match=f"^{message}$"):
-        runner.repair(out)
+        repair_store(out)
 
 
 # --- failures are no damage -----------------------------------------------------------------------

@@ -15,8 +15,8 @@ from stores import arrow_digests, make_store
 import ctxbatch
 from ctxbatch import InputError, ResourceError, RunConfig, StoreError, places, remote
 from ctxbatch.places import RemotePlace, place_of
+from ctxbatch.repair import find_damage
 from ctxbatch.sealed import read_json, seal, unseal
-from ctxbatch.verify import find_damage
 
 N_LINES = 1_000
 

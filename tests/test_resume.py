@@ -224,7 +224,7 @@ def test_a_shard_without_an_intact_commit_record_is_made_again(copy, arguments, 
 
 def test_a_shard_of_another_run_does_not_count(copy, arguments, reference, cli):
     """Neither one of another configuration, nor one of other text, nor one whose files are cut off."""
-    from ctxbatch.layout import write_json
+    from ctxbatch.files import write_json
     from ctxbatch.sealed import read_json
 
     for number, change in enumerate(({"fingerprint": "another"}, {"inputs": []})):
@@ -257,7 +257,7 @@ def test_a_run_killed_before_its_first_shard_is_begun_again(arguments, reference
 
 
 def test_shards_of_mixed_origin_are_reported(copy, corpus, tiny, caplog):
-    from ctxbatch.layout import write_json
+    from ctxbatch.files import write_json
     from ctxbatch.sealed import read_json
 
     path = copy / "shards" / "000001" / "shard.json"
@@ -279,7 +279,7 @@ def test_a_damaged_manifest_is_found_and_a_new_run_asked_for(copy, cli):
 
 
 def test_a_newer_format_is_refused(copy, cli):
-    from ctxbatch.layout import write_json
+    from ctxbatch.files import write_json
     from ctxbatch.sealed import read_json
 
     path = copy / "manifest.json"
@@ -291,7 +291,7 @@ def test_a_newer_format_is_refused(copy, cli):
 
 
 def test_the_time_between_two_runs_does_not_count(copy):
-    from ctxbatch.layout import write_json
+    from ctxbatch.files import write_json
     from ctxbatch.sealed import read_json
     from ctxbatch.totals import totals
 

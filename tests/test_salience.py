@@ -8,6 +8,7 @@ from models import FAMILIES, PLAIN_TEXT
 from oracle import Oracle
 from stores import make_store
 
+import ctxbatch
 from ctxbatch import InputError, RunConfig
 from ctxbatch.resolving import resolve
 
@@ -90,7 +91,7 @@ def test_without_a_mark_the_most_salient_word_is_searched_for(tiny, oracle, tmp_
     (tmp_path / "a.txt").write_text(PLAIN_TEXT)
     folder = tiny()
     config = RunConfig(model=str(folder), pool="none", keep_punctuation=False)
-    searcher = make_store(tmp_path / "out", [tmp_path / "a.txt"], config).searcher()
+    searcher = ctxbatch.searcher(make_store(tmp_path / "out", [tmp_path / "a.txt"], config))
     sentence = "Nobody wanted the unbelievableness of it."
     (answer,) = searcher.ask([sentence], 3)
     rows, _ = oracle().rows(sentence)
@@ -106,5 +107,5 @@ def test_a_family_that_hides_its_attention_needs_a_mark(tiny, tmp_path):
     (tmp_path / "a.txt").write_text("one two three\n")
     store = make_store(tmp_path / "out", [tmp_path / "a.txt"], RunConfig(model=str(tiny("mpnet"))))
     with pytest.raises(InputError, match="models of the family mpnet do not show which is salient: mark"):
-        store.searcher().search("one two")
-    assert store.searcher().search("one [two]", 1)[0].word
+        ctxbatch.searcher(store).search("one two")
+    assert ctxbatch.searcher(store).search("one [two]", 1)[0].word

@@ -47,14 +47,14 @@ def test_the_query_is_encoded_as_the_store_was(store, corpus):
 
 
 def test_fewer_hits_only_where_there_are_fewer_rows(store):
-    assert len(store.searcher().search("I want an [apple].", 10**6)) == store.n_rows
-    none = store.searcher().search("I want an [apple].", 5, Filters(words=("no such word",)))
+    assert len(ctxbatch.searcher(store).search("I want an [apple].", 10**6)) == store.n_rows
+    none = ctxbatch.searcher(store).search("I want an [apple].", 5, Filters(words=("no such word",)))
     assert none == []
 
 
 def test_a_word_of_several_pieces_queries_with_each_where_rows_are_pieces(corpus, tiny, tmp_path):
     store = make_store(tmp_path / "out", [corpus], RunConfig(model=str(tiny()), pool="none"))
-    searcher = store.searcher()
+    searcher = ctxbatch.searcher(store)
     query = "an [unbelievableness] of things"
     vectors = query_vectors(searcher, query)
     assert len(vectors) > 1
@@ -81,7 +81,7 @@ def test_a_word_of_several_pieces_queries_with_each_where_rows_are_pieces(corpus
 )
 def test_a_query_that_means_no_single_word_is_refused(store, query, message):
     with pytest.raises(InputError, match=message):
-        store.searcher().search(query)
+        ctxbatch.searcher(store).search(query)
 
 
 def test_literal_brackets_are_text():
@@ -92,7 +92,7 @@ def test_literal_brackets_are_text():
 
 def test_many_queries_are_answered_as_each_alone_is(store):
     """Marked words, several in a sentence or in one pair of brackets, and rows; the bad ones by name."""
-    searcher = store.searcher()
+    searcher = ctxbatch.searcher(store)
     queries = [*QUERIES, "[two words] of [one]", 5, "no [?] word", "[open", (2 << 32) + 1]
     rejected = []
     answers = searcher.ask(queries, 5, on_reject=lambda number, error: rejected.append((number, str(error))))
@@ -112,7 +112,7 @@ def test_many_queries_are_answered_as_each_alone_is(store):
 
 
 def test_more_like_a_row_never_finds_the_row_itself(store):
-    searcher = store.searcher()
+    searcher = ctxbatch.searcher(store)
     row_ids = store.row_ids()
     for position in (0, 7, store.n_rows - 1):
         vector = store.take(searcher.column, row_ids[[position]])[0].astype(np.float64)
@@ -124,7 +124,7 @@ def test_more_like_a_row_never_finds_the_row_itself(store):
 
 
 def test_an_explanation_adds_up_to_the_score(store):
-    searcher = store.searcher()
+    searcher = ctxbatch.searcher(store)
     query = QUERIES[0]
     vector = query_vectors(searcher, query)[0]
     for hit in searcher.search(query, 3, explain=True):
@@ -141,7 +141,7 @@ def test_an_explanation_adds_up_to_the_score(store):
 def test_context_is_the_sentences_around_in_the_same_source(store):
     every = store.sentences.to_table(columns=["sentence_id", "text"]).to_pylist()
     place = {row["sentence_id"]: number for number, row in enumerate(every)}
-    hits = store.searcher().search("[Things] happen here", 30, context=2)
+    hits = ctxbatch.searcher(store).search("[Things] happen here", 30, context=2)
     assert any(not hit.before for hit in hits) or len(hits) == 30
     for hit in hits:
         at = place[hit.sentence_id]
@@ -181,20 +181,20 @@ def test_queries_from_standard_input_are_utf_8_whatever_the_locale(store):
 )
 def test_wrong_arguments_are_refused_in_python_too(store, call):
     with pytest.raises(InputError):
-        call(store.searcher())
+        call(ctxbatch.searcher(store))
 
 
 def test_threads_share_a_searcher(store):
     from concurrent.futures import ThreadPoolExecutor
 
-    searcher = store.searcher()
+    searcher = ctxbatch.searcher(store)
     alone = [searcher.search(query, 5) for query in QUERIES]
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(lambda query: searcher.search(query, 5), QUERIES)) == alone
 
 
 def test_vectors_are_searched_for_as_they_are(store):
-    searcher = store.searcher()
+    searcher = ctxbatch.searcher(store)
     row_ids = store.row_ids()[[3, 50]]
     found, scores = searcher.nearest(3 * store.take(searcher.column, row_ids).astype(np.float32), 4)
     assert found.shape == scores.shape == (2, 4)
@@ -232,7 +232,7 @@ def test_zero_vectors_score_zero_and_a_zero_query_is_an_error(tiny, tmp_path):
     # A floor above everything: no ratio is defined, every shift is zero.
     store = make_store(tmp_path / "out", [tmp_path / "a.txt"], RunConfig(model=str(tiny()), floor=1e6))
     with pytest.raises(InputError, match="vector of 'two' is zero"):
-        store.searcher().search("one [two]")
+        ctxbatch.searcher(store).search("one [two]")
     column = Column([np.array([[0, 0], [1, 0], [-1, 0]], np.float16)], 2, np.float16)
     ids, scores = nearest.scan(column, np.array([[1, 0]], np.float32), 3)
     assert ids.tolist() == [[1, 0, 2]]
@@ -263,7 +263,7 @@ def test_an_unfinished_store_is_not_searched(store, tmp_path):
     shutil.copytree(store.path, out)
     shutil.rmtree(out / "shards" / "000001")
     with pytest.raises(StoreError, match=r"is not finished \(\d+ of \d+ shards\)"):
-        Store(out).searcher()
+        ctxbatch.searcher(Store(out))
     with pytest.raises(StoreError, match="lacks 1 of its shards"):
         indexing.build(Store(out), "shift_3")
 

@@ -14,10 +14,10 @@ from stores import make_store
 import ctxbatch
 from ctxbatch import ResourceError, RunConfig, StoreError, sealed, tables
 from ctxbatch.damage import DamagedError
-from ctxbatch.layout import write_json
+from ctxbatch.files import write_json
+from ctxbatch.repair import find_damage
 from ctxbatch.sealed import file_digest, read_json
 from ctxbatch.store import Store
-from ctxbatch.verify import find_damage
 
 PLAIN = ("row_id", "sentence_id", "word_index", "word", "char_start", "char_end", "n_pieces", "salience")
 

@@ -1,0 +1,197 @@
+"""Writing files: whole or not at all, inside the store alone, and only where there is room.
+
+A file that is written once is written beside its place, synced and renamed. The names of what is being
+written are hidden, and no other process's anywhere. Also the folder of what this machine keeps for a user.
+"""
+
+import errno
+import functools
+import os
+import secrets
+import shutil
+import socket
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ctxbatch.errors import ResourceError, StoreError
+from ctxbatch.sealed import seal
+
+# The environment variable that tells a worker its nonce, so that its coordinator can clean up after it.
+PROCESS_NONCE = "CTXBATCH_PROCESS"
+
+
+# --- whole or not at all ----------------------------------------------------------------------
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object with its own checksum, whole or not at all, and sync it.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    write_atomically(path, seal(content))
+
+
+def create(path: Path, content: bytes) -> bool:
+    """Like `write_atomically`, unless the file is there already; returns whether this one has its place.
+
+    Of several processes on several machines exactly one succeeds: a link is made whole and replaces nothing.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    beside = path.with_name(temporary_name(path.name))
+    try:
+        beside.write_bytes(content)
+        sync(beside)
+        os.link(beside, path)
+    except FileExistsError:
+        return False
+    finally:
+        beside.unlink(missing_ok=True)
+    sync(path.parent)
+    return True
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file beside its place, sync it, and rename it into place."""
+    with replacing(path) as beside:
+        beside.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path to write a file to, which is then synced and takes the file's place whole."""
+    beside = path.with_name(temporary_name(path.name))
+    try:
+        yield beside
+        sync(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Make a file's content or a folder's entries durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- names while a file is written ------------------------------------------------------------
+
+
+def temporary_name(name: str, process: str | None = None) -> str:
+    """What a file or a folder is called while it is written: hidden, and no other process's anywhere."""
+    return f".{name}.{process or process_name()}.tmp"
+
+
+def process_name(pid: int | None = None, nonce: str | None = None) -> str:
+    """A process among all that write to the same store: this one, or one that this one has started.
+
+    A host and a number are not enough: two containers can have both in common.
+
+    Args:
+        pid: The number of a process that this one has started.
+        nonce: The random text that it was given in its environment, as `PROCESS_NONCE`.
+    """
+    return f"{host_name().replace('.', '-')}.{nonce or _own_nonce()}.{pid or os.getpid()}"
+
+
+def new_nonce() -> str:
+    """A nonce for a process that is about to be started."""
+    return secrets.token_hex(6)
+
+
+@functools.cache
+def _own_nonce() -> str:
+    return os.environ.get(PROCESS_NONCE) or new_nonce()
+
+
+def host_name() -> str:
+    """This machine's name among those that write to the same store."""
+    return socket.gethostname()
+
+
+# --- inside the store alone -------------------------------------------------------------------
+
+
+def open_to_write(path: Path, mode: int) -> int:
+    """Open, or make, a file of a store that is written to in its place; returns the descriptor.
+
+    Raises:
+        StoreError: It is a link, or no regular file.
+        OSError: The disk refuses.
+    """
+    flags = mode | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise StoreError(refused_link(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise StoreError(refused_link(path))
+    return descriptor
+
+
+def refused_link(path: Path) -> str:
+    """What is said of a link where one may not be."""
+    return f"{path} is a link or no regular file, and ctxbatch writes only inside a store: remove it"
+
+
+# --- room, and a disk that refuses ------------------------------------------------------------
+
+
+def free_bytes(out: Path) -> int:
+    """Bytes free on the disk where a store is or will be."""
+    folder = out.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def check_room(out: Path, needed: int, remedy: str) -> None:
+    """Refuse to begin what the disk cannot hold; ``remedy`` is what the command's user can do.
+
+    Raises:
+        ResourceError: It cannot.
+    """
+    free = free_bytes(out)
+    if needed > free:
+        raise ResourceError(
+            f"{out} needs about {needed / 1e9:,.2f} GB more and its disk has {free / 1e9:,.2f} GB free: "
+            f"{remedy}"
+        )
+
+
+def as_resource_error(error: OSError, out: Path) -> ResourceError:
+    """Say in one line what stopped the writing of a store, and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(f"the disk of {out} is full: make room and run the same command again")
+    return ResourceError(f"{out} cannot be written to ({error.strerror or error}): mend it and run again")
+
+
+# --- the cache --------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """Return where this user's machine keeps what can be made again: compiled models, rates of past runs.
+
+    Raises:
+        ResourceError: The user has no home, and XDG_CACHE_HOME names no folder instead.
+    """
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(named).is_absolute():  # the standard has relative ones ignored
+        return Path(named) / "ctxbatch"
+    try:
+        return Path.home() / ".cache" / "ctxbatch"
+    except RuntimeError:
+        raise ResourceError("this user has no home folder for a cache: set XDG_CACHE_HOME to one") from None
