@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from ctxbatch import cores as _cores  # noqa: F401 (before any library that binds this process to a core)
 from ctxbatch.config import RunConfig
 from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
-from ctxbatch.filters import Filters
+from ctxbatch.search.filters import Filters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ctxbatch.forecast import Estimate
-    from ctxbatch.pulling import PullReport
-    from ctxbatch.runner import RunReport
-    from ctxbatch.search import Searcher
-    from ctxbatch.store import Store
+    from ctxbatch.execution.estimate import Estimate
+    from ctxbatch.execution.run import RunReport
+    from ctxbatch.search.searcher import Searcher
+    from ctxbatch.store.pull import PullReport
+    from ctxbatch.store.reader import Store
 
 __version__ = metadata.version("ctxbatch")
 __all__ = [
@@ -57,9 +57,9 @@ def run(
         StoreError: ``out`` is no store, is damaged, or was made with another configuration or text.
         ResourceError: The disk, a permission or another run stands in the way; run again when mended.
     """
-    from ctxbatch import runner
+    from ctxbatch.execution import run
 
-    return runner.run(inputs, out, config, quiet=quiet)
+    return run.run(inputs, out, config, quiet=quiet)
 
 
 def estimate(
@@ -76,9 +76,9 @@ def estimate(
         InputError: An input, an option or the model cannot be used as it is.
         StoreError: ``out`` is a folder of something else.
     """
-    from ctxbatch import runner
+    from ctxbatch.execution import run
 
-    return runner.make_estimate(inputs, out, config)
+    return run.make_estimate(inputs, out, config)
 
 
 def pull(url: str, out: str | Path, *, quiet: bool = True) -> "PullReport":
@@ -94,9 +94,9 @@ def pull(url: str, out: str | Path, *, quiet: bool = True) -> "PullReport":
         StoreError: There is no store, or the folder is something else.
         ResourceError: The network, the disk, a permission or another run stands in the way.
     """
-    from ctxbatch import pulling
+    from ctxbatch.store import pull
 
-    return pulling.pull(url, out, quiet=quiet)
+    return pull.pull(url, out, quiet=quiet)
 
 
 def searcher(
@@ -117,8 +117,8 @@ def searcher(
         InputError: The stores hold no such vectors.
         StoreError: A store is unfinished, empty, damaged or of another configuration than the first.
     """
-    from ctxbatch.search import Searcher
-    from ctxbatch.store import Store
+    from ctxbatch.search.searcher import Searcher
+    from ctxbatch.store.reader import Store
 
     several = [outs] if isinstance(outs, str | Path | Store) else outs
     return Searcher([each if isinstance(each, Store) else open(each) for each in several], on, layer, model)
@@ -131,6 +131,6 @@ def open(out: str | Path) -> "Store":  # noqa: A001 (users write `ctxbatch.open`
         StoreError: It is no store, or its manifest is damaged.
         ResourceError: The network fails.
     """
-    from ctxbatch.store import Store
+    from ctxbatch.store.reader import Store
 
     return Store(out)

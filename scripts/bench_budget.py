@@ -24,8 +24,8 @@ from contenders import run_batches
 from measuring import say, shown
 
 if TYPE_CHECKING:
-    from ctxbatch.batching import TokenBatch
-    from ctxbatch.encoder import Encoder
+    from ctxbatch.model.encoder import Encoder
+    from ctxbatch.text.batching import TokenBatch
 
 _CPU_BUDGETS = [256, 512, 1024, 2048, 4096]
 _GPU_BUDGETS = [4096, 8192, 16384, 32768, 65536]
@@ -34,13 +34,13 @@ _GPU_BUDGETS = [4096, 8192, 16384, 32768, 65536]
 def main() -> int:
     """Run the sweep; returns the exit status."""
     options = parse()
-    from ctxbatch import compiling, devices, encoder, resolving
     from ctxbatch.config import RunConfig
+    from ctxbatch.model import compiling, devices, encoder, resolve
 
     devices.choose_devices([options.device])
     devices.use_one_thread()
     config = RunConfig(model=options.model, compile=options.compile, index=False)
-    resolved = resolving.resolve(config, options.device)
+    resolved = resolve.resolve(config, options.device)
     program = compiling.make_program(resolved) if resolved.compiled else None
     model = encoder.Encoder(resolved, options.device, program)
     with tempfile.TemporaryDirectory() as folder:

@@ -41,8 +41,8 @@ def main() -> int:
     if not torch.cuda.is_available():
         say("no GPU here: torch sees no CUDA device")
         return 2
-    from ctxbatch.devices import describe_device
-    from ctxbatch.models import find_model
+    from ctxbatch.model.devices import describe_device
+    from ctxbatch.model.hub import find_model
 
     with tempfile.TemporaryDirectory(prefix="ctxbatch-bench-", dir=options.out) as folder:
         work = Path(folder)
@@ -76,7 +76,7 @@ def parse() -> argparse.Namespace:
 def measure(model: Path, text: Path, work: Path, repeats: int) -> dict[str, Any]:
     """Medians of all rounds for one model."""
     from ctxbatch.config import RunConfig
-    from ctxbatch.resolving import resolve
+    from ctxbatch.model.resolve import resolve
 
     size = text.stat().st_size
     config = RunConfig(model=str(model), shard_size=-(-size // 8), index=False, devices=(_DEVICE,))
@@ -128,7 +128,7 @@ def peak_rate(shapes: Sequence[tuple[int, int]], tokens: int) -> float:
 
 def encode_rate(config: "ResolvedConfig", batches: Sequence[Any]) -> float:
     """Tokens a second of the encoder, vectors brought back to the host."""
-    from ctxbatch.encoder import Encoder
+    from ctxbatch.model.encoder import Encoder
 
     model = Encoder(config, _DEVICE)
     for _ in model.encode(batches[:8]):

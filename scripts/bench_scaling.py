@@ -34,7 +34,7 @@ def main() -> int:
     """Run all sizes; returns the exit status."""
     options = parse()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    from ctxbatch.models import find_model
+    from ctxbatch.model.hub import find_model
 
     model = str(find_model(options.model, None).path)
     with tempfile.TemporaryDirectory(prefix="ctxbatch-bench-", dir=options.out) as folder:

@@ -82,7 +82,7 @@ def encode(
     command = [
         sys.executable,
         "-m",
-        "ctxbatch.cli",
+        "ctxbatch.cli.main",
         "run",
         str(text),
         "-o",
@@ -112,7 +112,7 @@ def write_altered(corpus: Path, path: Path) -> Path:
 def draw(out: Path, n: int) -> np.ndarray:
     """Normalised shift vectors of so many rows of a store."""
     import ctxbatch
-    from ctxbatch.nearest import normalised
+    from ctxbatch.search.exact import normalised
 
     store = ctxbatch.open(out)
     column = store.column(store.config.column("shift"))
@@ -131,7 +131,7 @@ def measure(
 ) -> dict[str, Any]:
     """Build what is compared, one after another, and let all answer in turns."""
     import ctxbatch
-    from ctxbatch.nearest import scan
+    from ctxbatch.search.exact import scan
 
     store = ctxbatch.open(out)
     name = store.config.column("shift")
@@ -164,10 +164,10 @@ def build(
 ) -> tuple[dict[str, Any], Search]:
     """Build the index of ctxbatch by its command and load it."""
     import ctxbatch
-    from ctxbatch.index import open_index
+    from ctxbatch.search.index import open_index
 
     say(f"building: ctxbatch index {' '.join(settings)}")
-    command = [sys.executable, "-m", "ctxbatch.cli", "index", str(out), "--on", "shift", *settings]
+    command = [sys.executable, "-m", "ctxbatch.cli.main", "index", str(out), "--on", "shift", *settings]
     finished = measuring.run_process(command, environment)
     store = ctxbatch.open(out)
     index = open_index(store, column)
@@ -187,7 +187,7 @@ def build_flat(column: Any, sample: np.ndarray, best: np.ndarray) -> tuple[dict[
     """IVF-Flat: whole vectors in memory, as many probes as find 0.95 of the ten nearest."""
     import faiss
 
-    from ctxbatch.nearest import normalised
+    from ctxbatch.search.exact import normalised
 
     say("building: IVF-Flat")
     started = time.perf_counter()
@@ -281,7 +281,7 @@ def answer_in_child(out: Path) -> int:
 
     store = ctxbatch.open(out)
     rows = store.row_ids(np.arange(0, store.n_rows, max(1, store.n_rows // 1000))).tolist()
-    import ctxbatch.search
+    import ctxbatch.search.searcher
 
     before = measuring.status(os.getpid(), "RssAnon:")
     with measuring.MemoryWatch([os.getpid()]) as watch:

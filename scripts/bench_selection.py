@@ -33,7 +33,7 @@ def main() -> int:
     """Run all selections in turns; returns the exit status."""
     options = parse()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    from ctxbatch.models import find_model
+    from ctxbatch.model.hub import find_model
 
     with tempfile.TemporaryDirectory(prefix="ctxbatch-bench-", dir=options.out) as folder:
         work = Path(folder)

@@ -77,9 +77,9 @@ class Job:
     @property
     def worker_environment(self) -> dict[str, str]:
         """That of a process that computes with one thread, as the pool sets it for its workers."""
-        from ctxbatch import pool
+        from ctxbatch.execution import local_pool
 
-        return {**self.environment, **dict.fromkeys(pool._THREADS, "1"), **pool._MEMORY}
+        return {**self.environment, **dict.fromkeys(local_pool._THREADS, "1"), **local_pool._MEMORY}
 
     @property
     def operations_per_token(self) -> int:
@@ -145,8 +145,8 @@ def prepare(options: argparse.Namespace, work: Path) -> Job:
     """Model and text for all contenders, in the folder where they work."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     from ctxbatch.config import RunConfig
-    from ctxbatch.models import find_model
-    from ctxbatch.resolving import resolve
+    from ctxbatch.model.hub import find_model
+    from ctxbatch.model.resolve import resolve
 
     model = find_model(options.model, None).path
     if options.random:
@@ -163,7 +163,7 @@ def prepare_text(corpus: Path, n_lines: int, path: Path, config: "ResolvedConfig
     """
     from tokenizers import Tokenizer
 
-    from ctxbatch.resolving import read_tokenizer
+    from ctxbatch.model.resolve import read_tokenizer
 
     lines = measuring.take_lines(corpus, n_lines)
     tokenizer = Tokenizer.from_str(read_tokenizer(config))

@@ -22,7 +22,7 @@ def linear_shapes(model: Path, model_type: str) -> list[tuple[int, int]]:
     import torch
     import transformers
 
-    from ctxbatch.resolving import FAMILIES
+    from ctxbatch.model.resolve import FAMILIES
 
     config = transformers.AutoConfig.from_pretrained(model)
     with torch.device("meta"):

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from ctxbatch.batching import TokenBatch
     from ctxbatch.config import ResolvedConfig, RunConfig
+    from ctxbatch.text.batching import TokenBatch
 
 _BATCH_LINES = 32
 _FLOOR = 1e-3
@@ -172,8 +172,8 @@ def sentence_transformers(options: argparse.Namespace) -> dict[str, float]:
 
 def encode_only(options: argparse.Namespace) -> dict[str, int]:
     """The run's own batches through its own encoder, one share of them; from a common start."""
-    from ctxbatch import compiling, devices, encoder, resolving
     from ctxbatch.config import RunConfig
+    from ctxbatch.model import compiling, devices, encoder, resolve
 
     devices.use_one_thread()
     config = RunConfig(
@@ -182,7 +182,7 @@ def encode_only(options: argparse.Namespace) -> dict[str, int]:
         compile=options.compile,
         index=False,
     )
-    resolved = resolving.resolve(config, "cpu", options.text.stat().st_size)
+    resolved = resolve.resolve(config, "cpu", options.text.stat().st_size)
     program = compiling.make_program(resolved) if resolved.compiled else None
     model = encoder.Encoder(resolved, "cpu", program)
     batches = share_of(run_batches(options.text, config, resolved), options.share, options.of)
@@ -200,12 +200,12 @@ def encode_only(options: argparse.Namespace) -> dict[str, int]:
 
 def run_batches(text: Path, config: "RunConfig", resolved: "ResolvedConfig") -> "list[TokenBatch]":
     """The batches that a run makes of a text, from its own shards, in their order."""
-    from ctxbatch.batching import BatchMaker
-    from ctxbatch.corpus import examine, plan, resolve_reading
-    from ctxbatch.readers import Reader, Record
-    from ctxbatch.resolving import read_tokenizer
-    from ctxbatch.segment import split_sentences
-    from ctxbatch.sources import find_sources
+    from ctxbatch.corpus.plan import examine, plan, resolve_reading
+    from ctxbatch.corpus.records import Reader, Record
+    from ctxbatch.corpus.sources import find_sources
+    from ctxbatch.model.resolve import read_tokenizer
+    from ctxbatch.text.batching import BatchMaker
+    from ctxbatch.text.sentences import split_sentences
 
     sources, _ = find_sources([text], text.parent / "no-store", None)
     reading = resolve_reading(config, sources)
@@ -238,7 +238,7 @@ def share_of(batches: "Sequence[TokenBatch]", share: int, n_shares: int) -> "lis
 
 def peak(options: argparse.Namespace) -> dict[str, float]:
     """Operations a second of one thread in matrix products of the model's shapes; from a common start."""
-    from ctxbatch.devices import use_one_thread
+    from ctxbatch.model.devices import use_one_thread
 
     use_one_thread()
     wait_for_start()

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 import ctxbatch
-from ctxbatch.shift import SHIFTS
+from ctxbatch.model.shift import SHIFTS
 
 if TYPE_CHECKING:
-    from ctxbatch.store import Store
+    from ctxbatch.store.reader import Store
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
@@ -88,7 +88,7 @@ class MarkedWords:
 
 
 def shift(name: str, contextual_KD: Floats, static_KD: Floats, **parameters: float) -> Floats:
-    """A shift of `ctxbatch.shift.SHIFTS`, from vectors that are pooled already."""
+    """A shift of `ctxbatch.model.shift.SHIFTS`, from vectors that are pooled already."""
     function: Callable[..., Floats] = SHIFTS[name]
     return function(contextual_KD, static_KD, np, **parameters)
 

@@ -306,9 +306,9 @@ def run_ctxbatch(
 ) -> dict[str, Any]:
     """Run the real command on a text, and read from its store what it did; the store is removed."""
     import ctxbatch
-    from ctxbatch.totals import totals
+    from ctxbatch.store.stats import totals
 
-    command = [sys.executable, "-m", "ctxbatch.cli", "run", str(text), "-o", str(out), "--quiet"]
+    command = [sys.executable, "-m", "ctxbatch.cli.main", "run", str(text), "-o", str(out), "--quiet"]
     finished = run_process([*command, "--no-index", *settings], environment)
     store = ctxbatch.open(out)
     found = totals(store)

@@ -45,7 +45,17 @@ def prove(arguments: argparse.Namespace, folder: Path) -> dict:
     source, out = folder / "large.jsonl.zst", folder / "out"
     n_records, size = write_source(arguments.text, source, arguments.gigabytes * 1e9)
     print(f"{source}: {n_records:,} records, {size:,} bytes in {source.stat().st_size:,}", file=sys.stderr)
-    command = [sys.executable, "-m", "ctxbatch.cli", "run", source, "-o", out, "--model", arguments.model]
+    command = [
+        sys.executable,
+        "-m",
+        "ctxbatch.cli.main",
+        "run",
+        source,
+        "-o",
+        out,
+        "--model",
+        arguments.model,
+    ]
     command += ["--force"]  # the whole result may well not fit; only the first shards are made
     seconds, memory = [], []
     first, before = {}, {}

@@ -18,7 +18,7 @@ from oracle import Oracle
 from parity import compare, mean_cosine
 
 import ctxbatch
-from ctxbatch.models import find_model
+from ctxbatch.model.hub import find_model
 
 
 def main() -> int:

@@ -83,7 +83,7 @@ def parse() -> argparse.Namespace:
 
 def command(options: argparse.Namespace, out: Path) -> list[str]:
     """The run, on one worker."""
-    run = [sys.executable, "-m", "ctxbatch.cli", "run", options.corpus, "-o", str(out), "--quiet"]
+    run = [sys.executable, "-m", "ctxbatch.cli.main", "run", options.corpus, "-o", str(out), "--quiet"]
     return [*run, "--model", options.model, "--shard-size", options.shard_size, "--workers", "1"]
 
 

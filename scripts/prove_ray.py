@@ -23,8 +23,8 @@ from pathlib import Path
 from prove_resume import digests
 from ray.cluster_utils import Cluster
 
-from ctxbatch.store import Store
-from ctxbatch.totals import totals
+from ctxbatch.store.reader import Store
+from ctxbatch.store.stats import totals
 
 
 def main() -> int:
@@ -103,7 +103,7 @@ def command(options: argparse.Namespace, out: Path) -> list[str]:
     run = [
         sys.executable,
         "-m",
-        "ctxbatch.cli",
+        "ctxbatch.cli.main",
         "run",
         options.corpus,
         "-o",

@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 from ctxbatch.errors import StoreError
-from ctxbatch.repair import find_damage
+from ctxbatch.execution.repair import find_damage
 
 
 def main() -> int:
@@ -59,7 +59,7 @@ def prove(out: Path, chance: random.Random, n_flips: int) -> dict:
             flip(path, chance)
     damages = len(list(find_damage(out)))
     started = time.monotonic()
-    command = [sys.executable, "-m", "ctxbatch.cli", "verify", str(out), "--repair", "-q"]
+    command = [sys.executable, "-m", "ctxbatch.cli.main", "verify", str(out), "--repair", "-q"]
     status = subprocess.run(command, check=False, stdout=sys.stderr).returncode
     same = digests(out) == expected
     return {

@@ -80,7 +80,7 @@ def parse() -> argparse.Namespace:
 
 def command(options: argparse.Namespace, out: Path, n_workers: int) -> list[str]:
     """The run, with another number of workers each time."""
-    run = [sys.executable, "-m", "ctxbatch.cli", "run", options.corpus, "-o", str(out), "--quiet"]
+    run = [sys.executable, "-m", "ctxbatch.cli.main", "run", options.corpus, "-o", str(out), "--quiet"]
     run += ["--model", options.model, "--shard-size", options.shard_size, "--compile", options.compile]
     return [*run, "--workers", str(n_workers)]
 

@@ -20,9 +20,9 @@ import numpy as np
 
 import ctxbatch
 from ctxbatch import Filters
-from ctxbatch.queries import parse_query
-from ctxbatch.search import Searcher
-from ctxbatch.store import Store
+from ctxbatch.search.queries import parse_query
+from ctxbatch.search.searcher import Searcher
+from ctxbatch.store.reader import Store
 
 
 def main() -> int:

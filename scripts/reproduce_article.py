@@ -27,7 +27,7 @@ from measuring import say
 
 from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR
 from ctxbatch.errors import CtxbatchError, InputError
-from ctxbatch.models import ModelFolder, find_model
+from ctxbatch.model.hub import ModelFolder, find_model
 
 _SENTENCES = ("I want an apple.", "I want an orange.", "I want an adventure.")
 _WANT = (2, 6)
@@ -128,7 +128,7 @@ def with_token_type_1(folder: ModelFolder, copy: Path) -> Path:
 
 def salience_options(options: argparse.Namespace, folder: ModelFolder) -> dict[str, int]:
     """The options with which a run stores the attention that words receive; none where a family hides it."""
-    from ctxbatch.resolving import FAMILIES
+    from ctxbatch.model.resolve import FAMILIES
 
     family = FAMILIES.get(json.loads((folder.path / "config.json").read_text())["model_type"])
     if family and not family.shows_attention:

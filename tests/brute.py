@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ctxbatch.queries import parse_query
-from ctxbatch.search import Searcher
-from ctxbatch.store import Store
+from ctxbatch.search.queries import parse_query
+from ctxbatch.search.searcher import Searcher
+from ctxbatch.store.reader import Store
 
 QUERIES = [
     "I want an [apple].",

@@ -22,7 +22,7 @@ from oracle import Oracle  # noqa: E402
 from stores import make_store  # noqa: E402
 
 import ctxbatch  # noqa: E402
-import ctxbatch.cli  # noqa: E402
+import ctxbatch.cli.main  # noqa: E402
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -120,7 +120,7 @@ def bucket(server, request):
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "ctxbatch.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "ctxbatch.cli.main", *map(str, arguments)]
 
 
 @pytest.fixture(scope="session")
@@ -152,7 +152,7 @@ def run_here(arguments: list[str]) -> subprocess.CompletedProcess[str]:
             pytest.raises(SystemExit) as ended,
         ):
             patch.setattr(sys, "argv", ["ctxbatch", *arguments])
-            ctxbatch.cli.main()
+            ctxbatch.cli.main.main()
     finally:
         log.handlers[:] = handlers
         log.setLevel(level)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from corpora import reading_of
 
+from ctxbatch.corpus.records import Reject
 from ctxbatch.errors import CtxbatchError
-from ctxbatch.readers import Reject
 
 
 def outcome(path):

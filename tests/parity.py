@@ -5,7 +5,7 @@ import oracle as slow
 from oracle import Oracle
 from stores import rows_of
 
-from ctxbatch.store import Store
+from ctxbatch.store.reader import Store
 
 HALF_ULP = 2.0**-11  # relative rounding of float16
 HALF_SMALLEST = 2.0**-25  # and absolute, where it is subnormal

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ctxbatch import resolving
 from ctxbatch.config import RunConfig
-from ctxbatch.corpus import examine, plan, resolve_reading
-from ctxbatch.layout import Manifest
-from ctxbatch.pipeline import Bench
-from ctxbatch.sources import find_sources
-from ctxbatch.store import Store
+from ctxbatch.corpus.plan import examine, plan, resolve_reading
+from ctxbatch.corpus.sources import find_sources
+from ctxbatch.execution.pipeline import Bench
+from ctxbatch.model import resolve
+from ctxbatch.store.manifest import Manifest
+from ctxbatch.store.reader import Store
 
 
 def make_store(out: Path, inputs: list[Path], config: RunConfig, device: str = "cpu") -> Store:
@@ -19,7 +19,7 @@ def make_store(out: Path, inputs: list[Path], config: RunConfig, device: str = "
     sources, _ = find_sources(inputs, out, config.format)
     reading = resolve_reading(config, sources)
     sources = examine(sources, reading, config)
-    resolved = resolving.resolve(config, device)
+    resolved = resolve.resolve(config, device)
     out.mkdir(parents=True, exist_ok=True)
     Manifest(resolved, reading, tuple(sources), tuple(plan(sources, reading))).write(out)
     bench = Bench(out, device)

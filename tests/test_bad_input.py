@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ctxbatch
-from ctxbatch.readers import Record, Reject
+from ctxbatch.corpus.records import Record, Reject
 
 LOST = "the rest is lost"
 FILLER = [f"line {n} {n * 7919 % 1009}" for n in range(200)]
@@ -217,9 +217,9 @@ def test_broken_quoting_gives_the_same_records_whatever_the_shard_size(tmp_path,
     good.write_text("good")
     path.write_text(("id,text\n" if name == "a.csv" else "id\ttext\n") + "".join(parts), newline="")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ctxbatch.units._MAX_QUOTED_LINES", 3)
-        patch.setattr("ctxbatch.units._MAX_FAILURES", 2)
-        patch.setattr("ctxbatch.units._WINDOW_BYTES", 40)
+        patch.setattr("ctxbatch.corpus.raw_records._MAX_QUOTED_LINES", 3)
+        patch.setattr("ctxbatch.corpus.raw_records._MAX_FAILURES", 2)
+        patch.setattr("ctxbatch.corpus.raw_records._WINDOW_BYTES", 40)
         one, other = (read_all([path, good], shard_size=size)[2] for size in sizes)
     assert one == other
     assert [item.record for item in one] == [*range(len(one) - 1), 0]
@@ -235,7 +235,7 @@ def test_many_quotes_that_are_never_closed_take_no_quadratic_time(tmp_path):
 
 @pytest.mark.parametrize("every", [1, 100])
 def test_a_file_of_stray_quotes_is_still_cut_into_shards(tmp_path, monkeypatch, every):
-    monkeypatch.setattr("ctxbatch.units._WINDOW_BYTES", 100_000)
+    monkeypatch.setattr("ctxbatch.corpus.raw_records._WINDOW_BYTES", 100_000)
     path = tmp_path / "a.tsv"
     quoted = [f"{n}\t{chr(34) if n % every == 0 else ''}He said nothing {n}\n" for n in range(20_000)]
     path.write_text("id\ttext\n" + "".join(quoted))
@@ -260,7 +260,7 @@ def test_quotes_in_tsv_that_are_no_quoting_are_characters(tmp_path):
 
 
 def test_a_quote_that_is_never_closed_costs_one_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("ctxbatch.units._MAX_QUOTED_BYTES", 100)
+    monkeypatch.setattr("ctxbatch.corpus.raw_records._MAX_QUOTED_BYTES", 100)
     rows = [f"{n},text {n}" for n in range(100)]
     rows[10] = '10,"open'
     path = tmp_path / "a.csv"
@@ -290,8 +290,8 @@ def test_a_folder_of_bad_files_is_run_to_the_end_and_every_record_accounted_for(
     assert result.returncode == 3, result.stderr
     assert "Traceback" not in result.stderr + (out / "run.log").read_text()
     store = ctxbatch.open(out)
-    from ctxbatch.store import rejects
-    from ctxbatch.totals import totals
+    from ctxbatch.store.reader import rejects
+    from ctxbatch.store.stats import totals
 
     found = totals(store)
     lines = list(rejects(store))

@@ -17,9 +17,9 @@ from running import committed, start, wait_for
 from stores import arrow_digests
 
 from ctxbatch import InputError, RunConfig
-from ctxbatch.cluster import connected
-from ctxbatch.dispatch import Dispatch
-from ctxbatch.locking import is_locked
+from ctxbatch.execution.ray_cluster import connected
+from ctxbatch.execution.scheduler import Dispatch
+from ctxbatch.store.locks import is_locked
 
 N_LINES = 6_000
 with socket.socket() as probe:

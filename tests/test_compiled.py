@@ -10,13 +10,13 @@ from parity import compare
 from stores import arrow_digests, make_store
 
 import ctxbatch
-from ctxbatch import compiling, encoder, resolving
-from ctxbatch.compiling import CompilingError, make_program
 from ctxbatch.config import RunConfig
-from ctxbatch.corpus import corpus_bytes
+from ctxbatch.corpus.plan import corpus_bytes
+from ctxbatch.corpus.sources import Source
 from ctxbatch.errors import InputError
-from ctxbatch.sources import Source
-from ctxbatch.store import Store
+from ctxbatch.model import compiling, encoder, resolve
+from ctxbatch.model.compiling import CompilingError, make_program
+from ctxbatch.store.reader import Store
 
 
 def options(model: Path, **given: object) -> RunConfig:
@@ -47,7 +47,7 @@ def check(store: Store, oracle: Oracle) -> None:
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "modernbert"])
 def test_a_compiled_model_agrees_with_the_oracle(family, tiny, oracle, text, tmp_path, monkeypatch):
     config = options(tiny(family), compile="on", tokens_per_batch=100)
-    make_program(resolving.resolve(config, "cpu"))
+    make_program(resolve.resolve(config, "cpu"))
     monkeypatch.setattr(encoder, "_load_model", None)  # batches of one window or one row go through too
     store = make_store(tmp_path / "out", [text], config)
     monkeypatch.undo()
@@ -89,16 +89,16 @@ def test_a_compiled_run_gives_the_same_bytes_with_any_workers_and_compiles_once(
 
 
 def test_a_model_is_compiled_where_the_corpus_repays_it(tiny):
-    few, many = (resolving.resolve(options(tiny()), "cpu", size).compiled for size in (10**6, 10**12))
+    few, many = (resolve.resolve(options(tiny()), "cpu", size).compiled for size in (10**6, 10**12))
     assert (few, many) == (False, True)
-    assert not resolving.resolve(options(tiny(), compile="off"), "cpu", 10**12).compiled
+    assert not resolve.resolve(options(tiny(), compile="off"), "cpu", 10**12).compiled
 
 
 def test_a_cache_that_cannot_be_written_is_told_in_one_line(tiny, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(CompilingError, match="cannot be written to"):
-        make_program(resolving.resolve(options(tiny(), compile="on"), "cpu"))
+        make_program(resolve.resolve(options(tiny(), compile="on"), "cpu"))
 
 
 def test_a_few_records_of_a_large_corpus_are_a_small_one():
@@ -110,14 +110,14 @@ def test_a_few_records_of_a_large_corpus_are_a_small_one():
 def test_without_a_compiler_auto_means_off_and_on_is_refused(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    assert not resolving.resolve(options(tiny()), "cpu", 10**12).compiled
+    assert not resolve.resolve(options(tiny()), "cpu", 10**12).compiled
     with pytest.raises(InputError, match=r"--compile on needs a C\+\+ compiler"):
-        resolving.resolve(options(tiny(), compile="on"), "cpu")
+        resolve.resolve(options(tiny(), compile="on"), "cpu")
 
 
 def test_compiling_on_a_gpu_is_refused_in_one_line(tiny):
     with pytest.raises(InputError, match="for CPUs only"):
-        resolving.resolve(options(tiny(), compile="on"), "cuda:0")
+        resolve.resolve(options(tiny(), compile="on"), "cuda:0")
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_compiler_that_fails_is_told_in_one_line_and_auto_goes_on_without(
         raise failed.value
 
     monkeypatch.setattr(compiling, "_make", fail_at_once)
-    monkeypatch.setattr(resolving, "_REPAYS_COMPILING", 0)
+    monkeypatch.setattr(resolve, "_REPAYS_COMPILING", 0)
     assert ctxbatch.run(text, tmp_path / "auto", options(tiny(), layers=(1,))).given_up == ()
     assert not ctxbatch.open(tmp_path / "auto").config.compiled
     assert "going on without" in caplog.text

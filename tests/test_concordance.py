@@ -3,8 +3,8 @@
 import pytest
 from wcwidth import wcswidth
 
-from ctxbatch.concordance import heading, keyword_in_context
-from ctxbatch.hits import Answer, SearchHit
+from ctxbatch.search.concordance import heading, keyword_in_context
+from ctxbatch.search.hits import Answer, SearchHit
 
 
 def hit(before, word, after, source="/a/b/one.txt", record=6):

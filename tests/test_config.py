@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from ctxbatch import resolving
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.errors import InputError
+from ctxbatch.model import resolve
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,11 @@ def test_a_wrong_option_is_refused_with_value_and_remedy(options, message):
 )
 def test_an_option_that_the_model_or_machine_cannot_meet_is_refused(options, message, tiny):
     with pytest.raises(InputError, match=message):
-        resolving.resolve(RunConfig(model=str(tiny()), **options), "cpu")
+        resolve.resolve(RunConfig(model=str(tiny()), **options), "cpu")
 
 
 def test_resolving_leaves_nothing_open(tiny):
-    config = resolving.resolve(
-        RunConfig(model=str(tiny()), layers=(-1, 1), vectors=("shift", "static")), "cpu"
-    )
+    config = resolve.resolve(RunConfig(model=str(tiny()), layers=(-1, 1), vectors=("shift", "static")), "cpu")
     assert config.layers == (3, 1)
     assert config.vectors == ("static", "shift")
     assert config.columns == ("static", "shift_3", "shift_1")
@@ -102,7 +100,7 @@ CHANGES = [
 
 def test_the_fingerprint_covers_what_changes_bytes_and_nothing_else(tiny):
     def fingerprint(**options):
-        return resolving.resolve(RunConfig(model=str(tiny()), **options), "cpu").fingerprint
+        return resolve.resolve(RunConfig(model=str(tiny()), **options), "cpu").fingerprint
 
     base = fingerprint()
     assert len({base, *(fingerprint(**change) for change in CHANGES)}) == len(CHANGES) + 1
@@ -157,12 +155,12 @@ def test_every_option_of_the_configuration_reaches_the_resolved_one_or_the_plan(
     ],
 )
 def test_columns_are_found_by_kind_and_layer(on, layer, column, tiny):
-    config = resolving.resolve(RunConfig(model=str(tiny()), layers=(3, 1)), "cpu")
+    config = resolve.resolve(RunConfig(model=str(tiny()), layers=(3, 1)), "cpu")
     assert config.column(on, layer) == column
 
 
 def test_a_column_that_is_not_stored_is_refused_with_those_that_are(tiny):
-    config = resolving.resolve(RunConfig(model=str(tiny()), vectors=("shift",)), "cpu")
+    config = resolve.resolve(RunConfig(model=str(tiny()), vectors=("shift",)), "cpu")
     for on, layer in (("contextual", None), ("shift", 2), ("shift", 0), ("shift_3", 3), ("nonsense", None)):
         with pytest.raises(InputError, match="it has shift_3"):
             config.column(on, layer)

@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctxbatch.config import RunConfig
-from ctxbatch.corpus import plan, resolve_reading
+from ctxbatch.corpus.plan import plan, resolve_reading
+from ctxbatch.corpus.records import Reader, Record, Reject
+from ctxbatch.corpus.sources import find_sources
 from ctxbatch.errors import InputError
-from ctxbatch.readers import Reader, Record, Reject
-from ctxbatch.segment import split_sentences
-from ctxbatch.sources import find_sources
+from ctxbatch.text.sentences import split_sentences
 
 relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 

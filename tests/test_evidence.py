@@ -16,7 +16,7 @@ from models import make_model
 from oracle import asinh, log_ratio
 
 from ctxbatch.errors import InputError
-from ctxbatch.models import find_model
+from ctxbatch.model.hub import find_model
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))

@@ -17,10 +17,10 @@ from stores import arrow_digests, make_store
 
 import ctxbatch
 from ctxbatch import InputError, ResourceError, RunConfig, StoreError
+from ctxbatch.execution.repair import find_damage, repair_store
 from ctxbatch.files import write_json
-from ctxbatch.indexing import SCAN_ROWS
-from ctxbatch.repair import find_damage, repair_store
 from ctxbatch.sealed import file_digest, read_json
+from ctxbatch.search.index_build import SCAN_ROWS
 
 LINES = [line for line in TEXT.splitlines() if line.strip() and "antidis" not in line]
 
@@ -205,7 +205,7 @@ out=$1 errors=$2; shift 2
 run_option=-q; run - "$@"
 run_option=--force; run - "$@"
 find "$out/out" -name '*.tmp' | wc -l
-"$verify" -m ctxbatch.cli verify "$out/out" | grep -vc "are missing" || true
+"$verify" -m ctxbatch.cli.main verify "$out/out" | grep -vc "are missing" || true
 mount -o remount,size=200m "$out"
 run_option=-q; run - "$@"
 cp -r "$out/out" "$copy"

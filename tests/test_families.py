@@ -8,9 +8,9 @@ import pytest
 from models import FAMILIES, TEXT, make_model
 from stores import arrow_digests, make_store, rows_of
 
-from ctxbatch import batching
 from ctxbatch.config import RunConfig
 from ctxbatch.errors import InputError
+from ctxbatch.text import batching
 
 HALF = 2**-11
 
@@ -116,8 +116,8 @@ def test_word_longer_than_a_window_is_rejected_by_name_and_the_rest_stored(tiny,
     store = make_store(tmp_path / "out", [path], config)
     rejected = assert_equal_rows(store, oracle(), layers=(3,))
     assert rejected
-    from ctxbatch.store import rejects
-    from ctxbatch.totals import totals
+    from ctxbatch.store.reader import rejects
+    from ctxbatch.store.stats import totals
 
     named = list(rejects(store))
     assert [entry["word"][:40] for entry in named] == [word[:40] for word in rejected]

@@ -11,9 +11,10 @@ from models import TEXT
 from stores import make_store
 
 import ctxbatch
-from ctxbatch import Filters, InputError, RunConfig, index, indexing
-from ctxbatch.search import Searcher
-from ctxbatch.store import Store
+from ctxbatch import Filters, InputError, RunConfig
+from ctxbatch.search import index, index_build
+from ctxbatch.search.searcher import Searcher
+from ctxbatch.store.reader import Store
 
 QUERIES = ["The [bank] by the river", "[The] old door"]
 CONDITIONS = (
@@ -103,12 +104,12 @@ def test_filters_agree_with_brute_force_where_rows_are_compared_one_by_one(store
 
 
 def test_filters_agree_with_brute_force_where_an_index_proposes(store, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(indexing, "SCAN_ROWS", 100)
+    monkeypatch.setattr(index_build, "SCAN_ROWS", 100)
     monkeypatch.setattr(index, "_SCANNED_ROWS", 0)
     monkeypatch.setattr(index, "_SCANNED_SHARE", 0)
     out = tmp_path / "out"
     shutil.copytree(store.path, out)
-    indexing.build(Store(out), "shift_3")
+    index_build.build(Store(out), "shift_3")
     check(Searcher([Store(out)]), Store(out), rows, tolerance=0.05)
 
 

@@ -11,8 +11,9 @@ from models import TEXT
 from stores import make_store
 
 import ctxbatch
-from ctxbatch import InputError, RunConfig, forecast
-from ctxbatch.totals import totals
+from ctxbatch import InputError, RunConfig
+from ctxbatch.execution import estimate
+from ctxbatch.store.stats import totals
 
 LINES = [line for line in TEXT.splitlines() if line.strip() and "antidis" not in line]
 
@@ -38,7 +39,7 @@ def write(name, path, content):
 )
 @pytest.mark.parametrize("n_lines", [40, 6_000])
 def test_an_estimate_is_close_to_the_run(tmp_path, tiny, monkeypatch, name, n_lines):
-    monkeypatch.setattr(forecast, "_SAMPLE_BYTES", 200_000)
+    monkeypatch.setattr(estimate, "_SAMPLE_BYTES", 200_000)
     content = texts(n_lines)
     write(name, tmp_path / name, content)
     config = RunConfig(model=str(tiny()), vectors=("static",))
@@ -111,7 +112,7 @@ def test_a_limit_bounds_the_estimate(tmp_path, tiny):
 
 
 def test_one_line_longer_than_the_sample_is_judged_by_its_beginning(tmp_path, tiny, monkeypatch):
-    monkeypatch.setattr(forecast, "_SAMPLE_BYTES", 20_000)
+    monkeypatch.setattr(estimate, "_SAMPLE_BYTES", 20_000)
     (tmp_path / "a.txt").write_text(" ".join(LINES[1:4] * 2_000), encoding="utf-8")
     config = RunConfig(model=str(tiny()), vectors=("static",))
     expected = ctxbatch.estimate(tmp_path / "a.txt", tmp_path / "out", config)
@@ -135,7 +136,7 @@ def test_the_command_prints_a_page_or_json_and_writes_nothing(tmp_path, tiny, cl
 
 
 def test_the_rate_of_a_run_is_remembered_for_its_model_and_device(tmp_path, tiny, monkeypatch):
-    monkeypatch.setattr(forecast, "_MIN_SECONDS_FOR_RATE", 0)
+    monkeypatch.setattr(estimate, "_MIN_SECONDS_FOR_RATE", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "a.txt").write_bytes(as_lines(LINES))
     config = RunConfig(model=str(tiny()))

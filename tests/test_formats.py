@@ -26,11 +26,12 @@ from hypothesis import strategies as st
 from models import TEXT
 from stores import make_store, rows_of
 
-from ctxbatch import RunConfig, streams
-from ctxbatch.corpus import examine, plan, resolve_reading
+from ctxbatch import RunConfig
+from ctxbatch.corpus import streams
+from ctxbatch.corpus.plan import examine, plan, resolve_reading
+from ctxbatch.corpus.records import Reader, Record, Reject
+from ctxbatch.corpus.sources import find_sources
 from ctxbatch.errors import InputError
-from ctxbatch.readers import Reader, Record, Reject
-from ctxbatch.sources import find_sources
 
 relaxed = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40

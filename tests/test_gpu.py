@@ -8,8 +8,8 @@ from stores import arrow_digests, make_store
 
 import ctxbatch
 from ctxbatch.config import RunConfig
-from ctxbatch.store import Store
-from ctxbatch.totals import totals
+from ctxbatch.store.reader import Store
+from ctxbatch.store.stats import totals
 
 pytestmark = [
     pytest.mark.gpu,

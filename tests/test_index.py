@@ -15,11 +15,12 @@ from brute import QUERIES, cosines, query_vectors
 from models import TEXT
 from stores import make_store
 
-from ctxbatch import Filters, InputError, RunConfig, StoreError, index, indexing
-from ctxbatch.index import IndexOptions
-from ctxbatch.nearest import normalised
-from ctxbatch.search import Searcher
-from ctxbatch.store import Store
+from ctxbatch import Filters, InputError, RunConfig, StoreError
+from ctxbatch.search import index, index_build
+from ctxbatch.search.exact import normalised
+from ctxbatch.search.index import IndexOptions
+from ctxbatch.search.searcher import Searcher
+from ctxbatch.store.reader import Store
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def store(tiny, tmp_path_factory):
 @pytest.fixture
 def small(monkeypatch):
     """Stores of a few hundred rows are indexed, and filters go through the index."""
-    monkeypatch.setattr(indexing, "SCAN_ROWS", 100)
+    monkeypatch.setattr(index_build, "SCAN_ROWS", 100)
     monkeypatch.setattr(index, "_SCANNED_ROWS", 0)
     monkeypatch.setattr(index, "_SCANNED_SHARE", 0)
 
@@ -44,7 +45,7 @@ def indexed(store, tmp_path, small):  # noqa: ARG001 (what it sets is wanted)
     """A copy of the store with an index, made although its rows are few."""
     out = tmp_path / "out"
     shutil.copytree(store.path, out)
-    report = indexing.build(Store(out), "shift_3")
+    report = index_build.build(Store(out), "shift_3")
     assert report.path == out / "index" / "shift_3.faiss"
     return Store(out)
 
@@ -76,7 +77,7 @@ def test_an_index_names_what_it_was_built_from(indexed):
 
 
 def test_a_damaged_or_stale_index_is_refused_with_the_command_that_rebuilds_it(indexed):
-    from ctxbatch.repair import find_damage
+    from ctxbatch.execution.repair import find_damage
 
     path = indexed.path / "index" / "shift_3.faiss"
     whole = path.read_bytes()
@@ -102,16 +103,16 @@ def test_an_interrupted_build_leaves_no_index(indexed, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(indexing, "write_json", stop)
+    monkeypatch.setattr(index_build, "write_json", stop)
     with pytest.raises(KeyboardInterrupt):
-        indexing.build(indexed, "shift_3")
+        index_build.build(indexed, "shift_3")
     searcher = Searcher([indexed])
     assert searcher.unindexed
     assert len(searcher.search(QUERIES[0])) == 10
 
 
 def test_few_rows_are_scanned_without_an_index(store):
-    report = indexing.build(store, "shift_3")
+    report = index_build.build(store, "shift_3")
     assert report.path is None
     assert "searched exactly, no index needed" in str(report)
     assert not (store.path / "index").exists()
@@ -134,7 +135,7 @@ def test_what_recall_is_said_is_what_is_found(indexed):
 
 
 def test_more_memory_gives_a_more_exact_index_and_too_little_is_refused():
-    choices = [indexing.choose(10**6, 384, IndexOptions(memory=size << 20)) for size in (4096, 80, 64)]
+    choices = [index_build.choose(10**6, 384, IndexOptions(memory=size << 20)) for size in (4096, 80, 64)]
     assert [choice.factory for choice in choices] == [
         "IVF1024,PQ96x4fs",
         "IVF1024,PQ48x4fs",
@@ -142,14 +143,14 @@ def test_more_memory_gives_a_more_exact_index_and_too_little_is_refused():
     ]
     assert all(choice.bytes <= size << 20 for choice, size in zip(choices, (4096, 80, 64), strict=True))
     with pytest.raises(InputError, match=r"--memory 10MB is too little .* give --memory \d+MB") as refused:
-        indexing.choose(10**6, 384, IndexOptions(memory=10 << 20))
+        index_build.choose(10**6, 384, IndexOptions(memory=10 << 20))
     needed = int(re.findall(r"give --memory (\d+)MB", str(refused.value))[0]) << 20
-    assert indexing.choose(10**6, 384, IndexOptions(memory=needed)).bytes <= needed
+    assert index_build.choose(10**6, 384, IndexOptions(memory=needed)).bytes <= needed
 
 
 @pytest.mark.parametrize("dimension", [30, 7, 1, 768, 1000])
 def test_any_dimension_has_an_index(dimension):
-    factory = indexing.choose(10**6, dimension, IndexOptions()).factory
+    factory = index_build.choose(10**6, dimension, IndexOptions()).factory
     assert faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT).d == dimension
 
 
@@ -158,19 +159,19 @@ def test_a_full_disk_says_so_and_leaves_the_index_that_is_there(indexed, monkeyp
     def full(_):
         yield Path("/dev/full")
 
-    monkeypatch.setattr(indexing, "replacing", full)
+    monkeypatch.setattr(index_build, "replacing", full)
     with pytest.raises(OSError, match="No space left on device"):
-        indexing.build(indexed, "shift_3")
+        index_build.build(indexed, "shift_3")
     monkeypatch.undo()
     assert not Searcher([indexed]).unindexed
 
 
 def test_a_run_whose_index_is_too_large_for_the_default_memory_has_finished(store, monkeypatch, caplog):
-    from ctxbatch import runner
+    from ctxbatch.execution import run
 
-    monkeypatch.setattr(indexing, "SCAN_ROWS", 100)
-    monkeypatch.setattr(indexing, "IndexOptions", lambda: IndexOptions(memory=1000))
-    assert runner._index(store, quiet=True) is None
+    monkeypatch.setattr(index_build, "SCAN_ROWS", 100)
+    monkeypatch.setattr(index_build, "IndexOptions", lambda: IndexOptions(memory=1000))
+    assert run._index(store, quiet=True) is None
     assert re.search(rf"give --memory \d+MB, with `ctxbatch index {store.path}`", caplog.text)
 
 
@@ -178,7 +179,7 @@ def test_an_index_that_cannot_be_built_leaves_the_one_that_is_there(indexed):
     with pytest.raises(
         InputError, match=r"--factory 'IVF4\(PQ2x4\),Flat' cannot be trained: Number of training"
     ):
-        indexing.build(indexed, "shift_3", IndexOptions(factory="IVF4(PQ2x4),Flat"))
+        index_build.build(indexed, "shift_3", IndexOptions(factory="IVF4(PQ2x4),Flat"))
     assert not Searcher([indexed]).unindexed
 
 
@@ -186,14 +187,14 @@ def test_an_index_that_cannot_be_built_leaves_the_one_that_is_there(indexed):
 def test_a_factory_string_is_taken_or_refused(store, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(store.path, out)
-    report = indexing.build(Store(out), "contextual_1", IndexOptions(factory="IVF16,Flat"))
+    report = index_build.build(Store(out), "contextual_1", IndexOptions(factory="IVF16,Flat"))
     assert report.recall >= 0.95
     assert index.open_index(Store(out), "contextual_1") is not None
     for wrong in ("HNSW32", "IVF0,Flat", "IVF16,PQ7x4fs", "nonsense", "IVF99999,Flat"):
         with pytest.raises(InputError, match=f"--factory '{wrong}'"):
-            indexing.build(Store(out), "contextual_1", IndexOptions(factory=wrong))
+            index_build.build(Store(out), "contextual_1", IndexOptions(factory=wrong))
     with pytest.raises(InputError, match=r"--factory IVF16,Flat takes \d+KB, more than --memory 1KB"):
-        indexing.build(Store(out), "contextual_1", IndexOptions(factory="IVF16,Flat", memory=1000))
+        index_build.build(Store(out), "contextual_1", IndexOptions(factory="IVF16,Flat", memory=1000))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ def test_the_words_of_rows_are_as_in_the_store_with_and_without_the_table(indexe
 
 
 def test_a_damaged_table_of_words_is_refused_and_mended(indexed):
-    from ctxbatch.runner import repair
+    from ctxbatch.execution.run import repair
 
     path = indexed.path / "index" / "words.arrow"
     path.write_bytes(path.read_bytes()[:-9])

@@ -10,10 +10,10 @@ from models import make_model, set_tokenizer_option
 from safetensors.torch import load_file, save_file
 
 from ctxbatch.config import RunConfig
-from ctxbatch.encoder import Encoder
 from ctxbatch.errors import InputError, StoreError
-from ctxbatch.models import find_model
-from ctxbatch.resolving import resolve
+from ctxbatch.model.encoder import Encoder
+from ctxbatch.model.hub import find_model
+from ctxbatch.model.resolve import resolve
 
 
 @pytest.fixture

@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from models import FAMILIES, TEXT
 from stores import arrow_digests, make_store, rows_of
 
-from ctxbatch import InputError, ResourceError, RunConfig, batching, gathering
-from ctxbatch.batching import BatchMaker
-from ctxbatch.compiling import make_program
-from ctxbatch.options import run_options
-from ctxbatch.readers import Record
-from ctxbatch.resolving import read_tokenizer, resolve
-from ctxbatch.segment import Sentence
+from ctxbatch import InputError, ResourceError, RunConfig
+from ctxbatch.cli.options import run_options
+from ctxbatch.corpus.records import Record
+from ctxbatch.model import unbatch
+from ctxbatch.model.compiling import make_program
+from ctxbatch.model.resolve import read_tokenizer, resolve
+from ctxbatch.text import batching
+from ctxbatch.text.batching import BatchMaker
+from ctxbatch.text.sentences import Sentence
 
 PLACE = ("sentence_id", "word_index", "char_start", "char_end", "n_pieces", "word")
 
@@ -251,7 +253,7 @@ def test_layers_stored_together_are_the_bits_of_layers_stored_one_by_one(tiny, t
 def test_vectors_that_wait_on_the_disk_are_the_same_bytes(tiny, text, tmp_path, monkeypatch):
     config = options(tiny(), layers="all", salience=True)
     make_store(tmp_path / "memory", [text], config)
-    monkeypatch.setattr(gathering, "IN_MEMORY", 1000)
+    monkeypatch.setattr(unbatch, "IN_MEMORY", 1000)
     make_store(tmp_path / "disk", [text], config)
     assert arrow_digests(tmp_path / "memory") == arrow_digests(tmp_path / "disk")
     names = sorted(path.name for path in (tmp_path / "disk").rglob("*"))
@@ -268,7 +270,7 @@ def test_vectors_that_wait_on_the_disk_are_the_same_bytes(tiny, text, tmp_path, 
     def no_room(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(gathering.os, "posix_fallocate", no_room)
+    monkeypatch.setattr(unbatch.os, "posix_fallocate", no_room)
     with pytest.raises(ResourceError, match=r"the disk of .* is full: make room"):
         make_store(tmp_path / "full", [text], config)
 

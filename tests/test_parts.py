@@ -14,15 +14,16 @@ from running import committed, start, wait_for
 from stores import arrow_digests
 
 import ctxbatch
-from ctxbatch import InputError, ResourceError, RunConfig, StoreError, indexing
-from ctxbatch.corpus import ShardSpec
+from ctxbatch import InputError, ResourceError, RunConfig, StoreError
+from ctxbatch.corpus.plan import ShardSpec
+from ctxbatch.execution.partition import part_of
+from ctxbatch.execution.repair import find_damage
 from ctxbatch.files import create
-from ctxbatch.layout import Manifest
-from ctxbatch.locking import Claims, claimed, is_locked, locked, shared
-from ctxbatch.parts import part_of
-from ctxbatch.places import LocalPlace
-from ctxbatch.repair import find_damage
 from ctxbatch.sealed import read_json, seal
+from ctxbatch.search import index_build
+from ctxbatch.store.location import LocalPlace
+from ctxbatch.store.locks import Claims, claimed, is_locked, locked, shared
+from ctxbatch.store.manifest import Manifest
 
 N_LINES = 1_000
 SHARD_SIZE = 8_500
@@ -182,7 +183,7 @@ def test_a_killed_part_run_again_finishes_its_shards_and_clears_no_others(
 
 def test_two_processes_with_the_same_host_and_number_write_under_different_names():
     """As in two containers on a shared folder, of which each clears away what its own workers left."""
-    code = "import os; os.getpid = lambda: 7; from ctxbatch.layout import *; print(temporary_name('000009'))"
+    code = "import os; os.getpid = lambda: 7; from ctxbatch.files import *; print(temporary_name('000009'))"
     first, second = (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         for _ in range(2)
@@ -288,7 +289,7 @@ def test_the_part_that_finds_the_store_complete_says_what_builds_the_index(
 ):
     out = shutil.copytree(reference, tmp_path / "out")
     assert run(out, (1, 2)).part.to_index is None  # these few rows are searched without one
-    monkeypatch.setattr(indexing, "SCAN_ROWS", 100)
+    monkeypatch.setattr(index_build, "SCAN_ROWS", 100)
     report = run(out, (1, 2))
     assert (report.index, report.part.to_index) == (None, "shift_3")
     assert run(out, (1, 2), index=False).part.to_index is None

@@ -11,7 +11,7 @@ from models import TEXT
 from stores import make_store
 
 from ctxbatch import RunConfig
-from ctxbatch.cli import app
+from ctxbatch.cli.main import app
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = typer.main.get_command(app).commands
@@ -48,9 +48,25 @@ def test_every_option_of_run_is_in_the_configuration():
     assert plain <= set(RunConfig.__slots__)
 
 
-def test_the_annotated_tree_names_every_module():
-    modules = {path.name for path in (Path(__file__).parent.parent / "ctxbatch").glob("[a-z]*.py")}
-    assert modules == set(re.findall(r"^  (\w+\.py)  ", README, re.M))
+def test_the_tour_names_every_module():
+    root = Path(__file__).parent.parent
+    rooms = (root / ".github" / "CONTRIBUTING.md").read_text().split("\n**`")[1:]
+    named = {
+        f"{room.split('`')[0]}{name}.py" for room in rooms for name in re.findall(r"^\| `(\w+)` ", room, re.M)
+    }
+    modules = {str(path.relative_to(root)) for path in (root / "ctxbatch").rglob("[a-z]*.py")}
+    assert modules == named
+
+
+def test_the_tour_sends_nobody_to_a_module_that_does_not_exist():
+    root = Path(__file__).parent.parent
+    to_change = (root / ".github" / "CONTRIBUTING.md").read_text().split("## To add or change something")[1]
+    looked_in = re.findall(r"`([a-z]+(?:/\w+)?)`", to_change.split("\n## ")[0])
+    assert looked_in
+    for name in set(looked_in) - {"name"}:
+        assert any((root / place).exists() for place in (f"ctxbatch/{name}.py", f"ctxbatch/{name}", name)), (
+            name
+        )
 
 
 @pytest.fixture(scope="module")

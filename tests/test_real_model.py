@@ -8,7 +8,7 @@ from parity import compare, mean_cosine
 from stores import make_store
 
 from ctxbatch import Filters, RunConfig
-from ctxbatch.models import find_model
+from ctxbatch.model.hub import find_model
 
 MODEL = "all-MiniLM-L6-v2"
 TEXT = Path(__file__).parent.parent / "scripts" / "demo" / "devils-dictionary.txt"

@@ -22,12 +22,12 @@ from corpora import (
 from stores import make_store, rows_of
 
 import ctxbatch
-from ctxbatch import RunConfig, remote
+from ctxbatch import RunConfig, filesystem
+from ctxbatch.corpus.records import Reject
+from ctxbatch.corpus.sources import find_sources
 from ctxbatch.errors import InputError, ResourceError, StoreError
-from ctxbatch.readers import Reject
-from ctxbatch.repair import repair_store
-from ctxbatch.sources import find_sources
-from ctxbatch.verify import find_source_changes
+from ctxbatch.execution.repair import repair_store
+from ctxbatch.store.verify import find_source_changes
 
 TEXTS = [f"Line {n} of some text." for n in range(40)] + ["", "Ein Ärger, ça alors, 雪."]
 
@@ -126,7 +126,7 @@ def test_local_files_keep_names_that_look_like_urls(tmp_path, monkeypatch, bucke
 def test_other_file_systems_are_opened_by_fsspec(tmp_path):
     write_all(tmp_path / "data", TEXTS)
     for name, content in files_of(tmp_path / "data").items():
-        remote.write_file(f"memory://corpus/{name}", content)
+        filesystem.write_file(f"memory://corpus/{name}", content)
     assert read_all(["memory://corpus"])[2] == read_all([tmp_path / "data"])[2]
     assert found("memory://corpus/*.csv") == ["memory://corpus/rows.csv"]
 
@@ -328,7 +328,7 @@ def test_denied_access_and_a_server_that_is_not_there_are_told_in_one_line(bucke
 def test_local_inputs_need_nothing_of_remote_ones(tmp_path):
     (tmp_path / "a.txt").write_text("text\n")
     code = (
-        "import sys; from pathlib import Path; from ctxbatch.sources import find_sources;"
+        "import sys; from pathlib import Path; from ctxbatch.corpus.sources import find_sources;"
         f"find_sources([{str(tmp_path)!r}], Path('/nowhere')); print('fsspec' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

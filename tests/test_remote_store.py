@@ -13,10 +13,11 @@ from running import start, wait_for
 from stores import arrow_digests, make_store
 
 import ctxbatch
-from ctxbatch import InputError, ResourceError, RunConfig, StoreError, places, remote
-from ctxbatch.places import RemotePlace, place_of
-from ctxbatch.repair import find_damage
+from ctxbatch import InputError, ResourceError, RunConfig, StoreError, filesystem
+from ctxbatch.execution.repair import find_damage
 from ctxbatch.sealed import read_json, seal, unseal
+from ctxbatch.store import location
+from ctxbatch.store.location import RemotePlace, place_of
 
 N_LINES = 1_000
 
@@ -75,7 +76,7 @@ def made(server, short):
     server.client().create_bucket(Bucket="made")
     short("s3://made/out")
     names = objects(server, "s3://made/out")
-    return {f"out/{name}": remote.read_file(f"s3://made/out/{name}") for name in names}
+    return {f"out/{name}": filesystem.read_file(f"s3://made/out/{name}") for name in names}
 
 
 def objects(server, url):
@@ -114,7 +115,7 @@ def test_a_killed_run_resumes_and_its_copy_is_the_store_that_a_folder_would_hold
     assert cli("verify", url).stdout == f"{url}: 10 of 10 shards committed, all intact\n"
     assert cli("status", url).stdout.startswith(f"{url}: finished; 10 of 10 shards, 100% of ")
     assert json.loads(cli("stats", url, "--json").stdout)["shards"] == 10
-    monkeypatch.setattr(places, "_UNSETTLED_SECONDS", 0)
+    monkeypatch.setattr(location, "_UNSETTLED_SECONDS", 0)
     assert ctxbatch.run(corpus, url, config).n_run == 0  # and removes what killed attempts have left
     names = {re.sub(r"\.[0-9a-f]{12}\.", ".", name) for name in objects(server, url)}
     assert len(objects(server, url)) == len(names)
@@ -184,9 +185,9 @@ def test_with_errors_and_timeouts_in_between_nothing_is_lost(
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    remote._arrow_file_system.cache_clear()
+    filesystem._arrow_file_system.cache_clear()
     yield
-    remote._arrow_file_system.cache_clear()
+    filesystem._arrow_file_system.cache_clear()
 
 
 @pytest.mark.usefixtures("impatient")
@@ -208,12 +209,12 @@ def test_of_a_large_file_every_request_may_fail(server, bucket, tmp_path, reques
     url, file = f"{bucket({})}/large", tmp_path / "large"
     file.write_bytes(bytes(24 << 20))
     server.refuses = lambda path: "500" if request_ in path.partition("?")[2] else None
-    with pytest.raises(remote.RemoteError) as failed:
-        remote.upload(file, url)
+    with pytest.raises(filesystem.RemoteError) as failed:
+        filesystem.upload(file, url)
     assert failed.value.errno == errno.EIO
     server.refuses = lambda _: None
-    remote.upload(file, url)
-    remote.download(url, tmp_path / "copy")
+    filesystem.upload(file, url)
+    filesystem.download(url, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == file.read_bytes()
 
 
@@ -243,7 +244,7 @@ def test_what_killed_attempts_have_left_is_removed_and_nothing_else(server, buck
     put(dict.fromkeys([left, *foreign], b"of somebody"))
     assert short(url).n_run == 0
     assert left.removeprefix("out/") in objects(server, url)
-    monkeypatch.setattr(places, "_UNSETTLED_SECONDS", 0)
+    monkeypatch.setattr(location, "_UNSETTLED_SECONDS", 0)
     assert short(url).n_run == 0
     names = objects(server, url)
     assert left.removeprefix("out/") not in names
@@ -280,7 +281,7 @@ def test_damage_is_found_kept_out_of_copies_and_repaired(server, bucket, made, c
         next(name for name in names if name.startswith(start))
         for start in ("shards/000001/words", "shards/000002/sent")
     )
-    flipped = bytearray(remote.read_file(f"{url}/{words}"))
+    flipped = bytearray(filesystem.read_file(f"{url}/{words}"))
     flipped[len(flipped) // 2] ^= 1
     put({f"out/{words}": bytes(flipped)})
     server.client().delete_object(Bucket=url.split("/")[2], Key=f"out/{gone}")
@@ -366,7 +367,7 @@ def test_a_store_that_was_copied_up_by_other_means_is_one(
 def test_a_store_that_was_copied_down_by_other_means_is_told_from_one(server, finished, tmp_path):
     for name in objects(server, finished):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(remote.read_file(f"{finished}/{name}"))
+        (tmp_path / name).write_bytes(filesystem.read_file(f"{finished}/{name}"))
     with pytest.raises(StoreError, match="under other names than files have here: copy it with `ctxbatch pu"):
         ctxbatch.open(tmp_path)
 
@@ -374,7 +375,7 @@ def test_a_store_that_was_copied_down_by_other_means_is_told_from_one(server, fi
 def test_a_damaged_manifest_is_said(bucket, made):
     put = bucket
     url = f"{put(made)}/out"
-    manifest = remote.read_file(f"{url}/manifest.json")
+    manifest = filesystem.read_file(f"{url}/manifest.json")
     put({"out/manifest.json": manifest.replace(b"ctxbatch", b"ctxwatch", 1)})
     with pytest.raises(StoreError, match=rf"{url}/manifest.json is damaged: .*: run again with another -o"):
         ctxbatch.open(url)
@@ -484,7 +485,7 @@ def test_an_unfinished_store_is_copied_as_far_as_it_is(server, finished, tmp_pat
     unfinished = f"{finished}-begun"
     for name in objects(server, finished):
         if name < "shards/000004":
-            remote.write_file(f"{unfinished}/{name}", remote.read_file(f"{finished}/{name}"))
+            filesystem.write_file(f"{unfinished}/{name}", filesystem.read_file(f"{finished}/{name}"))
     report = ctxbatch.pull(unfinished, copy)
     assert (report.held, report.copied, report.planned) == (4, 4, len(manifest.shards))
     assert str(report) == f"{copy}: 4 of 10 shards; copied 4"

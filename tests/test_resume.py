@@ -15,7 +15,7 @@ from stores import arrow_digests, make_store
 
 import ctxbatch
 from ctxbatch import RunConfig, StoreError
-from ctxbatch.locking import is_locked
+from ctxbatch.store.locks import is_locked
 
 N_LINES = 3000
 
@@ -293,7 +293,7 @@ def test_a_newer_format_is_refused(copy, cli):
 def test_the_time_between_two_runs_does_not_count(copy):
     from ctxbatch.files import write_json
     from ctxbatch.sealed import read_json
-    from ctxbatch.totals import totals
+    from ctxbatch.store.stats import totals
 
     for number, (begin, end) in enumerate([(0, 10), (5, 12), (10_000, 10_003)]):
         path = copy / "shards" / f"{number:06d}" / "shard.json"

@@ -10,7 +10,7 @@ from stores import make_store
 
 import ctxbatch
 from ctxbatch import InputError, RunConfig
-from ctxbatch.resolving import resolve
+from ctxbatch.model.resolve import resolve
 
 SHOWN = [family for family in FAMILIES if family != "mpnet"]
 

@@ -12,10 +12,11 @@ from stores import make_store
 from wcwidth import wcswidth
 
 import ctxbatch
-from ctxbatch import Filters, InputError, RunConfig, StoreError, indexing, nearest
-from ctxbatch.hits import hits_table
-from ctxbatch.queries import parse_query
-from ctxbatch.store import Column
+from ctxbatch import Filters, InputError, RunConfig, StoreError
+from ctxbatch.search import exact, index_build
+from ctxbatch.search.hits import hits_table
+from ctxbatch.search.queries import parse_query
+from ctxbatch.store.reader import Column
 
 
 @pytest.mark.parametrize("on", ["shift", "contextual", "static"])
@@ -205,7 +206,7 @@ def test_vectors_are_searched_for_as_they_are(store):
 def test_half_floats_are_widened_exactly(bits):
     halves = np.arange(1 << 16, dtype=bits).view(np.float16)
     halves = halves[np.isfinite(halves)].reshape(-1, 8)
-    widened = nearest._as_floats(halves)
+    widened = exact._as_floats(halves)
     assert (widened.view(np.int32) == halves.astype(np.float32).view(np.int32)).all()
 
 
@@ -214,16 +215,16 @@ def test_the_exact_scan_is_brute_force_over_any_blocks(k):
     chance = np.random.default_rng(3)
     rows = np.round(chance.standard_normal((2500, 6)), 1).astype(np.float16)  # with many ties
     column = Column([rows[:7], rows[7:7], rows[7:1900], rows[1900:]], 6, np.float16)
-    queries = nearest.normalised(chance.standard_normal((4, 6)).astype(np.float32))
-    exact = (queries @ nearest.normalised(rows).T).round(6)
+    queries = exact.normalised(chance.standard_normal((4, 6)).astype(np.float32))
+    scores_QN = (queries @ exact.normalised(rows).T).round(6)
     some = np.sort(chance.choice(2500, 900, replace=False))
     for (positions, scores), among in (
-        (nearest.scan(column, queries, k), np.arange(2500)),
-        (nearest.scan_rows(column, queries, k, some), some),
+        (exact.scan(column, queries, k), np.arange(2500)),
+        (exact.scan_rows(column, queries, k, some), some),
     ):
         for query in range(4):
-            order = np.lexsort((among, -exact[query, among]))[:k]
-            np.testing.assert_allclose(scores[query], exact[query, among[order]], atol=2e-6)
+            order = np.lexsort((among, -scores_QN[query, among]))[:k]
+            np.testing.assert_allclose(scores[query], scores_QN[query, among[order]], atol=2e-6)
             assert len(set(positions[query].tolist())) == len(order)
 
 
@@ -234,7 +235,7 @@ def test_zero_vectors_score_zero_and_a_zero_query_is_an_error(tiny, tmp_path):
     with pytest.raises(InputError, match="vector of 'two' is zero"):
         ctxbatch.searcher(store).search("one [two]")
     column = Column([np.array([[0, 0], [1, 0], [-1, 0]], np.float16)], 2, np.float16)
-    ids, scores = nearest.scan(column, np.array([[1, 0]], np.float32), 3)
+    ids, scores = exact.scan(column, np.array([[1, 0]], np.float32), 3)
     assert ids.tolist() == [[1, 0, 2]]
     assert scores.tolist() == [[1.0, 0.0, -1.0]]
 
@@ -242,7 +243,7 @@ def test_zero_vectors_score_zero_and_a_zero_query_is_an_error(tiny, tmp_path):
 def test_a_changed_model_is_refused(tiny, tmp_path):
     import shutil
 
-    from ctxbatch.encoder import Encoder
+    from ctxbatch.model.encoder import Encoder
 
     folder = tmp_path / "model"
     shutil.copytree(tiny(), folder)
@@ -257,7 +258,7 @@ def test_a_changed_model_is_refused(tiny, tmp_path):
 def test_an_unfinished_store_is_not_searched(store, tmp_path):
     import shutil
 
-    from ctxbatch.store import Store
+    from ctxbatch.store.reader import Store
 
     out = tmp_path / "out"
     shutil.copytree(store.path, out)
@@ -265,7 +266,7 @@ def test_an_unfinished_store_is_not_searched(store, tmp_path):
     with pytest.raises(StoreError, match=r"is not finished \(\d+ of \d+ shards\)"):
         ctxbatch.searcher(Store(out))
     with pytest.raises(StoreError, match="lacks 1 of its shards"):
-        indexing.build(Store(out), "shift_3")
+        index_build.build(Store(out), "shift_3")
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -15,12 +15,13 @@ from conftest import command
 from stores import make_store, rows_of
 from wcwidth import wcswidth
 
-from ctxbatch import InputError, RunConfig, StoreError, clustering, keyness, senses
-from ctxbatch.clustering import cluster
-from ctxbatch.keyness import typical_words
-from ctxbatch.nearest import normalised
-from ctxbatch.senses import find_senses
-from ctxbatch.store import Column
+from ctxbatch import InputError, RunConfig, StoreError
+from ctxbatch.analysis import clustering, keyness, senses
+from ctxbatch.analysis.clustering import cluster
+from ctxbatch.analysis.keyness import typical_words
+from ctxbatch.analysis.senses import find_senses
+from ctxbatch.search.exact import normalised
+from ctxbatch.store.reader import Column
 
 PLANTED = Path(__file__).parent / "data" / "senses.tsv"
 TWO_SENSES = ("bank", "bat", "spring", "crane", "match", "seal", "plant")

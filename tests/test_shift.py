@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ctxbatch import shift
+from ctxbatch.model import shift
 
 floats = st.floats(-50, 50, width=32) | st.sampled_from([0.0, -0.0, 1e-3, -1e-3, 1e-35, -1e-35])
 pairs = hnp.arrays(np.float32, (2, 16), elements=floats)

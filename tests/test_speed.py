@@ -7,10 +7,10 @@ from stores import make_store
 
 import ctxbatch
 from ctxbatch.config import RunConfig
-from ctxbatch.devices import choose_devices, choose_workers
-from ctxbatch.encoder import WordModel
 from ctxbatch.errors import InputError, ResourceError
-from ctxbatch.totals import bottleneck, totals
+from ctxbatch.model.devices import choose_devices, choose_workers
+from ctxbatch.model.encoder import WordModel
+from ctxbatch.store.stats import bottleneck, totals
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from conftest import command
 from stores import arrow_digests, make_store
 
 from ctxbatch import RunConfig
-from ctxbatch.layout import Manifest
-from ctxbatch.pipeline import Bench
+from ctxbatch.execution.pipeline import Bench
+from ctxbatch.store.manifest import Manifest
 
 QUERY = "I want an [apple]."
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 from corpora import as_table, read_all, write_arrow_file, write_arrow_stream, write_parquet
 
+from ctxbatch.corpus.records import Record, Reject
 from ctxbatch.errors import InputError
-from ctxbatch.readers import Record, Reject
 
 REFUSALS = r"nothing can be read|has no field|not text|fields 'text'"
 

@@ -11,8 +11,10 @@ from models import PLAIN_TEXT
 from oracle import asinh, log_ratio
 from stores import make_store, rows_of
 
-from ctxbatch import InputError, RunConfig, StoreError, plotting, showing, trends
-from ctxbatch.store import Store
+from ctxbatch import InputError, RunConfig, StoreError
+from ctxbatch.analysis import layer_plot, layers
+from ctxbatch.cli import layers as layers_command
+from ctxbatch.store.reader import Store
 
 LAYERS = (3, 1, 2)
 WORDS = ("want", "bank", "The")
@@ -89,7 +91,7 @@ def test_every_measure_is_the_mean_that_its_definition_says(store, cli):
     found = cli("trends", store.path, *WORDS, "--json")
     assert (found.returncode, found.stderr) == (0, "")
     content = json.loads(found.stdout)
-    assert content == trends.measure(store, WORDS).as_dict() | {
+    assert content == layers.measure(store, WORDS).as_dict() | {
         "layers": [0, 1, 2, 3],
         "kinds": list(KINDS),
         "trends": content["trends"],
@@ -110,7 +112,7 @@ def test_every_measure_is_the_mean_that_its_definition_says(store, cli):
 
 def test_a_shift_has_the_stores_own_parameters_and_the_others_the_defaults(make):
     store = make(shift="asinh", delta=0.5, layers=(2,))
-    found = trends.measure(store, ["bank"])
+    found = layers.measure(store, ["bank"])
     assert (found.delta, found.floor) == (0.5, 1e-3)
     for measures in found.as_dict()["trends"][0]["measures"]:
         rows = rows_of(store)
@@ -121,7 +123,7 @@ def test_a_shift_has_the_stores_own_parameters_and_the_others_the_defaults(make)
 def test_half_floats_are_measured_in_single_precision(make):
     store = make(dtype="float16")
     rows = rows_of(store)
-    for measures in trends.measure(store, ["the"]).as_dict()["trends"][0]["measures"]:
+    for measures in layers.measure(store, ["the"]).as_dict()["trends"][0]["measures"]:
         assert_agrees(measures, expected(rows, "the", measures["kind"], measures["layer"]))
 
 
@@ -155,7 +157,7 @@ def test_without_static_vectors_the_stored_shift_is_measured_and_the_rest_named(
 )
 def test_any_vectors_are_measured_as_far_as_they_go(vectors, left_out, make, tmp_path, capsys, caplog):
     store = make(vectors=vectors, layers=None if vectors == ("static",) else LAYERS)
-    showing.trends(store.path, ["the", "bank"], plot=tmp_path / "a.svg")
+    layers_command.trends(store.path, ["the", "bank"], plot=tmp_path / "a.svg")
     assert len(caplog.messages) == (left_out is not None)
     assert left_out is None or f"left out are {left_out};" in caplog.messages[0]
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
@@ -164,8 +166,8 @@ def test_any_vectors_are_measured_as_far_as_they_go(vectors, left_out, make, tmp
 
 def test_raw_rows_of_the_embedding_matrix_alone_are_refused_and_beside_others_no_layer(make):
     with pytest.raises(InputError, match=r"raw rows of the embedding matrix alone, .*: run with --vectors"):
-        trends.measure(make(vectors=("static",), static="lookup", layers=None), ["bank"])
-    assert trends.measure(make(static="lookup"), ["bank"]).layers == (1, 2, 3)
+        layers.measure(make(vectors=("static",), static="lookup", layers=None), ["bank"])
+    assert layers.measure(make(static="lookup"), ["bank"]).layers == (1, 2, 3)
 
 
 def test_a_word_that_is_not_there_is_named(store, cli):
@@ -181,25 +183,25 @@ def test_a_word_that_occurs_once_has_no_self_similarity_and_a_sentence_of_one_wo
     found = cli("trends", store.path, "nobody")
     assert found.returncode == 0, found.stderr
     assert "nobody: 1 occurrence, 1 sentence\n" in found.stdout
-    (trend,) = trends.measure(store, ["nobody"]).trends
+    (trend,) = layers.measure(store, ["nobody"]).trends
     for measures in trend.measures:
         assert measures.self_similarity is measures.self_similarity_above_random is None
         assert measures.random_similarity is None
         assert measures.intra_sentence_similarity == pytest.approx(1)
     with pytest.raises(InputError, match=r"no word of .* occurs 5 times.*name words"):
-        trends.measure(store)
+        layers.measure(store)
 
 
 def test_zero_vectors_score_zero(make):
     store = make(floor=1e9, layers=(1,))  # no dimension is that large
-    (trend,) = trends.measure(store, ["bank"]).trends
+    (trend,) = layers.measure(store, ["bank"]).trends
     (measures,) = [each for each in trend.measures if each.kind == "log_ratio"]
     assert measures.self_similarity == measures.random_similarity == 0
     assert measures.intra_sentence_similarity == measures.mean_norm == measures.defined_share == 0
 
 
 def test_words_are_named_once_whatever_their_case(store):
-    found = trends.measure(store, ["Bank", "the", "BANK"])
+    found = layers.measure(store, ["Bank", "the", "BANK"])
     assert [trend.words for trend in found.trends] == [("bank",), ("the",)]
 
 
@@ -214,7 +216,7 @@ def test_without_words_a_sample_is_measured_the_same_every_time(make, cli, monke
     assert sample["words"] == frequent
     assert content["eligible_words"] == len(frequent)
     assert sample["occurrences"] == sum(words.count(word) for word in frequent)
-    of_words = [trends.measure(store, [word]).trends[0].measures for word in frequent]
+    of_words = [layers.measure(store, [word]).trends[0].measures for word in frequent]
     for number, measures in enumerate(sample["measures"]):
         for name in ("self_similarity", "self_similarity_above_random", "mean_norm", "defined_share"):
             alone = [getattr(each[number], name) for each in of_words]
@@ -222,34 +224,34 @@ def test_without_words_a_sample_is_measured_the_same_every_time(make, cli, monke
     found = cli("trends", store.path).stdout
     assert f"sample: mean of {len(frequent)} words that occur 5 times or more\n" in found
 
-    monkeypatch.setattr(trends, "SAMPLE_WORDS", 9)
-    monkeypatch.setattr(trends, "SAMPLE_OCCURRENCES", 6)
-    monkeypatch.setattr(trends, "SENTENCES", 4)
-    monkeypatch.setattr(trends, "BASELINE_ROWS", 50)
-    found = trends.measure(store)
+    monkeypatch.setattr(layers, "SAMPLE_WORDS", 9)
+    monkeypatch.setattr(layers, "SAMPLE_OCCURRENCES", 6)
+    monkeypatch.setattr(layers, "SENTENCES", 4)
+    monkeypatch.setattr(layers, "BASELINE_ROWS", 50)
+    found = layers.measure(store)
     (sample,) = found.trends
-    assert found == trends.measure(store)
+    assert found == layers.measure(store)
     assert len(sample.words) == 9 < found.eligible_words
     assert 45 <= sample.measured_occurrences <= 54 < sample.occurrences
     assert (sample.measured_sentences, found.baseline_rows) == (4, 50)
-    lines = list(showing._lines(found))
+    lines = list(layers_command._lines(found))
     assert f"sample: mean of 9 of {len(frequent)} words that occur 5 times or more" in lines
     assert any("54 of" in line and "; 4 of " in line for line in lines)
 
 
 def test_occurrences_of_a_sample_are_of_their_own_words(make, monkeypatch):
     store = make(TEXT * 4)
-    monkeypatch.setattr(trends, "SAMPLE_OCCURRENCES", 6)
-    _, sample = trends._sample(store, trends.open_postings(store))
+    monkeypatch.setattr(layers, "SAMPLE_OCCURRENCES", 6)
+    _, sample = layers._sample(store, layers.open_postings(store))
     of_rows = [word.casefold() for word in store.words_at(sample.of_words.positions_N)]
     assert of_rows == [sample.words[group] for group in sample.of_words.group_N]
     assert len(set(sample.of_words.positions_N.tolist())) == len(of_rows)
 
 
 def test_a_large_group_is_added_up_block_by_block(store, monkeypatch):
-    whole = trends.measure(store, ["the", "bank"])
-    monkeypatch.setattr(trends, "_BLOCK_ROWS", 3)
-    for one, other in zip(whole.trends, trends.measure(store, ["the", "bank"]).trends, strict=True):
+    whole = layers.measure(store, ["the", "bank"])
+    monkeypatch.setattr(layers, "_BLOCK_ROWS", 3)
+    for one, other in zip(whole.trends, layers.measure(store, ["the", "bank"]).trends, strict=True):
         for each, same in zip(one.measures, other.measures, strict=True):
             assert each.self_similarity == pytest.approx(same.self_similarity)
             assert each.intra_sentence_similarity == pytest.approx(same.intra_sentence_similarity)
@@ -264,7 +266,7 @@ def test_tables_fit_a_terminal(store, cli):
     assert len(tables) == 5
     for number in tables:
         assert [line.split()[0] for line in lines[number + 1 : number + 5]] == ["0", "1", "2", "3"]
-    first = trends.measure(store, ["bank"]).trends[0].measures[0]
+    first = layers.measure(store, ["bank"]).trends[0].measures[0]
     shown = lines[tables[1] + 1].split()
     assert shown[1] == f"{first.self_similarity:.3f}"
     assert shown[2] == "–"  # noqa: RUF001
@@ -293,7 +295,7 @@ def test_a_store_without_rows_is_refused_and_told_from_one_that_is_unfinished(ma
     (store.path / "shards" / "000000" / "shard.json").unlink()
     message = rf"is unfinished \({planned - 1} of {planned} shards\) and holds no rows yet: run the command"
     with pytest.raises(StoreError, match=message):
-        trends.measure(Store(store.path), ["zebra"])
+        layers.measure(Store(store.path), ["zebra"])
 
 
 # --- stores that keep some occurrences --------------------------------------------------------------
@@ -342,7 +344,7 @@ def test_what_needs_all_words_is_left_out_and_said_where_some_are_kept(options, 
 @pytest.mark.parametrize("options", [{"top_salient": 1}, {"sample": 0.7}])
 def test_tables_and_plots_show_what_there_is(options, make, tmp_path, capsys):
     store = make(TEXT * 8, **options)
-    showing.trends(store.path, plot=tmp_path / "a.svg")
+    layers_command.trends(store.path, plot=tmp_path / "a.svg")
     shown = capsys.readouterr().out
     assert_fits(shown)
     assert ("baseline: " in shown) == ("sample" in options)
@@ -357,23 +359,23 @@ def plotted(store):
     """All texts of a plot of a store."""
     figures = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plotting.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
-        plotting.draw(trends.measure(store), store.path)
+        patch.setattr(layer_plot.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+        layer_plot.draw(layers.measure(store), store.path)
     texts = [text.get_text() for text in figures[0].findobj(lambda each: hasattr(each, "get_text"))]
     return " ".join(texts)
 
 
 def test_of_a_frequent_word_a_sample_is_measured_and_said(make, monkeypatch):
     store = make(TEXT * 4)
-    monkeypatch.setattr(trends, "NAMED_OCCURRENCES", 7)
-    found = trends.measure(store, ["the", "nobody"])
-    assert found == trends.measure(store, ["the", "nobody"])
+    monkeypatch.setattr(layers, "NAMED_OCCURRENCES", 7)
+    found = layers.measure(store, ["the", "nobody"])
+    assert found == layers.measure(store, ["the", "nobody"])
     the, nobody = found.trends
     own = [row for row in rows_of(store) if row["word"].casefold() == "the"]
     assert (the.measured_occurrences, the.occurrences) == (7, len(own))
     assert the.sentences == the.measured_sentences == len({row["sentence_id"] for row in own})
     assert nobody.measured_occurrences == nobody.occurrences <= 7
-    lines = list(showing._lines(found))
+    lines = list(layers_command._lines(found))
     assert any(line.startswith(f"the: 7 of {len(own)} occurrences, {the.sentences} sent") for line in lines)
 
 
@@ -388,7 +390,7 @@ def test_wordpieces_as_rows_are_told(make, cli):
 )
 def test_a_plot_is_a_file_of_the_kind_that_its_suffix_says(suffix, beginning, store, tmp_path, capsys):
     path = tmp_path / f"plot{suffix}"
-    showing.trends(store.path, ["bank", "the", "nobody"], plot=path)
+    layers_command.trends(store.path, ["bank", "the", "nobody"], plot=path)
     assert capsys.readouterr().out.startswith(f"{store.n_rows:,} rows, ")
     assert path.read_bytes().startswith(beginning)
     assert path.stat().st_size > 5000
@@ -413,7 +415,7 @@ def test_a_plot_that_cannot_be_made_is_told_before_anything_is_computed(
     name, message, store, tmp_path, capsys
 ):
     with pytest.raises(InputError, match=message):
-        showing.trends(store.path, ["bank"], plot=tmp_path / name)
+        layers_command.trends(store.path, ["bank"], plot=tmp_path / name)
     assert capsys.readouterr().out == ""
 
 

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 from corpora import as_table, read_all, write_arrow_file, write_parquet
 
-from ctxbatch import remote
-from ctxbatch.damage import is_our_trouble
+from ctxbatch import filesystem
+from ctxbatch.corpus.read_errors import is_our_trouble
+from ctxbatch.corpus.sources import find_sources
 from ctxbatch.errors import InputError
-from ctxbatch.sources import find_sources
 
 MIB = 1 << 20
 
@@ -152,7 +152,7 @@ def test_a_data_set_cannot_make_sources_of_files_elsewhere(tmp_path, place, list
         if place == "local":
             (tmp_path / "set" / name).write_text(content)
         else:
-            remote.write_file(f"{folder}/{name}", content.encode())
+            filesystem.write_file(f"{folder}/{name}", content.encode())
     with pytest.raises(
         InputError, match=r"set/state.json lists '.*', which is not the name of a file beside"
     ):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctxbatch.windows import choose_windows, window_starts
+from ctxbatch.text.windows import choose_windows, window_starts
 
 
 @given(n_pieces=st.integers(1, 400), size=st.integers(1, 60))

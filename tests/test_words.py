@@ -6,11 +6,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctxbatch import batching, resolving
-from ctxbatch.batching import BatchMaker
 from ctxbatch.config import RunConfig
-from ctxbatch.readers import Record
-from ctxbatch.segment import Sentence
+from ctxbatch.corpus.records import Record
+from ctxbatch.model import resolve
+from ctxbatch.text import batching
+from ctxbatch.text.batching import BatchMaker
+from ctxbatch.text.sentences import Sentence
 
 KINDS = ("bert", "roberta", "xlm-roberta", "modernbert")
 characters = st.sampled_from("aeTn'.,- \t\u00a0é汉字😀\u200d\u0301קПz1[]<>▁Ġ\x00\x1c")
@@ -23,8 +24,8 @@ def maker(tiny):
     def get(family, **options) -> BatchMaker:
         key = (family, *options.items())
         if key not in made:
-            config = resolving.resolve(RunConfig(model=str(tiny(family)), **options), "cpu")
-            made[key] = BatchMaker(resolving.read_tokenizer(config), config)
+            config = resolve.resolve(RunConfig(model=str(tiny(family)), **options), "cpu")
+            made[key] = BatchMaker(resolve.read_tokenizer(config), config)
         return made[key]
 
     return get
@@ -99,8 +100,8 @@ def test_truncation_stored_in_a_tokenizer_is_cleared(tiny, tmp_path):
     tokenizer.enable_truncation(5)
     tokenizer.enable_padding(length=9)
     tokenizer.save(str(path))
-    config = resolving.resolve(RunConfig(model=str(folder)), "cpu")
-    make = BatchMaker(resolving.read_tokenizer(config), config)
+    config = resolve.resolve(RunConfig(model=str(folder)), "cpu")
+    make = BatchMaker(resolve.read_tokenizer(config), config)
     (buffer,) = make.buffers(sentences("one two three four five six seven eight"))
     assert len(buffer.rows) == 8
 
@@ -112,6 +113,6 @@ def test_the_limit_is_the_smaller_of_tokenizer_and_positions(tiny, tmp_path):
 
     folder = tmp_path / "model"
     shutil.copytree(tiny("roberta"), folder)
-    assert resolving.resolve(RunConfig(model=str(folder)), "cpu").max_tokens == 40
+    assert resolve.resolve(RunConfig(model=str(folder)), "cpu").max_tokens == 40
     set_tokenizer_option(folder, "model_max_length", 17)
-    assert resolving.resolve(RunConfig(model=str(folder)), "cpu").max_tokens == 17
+    assert resolve.resolve(RunConfig(model=str(folder)), "cpu").max_tokens == 17

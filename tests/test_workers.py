@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from ctxbatch.places import LocalPlace
-from ctxbatch.pool import Pool, WorkersFailedError
-from ctxbatch.worker import telling
+from ctxbatch.execution.local_pool import Pool, WorkersFailedError
+from ctxbatch.execution.worker import telling
+from ctxbatch.store.location import LocalPlace
 
 # Stands in for Python, which would import torch: fails in shards that it is told to, and notes every start.
 WORKER = """#!{python}

@@ -145,7 +145,7 @@ def read(out: str) -> int:
 
     import ctxbatch
     from ctxbatch.errors import CtxbatchError
-    from ctxbatch.store import rejects
+    from ctxbatch.store.reader import rejects
 
     try:
         store = ctxbatch.open(out)
@@ -177,11 +177,11 @@ def _digest(value: object) -> str:
 
 def use_small_indexes() -> None:
     """Have searches go through an index also where so few rows are compared one by one; tune it quickly."""
-    from ctxbatch import index, tuning
+    from ctxbatch.search import index, index_tuning
 
     smaller = {"_SCANNED_ROWS": 0, "_SCANNED_SHARE": 0, "_QUERIES": 32, "_FILTERED_QUERIES": 8}
     for name, value in smaller.items():
-        for module in (index, tuning):
+        for module in (index, index_tuning):
             if hasattr(module, name):
                 setattr(module, name, value)
 

@@ -49,7 +49,10 @@ _LATE = (
     "typer._adapters", "sklearn.cluster", "sklearn.metrics", "threadpoolctl", "encodings.utf_32_le",
     "transformers.models.align", "transformers.models.bert.tokenization_bert_fast", "typer.rich_utils",
 )  # fmt: skip
-_NOT_NEEDED = ("rayworker", "raypool", "cluster", "__main__")
+_NOT_NEEDED = tuple(
+    f"ctxbatch.{name}"
+    for name in ("execution.ray_worker", "execution.ray_pool", "execution.ray_cluster", "cli.__main__")
+)
 _SHOWN_BYTES = 1 << 20
 _FILE_BYTES = 2 << 30
 
@@ -80,9 +83,9 @@ def import_everything(optional: Sequence[str] = _LATE) -> None:
 
     for name in _NEEDED:
         importlib.import_module(name)
-    for module in pkgutil.iter_modules(ctxbatch.__path__):
+    for module in pkgutil.walk_packages(ctxbatch.__path__, "ctxbatch."):
         if module.name not in _NOT_NEEDED:
-            importlib.import_module(f"ctxbatch.{module.name}")
+            importlib.import_module(module.name)
     for name in optional:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
@@ -91,9 +94,9 @@ def import_everything(optional: Sequence[str] = _LATE) -> None:
 
     torch.set_num_threads(1)
     joblib.cpu_count(only_physical_cores=True)  # asks another program, once
-    from ctxbatch import pool
+    from ctxbatch.execution import local_pool
 
-    pool.subprocess = _Subprocess  # type: ignore[assignment]
+    local_pool.subprocess = _Subprocess  # type: ignore[assignment]
     gc.collect()
     gc.freeze()
 
@@ -139,11 +142,11 @@ def command(arguments: Sequence[object]) -> Callable[[], int]:
     """The command line in this process."""
 
     def act() -> int:
-        from ctxbatch import cli
+        from ctxbatch.cli import main
 
         sys.argv = ["ctxbatch", *map(str, arguments)]
         try:
-            cli.main()
+            main.main()
         except SystemExit as ended:
             if isinstance(ended.code, str):
                 sys.stderr.write(f"{ended.code}\n")
@@ -228,7 +231,7 @@ class _ForkedWorker:
         env: Mapping[str, str] | None = None,
         **_: object,
     ) -> None:
-        at = list(arguments).index("ctxbatch.worker")
+        at = list(arguments).index("ctxbatch.execution.worker")
         to_worker, from_worker = os.pipe(), os.pipe()
         self.args = arguments
         self.returncode: int | None = None
@@ -269,7 +272,7 @@ class _ForkedWorker:
 
 
 class _Subprocess:
-    """The module ``subprocess`` as `ctxbatch.pool` sees it here."""
+    """The module ``subprocess`` as `ctxbatch.execution.local_pool` sees it here."""
 
     Popen = _ForkedWorker
 
@@ -304,7 +307,7 @@ def _be_worker(
         log.handlers.clear()
         os.environ.update(environment)
         sys.argv = arguments
-        from ctxbatch import worker
+        from ctxbatch.execution import worker
 
         worker.main()
         status = 0

@@ -104,10 +104,10 @@ def write_inputs(base: Base) -> None:
 
 def remember_rates() -> None:
     """Have a short run remember its rate, too, so that the cache is written."""
-    from ctxbatch import forecast
+    from ctxbatch.execution import estimate
 
-    if hasattr(forecast, "_MIN_SECONDS_FOR_RATE"):
-        forecast._MIN_SECONDS_FOR_RATE = 0
+    if hasattr(estimate, "_MIN_SECONDS_FOR_RATE"):
+        estimate._MIN_SECONDS_FOR_RATE = 0
 
 
 # --- scenarios ------------------------------------------------------------------------------------

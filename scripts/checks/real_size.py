@@ -212,7 +212,7 @@ def command(case: Case, name: str, arguments: list[Any]) -> str:
     """Run a command, note its seconds and its peak memory, and return what it says."""
     started = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "ctxbatch.cli", name, *map(str, arguments)],
+        [sys.executable, "-m", "ctxbatch.cli.main", name, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -250,7 +250,7 @@ def watch(process: subprocess.Popen) -> dict[str, int]:
 def compare(case: Case, planned: dict[str, Any], out: Path) -> None:
     """Hold the plan against the run, and the run against what was written."""
     from ctxbatch import open as open_store
-    from ctxbatch.totals import totals
+    from ctxbatch.store.stats import totals
 
     store = open_store(out)
     found = totals(store)
@@ -273,7 +273,7 @@ _plain_seconds: list[float] = []
 def time_plan(case: Case, folder: Path, model: Path) -> None:
     """Time a plan in this process, where all is imported, against decompressing the input once."""
     import ctxbatch
-    from ctxbatch.streams import ByteStream, find_compression
+    from ctxbatch.corpus.streams import ByteStream, find_compression
 
     config = ctxbatch.RunConfig(model=str(model), words=tuple(RARE), vectors=("static",))
     seconds = min(seconds_of(lambda: ctxbatch.estimate(case.path, folder / "new", config)) for _ in range(3))

@@ -102,7 +102,7 @@ def make_victim(base: Base, variant: str) -> None:
     from stores import make_store
 
     import ctxbatch
-    from ctxbatch.indexing import IndexOptions, build
+    from ctxbatch.search.index_build import IndexOptions, build
 
     out = base.store(variant)
     store = make_store(out, [base.corpus], ctxbatch.RunConfig(**run_options(base, variant)))

@@ -1,0 +1,211 @@
+"""The trends command: measures of words through the layers as tables, JSON or a plot."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+import ctxbatch
+from ctxbatch import terminal
+from ctxbatch.cli.options import AsJson, StoreHere
+from ctxbatch.errors import InputError
+
+if TYPE_CHECKING:
+    from ctxbatch.analysis.layers import Measures, Trend, Trends
+    from ctxbatch.config import ResolvedConfig
+    from ctxbatch.store.reader import Store
+
+log = logging.getLogger("ctxbatch")
+
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+# Kinds by the names that fit over a column; the legend says what they stand for.
+_SHORT = {"contextual": "context", "log_ratio": "log", "asinh": "asinh", "difference": "diff"}
+_COLUMN = 8
+
+_Value = Callable[["Measures"], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """The kinds under a heading, and what is shown of each."""
+
+    heading: str
+    kinds: Sequence[str]
+    value: _Value
+
+    @property
+    def width(self) -> int:
+        return max(_COLUMN * len(self.kinds), len(self.heading) + 3)
+
+
+def trends(
+    out: StoreHere,
+    words: Annotated[
+        list[str] | None,
+        Argument(
+            metavar="WORD",
+            help="Words, compared casefolded. Without any, a sample of those that occur often enough.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    plot: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Draw the trends, too: a file that ends in .png, .svg or .pdf."),
+    ] = None,
+) -> None:
+    """Show how words' vectors move from layer to layer: similarities, length of the shift."""
+    draw = None if plot is None else _drawing(plot)
+    from ctxbatch.analysis.layers import kinds_of, measure
+    from ctxbatch.store.reader import check_has_rows
+
+    store = ctxbatch.open(out)
+    store.tell_damage()
+    check_has_rows(store)
+    for note in _notes(store, kinds_of(store.config)):
+        log.warning("%s", note)
+    found = measure(store, words or ())
+    terminal.show([terminal.json_line(found.as_dict())] if as_json else _lines(found))
+    if draw is not None:
+        draw(found)
+
+
+def _drawing(path: Path) -> "Callable[[Trends], None]":
+    """What draws into a file; that it cannot be done is told before anything is computed."""
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise InputError(f"--plot {path} must end in {', '.join(PLOT_SUFFIXES[:-1])} or {PLOT_SUFFIXES[-1]}")
+    if not path.parent.is_dir():
+        raise InputError(f"--plot {path}: there is no folder {path.parent}: make it first")
+    try:
+        from ctxbatch.analysis.layer_plot import draw
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"--plot needs {error.name}, which is not installed: pip install 'ctxbatch[plot]'"
+        ) from None
+    return lambda found: draw(found, path)
+
+
+def _notes(store: "Store", kinds: Sequence[str]) -> Iterator[str]:
+    """What a reader of the measures has to know of the store."""
+    from ctxbatch.model.shift import SHIFTS
+
+    config = store.config
+    if not store.complete:
+        done, planned = len(store.commits), len(store.manifest.shards)
+        yield (
+            f"{store.path} is unfinished: measuring {done} of {planned} shards; "
+            "the command that began it goes on with it"
+        )
+    missing = [kind for kind in ("static", "contextual") if kind not in config.vectors]
+    if missing:
+        left_out = [kind for kind in SHIFTS if kind not in kinds]
+        if "contextual" in config.vectors:
+            left_out.insert(0, "layer 0")
+        else:
+            left_out.insert(0, "contextual above layer 0" if "contextual" in kinds else "contextual")
+        yield (
+            f"{store.path} holds no {' and no '.join(missing)} vectors: left out are "
+            f"{', '.join(left_out)}; --vectors static,contextual stores what all need"
+        )
+    if (left_out_of := _left_out(config)) is not None:
+        yield f"{store.path} holds {left_out_of}"
+    if config.pool == "none":
+        yield "rows are wordpieces (--pool none): an occurrence is a piece, and a word's pieces are compared"
+
+
+def _left_out(config: "ResolvedConfig") -> str | None:
+    """What a store that keeps some occurrences holds, and which measures it therefore lacks."""
+    selection = config.kept
+    if selection is None:
+        return None
+    if not selection.of_words:
+        return (
+            f"{selection}: left out is intra-sentence similarity, which needs all words of a "
+            "sentence; a run without --sample stores them"
+        )
+    given = {"--words": selection.words, "--sample": selection.sample, "--top-salient": selection.top_salient}
+    options = " and ".join(option for option, value in given.items() if value is not None)
+    return (
+        f"{selection}: left out are random pairs, what is above them, and intra-sentence similarity, "
+        f"which need all words; a run without {options} stores them"
+    )
+
+
+def _lines(found: "Trends") -> Iterator[str]:
+    yield f"{found.rows:,} rows, {found.model}"
+    shifts = [kind for kind in found.kinds if kind != "contextual"]
+    if shifts:
+        described = {
+            "log_ratio": f"log_ratio (log), floor {found.floor}",
+            "asinh": f"asinh, delta {found.delta}",
+            "difference": "difference (diff)",
+        }
+        yield f"shifts: {'; '.join(described[kind] for kind in shifts)}"
+    if found.baseline_rows:
+        yield ""
+        yield f"baseline: {_of(found.baseline_rows, found.rows, 'row')}"
+        random = _Section("random pairs of different sentences", found.kinds, lambda m: m.random_similarity)
+        yield from _table(found.trends[0], found.layers, [random])
+    similar = [
+        _Section("self-similarity", found.kinds, lambda m: m.self_similarity),
+        _Section("above random pairs", found.kinds, lambda m: m.self_similarity_above_random),
+    ]
+    others = [_Section("intra-sentence similarity", found.kinds, lambda m: m.intra_sentence_similarity)]
+    if shifts:
+        others.append(_Section("length of the shift", shifts, lambda m: m.mean_norm))
+    if "log_ratio" in shifts:
+        others.append(_Section("defined", ["log_ratio"], lambda m: m.defined_share))
+    for trend in found.trends:
+        yield ""
+        yield from _heading(found, trend)
+        yield from _table(trend, found.layers, similar)
+        yield from _table(trend, found.layers, others)
+
+
+def _heading(found: "Trends", trend: "Trend") -> Iterator[str]:
+    from ctxbatch.analysis.layers import SAMPLE_MIN_OCCURRENCES, SAMPLE_OCCURRENCES
+
+    # Where none is measured, as the store holds no whole one, there is no share of them to tell.
+    sentences = _of(trend.measured_sentences or trend.sentences, trend.sentences, "sentence")
+    occurrences = _of(trend.measured_occurrences, trend.occurrences, "occurrence")
+    if found.eligible_words is None:
+        yield f"{trend.words[0]}: {occurrences}, {sentences}"
+        return
+    words = _of(len(trend.words), found.eligible_words, "word")
+    yield f"sample: mean of {words} that occur {SAMPLE_MIN_OCCURRENCES} times or more"
+    yield f"{occurrences}, {SAMPLE_OCCURRENCES} of a word at most; {sentences}"
+
+
+def _of(n: int, among: int, what: str) -> str:
+    counted = f"{among:,} {what}{'' if among == 1 else 's'}"
+    return counted if n == among else f"{n:,} of {counted}"
+
+
+def _table(trend: "Trend", layers: Sequence[int], sections: Sequence[_Section]) -> Iterator[str]:
+    """A row a layer; side by side, under each section's heading, a column a kind."""
+    by_place = {(each.layer, each.kind): each for each in trend.measures}
+    rows = [["", *(f"   {section.heading}" for section in sections)]]
+    rows.append(["layer", *(_cells(_SHORT[kind] for kind in section.kinds) for section in sections)])
+    for layer in layers:
+        numbers = [
+            _cells(_number(by_place.get((layer, kind)), section.value) for kind in section.kinds)
+            for section in sections
+        ]
+        rows.append([str(layer), *numbers])
+    for first, *parts in rows:
+        padded = (f"{part:<{section.width}}" for part, section in zip(parts, sections, strict=True))
+        yield f"{first:>5}{'  '.join(padded)}".rstrip()
+
+
+def _cells(texts: Iterable[str]) -> str:
+    return "".join(f"{text:>{_COLUMN}}" for text in texts)
+
+
+def _number(measures: "Measures | None", value: _Value) -> str:
+    found = None if measures is None else value(measures)
+    if found is None:
+        return "–"  # noqa: RUF001 (a dash for nothing, no minus)
+    return f"{found:.3f}" if abs(found) < 1000 else f"{found:.0f}"

@@ -1,0 +1,95 @@
+"""The senses command: how the groups of a word's occurrences are shown."""
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+from wcwidth import wrap
+
+import ctxbatch
+from ctxbatch import terminal
+from ctxbatch.cli.options import AsJson, Layer, StoreHere
+
+if TYPE_CHECKING:
+    from ctxbatch.analysis.senses import SenseGroup, Senses
+    from ctxbatch.store.reader import Store
+
+log = logging.getLogger("ctxbatch")
+
+
+def senses(
+    out: StoreHere,
+    word: Annotated[str, Argument(metavar="WORD", help="The word; upper and lower case are one.")],
+    groups: Annotated[
+        int | None,
+        Option(metavar="N", help="How many groups. [default: 1 to 10, as the silhouette says]"),
+    ] = None,
+    on: Annotated[
+        str | None,
+        Option(
+            "--on",
+            metavar="KIND",
+            help="Vectors: contextual, shift or static. [default: the first of these that is stored]",
+        ),
+    ] = None,
+    layer: Layer = None,
+    lines: Annotated[int, Option("-n", "--lines", metavar="N", help="How many lines of each group.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Group a word's occurrences by sense, and show the most central ones of each group."""
+    from ctxbatch.analysis.senses import find_senses
+
+    store = ctxbatch.open(out)
+    store.check_is_here()
+    found = find_senses(store, word, groups, lines, on, layer)
+    _tell_positions(store, found.column)
+    terminal.show([terminal.json_line(found.as_dict())] if as_json else _lines(found, terminal.columns()))
+
+
+def _tell_positions(store: "Store", column: str) -> None:
+    config = store.config
+    if column.startswith("shift") and config.shift == "log_ratio" and config.static == "embeddings":
+        remedy = "use --on contextual" if "contextual" in config.vectors else "run with --static lookup"
+        log.warning(
+            "%s, the log ratio to static vectors with positions in them, groups by position more than by "
+            "sense: %s",
+            column,
+            remedy,
+        )
+
+
+def _lines(found: "Senses", width: int) -> Iterator[str]:
+    from ctxbatch.search.concordance import keyword_in_context
+
+    yield from wrap(terminal.printable(_summary(found)), width)
+    # All at once, so that the lines of all groups are aligned with each other.
+    hits = [hit for group in found.groups for hit in group.lines]
+    lines = iter(list(keyword_in_context(hits, width, color=terminal.has_colors())))
+    for group in found.groups:
+        yield ""
+        yield from wrap(terminal.printable(_heading(group)), width)
+        for _ in group.lines:
+            yield next(lines)
+
+
+def _summary(found: "Senses") -> str:
+    from ctxbatch.analysis.clustering import ONE_GROUP
+
+    n = len(found.groups)
+    parts = [f"{found.word}: {found.grouped:,} occurrences on {found.column} in {n} group{'s' * (n > 1)}"]
+    if found.silhouette is not None:
+        parts.append(f"silhouette {found.silhouette:.2f}")
+    elif found.best is not None:
+        n_best, silhouette = found.best
+        parts.append(f"as the best silhouette, {silhouette:.2f} with {n_best} groups, is below {ONE_GROUP}")
+    if found.sampled < found.grouped:
+        parts.append(f"found from a sample of {found.sampled:,}")
+    if found.zero:
+        parts.append(f"{found.zero:,} more with a zero vector in none")
+    return ", ".join(parts)
+
+
+def _heading(group: "SenseGroup") -> str:
+    typical = f"; typical: {', '.join(group.typical)}" if group.typical else ""
+    return f"{group.number}: {group.size:,} ({group.share:.0%}){typical}"

@@ -1,0 +1,279 @@
+"""Readers: what was planned becomes records, or rejects with their reasons.
+
+Owns what a unit must hold to be a record, and that workers see exactly what was planned, or fail.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ctxbatch.corpus.raw_records import OpenSource, Reading, Unit, without_line_end
+from ctxbatch.corpus.read_errors import out_of_memory
+from ctxbatch.corpus.sources import Source
+from ctxbatch.errors import InputError
+from ctxbatch.sealed import Count, Sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Whole records of a source, the first being number ``first_record``.
+
+    ``start`` and ``end`` count bytes of the decompressed source, of a table its rows; ``size`` is in bytes
+    either way. ``sha256`` is of everything that was read between them.
+    """
+
+    source: Count
+    start: Count
+    end: Count
+    first_record: Count
+    size: Count
+    sha256: Sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A line, paragraph, file, JSON object or row: its text and where it begins in its source.
+
+    One without text may stand for ``times`` empty lines that follow one another.
+    """
+
+    source: int
+    record: int
+    byte_start: int | None
+    doc_id: str | None
+    text: str
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Something that is not processed, by name. ``word`` is set where only that word of a record is."""
+
+    source: int
+    record: int
+    byte_start: int | None
+    reason: str
+    word: str | None = None
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+class _BadRecordError(ValueError):
+    """Why a unit is no record."""
+
+
+def to_record(unit: Unit, number: int, source: OpenSource) -> Record | Reject:
+    """Make a record, or a reject, of a unit of source ``number``."""
+    start = source.byte_start(unit)
+    if unit.problem is not None:
+        return Reject(number, unit.number, start, unit.problem)
+    try:
+        text, doc_id = _CONTENT[source.source.format](unit, source)
+        (text + (doc_id or "")).encode()
+    except _BadRecordError as error:
+        return Reject(number, unit.number, start, str(error))
+    except UnicodeEncodeError:
+        return Reject(number, unit.number, start, "holds half of a surrogate pair, which is no text")
+    except RecursionError:  # of an id that is an object
+        return Reject(number, unit.number, start, "not JSON: nested too deeply")
+    except MemoryError as error:
+        raise out_of_memory(source.source.path) from error
+    return Record(number, unit.number, start, doc_id, text, unit.times)
+
+
+def _decoded(unit: Unit, source: OpenSource) -> str:
+    if unit.times > 1:
+        return ""
+    text, problem = source.text_of(unit)
+    if problem is not None:
+        raise _BadRecordError(problem)
+    return without_line_end(text)
+
+
+def _text_content(unit: Unit, source: OpenSource) -> tuple[str, str | None]:
+    return _decoded(unit, source), None
+
+
+def _json_content(unit: Unit, source: OpenSource) -> tuple[str, str | None]:
+    if source.is_blank(unit):
+        return "", None
+    fields = json_object(_decoded(unit, source))
+    wanted = source.reading.text_field
+    text = json_field(fields, wanted)
+    if text is _MISSING:
+        raise _BadRecordError(f"no field {wanted!r}")
+    if not isinstance(text, str):
+        raise _BadRecordError(f"field {wanted!r} is {_json_type(text)}, not a string")
+    doc_id = json_field(fields, source.reading.id_field)
+    if doc_id is None or doc_id is _MISSING:
+        return text, None
+    return text, doc_id if isinstance(doc_id, str) else json.dumps(doc_id)
+
+
+def json_object(line: str) -> dict[str, Any]:
+    """Parse a line that should hold a JSON object.
+
+    Raises:
+        ValueError: It does not.
+    """
+    try:
+        fields = json.loads(line)
+    except RecursionError as error:
+        raise _BadRecordError("not JSON: nested too deeply") from error
+    except ValueError as error:
+        # Python's message on a number of thousands of digits advises to change its own settings.
+        why = "a number of more digits than are read" if "digits" in str(error) else error
+        raise _BadRecordError(f"not JSON: {why}") from error
+    if not isinstance(fields, dict):
+        raise _BadRecordError(f"not a JSON object but {_json_type(fields)}")
+    return fields
+
+
+_MISSING = object()
+
+
+def json_field(fields: dict[str, Any], name: str) -> Any:  # noqa: ANN401 (a JSON value)
+    """A field by its name or, with dots, inside objects; `_MISSING` if there is none."""
+    if name in fields:
+        return fields[name]
+    value: Any = fields
+    for part in name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return _MISSING
+        value = value[part]
+    return value
+
+
+def has_json_field(fields: dict[str, Any], name: str) -> bool:
+    """Whether an object holds a field, maybe with null in it."""
+    return json_field(fields, name) is not _MISSING
+
+
+def json_field_names(fields: dict[str, Any]) -> list[str]:
+    """The names of an object's fields, those inside objects with dots."""
+    names: list[str] = []
+    waiting = [("", fields)]
+    while waiting:  # no recursion, which objects nested deeply would take too far
+        prefix, fields = waiting.pop()
+        names += [prefix + name for name, value in fields.items() if not isinstance(value, dict)]
+        waiting += [(f"{prefix}{name}.", value) for name, value in fields.items() if isinstance(value, dict)]
+    return names
+
+
+def _json_type(value: object) -> str:
+    if value is None:
+        return "null"
+    return {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}.get(
+        type(value), "an object"
+    )
+
+
+def _csv_content(unit: Unit, source: OpenSource) -> tuple[str, str | None]:
+    columns, fields = source.source.columns, unit.value
+    assert columns is not None
+    if not fields:
+        return "", None
+    name = source.reading.id_field
+    return fields[columns.index(source.reading.text_field)], (
+        fields[columns.index(name)] if name in columns else None
+    )
+
+
+def _table_content(unit: Unit, source: OpenSource) -> tuple[str, str | None]:
+    _, data, name = unit.value
+    if data is None:
+        raise _BadRecordError(f"field {source.reading.text_field!r} is null, not a string")
+    errors = source.reading.errors
+    try:
+        text = data.decode(errors=errors)
+    except UnicodeDecodeError as error:
+        raise _BadRecordError(f"not UTF-8 at byte {error.start} of the text") from error
+    try:
+        return text, None if name is None else name.decode(errors=errors)
+    except UnicodeDecodeError as error:
+        raise _BadRecordError(f"not UTF-8 at byte {error.start} of the id") from error
+
+
+_CONTENT: dict[str, Callable[[Unit, OpenSource], tuple[str, str | None]]] = {
+    "txt": _text_content,
+    "jsonl": _json_content,
+    "csv": _csv_content,
+    "tsv": _csv_content,
+    "parquet": _table_content,
+    "arrow": _table_content,
+}
+
+
+# --- reading what was planned ---------------------------------------------------------------------
+
+
+class Reader:
+    """Reads segments; those of one source in order read it once, even if it is compressed.
+
+    ``bytes_read`` counts the bytes of all segments so far.
+    """
+
+    def __init__(self, sources: Sequence[Source], reading: Reading) -> None:
+        self._sources = sources
+        self._reading = reading
+        self._open: OpenSource | None = None
+        self.bytes_read = 0
+
+    def close(self) -> None:
+        """Close the source that is open."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def read(self, segments: Sequence[Segment]) -> Iterator[Record | Reject]:
+        """Yield the records of segments, and what cannot be one, in source order.
+
+        Raises:
+            InputError: A source cannot be read, or its bytes are not those that were planned.
+        """
+        for segment in segments:
+            source = self._opened(segment.source)
+            digest = hashlib.sha256()
+            for unit in self._units(source, segment):
+                digest.update(unit.content)
+                self.bytes_read += len(unit.data)
+                if unit.is_record:
+                    yield to_record(unit, segment.source, source)
+            if digest.hexdigest() != segment.sha256:
+                raise InputError(
+                    f"{source.source.path} changed after the run was planned "
+                    f"({place(source.source, segment)}): restore it, or start a new run with another -o"
+                )
+
+    def is_unchanged(self, segment: Segment) -> bool:
+        """Whether a source still holds what was planned.
+
+        Raises:
+            InputError: The source cannot be read.
+        """
+        digest = hashlib.sha256()
+        for unit in self._units(self._opened(segment.source), segment):
+            digest.update(unit.content)
+        return digest.hexdigest() == segment.sha256
+
+    def _opened(self, number: int) -> OpenSource:
+        source = self._sources[number]
+        if self._open is None or self._open.source is not source:
+            self.close()
+            self._open = OpenSource(source, self._reading)
+        return self._open
+
+    def _units(self, source: OpenSource, segment: Segment) -> Iterator[Unit]:
+        # Never one unit more than the segment has: going back in a compressed source means beginning anew.
+        for unit in source.units(segment.start, segment.first_record, segment.end):
+            yield unit
+            if unit.end >= segment.end:
+                return
+
+
+def place(source: Source, segment: Segment) -> str:
+    """Where a segment lies, in words."""
+    return f"{'rows' if source.is_table else 'bytes'} {segment.start} to {segment.end}"

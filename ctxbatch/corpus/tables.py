@@ -1,0 +1,457 @@
+"""Rows of Arrow and Parquet files: the text and the id of each, from any row on, a few at a time.
+
+Owns how a column is named and which columns hold text, and that few rows are in memory at once, however
+many a file stores as one piece. Local files are read, not mapped: of a mapped one that somebody cuts short
+meanwhile nothing is left but a SIGBUS.
+"""
+
+import contextlib
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ctxbatch.corpus.read_errors import DamagedError, meaning_of
+from ctxbatch.corpus.streams import refuse_special
+from ctxbatch.errors import InputError
+from ctxbatch.filesystem import is_remote, open_file
+
+_IPC_FILE = b"ARROW1"
+_FEATHER_1 = b"FEA1"
+_ROWS = 1024
+_BAD_ID = b"\xff"  # no UTF-8, so the row is rejected
+# What pyarrow raises on a file that was damaged; much of it says nothing of files.
+_BROKEN = (pa.ArrowException, MemoryError, OSError, SystemError, ValueError, OverflowError, KeyError)
+# How much of a column of a Parquet file is read ahead.
+_AHEAD = 1 << 20
+# A row group that is larger is not fetched whole from a remote file.
+_FETCHED = 64 << 20
+# The texts of so many rows are decoded at once as come to so many bytes, or of one row.
+_DECODED = 64 << 20
+_ROWS_OF_DIFFERENCES = 16
+_PAGE_HEAD = 16
+_LENGTH_BYTES = 4
+
+# Number of a row, its text (None: null) and its id (None: null, or no such column).
+Row = tuple[int, bytes | None, bytes | None]
+# Number of a batch's first row, and the batch.
+_Batch = tuple[int, pa.RecordBatch]
+
+
+class Table:
+    """A Parquet file, an Arrow IPC file (Feather is one) or an Arrow IPC stream.
+
+    Raises:
+        DamagedError: It is not what its name says, or cut off.
+        InputError: It cannot be opened.
+        ResourceError: The network fails.
+    """
+
+    def __init__(self, path: str, format_name: str) -> None:
+        self._path = path
+        self._is_parquet = format_name == "parquet"
+        self._batches: Iterator[_Batch] | None = None
+        self._batch: _Batch | None = None
+        self._ahead_to = 0.0
+        self._parquet: Any = None
+        self._rows: dict[int, int] = {}
+        self._state: tuple[int, int] | None = None
+        self._size = 0
+        try:
+            if self._is_parquet:
+                self._metadata = pq.read_metadata(self._opened())
+                self.schema: pa.Schema = self._open_parquet().schema_arrow
+            else:
+                self.schema = self._open_arrow().schema
+            self.columns = column_names(self.schema)
+        except _BROKEN as error:
+            raise self._damage(error) from error
+
+    def _opened(self) -> Any:  # noqa: ANN401 (a file of pyarrow's)
+        if is_remote(self._path):
+            file = pa.PythonFile(open_file(self._path), "r")
+        else:
+            refuse_special(self._path)
+            file = pa.OSFile(self._path)
+            self._state = self._state or _state_of(self._path)
+        self._size = file.size()
+        return file
+
+    def _open_parquet(self, few: bool = False, dictionaries: Sequence[str] = ()) -> Any:  # noqa: ANN401 (a ParquetFile)
+        """Open a Parquet file, maybe for ``few`` rows; columns of ``dictionaries`` are read as such."""
+        groups = range(self._metadata.num_row_groups)
+        largest = max((self._metadata.row_group(group).total_byte_size for group in groups), default=0)
+        whole = is_remote(self._path) and largest <= _FETCHED and not few
+        return pq.ParquetFile(
+            self._opened(),
+            metadata=self._metadata,
+            pre_buffer=whole,
+            buffer_size=0 if whole else _AHEAD,
+            read_dictionary=list(dictionaries) or None,
+        )
+
+    def _open_arrow(self, columns: Sequence[int] = ()) -> Any:  # noqa: ANN401 (a reader of a file or of a stream)
+        """Open an Arrow file or stream, of which only some columns are read, or all of them."""
+        options = pa.ipc.IpcReadOptions(included_fields=list(columns))
+        file = self._opened()
+        head = file.read(len(_IPC_FILE))
+        file.seek(0)
+        if head == _IPC_FILE:
+            return pa.ipc.open_file(file, options=options)
+        if head.startswith(_FEATHER_1):
+            raise DamagedError("Feather version 1, which pyarrow no longer reads: write it as version 2")
+        return pa.ipc.open_stream(file, options=options)
+
+    def _damage(self, error: Exception) -> Exception:
+        if self._state is not None and _state_of(self._path) != self._state:
+            return InputError(f"{self._path} changed while it was read: run again when it is complete")
+        return meaning_of(error, self._path, "Parquet" if self._is_parquet else "Arrow", self._size)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in all; of a damaged stream those before the damage."""
+        if self._is_parquet:
+            return int(self._metadata.num_rows)
+        count = 0
+        with contextlib.suppress(DamagedError):
+            for _, batch in self._arrow_batches(0, self._smallest_column()):
+                count += batch.num_rows
+        return count
+
+    def _smallest_column(self) -> list[int]:
+        """The column of an Arrow file by which its rows are counted soonest."""
+        for _, batch in self._arrow_batches(0, []):
+            return sorted(range(batch.num_columns), key=lambda column: batch.column(column).nbytes)[:1]
+        return []
+
+    def rows(self, start: int, text_column: str, id_column: str) -> Iterator[Row]:
+        """Yield rows from row ``start`` on.
+
+        Args:
+            start: The first row's number, from 0.
+            text_column: The column with the text, nested ones with dots.
+            id_column: The column with the id; it need not exist.
+
+        Raises:
+            DamagedError: The file is damaged from the row on that would come next.
+        """
+        paths = find_column(self.schema, text_column), find_column(self.schema, id_column)
+        for first, batch in self._batches_from(start, paths):
+            before = max(0, start - first)
+            # Slices count from the batch's first row, so that what is damaged does not depend on ``start``.
+            for begin in range(before // _ROWS * _ROWS, batch.num_rows, _ROWS):
+                part, skipped = batch.slice(begin, _ROWS), max(0, before - begin)
+                try:
+                    yield from zip(
+                        itertools.count(first + begin + skipped),
+                        _texts(part, paths[0], skipped),
+                        _ids(part, paths[1], skipped),
+                        strict=False,
+                    )
+                except _BROKEN as error:
+                    raise self._damage(error) from error
+
+    def _batches_from(self, start: int, paths: tuple[list[str] | None, ...]) -> Iterator[_Batch]:
+        """Batches from the one on that holds row ``start``.
+
+        Where it is being read a little before it, reading goes on: a row group of a Parquet file has no other
+        way to a row in its middle, and a remote file is not fetched again. A local Arrow file is begun anew.
+        """
+        first = self._batch[0] if self._batch is not None else 0
+        goes_on = self._is_parquet or is_remote(self._path)
+        if self._batches is None or not goes_on or not first <= start < self._ahead_to:
+            self._batch = None
+            self._batches = (
+                self._parquet_batches(start, paths)
+                if self._is_parquet
+                else self._arrow_batches(start, self._numbers_of(paths))
+            )
+        elif self._batch is not None and start < first + self._batch[1].num_rows:
+            yield self._batch
+        try:
+            for batch in self._batches:
+                self._batch = batch
+                if start < batch[0] + batch[1].num_rows:
+                    yield batch
+        except Exception:
+            self._batches = None
+            raise
+
+    def _numbers_of(self, paths: tuple[list[str] | None, ...]) -> list[int]:
+        return sorted({self.schema.get_field_index(path[0]) for path in paths if path})
+
+    def _parquet_batches(self, start: int, paths: tuple[list[str] | None, ...]) -> Iterator[_Batch]:
+        """Batches of the wanted columns, beginning with the row group that holds row ``start``.
+
+        One row group after another, so that where batches begin does not depend on ``start``.
+        """
+        columns = [".".join(path) for path in paths if path]
+        first = 0
+        for group in range(self._metadata.num_row_groups):
+            size = self._metadata.row_group(group).num_rows
+            if first + size <= start:
+                first += size
+                continue
+            self._ahead_to = first + size
+            try:
+                self._parquet = self._parquet or self._open_parquet()
+                rows = self._rows_at_once(group, columns)
+                for batch in self._parquet.iter_batches(rows, row_groups=[group], columns=columns):
+                    yield first, batch
+                    first += batch.num_rows
+            except _BROKEN as error:
+                raise self._damage(error) from error
+
+    def _rows_at_once(self, group: int, columns: Sequence[str]) -> int:
+        """How many rows of a row group are decoded at once, so that what they hold comes to few bytes.
+
+        Where values share bytes in the file, the file's size says nothing: a value of a dictionary may stand
+        in every row, and one that is stored as a difference repeats the one before.
+        """
+        if group in self._rows:
+            return self._rows[group]
+        # Reading a row comes first: of metadata that are damaged pyarrow's reader raises an error, while its
+        # objects that show them end the process.
+        next(self._open_parquet(few=True).iter_batches(1, row_groups=[group], columns=columns), None)
+        facts, rows = self._metadata.row_group(group), _ROWS
+        for number in range(facts.num_columns):
+            if self._metadata.schema.column(number).path not in columns:
+                continue
+            chunk = facts.column(number)
+            rows = min(rows, _DECODED * facts.num_rows // max(1, chunk.total_uncompressed_size))
+            if "DELTA_BYTE_ARRAY" in chunk.encodings:
+                rows = min(rows, _ROWS_OF_DIFFERENCES)
+            if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY":
+                rows = min(rows, _DECODED // max(1, self._longest_in_dictionary(group, chunk)))
+        self._rows[group] = max(1, rows)
+        return self._rows[group]
+
+    def _longest_in_dictionary(self, group: int, chunk: Any) -> int:  # noqa: ANN401 (metadata of pyarrow's)
+        """The bytes of a column chunk's longest value in its dictionary, or of all where that is enough."""
+        name = chunk.path_in_schema
+        size = _page_bytes(self._opened().read_at(_PAGE_HEAD, chunk.dictionary_page_offset))
+        if size * _ROWS <= _DECODED:
+            return size
+        file = self._open_parquet(few=True, dictionaries=[name])
+        batch = next(file.iter_batches(1, row_groups=[group], columns=[name]), None)
+        column = None if batch is None else batch.column(0)
+        while isinstance(column, pa.StructArray):  # of which nothing but this column was read
+            column = column.field(0)
+        if not isinstance(column, pa.DictionaryArray):
+            return size
+        lengths = pc.binary_length(column.dictionary)
+        whole = (pc.sum(lengths).as_py() or 0) + _LENGTH_BYTES * len(lengths)
+        return pc.max(lengths).as_py() if whole == size else size  # else it is not the whole dictionary
+
+    def _arrow_batches(self, start: int, columns: Sequence[int]) -> Iterator[_Batch]:
+        """Batches of some columns, as they lie in the file."""
+        first = 0
+        self._ahead_to = math.inf
+        try:
+            reader = self._open_arrow(columns)
+            is_file = hasattr(reader, "num_record_batches")
+            batches = (
+                (reader.get_batch(number) for number in range(reader.num_record_batches))
+                if is_file
+                else iter(reader)
+            )
+            for batch in batches:
+                if first + batch.num_rows > start:
+                    yield first, batch
+                first += batch.num_rows
+        except _BROKEN as error:
+            raise self._damage(error) from error
+
+
+def _state_of(path: str) -> tuple[int, int] | None:
+    """The size and the time of a local file now; ``None`` where it is gone."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _page_bytes(head: bytes) -> int:
+    """How large a Parquet page is once decompressed; 0 where its header is damaged, as pyarrow will say.
+
+    Two fields of 32 bits begin it: the type, and this size. Each is a byte and a number of seven bits a byte.
+    """
+    numbers = []
+    position = 0
+    for _ in range(2):
+        if head[position : position + 1] != b"\x15":
+            return 0
+        number = shift = 0
+        for byte in head[position + 1 : position + 6]:
+            position += 1
+            number |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        position += 1
+        numbers.append(number >> 1)  # its lowest bit is the sign
+    return numbers[1]
+
+
+# --- columns --------------------------------------------------------------------------------------
+
+
+def find_column(schema: pa.Schema, name: str) -> list[str] | None:
+    """The way to a column: a name as it stands, or through structs, with dots; ``None`` if there is none.
+
+    There is none either where several columns have the name.
+    """
+    if schema.get_field_index(name) >= 0:
+        return [name]
+    parts = name.split(".")
+    if schema.get_field_index(parts[0]) < 0:
+        return None
+    kind = schema.field(parts[0]).type
+    for part in parts[1:]:
+        if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
+            return None
+        kind = kind.field(part).type
+    return parts
+
+
+def column_type(schema: pa.Schema, path: list[str]) -> pa.DataType:
+    """The type at the end of a way that `find_column` has found."""
+    kind = schema.field(path[0]).type
+    for part in path[1:]:
+        kind = kind.field(part).type
+    return kind
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column's values are strings, or bytes that may be such."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+        if pa.types.is_string_view(kind):  # which pyarrow cannot decode
+            return False
+    types = pa.types
+    return bool(
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_string_view(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_null(kind)
+    )
+
+
+def column_names(schema: pa.Schema) -> list[str]:
+    """The names of all columns, those inside structs with dots."""
+    names: list[str] = []
+
+    def add(prefix: str, fields: Any) -> None:  # noqa: ANN401 (fields of a schema or of a struct)
+        for field in fields:
+            if pa.types.is_struct(field.type):
+                add(f"{prefix}{field.name}.", field.type)
+            else:
+                names.append(prefix + field.name)
+
+    add("", schema)
+    return names
+
+
+def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
+    """A column, checked for offsets and indices that would lead out of its buffers."""
+    column = batch.column(path[0])
+    column.validate()
+    for part in path[1:]:
+        column = pc.struct_field(column, part)
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    if isinstance(column, pa.DictionaryArray):
+        values = column.dictionary
+        if is_text(values.type):
+            values = values.cast(pa.large_binary())  # as below
+        column = pa.DictionaryArray.from_arrays(column.indices, values, safe=False)
+        column.validate(full=True)
+    elif pa.types.is_string_view(column.type):
+        column.validate(full=True)
+    elif is_text(column.type):
+        # As bytes: whether they are UTF-8 is for the one who makes records of them to say.
+        column = column.cast(pa.large_binary())
+    if pa.types.is_large_binary(column.type) or pa.types.is_nested(column.type):
+        column.validate(full=True)  # only what has offsets can lead out of its buffers
+    return column
+
+
+def _pieces(column: pa.Array, skipped: int) -> Iterator[pa.Array]:
+    """A checked column but its first rows decoded, at once or, where that comes to many bytes, row by row."""
+    step = len(column) if _decoded_bytes(column) <= _DECODED else 1
+    for begin in range(skipped, len(column), max(1, step)):
+        piece = column.slice(begin, step)
+        if isinstance(piece, pa.DictionaryArray):
+            piece = piece.dictionary_decode()
+        elif pa.types.is_string_view(piece.type):
+            piece = piece.cast(pa.large_string()).cast(pa.large_binary())
+        yield piece
+
+
+def _decoded_bytes(column: pa.Array) -> int:
+    """How many bytes the values of a checked column come to, each counted as often as it stands there."""
+    if pa.types.is_string_view(column.type):
+        views = np.frombuffer(column.buffers()[1], np.int32).reshape(-1, 4)
+        return int(views[column.offset : column.offset + len(column), 0].sum(dtype=np.int64))
+    if isinstance(column, pa.DictionaryArray) and pa.types.is_large_binary(column.dictionary.type):
+        lengths = pc.take(pc.binary_length(column.dictionary), column.indices)
+    elif pa.types.is_large_binary(column.type):
+        lengths = pc.binary_length(column)
+    else:
+        return int(column.nbytes)
+    return int(pc.sum(lengths).as_py() or 0)
+
+
+def _texts(batch: pa.RecordBatch, path: list[str] | None, skipped: int) -> Iterable[bytes | None]:
+    if path is None:
+        return itertools.repeat(None, batch.num_rows - skipped)
+    pieces = _pieces(_column(batch, path), skipped)
+    return itertools.chain.from_iterable(piece.to_pylist() for piece in pieces)
+
+
+def _ids(batch: pa.RecordBatch, path: list[str] | None, skipped: int) -> Iterable[bytes | None]:
+    if path is None:
+        return itertools.repeat(None, batch.num_rows - skipped)
+    return itertools.chain.from_iterable(map(_shown_ids, _pieces(_column(batch, path), skipped)))
+
+
+def _shown_ids(column: pa.Array) -> list[bytes | None]:
+    try:
+        return _id_values(column)
+    except MemoryError:
+        raise
+    except _BROKEN:  # a value that no one can show rejects its row, not the file
+        return [_id_value(column.slice(row, 1)) for row in range(len(column))]
+
+
+def _id_value(column: pa.Array) -> bytes | None:
+    try:
+        return _id_values(column)[0]
+    except MemoryError:
+        raise
+    except _BROKEN:
+        return _BAD_ID
+
+
+def _id_values(column: pa.Array) -> list[bytes | None]:
+    if pa.types.is_fixed_size_binary(column.type):
+        return [None if v is None else v.hex().encode() for v in column.to_pylist()]
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp(column.type.unit))
+    if pa.types.is_nested(column.type):
+        values = column.to_pylist()
+        return [None if v is None else json.dumps(v, default=str).encode() for v in values]
+    if not pa.types.is_large_binary(column.type):
+        column = column.cast(pa.large_string()).cast(pa.large_binary())
+    found: list[bytes | None] = column.to_pylist()
+    return found

@@ -1,0 +1,144 @@
+"""Where a run works: on this machine, or on a Ray cluster.
+
+Engines say what options mean for their devices and run shards there; what is done is the same everywhere.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+from ctxbatch.config import ResolvedConfig, RunConfig
+from ctxbatch.cores import describe_limit
+from ctxbatch.execution.local_pool import ENVIRONMENT, Pool
+from ctxbatch.execution.ray_cluster import ask_node, connected, count
+from ctxbatch.execution.ray_worker import compile_here, resolve_here
+from ctxbatch.model.compiling import make_program
+from ctxbatch.store.location import Place
+
+if TYPE_CHECKING:
+    from ctxbatch.execution.ray_pool import RayPool
+
+log = logging.getLogger("ctxbatch")
+
+
+class Engine(Protocol):
+    """A place to work: devices of one kind, on one machine or many."""
+
+    @property
+    def devices(self) -> Sequence[str]:
+        """Their names, as commit records have them; none where past runs say nothing about these."""
+
+    def resolve(self, config: RunConfig, corpus_bytes: int) -> ResolvedConfig:
+        """What `ctxbatch.model.resolve.resolve` says for these devices."""
+
+    def make_program(self, config: ResolvedConfig) -> None:
+        """Compile the model, if the configuration says so and these devices run what is compiled."""
+
+    def workers(self, place: Place, lock: int, log_file: IO[str]) -> "Pool | RayPool":
+        """Workers for a store, none of which outlives the context."""
+
+
+@contextlib.contextmanager
+def open_engine(config: RunConfig) -> Iterator[Engine]:
+    """The engine that the options ask for.
+
+    Raises:
+        InputError: This machine does not have the devices, or there is no cluster.
+    """
+    if config.engine == "ray":
+        with connected(config.address or "auto"):
+            yield RayEngine(config)
+    else:
+        yield LocalEngine(config)
+
+
+class LocalEngine:
+    """This machine: one worker process per GPU, or per core.
+
+    Args:
+        config: The options; only those of devices and workers count.
+        model: The folder of the model; found by its name if not given.
+
+    Raises:
+        InputError: This machine does not have a device that is asked for.
+    """
+
+    def __init__(self, config: RunConfig, model: Path | None = None) -> None:
+        from ctxbatch.model.devices import choose_devices, choose_workers
+
+        self._model = model
+        self._devices = choose_devices(config.devices)
+        self._workers = choose_workers(config.workers, self._devices)
+        self._counts_cores = config.workers is None and self._devices == ["cpu"]
+
+    @property
+    def devices(self) -> Sequence[str]:
+        """The devices by name."""
+        from ctxbatch.model.devices import describe_device
+
+        return [describe_device(device) for device in self._devices]
+
+    def resolve(self, config: RunConfig, corpus_bytes: int) -> ResolvedConfig:
+        """What the options mean here."""
+        from ctxbatch.model.resolve import resolve
+
+        return resolve(config, self._devices[0], corpus_bytes)
+
+    def make_program(self, config: ResolvedConfig) -> None:
+        """Compile the model for this CPU."""
+        if config.compiled and self._devices == ["cpu"]:
+            make_program(config, self._model)
+
+    def workers(self, place: Place, lock: int, log_file: IO[str]) -> Pool:
+        """Worker processes."""
+        if self._counts_cores and (limit := describe_limit()):
+            log.info("workers: %d, as %s; --workers says otherwise", len(self._workers), limit)
+        return Pool(place, self._workers, lock, log_file, self._model)
+
+
+class RayEngine:
+    """The cluster that this process is connected to: all its GPUs, or else all its CPUs.
+
+    Args:
+        config: The options; only ``workers`` counts.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._n_workers = config.workers
+        self._kind = "GPU" if count("GPU") else "CPU"
+        self._device = "cuda:0" if self._kind == "GPU" else "cpu"  # Ray shows a worker its own GPU alone
+        self._has_program = False
+
+    @property
+    def devices(self) -> Sequence[str]:
+        """None: rates of past runs are those of one machine, and here are several."""
+        return ()
+
+    def resolve(self, config: RunConfig, corpus_bytes: int) -> ResolvedConfig:
+        """What the options mean on a node."""
+        resolved: ResolvedConfig = self._ask(resolve_here, config, self._device, corpus_bytes)
+        return resolved
+
+    def make_program(self, config: ResolvedConfig) -> None:
+        """Compile the model on a node; others do so with their first worker."""
+        if config.compiled and self._kind == "CPU" and not self._has_program:
+            log.info("compiling %s on the cluster: takes about a minute, once a machine", config.model)
+            self._ask(compile_here, config)
+            self._has_program = True
+
+    def workers(self, place: Place, lock: int, log_file: IO[str]) -> "RayPool":  # noqa: ARG002 (of this machine alone)
+        """Actors."""
+        from ctxbatch.execution.ray_pool import RayPool
+
+        return RayPool(place, self._device, self._share, self._n_workers)
+
+    @property
+    def _share(self) -> dict[str, Any]:
+        """What Ray is to give each worker."""
+        n_gpus = int(self._kind == "GPU")
+        return {"num_cpus": 1, "num_gpus": n_gpus, "runtime_env": {"env_vars": ENVIRONMENT}}
+
+    def _ask(self, function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401 (what it returns)
+        return ask_node(function, *arguments, kind=self._kind, share=self._share)

@@ -1,0 +1,365 @@
+"""What a run will come to, before it is begun: a sample of the input, tokenised and extrapolated.
+
+Owns the sample, the size that a store will have on disk, and the rates of past runs on this machine.
+"""
+
+import itertools
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctxbatch.config import ResolvedConfig
+from ctxbatch.corpus.raw_records import OpenSource, Reading
+from ctxbatch.corpus.read_errors import DamagedError, telling_of_memory
+from ctxbatch.corpus.records import Record, Reject, to_record
+from ctxbatch.corpus.sources import Source
+from ctxbatch.corpus.streams import ByteStream
+from ctxbatch.corpus.tables import Table
+from ctxbatch.errors import ResourceError
+from ctxbatch.files import cache_folder, free_bytes, write_atomically
+from ctxbatch.search.index_build import expected_bytes
+from ctxbatch.text.batching import BatchMaker, Buffer
+from ctxbatch.text.sentences import split_sentences
+
+log = logging.getLogger("ctxbatch")
+_SAMPLE_BYTES = 1 << 19
+_MIN_BYTES_A_SOURCE = 16 << 10
+_SOURCES_A_KIND = 32
+_PLACES_A_SOURCE = 16
+_FEW_ROWS = 2_000
+# How far a compressed source is decompressed to learn what a compressed byte is worth.
+_PROBED_BYTES = 4 << 20
+_MAX_DECOMPRESSED = 256 << 20
+_PROBE_STEP = 1 << 20
+# Bytes of a row and of a sentence on disk besides texts and vectors: ids, offsets and counts.
+_ROW_BYTES = 40.2
+_SENTENCE_BYTES = 48
+_MIN_SECONDS_FOR_RATE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run over some sources will come to.
+
+    ``bytes`` are of the input, decompressed; ``seconds`` and ``tokens_per_second`` are ``None`` where no
+    run with this model has been timed on this device, ``bytes_free`` where the store is on object storage,
+    ``words`` where only sentences with given words are tokenised. ``first_reject`` names a source and a
+    reason, if anything in the sample is rejected. Exact only where ``sampled`` is 1 and all words are stored.
+    """
+
+    sources: int
+    sources_compressed: int
+    bytes: int
+    sampled: float
+    records: int
+    rejected: int
+    sentences: int
+    words: int | None
+    rows: int
+    tokens: int
+    shards: int
+    bytes_on_disk: int
+    bytes_of_index: int
+    bytes_free: int | None
+    tokens_per_second: float | None
+    seconds: float | None
+    first_reject: str | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the disk has room for the store and its index."""
+        return self.bytes_free is None or self.bytes_on_disk + self.bytes_of_index <= self.bytes_free
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON knows them."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _Totals:
+    """Sums over a sample, and then over what it stands for; floats, because they are scaled."""
+
+    bytes: float = 0
+    records: float = 0
+    rejected: float = 0
+    sentences: float = 0
+    words: float = 0
+    rows: float = 0
+    tokens: float = 0
+    disk: float = 0
+
+    def add(self, other: "_Totals", factor: float) -> None:
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + factor * getattr(other, name))
+
+
+def estimate(
+    sources: Sequence[Source],
+    reading: Reading,
+    config: ResolvedConfig,
+    out: Path | None,
+    devices: Sequence[str],
+) -> Estimate:
+    """Estimate a run from a sample of half a megabyte, drawn from all over the input.
+
+    Args:
+        sources: What `ctxbatch.corpus.plan.examine` has made of the sources.
+        reading: How they are read.
+        config: The resolved configuration.
+        out: The store's folder, which need not exist; ``None`` where nobody knows how much room there is.
+        devices: Names of the devices, as commit records have them.
+
+    Raises:
+        InputError: A source cannot be read.
+    """
+    from ctxbatch.model.resolve import read_tokenizer  # torch comes last: mistakes are told at once
+
+    maker = BatchMaker(read_tokenizer(config), config)
+    total, sampled = _Totals(), 0.0
+    first_reject: str | None = None
+    kinds: dict[tuple[str, str | None], list[Source]] = {}
+    for source in sources:
+        if source.size:
+            kinds.setdefault((source.format, source.compression), []).append(source)
+    chosen = {kind: _spread(group, _SOURCES_A_KIND) for kind, group in kinds.items()}
+    budget = max(_MIN_BYTES_A_SOURCE, _SAMPLE_BYTES // max(1, sum(map(len, chosen.values()))))
+    for kind, group in kinds.items():
+        factor = sum(s.size for s in group) / sum(s.size for s in chosen[kind])
+        for source in chosen[kind]:
+            with telling_of_memory(source.path):
+                found, share, reason = _sample(source, reading, budget, maker, config)
+            total.add(found, factor / share)
+            sampled += found.bytes
+            if first_reject is None and reason is not None:
+                first_reject = f"{source.path}: {reason}"
+    whole = total.bytes
+    if reading.limit is not None and total.records > reading.limit:
+        share, part = reading.limit / total.records, _Totals()
+        part.add(total, share)
+        total = part
+    rate = _known_rate(config, devices)
+    return Estimate(
+        sources=len(sources),
+        sources_compressed=sum(source.compression is not None for source in sources),
+        bytes=round(total.bytes),
+        # Rounded down: 1 means that nothing was left out.
+        sampled=min(1.0, math.floor(1e4 * sampled / whole) / 1e4) if whole else 1.0,
+        records=round(total.records),
+        rejected=round(total.rejected),
+        sentences=round(total.sentences),
+        words=None if config.words is not None else round(total.words),
+        rows=round(total.rows),
+        tokens=round(total.tokens),
+        shards=max(1, round(total.bytes / reading.shard_size)),
+        bytes_on_disk=round(total.disk),
+        bytes_of_index=expected_bytes(round(total.rows), config.hidden_size),
+        bytes_free=None if out is None else free_bytes(out),
+        tokens_per_second=rate,
+        seconds=round(total.tokens / rate, 1) if rate else None,
+        first_reject=first_reject,
+    )
+
+
+def _spread(group: Sequence[Source], most: int) -> list[Source]:
+    """At most so many sources, evenly over the group."""
+    if len(group) <= most:
+        return list(group)
+    return [group[number * len(group) // most] for number in range(most)]
+
+
+# --- the sample -----------------------------------------------------------------------------------
+
+
+def _sample(
+    source: Source, reading: Reading, budget: int, maker: BatchMaker, config: ResolvedConfig
+) -> tuple[_Totals, float, str | None]:
+    """Sums over a part of a source, the part's share of it, and why something in it is rejected."""
+    try:
+        extent, exact = _extent(source)
+    except DamagedError as error:
+        return _Totals(records=1, rejected=1), 1.0, str(error)
+    if reading.record == "file":  # parts of a file have to do
+        reading = replace(reading, record="paragraph")
+    part = _Part()
+    places = _places(source, exact, budget)
+    opened = OpenSource(source, reading)
+    try:
+        for start, end in zip(places, [*places[1:], extent], strict=True):
+            if part.lost_at is None:
+                _read_from(part, opened, start, end, budget / len(places))
+    finally:
+        opened.close()
+    found = _Totals(bytes=part.bytes, records=part.n_records, rejected=part.n_rejected)
+    _count(found, part.records, source, maker, config)
+    extent = extent if part.lost_at is None else part.lost_at
+    share = min(1.0, part.reached / extent) if extent and part.reached else 1.0
+    if part.lost_at is not None:  # one reject stands for all that is lost, however much was sampled
+        found.records += share
+        found.rejected += share
+    return found, share, part.first_reject
+
+
+def _extent(source: Source) -> tuple[float, int]:
+    """How long a source is, in rows or decompressed bytes, and how much of that is certainly there."""
+    if source.is_table:
+        n_rows = Table(source.path, source.format).n_rows
+        return n_rows, n_rows
+    if source.compression is None:
+        return source.size, source.size
+    stream = ByteStream(source.path, source.compression)
+    # Decompressors read ahead: what was read is used up once more is.
+    read = used = used_for = 0
+    try:
+        while used < _PROBED_BYTES and (stream.position < _MAX_DECOMPRESSED or not used):
+            position = stream.position
+            if not stream.read(_PROBE_STEP):
+                return position, position
+            if stream.compressed_position() > read:
+                used, used_for, read = read, position, stream.compressed_position()
+    except DamagedError:
+        return stream.position, stream.position
+    finally:
+        stream.close()
+    return used_for / used * source.size, stream.position
+
+
+def _places(source: Source, length: int, budget: int) -> list[int]:
+    """Where to read: at the beginning, and evenly spread where a record's beginning can be found."""
+    if source.format in ("csv", "tsv") or length <= (_FEW_ROWS if source.is_table else budget):
+        return [0]
+    if source.compression is not None:
+        length = min(length, _MAX_DECOMPRESSED)
+    return [number * length // _PLACES_A_SOURCE // 4 * 4 for number in range(_PLACES_A_SOURCE)]
+
+
+@dataclass(slots=True)
+class _Part:
+    """What was read of a source: how far it reaches in its own measure, and what it holds."""
+
+    reached: float = 0
+    bytes: float = 0
+    n_records: float = 0
+    n_rejected: float = 0
+    records: list[Record] = field(default_factory=list)
+    first_reject: str | None = None
+    lost_at: int | None = None
+    read_to: int = 0
+
+
+def _read_from(part: _Part, opened: OpenSource, start: int, end: float, budget: float) -> None:
+    """Add what stands from one place on to a part, up to the next place or the budget.
+
+    Of a record that is larger than the budget a part stands for the whole, so its share is what counts.
+    """
+    if start < part.read_to:
+        return
+    taken = 0
+    units = opened.units(start)
+    if start and not opened.source.is_table:
+        next(units, None)  # what is left of a record
+    for unit in units:
+        if unit.is_lost:
+            part.lost_at = unit.start
+            part.first_reject = part.first_reject or unit.problem
+        if unit.is_lost or unit.start >= end or taken >= budget:
+            return
+        part.read_to = unit.end
+        share = min(1.0, budget / max(1, len(unit.data)))
+        part.reached += (unit.end - unit.start) * share
+        part.bytes += len(unit.data) * share
+        taken += len(unit.data)
+        if not unit.is_record:
+            continue
+        part.n_records += share * unit.times
+        record = to_record(unit, 0, opened)
+        if isinstance(record, Reject):
+            part.n_rejected += share
+            part.first_reject = part.first_reject or record.reason
+        else:
+            text = record.text[: max(1, int(len(record.text) * share))]
+            part.records.append(replace(record, text=text))
+
+
+def _count(
+    found: _Totals, records: Sequence[Record], source: Source, maker: BatchMaker, config: ResolvedConfig
+) -> None:
+    sentences = itertools.chain.from_iterable(split_sentences(record, config.lang) for record in records)
+    vector_bytes = len(config.columns) * config.hidden_size * (2 if config.dtype == "float16" else 4)
+    specials = maker.n_specials
+    for buffer in maker.buffers(sentences):
+        run = np.unique(buffer.rows.window_N)
+        n_rows = _expected_rows(buffer, config)
+        found.sentences += len(buffer.sentences)
+        found.words += int(buffer.n_words_S.sum())
+        found.rows += n_rows
+        found.tokens += int(buffer.window_length_W[run].sum()) + specials * len(run)
+        texts = sum(len(sentence.text.encode()) for sentence in buffer.sentences)
+        ids = sum(len(sentence.record.doc_id or "") for sentence in buffer.sentences)
+        words = len(buffer.words.utf8) * n_rows / max(1, len(buffer.rows))
+        found.disk += n_rows * (vector_bytes + _ROW_BYTES) + words + texts + ids
+        found.disk += len(buffer.sentences) * (_SENTENCE_BYTES + len(source.path))
+
+
+def _expected_rows(buffer: Buffer, config: ResolvedConfig) -> float:
+    """How many rows of a buffer are stored: which are the most salient is not known yet."""
+    rows = buffer.rows
+    if config.top_salient is None:
+        return len(rows)
+    n_words_N = buffer.n_words_S[rows.sentence_N]
+    return float((rows.wanted_N * np.minimum(1, config.top_salient / n_words_N)).sum())
+
+
+# --- room on the disk -----------------------------------------------------------------------------
+
+
+# --- rates of past runs ---------------------------------------------------------------------------
+
+
+def _rates_file() -> Path:
+    return cache_folder() / "rates.json"
+
+
+def _rate_key(config: ResolvedConfig, devices: Sequence[str]) -> str:
+    """What a rate depends on: the devices, the model, how much of it is run and what is stored."""
+    parts = [*sorted(set(devices)), config.digests["weights"], config.precision, ",".join(config.columns)]
+    marks = {
+        "compiled": config.compiled,
+        "salience": config.salience_layer is not None,
+        "most salient": config.kept_by_model is not None,
+        "some words": config.words is not None,
+    }
+    return " ".join([*parts, config.dtype, *(mark for mark, holds in marks.items() if holds)])
+
+
+def _read_rates() -> dict[str, float]:
+    try:
+        rates = json.loads(_rates_file().read_bytes())
+        return {str(key): float(rate) for key, rate in rates.items() if float(rate) > 0}
+    except (OSError, ValueError, AttributeError, TypeError, ResourceError):
+        return {}
+
+
+def _known_rate(config: ResolvedConfig, devices: Sequence[str]) -> float | None:
+    return _read_rates().get(_rate_key(config, devices))
+
+
+def remember_rate(totals: Mapping[str, Any], config: ResolvedConfig) -> None:
+    """Keep a finished run's tokens per second for later estimates; a cache that may be lost.
+
+    Where only sentences with some words are tokenised, reading takes the time, and no such rate says much.
+    """
+    if totals["seconds"] < _MIN_SECONDS_FOR_RATE or config.words is not None:
+        return
+    try:
+        path = _rates_file()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rates = _read_rates() | {_rate_key(config, totals["devices"]): totals["tokens_per_second"]}
+        write_atomically(path, json.dumps(rates, indent=1).encode())
+    except (OSError, ResourceError) as error:
+        log.debug("the rate of this run cannot be kept: %s", error)

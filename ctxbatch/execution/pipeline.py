@@ -1,0 +1,314 @@
+"""How shards become committed shards: read and tokenise, encode, write, each overlapping the others.
+
+Owns the stages and their order; knows neither who asks for shards nor how many processes do. Stages are
+generators; `prefetch` lets one run ahead of the next in a thread of its own, and they do not run dry
+between shards.
+"""
+
+import contextlib
+import functools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ctxbatch.corpus.plan import ShardSpec
+from ctxbatch.corpus.records import Reader, Record, Reject
+from ctxbatch.errors import ResourceError
+from ctxbatch.files import as_resource_error
+from ctxbatch.model.compiling import program_path
+from ctxbatch.model.devices import describe_device, library_versions
+from ctxbatch.model.encoder import Encoder, OutOfMemoryError
+from ctxbatch.model.hub import find_model
+from ctxbatch.model.resolve import read_tokenizer
+from ctxbatch.model.unbatch import Gathered, gather
+from ctxbatch.store.commits import Commit
+from ctxbatch.store.manifest import Manifest
+from ctxbatch.store.shard_writer import ShardWriter
+from ctxbatch.text.batching import BatchMaker, Buffer
+from ctxbatch.text.sentences import Sentence, split_sentences
+
+log = logging.getLogger("ctxbatch")
+Item = TypeVar("Item")
+# Buffers waiting between two stages: enough to overlap, few enough to keep memory small.
+_DEPTH = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What has been written of a shard since the last such report; and what was read of it, in all.
+
+    ``rejected`` counts records, ``first_reject`` names one.
+    """
+
+    shard: int
+    bytes: int
+    sentences: int
+    tokens: int
+    records: int
+    rejected: int
+    first_reject: str | None
+
+
+class _Clock:
+    """A thread's time, lap by lap; every lap is put down to a shard, a stage and a state."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap(self, seconds: dict[str, float], state: str) -> None:
+        """Add the time since the last lap to the seconds of a state."""
+        now = time.perf_counter()
+        seconds[state] += now - self._since
+        self._since = now
+
+
+def _no_seconds() -> dict[str, dict[str, float]]:
+    """Of every stage: at work, waiting for something to work on, waiting for room to hand it on."""
+    states = ("busy", "starved", "blocked")
+    return {stage: dict.fromkeys(states, 0.0) for stage in ("read", "encode", "write")}
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A shard on its way through the stages, and what it has met so far."""
+
+    spec: ShardSpec
+    started: float
+    budget: int
+    bytes: int = 0
+    records: int = 0
+    rejects: list[Reject] = field(default_factory=list)
+    seconds: dict[str, dict[str, float]] = field(default_factory=_no_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A buffer of a shard on its way through the stages; without a buffer, the shard's end."""
+
+    reading: _Reading
+    bytes: int
+    buffer: Buffer | None
+    gathered: Gathered | None = None
+    tokens: int = 0
+    slots: int = 0
+
+
+class Bench:
+    """A loaded model and what it takes to run shards of one store on one device.
+
+    Args:
+        out: The store's folder, its manifest written.
+        device: ``cpu`` or ``cuda:N``.
+        model: The folder of the model; found by the name in the manifest if not given.
+
+    Raises:
+        CtxbatchError: The manifest or the model cannot be used.
+    """
+
+    def __init__(self, out: Path, device: str, model: Path | None = None) -> None:
+        self._out = out
+        self.manifest = Manifest.read(out)
+        config = self.manifest.config
+        folder = None if model is None else find_model(str(model), None)
+        self._maker = BatchMaker(read_tokenizer(config, folder), config)
+        program = program_path(config) if config.compiled and device == "cpu" else None
+        self._encoder = Encoder(config, device, program, folder)
+        self._reader = Reader(self.manifest.sources, self.manifest.reading)
+        self._device = device
+
+    def run_shards(self, shards: Iterable[int], report: Callable[[Progress], None]) -> Iterator[Commit]:
+        """Run shards one after another and yield the commit record of each.
+
+        Args:
+            shards: Their numbers; asked for the next one when the reading of the last is done.
+            report: Called after every buffer that is written.
+
+        Raises:
+            InputError: A source cannot be read or is not what was planned.
+            ResourceError: The disk is full, or a folder cannot be written to.
+        """
+        specs = (self.manifest.shards[shard] for shard in shards)
+        stopped = threading.Event()
+        read_ahead = prefetch(self._read(specs), _DEPTH, stopped)
+        encoded = prefetch(self._encode(read_ahead), _DEPTH, stopped)
+        try:
+            yield from self._write(encoded, report)
+        except OSError as error:
+            raise as_resource_error(error, self._out) from error
+        except MemoryError as error:
+            raise ResourceError(f"{self._device} has too little memory for a worker: {error}") from error
+        finally:
+            stopped.set()
+
+    def _read(self, specs: Iterable[ShardSpec]) -> Iterator[_Encoded]:
+        for spec in specs:
+            reading = _Reading(spec, time.time(), self.manifest.config.tokens_per_batch)
+            clock, seconds, taken = _Clock(), reading.seconds["read"], 0
+            for buffer in self._maker.buffers(self._sentences(reading)):
+                clock.lap(seconds, "busy")
+                yield _Encoded(reading, reading.bytes - taken, buffer)
+                clock.lap(seconds, "blocked")
+                taken = reading.bytes
+            clock.lap(seconds, "busy")
+            yield _Encoded(reading, spec.size - taken, None)
+
+    def _sentences(self, reading: _Reading) -> Iterator[Sentence]:
+        before = self._reader.bytes_read
+        for record in self._reader.read(reading.spec.segments):
+            reading.bytes = self._reader.bytes_read - before
+            reading.records += record.times if isinstance(record, Record) else 1
+            if isinstance(record, Record):
+                yield from split_sentences(record, self.manifest.config.lang)
+            else:
+                reading.rejects.append(record)
+
+    def _encode(self, items: Iterable[_Encoded]) -> Iterator[_Encoded]:
+        clock = _Clock()
+        for item in items:
+            seconds = item.reading.seconds["encode"]
+            clock.lap(seconds, "starved")
+            encoded = item if item.buffer is None else self._encoded(item, item.buffer)
+            clock.lap(seconds, "busy")
+            yield encoded
+            clock.lap(seconds, "blocked")
+
+    def _encoded(self, item: _Encoded, buffer: Buffer) -> _Encoded:
+        """Encode a buffer, in smaller batches where the device's memory is too small for these."""
+        reading = item.reading
+        while True:
+            try:
+                return self._try_to_encode(item, buffer, reading.budget)
+            except OutOfMemoryError as error:
+                longest = int(buffer.window_length_W.max()) + self._maker.n_specials
+                if reading.budget <= longest:
+                    raise ResourceError(
+                        f"{self._device} has no memory for a single window of {longest} tokens: {error}"
+                    ) from None
+                reading.budget //= 2
+                log.warning(
+                    "shard %06d: out of memory, going on with %d tokens a batch: %s",
+                    reading.spec.shard,
+                    reading.budget,
+                    error,
+                )
+
+    def _try_to_encode(self, item: _Encoded, buffer: Buffer, budget: int) -> _Encoded:
+        batches = list(self._maker.batches(buffer, budget))
+        encoded = zip(batches, self._encoder.encode(batches), strict=True)
+        gathered = gather(self.manifest.config, buffer, encoded, self._out)
+        tokens = sum(int(batch.lengths_B.sum()) for batch in batches)
+        slots = sum(batch.input_ids_BT.size for batch in batches)
+        return replace(item, buffer=gathered.buffer, gathered=gathered, tokens=tokens, slots=slots)
+
+    def _write(self, items: Iterator[_Encoded], report: Callable[[Progress], None]) -> Iterator[Commit]:
+        manifest, clock = self.manifest, _Clock()
+        for first in items:
+            reading, item = first.reading, first
+            seconds = reading.seconds["write"]
+            clock.lap(seconds, "starved")
+            with ShardWriter(self._out, reading.spec.shard, manifest.config, manifest.sources) as writer:
+                while item.gathered is not None:
+                    writer.write(item.gathered)
+                    writer.counts.tokens += item.tokens
+                    writer.counts.slots += item.slots
+                    report(self._progress(item))
+                    clock.lap(seconds, "busy")
+                    item = next(items)
+                    clock.lap(seconds, "starved")
+                writer.reject(reading.rejects)
+                writer.counts.records = reading.records
+                report(self._progress(item))
+                commit = writer.commit(functools.partial(self._facts, reading, clock))
+            yield commit
+
+    def _progress(self, item: _Encoded) -> Progress:
+        reading = item.reading
+        first = None
+        if reading.rejects:
+            reject = reading.rejects[0]
+            source = self.manifest.sources[reject.source].path
+            first = f"{source}, record {reject.record}: {reject.reason}"
+        n_sentences = len(item.buffer.sentences) if item.buffer is not None else 0
+        return Progress(
+            reading.spec.shard,
+            item.bytes,
+            n_sentences,
+            item.tokens,
+            reading.records,
+            len(reading.rejects),
+            first,
+        )
+
+    def _facts(self, reading: _Reading, clock: _Clock) -> dict[str, Any]:
+        """What the commit record says of a shard that is written and synced."""
+        clock.lap(reading.seconds["write"], "busy")
+        stages = {
+            stage: {state: round(spent, 4) for state, spent in seconds.items()}
+            for stage, seconds in reading.seconds.items()
+        }
+        return {
+            "fingerprint": self.manifest.config.fingerprint,
+            "inputs": [asdict(segment) for segment in reading.spec.segments],
+            "timing": {"started": reading.started, "finished": time.time(), "stages": stages},
+            "tokens_per_batch": reading.budget,
+            "device": describe_device(self._device),
+            "versions": library_versions(),
+            "peak_memory_bytes": peak_memory(),
+        }
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had resident, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+# --- running ahead --------------------------------------------------------------------------------
+
+_END = object()
+_POLL_SECONDS = 0.2
+
+
+def prefetch(items: Iterable[Item], depth: int, stopped: threading.Event) -> Iterator[Item]:
+    """Yield items that a thread of its own draws from an iterable, at most ``depth`` ahead.
+
+    What the iterable raises is raised here. Once ``stopped`` is set, thread and generator end; without
+    it, a stage that nobody listens to any more would wait for ever.
+    """
+    waiting: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
+
+    def draw() -> None:
+        try:
+            for item in items:
+                if not _put(waiting, (item, None), stopped):
+                    return
+            _put(waiting, (_END, None), stopped)
+        except BaseException as error:  # handed to the thread that waits for the items
+            _put(waiting, (_END, error), stopped)
+
+    threading.Thread(target=draw, daemon=True).start()
+    while not stopped.is_set():
+        with contextlib.suppress(queue.Empty):
+            item, error = waiting.get(timeout=_POLL_SECONDS)
+            if error is not None:
+                raise error
+            if item is _END:
+                return
+            yield item
+
+
+def _put(waiting: queue.Queue[Any], entry: object, stopped: threading.Event) -> bool:
+    """Put an entry as soon as there is room; false where nobody listens any more."""
+    while not stopped.is_set():
+        try:
+            waiting.put(entry, timeout=_POLL_SECONDS)
+        except queue.Full:
+            continue
+        return True
+    return False

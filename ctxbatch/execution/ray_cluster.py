@@ -1,0 +1,183 @@
+"""The connection to a Ray cluster.
+
+Owns how a cluster is found and asked, what is said of its errors, and that Ray says nothing on the terminal.
+"""
+
+import contextlib
+import functools
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import TimeoutError as NotYet
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ctxbatch.errors import CtxbatchError, InputError, ResourceError
+from ctxbatch.execution.local_pool import WorkersFailedError
+from ctxbatch.execution.scheduler import TRIES
+
+log = logging.getLogger("ctxbatch")
+# How long an answer is waited for in silence.
+_SILENT_SECONDS = 20.0
+
+
+@contextlib.contextmanager
+def connected(asked: str) -> Iterator[None]:
+    """Connect this process to a cluster: ``auto``, HOST:PORT or ray://HOST:PORT.
+
+    Raises:
+        InputError: There is no such cluster, or Ray is not installed.
+    """
+    ray = _import_ray()
+    if ray.is_initialized():
+        raise InputError("this process is connected to Ray already: call ray.shutdown() before a run")
+    with _own_signals():
+        try:
+            address = _find(ray, asked)
+            ray.init(address, namespace="ctxbatch", log_to_driver=False, configure_logging=False)
+        except (OSError, RuntimeError, ValueError, ImportError) as error:
+            text = str(error)
+            said = _last_line(error) if "Traceback" in text else " ".join(text.split())
+            said = said.split(". ")[0].rstrip(".")
+            raise InputError(
+                f"--address {asked}: no Ray cluster can be joined ({said}): start one with `ray start "
+                "--head`, or name the head of another as HOST:PORT"
+            ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def reached() -> Iterator[None]:
+    """Say in one line that the cluster is gone.
+
+    Raises:
+        ResourceError: It is.
+    """
+    ray = _import_ray()
+    try:
+        yield
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        log.debug("Ray says: %s", error)
+        raise ResourceError(
+            f"the cluster cannot be reached any more ({type(error).__name__}): mend it and run again"
+        ) from error
+
+
+def ask_node(function: Callable[..., Any], *arguments: object, kind: str, share: Mapping[str, Any]) -> Any:  # noqa: ANN401 (what it returns)
+    """Call a function on a node, and wait for its answer; its last argument is where this process stands.
+
+    Args:
+        function: It, and its arguments.
+        arguments: Whatever can be pickled.
+        kind: ``CPU`` or ``GPU``: what it waits for.
+        share: What Ray is to give it.
+
+    Raises:
+        CtxbatchError: What the function raised, or the nodes cannot work.
+    """
+    ray = _import_ray()
+    future = (
+        ray.remote(function).options(**share, max_retries=TRIES).remote(*arguments, str(Path.cwd())).future()
+    )
+    while True:
+        try:  # not ray.get, in which the exception that a signal raises is lost
+            return future.result(timeout=_SILENT_SECONDS)
+        except NotYet:
+            log.info(waiting(kind, what="an answer of the cluster"))  # a node may be at work on it
+        except ray.exceptions.RayError as error:
+            raise as_own_error(error) from error
+
+
+def waiting(kind: str, what: str = "the cluster") -> str:
+    """What is said where an answer or a free place is long in coming."""
+    return f"waiting for {what}: {count(kind, free=True)} of its {count(kind)} {kind}s are free"
+
+
+def count(kind: str, *, free: bool = False) -> int:
+    """How many CPUs or GPUs the nodes of the cluster have, or have free."""
+    ray = _import_ray()
+    with reached():
+        resources = ray.available_resources() if free else ray.cluster_resources()
+    return int(resources.get(kind, 0))
+
+
+def as_own_error(error: BaseException) -> CtxbatchError:
+    """What a task or an actor died of, in one line."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, CtxbatchError):
+        return cause
+    log.debug("Ray says: %s", error)
+    return WorkersFailedError(
+        f"the cluster's nodes cannot work ({_last_line(error)}): "
+        "each needs the same ctxbatch, and all that it needs"
+    )
+
+
+def _last_line(error: BaseException) -> str:
+    """What went wrong, behind a traceback that Ray puts before it."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def _find(ray: Any, asked: str) -> str:  # noqa: ANN401 (a module)
+    """The address of a cluster that answers; ray.init would try for minutes, or start one of its own."""
+    found: str | None = asked
+    if asked == "auto":
+        found = ray._private.services.get_ray_address_from_environment(asked, None)
+    if found is None or found == "local":
+        raise ValueError("RAY_ADDRESS is local")
+    if not found.startswith("ray://"):
+        host, _, port = found.rpartition(":")
+        if not port.isdigit():
+            raise ValueError(f"{found} is no HOST:PORT")
+        socket.create_connection((host, int(port)), timeout=_SILENT_SECONDS).close()
+    return found
+
+
+def _import_ray() -> Any:  # noqa: ANN401 (a module that need not be there)
+    try:
+        import ray
+    except ImportError:
+        raise InputError("--engine ray needs Ray: pip install 'ctxbatch[ray]'") from None
+    _silence(ray)
+    return ray
+
+
+# --- what Ray does to a process -------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep the handler of SIGTERM, which ray.init replaces."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+class _ToOwnLog(logging.Handler):
+    """Takes what Ray logs to the log of the run; on the terminal it would be one message among many."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.debug("Ray says: %s", record.getMessage())
+
+
+@functools.cache
+def _silence(ray: ModuleType) -> None:
+    ray_log = logging.getLogger("ray")
+    ray_log.propagate = False
+    ray_log.addHandler(_ToOwnLog())
+
+    def to_own_log(data: dict[str, Any], *_: object, **__: object) -> None:
+        if lines := "\n".join(data["lines"]).strip().splitlines():
+            log.debug("Ray says: %s", lines[0])
+
+    # It prints deaths of nodes, dozens of lines each, to standard output, and has no option for it.
+    ray._private.worker.print_worker_logs = to_own_log

@@ -1,0 +1,253 @@
+"""Workers on the nodes of a Ray cluster: starting them, giving them shards, noticing deaths and new nodes.
+
+The counterpart of `ctxbatch.execution.local_pool` for many machines. Decides where a shard runs, never what
+running it means; what runs there is `ctxbatch.execution.ray_worker`.
+"""
+
+import contextlib
+import functools
+import logging
+import math
+import queue
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for_all
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ctxbatch.errors import InputError, error_of_kind
+from ctxbatch.execution.local_pool import check_failures
+from ctxbatch.execution.ray_cluster import as_own_error, count, reached, waiting
+from ctxbatch.execution.ray_worker import RayWorker
+from ctxbatch.execution.scheduler import TRIES, Dispatch
+from ctxbatch.store.commits import COMMIT, shard_folder
+from ctxbatch.store.location import Place
+from ctxbatch.store.manifest import SHARDS, Manifest, log_path
+from ctxbatch.store.shard_writer import remove_leftovers
+
+log = logging.getLogger("ctxbatch")
+# How often nodes that have joined are looked for, and how long a place is waited for in silence.
+_LOOK_SECONDS = 3.0
+_SILENT_SECONDS = 10.0
+_SILENT_AGAIN_SECONDS = 600.0
+# Where workers die before they are ready, and others do not, no more are started for so long.
+_PAUSE_SECONDS = 60.0
+# How long a network file system may hide from this machine what another one has written.
+_UNSEEN_SECONDS = 90.0
+_END_SECONDS = 15.0
+
+
+@dataclass(eq=False)
+class _Worker:
+    actor: Any
+    host: str | None = None
+    loaded: bool = False
+    waiting: bool = False
+    shards: list[int] = field(default_factory=list)
+    listening: "Future[Any] | None" = None
+    failure: str | None = None
+
+
+class RayPool:
+    """Runs shards in Ray actors, one for each GPU or CPU of the cluster.
+
+    A context manager: no actor outlives it. Where this process is killed, Ray ends them, and they
+    themselves when nobody asks them for news any more.
+
+    Args:
+        place: Where the store is; its folder holds the manifest. One that is here all nodes have to share.
+        device: ``cpu`` or ``cuda:0``.
+        share: What Ray is to give each worker.
+        n_workers: How many work; by default as many as the cluster has places, at any time.
+    """
+
+    def __init__(self, place: Place, device: str, share: dict[str, Any], n_workers: int | None) -> None:
+        self._place = place
+        self._manifest = Manifest.read(place.folder)
+        out = place.folder.absolute() if place.is_here else place.out
+        self._kind = "CPU" if device == "cpu" else "GPU"
+        self._n_workers = n_workers
+        # Two threads, because one of them mostly waits for news.
+        self._start_actor = functools.partial(
+            ray.remote(RayWorker).options(**share, max_concurrency=2).remote, out, str(Path.cwd()), device
+        )
+        self._inbox: queue.Queue[tuple[_Worker, Future[Any]]] = queue.Queue()
+        self._workers: list[_Worker] = []
+        self._failed_starts = 0
+        self._look_at = self._start_at = 0.0
+        self._placeless_since = time.monotonic()
+        self._unseen: dict[int, tuple[float, str | None]] = {}
+
+    def __enter__(self) -> "RayPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ConnectionError, ray.exceptions.RayError):  # its end is theirs too
+            for worker in self._workers:
+                ray.kill(worker.actor)
+        wait_for_all([each.listening for each in self._workers if each.listening], timeout=_END_SECONDS)
+        remove_leftovers(self._place.folder)
+
+    def run(
+        self,
+        shards: Iterable[int],
+        on_message: Callable[[dict[str, Any]], None],
+        anew: Collection[int] = (),
+        patience: float = math.inf,
+    ) -> list[int]:
+        """What `ctxbatch.execution.local_pool.Pool.run` does, with the same arguments and errors."""
+        dispatch = Dispatch(shards, anew, patience)
+        (self._place.folder / SHARDS).mkdir(exist_ok=True)
+        with reached():
+            while dispatch or self._unseen:
+                self._look_around(len(dispatch))
+                self._hand_out(dispatch)
+                for message in self._messages(dispatch):
+                    on_message(dispatch.heard(message))
+                check_failures(dispatch, log_path(self._place.folder))
+        return dispatch.given_up
+
+    def _messages(self, dispatch: Dispatch) -> Iterator[dict[str, Any]]:
+        """What comes in next, and what follows from it."""
+        try:
+            worker, future = self._inbox.get(timeout=1.0)
+        except queue.Empty:
+            yield {"say": "tick"}
+            return
+        if worker not in self._workers:
+            return
+        if error := future.exception():
+            yield from self._bury(worker, dispatch, error)
+        elif (news := future.result()) is not None:
+            yield from self._take(worker, dispatch, news)
+
+    def _take(
+        self, worker: _Worker, dispatch: Dispatch, news: list[dict[str, Any]]
+    ) -> Iterator[dict[str, Any]]:
+        for message in news:
+            if message["say"] == "failed":
+                worker.failure = message["reason"]
+                yield from self._bury(worker, dispatch, RuntimeError(message["trace"]))
+                return
+            self._note(worker, message)
+            yield message
+        if not news:
+            yield {"say": "tick"}
+        self._listen(worker)
+
+    def _note(self, worker: _Worker, message: dict[str, Any]) -> None:
+        say = message["say"]
+        if say == "error":
+            raise error_of_kind(message["kind"], message["message"])
+        if say == "placed":
+            worker.host = message["host"]
+        elif say == "log":
+            log.debug("%s says: %s", worker.host, message["text"])
+        elif say == "loaded":
+            log.debug("a worker on %s is ready", worker.host)
+            worker.loaded = True
+            self._failed_starts = 0
+        elif say == "ready":
+            worker.waiting = True
+        elif say in ("committed", "found", "taken"):
+            worker.shards.remove(message["shard"])
+            if say == "committed" and not self._is_seen(message["shard"]):
+                self._unseen[message["shard"]] = (time.monotonic(), worker.host)
+
+    def _bury(self, worker: _Worker, dispatch: Dispatch, error: BaseException) -> Iterator[dict[str, Any]]:
+        """Forget a worker that has died or cannot be reached; what it has committed counts."""
+        log.debug("a worker on %s is gone: %s", worker.host, error)
+        self._workers.remove(worker)
+        ray.kill(worker.actor)
+        self._look_at = 0.0
+        if not worker.loaded:
+            self._count_failed_start(worker, error)
+        lost = []
+        for shard in worker.shards:
+            commit = self._place.commit_of(self._manifest, self._manifest.shards[shard])
+            if commit is None:
+                lost.append(shard)
+            else:
+                yield {"say": "committed", "shard": shard, "counts": asdict(commit.counts)}
+        if worker.failure and worker.loaded:
+            yield from dispatch.failed(lost, worker.failure)
+        else:
+            yield from dispatch.lost(lost)
+
+    def _count_failed_start(self, worker: _Worker, error: BaseException) -> None:
+        """Stop where no worker can be started; but a node that dies first says nothing of its worker."""
+        if worker.host is None and not getattr(error, "actor_init_failed", True):
+            return
+        self._failed_starts += 1
+        if self._failed_starts < TRIES:
+            return
+        if not any(each.loaded for each in self._workers):
+            raise as_own_error(error)
+        self._start_at = time.monotonic() + _PAUSE_SECONDS
+
+    def _hand_out(self, dispatch: Dispatch) -> None:
+        for worker in self._workers:
+            if not worker.waiting or (job := dispatch.next(worker.shards)) is None:
+                continue
+            worker.waiting = False
+            worker.shards.append(job["shard"])
+            self._await(worker, worker.actor.take.remote(job))
+
+    # --- the cluster ------------------------------------------------------------------------------
+
+    def _look_around(self, n_open: int) -> None:
+        """From time to time, fill the places that the cluster has now, and look whether all is well."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_SECONDS
+        self._see_commits(now)
+        n_places = self._n_workers or count(self._kind)
+        if now >= self._start_at:
+            for _ in range(min(n_places, n_open) - len(self._workers)):
+                self._start()
+        if not n_open or any(worker.host for worker in self._workers):
+            self._placeless_since = now
+        elif now - self._placeless_since >= _SILENT_SECONDS:
+            self._placeless_since = now + _SILENT_AGAIN_SECONDS
+            log.warning(waiting(self._kind))
+
+    def _start(self) -> None:
+        """Have an actor started as soon as there is a place for it."""
+        worker = _Worker(self._start_actor())
+        self._workers.append(worker)
+        self._listen(worker)
+
+    def _listen(self, worker: _Worker) -> None:
+        worker.listening = self._await(worker, worker.actor.news.remote())
+
+    def _await(self, worker: _Worker, answer: Any) -> "Future[Any]":  # noqa: ANN401 (Ray's ObjectRef)
+        """Have the inbox told when an answer is there; ray.wait would lose what a signal raises."""
+        future: Future[Any] = answer.future()
+        future.add_done_callback(lambda done: self._inbox.put((worker, done)))
+        return future
+
+    def _see_commits(self, now: float) -> None:
+        """Make sure that what workers commit is where this process writes to.
+
+        Raises:
+            InputError: It is not.
+        """
+        if not self._unseen:
+            return
+        list((self._place.folder / SHARDS).iterdir())  # has a network file system look again
+        for shard, (since, host) in list(self._unseen.items()):
+            if self._is_seen(shard):
+                del self._unseen[shard]
+            elif now - since > _UNSEEN_SECONDS:
+                raise InputError(
+                    f"shard {shard:06d} was written on {host} and is not to be seen here: "
+                    f"{self._place.out} has to be on a file system that all nodes of the cluster share"
+                )
+
+    def _is_seen(self, shard: int) -> bool:
+        return not self._place.is_here or (shard_folder(self._place.folder, shard) / COMMIT).exists()

@@ -1,0 +1,139 @@
+"""A worker on a machine of a Ray cluster, started by `ctxbatch.execution.ray_pool` as an actor.
+
+The counterpart of `ctxbatch.execution.worker`: takes shard numbers, and says what became of them whenever it
+is asked. Ends by itself when nobody asks any more. Imports no ray, and torch only in what it does.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from ctxbatch.config import ResolvedConfig, RunConfig
+from ctxbatch.errors import InputError
+from ctxbatch.execution.worker import run_shards, telling
+from ctxbatch.store.location import Place, RemotePlace, manifest_of, place_of
+from ctxbatch.store.manifest import Manifest
+
+# How long a question for news waits for some, and how long a worker lives on without being asked: longer than
+# the driver may be busy with requests to object storage that fail.
+_NEWS_SECONDS = 5.0
+_ALONE_SECONDS = 180.0
+
+
+class RayWorker:
+    """Runs shards of one store on one device, in threads of its own.
+
+    Args:
+        out: The store's folder, its manifest written; or its URL.
+        folder: Where the driver stands; relative paths start there.
+        device: ``cpu`` or ``cuda:0``.
+    """
+
+    def __init__(self, out: Path | str, folder: str, device: str) -> None:
+        self._jobs: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._outbox: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._seconds_alone = 0.0
+        self._host = socket.gethostname()
+        self._say("placed", host=self._host)
+        stand_in(folder)
+        for target, arguments in ((self._end_when_alone, ()), (self._work, (out, device))):
+            threading.Thread(target=target, args=arguments, daemon=True).start()
+
+    def take(self, job: dict[str, Any]) -> None:
+        """Run a shard when those before it are read."""
+        self._jobs.put(job)
+
+    def news(self) -> list[dict[str, Any]]:
+        """What was said since the last time; waits a little for something."""
+        found = []
+        with contextlib.suppress(queue.Empty):
+            found.append(self._outbox.get(timeout=_NEWS_SECONDS))
+            while True:
+                found.append(self._outbox.get_nowait())
+        self._seconds_alone = 0.0
+        return found
+
+    def _end_when_alone(self) -> None:
+        """End with the driver also where Ray does not see that it is gone, or cannot reach this machine."""
+        while self._seconds_alone < _ALONE_SECONDS:
+            time.sleep(1.0)
+            self._seconds_alone += 1.0  # not by the clock: a machine that was asleep was not alone
+        os._exit(1)
+
+    def _work(self, out: Path | str, device: str) -> None:
+        with telling(self._say):
+            self._run_shards(_at_hand(out, self._host), device)
+
+    def _run_shards(self, place: Place, device: str) -> None:
+        logging.getLogger("ctxbatch").addHandler(_ToDriver(self._outbox))
+        from ctxbatch.model.compiling import make_program
+
+        config = Manifest.read(place.folder).config
+        if config.compiled and device == "cpu":
+            make_program(config)
+        run_shards(place, device, self._jobs.get, self._say)
+
+    def _say(self, what: str, **content: Any) -> None:  # noqa: ANN401 (whatever can be pickled)
+        self._outbox.put({"say": what, **content})
+
+
+def _at_hand(out: Path | str, host: str) -> Place:
+    """The store's place as this machine sees it.
+
+    Raises:
+        InputError: It does not see it.
+    """
+    place = place_of(out)
+    if isinstance(place, RemotePlace):
+        place.copy_manifest(manifest_of(place))
+    elif place.manifest() is None:
+        raise InputError(
+            f"{out} is not to be seen on {host}: -o has to be on a file system that all nodes of the "
+            "cluster share"
+        )
+    return place
+
+
+class _ToDriver(logging.Handler):
+    """Hands on what is logged here."""
+
+    def __init__(self, outbox: "queue.Queue[dict[str, Any]]") -> None:
+        super().__init__(logging.WARNING)
+        self._outbox = outbox
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._outbox.put({"say": "log", "text": record.getMessage()})
+
+
+def stand_in(folder: str) -> None:
+    """Stand where the driver stands, if that is on this machine, and import nothing from there."""
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+    with contextlib.suppress(ValueError):  # where Ray puts it first; what PYTHONPATH says stays
+        sys.path.remove(folder)
+
+
+# --- tasks ----------------------------------------------------------------------------------------
+
+
+def resolve_here(config: RunConfig, device: str, corpus_bytes: int, folder: str) -> ResolvedConfig:
+    """`ctxbatch.model.resolve.resolve` for a machine of the cluster, which may be of another kind."""
+    stand_in(folder)
+    from ctxbatch.model.resolve import resolve
+
+    return resolve(config, device, corpus_bytes)
+
+
+def compile_here(config: ResolvedConfig, folder: str) -> None:
+    """`ctxbatch.model.compiling.make_program` on a machine of the cluster."""
+    stand_in(folder)
+    from ctxbatch.model.compiling import make_program
+
+    make_program(config)

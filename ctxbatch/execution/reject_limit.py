@@ -1,0 +1,61 @@
+"""How much of the input may be rejected before a run stops: the rule of ``--max-rejects``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ctxbatch.errors import TooManyRejectsError
+from ctxbatch.store.commits import Commit
+from ctxbatch.store.manifest import rejects_of
+
+# A share of rejected records means nothing before so many have been read.
+_MIN_RECORDS_FOR_SHARE = 100
+
+
+class RejectWatch:
+    """Stops a run whose rejected records are more than ``--max-rejects``."""
+
+    def __init__(self, out: Path | str, limit: float | None, done: Mapping[int, Commit]) -> None:
+        self._out = out
+        self._limit = limit
+        self._counts = {
+            shard: (commit.counts.records, commit.counts.rejected) for shard, commit in done.items()
+        }
+        # What stood in shards that are not committed is nowhere to be read.
+        rejected = any(commit.counts.rejected for commit in done.values())
+        self._example = f" (see {rejects_of(out)})" if rejected else ""
+
+    def on_message(self, message: Mapping[str, Any]) -> None:
+        """Take note of what a worker says.
+
+        Raises:
+            TooManyRejectsError: More is rejected than the limit allows.
+        """
+        if message["say"] == "found":
+            counts = message["counts"]
+            self._counts[message["shard"]] = (counts["records"], counts["rejected"])
+        if message["say"] == "progress":
+            self._counts[message["shard"]] = (message["records"], message["rejected"])
+            if message["first_reject"]:
+                self._example = f", such as {message['first_reject']}"
+            self.check()
+
+    def check(self, finished: bool = False) -> None:
+        """Compare what was rejected so far with the limit.
+
+        Raises:
+            TooManyRejectsError: It is more.
+        """
+        if self._limit is None:
+            return
+        records = sum(count for count, _ in self._counts.values())
+        rejected = sum(count for _, count in self._counts.values())
+        is_share = isinstance(self._limit, float)
+        if is_share and records < _MIN_RECORDS_FOR_SHARE and not finished:
+            return
+        if rejected > (self._limit * records if is_share else self._limit):
+            limit = f"{100 * self._limit:g}%" if is_share else f"{self._limit:,}"
+            raise TooManyRejectsError(
+                f"{rejected:,} of {records:,} records are rejected{self._example}: that is more than "
+                f"--max-rejects {limit}; mend input or options, or raise it to go on in {self._out}"
+            )

@@ -1,0 +1,101 @@
+"""The repair of a store: what is damaged in its shards and indexes, and how it is made again."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctxbatch.config import RunConfig
+from ctxbatch.corpus.plan import ShardSpec
+from ctxbatch.errors import StoreError
+from ctxbatch.execution.engines import LocalEngine
+from ctxbatch.execution.session import Session, plan_again, warn_of_mixture, writing_to
+from ctxbatch.model.hub import model_of_store
+from ctxbatch.sealed import is_there
+from ctxbatch.search import index, index_build
+from ctxbatch.search.index import check_index, index_files
+from ctxbatch.store.location import manifest_of, place_of
+from ctxbatch.store.manifest import INDEX, log_path
+from ctxbatch.store.reader import Store
+from ctxbatch.store.stats import totals
+from ctxbatch.store.verify import Damage, find_shard_damage, tell_sources
+
+log = logging.getLogger("ctxbatch")
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What a repair has rebuilt: shards by number, indexes by column."""
+
+    shards: tuple[int, ...]
+    indexes: tuple[str, ...]
+
+
+def find_damage(out: str | Path) -> Iterator[Damage]:
+    """Yield everything in a store that is not as it was written, indexes included.
+
+    A shard that is missing is not damage but unfinished work, and not named here.
+
+    Raises:
+        StoreError: The folder is no store, or its manifest is damaged.
+        ResourceError: The disk, a permission or the network does not let something be read.
+    """
+    place = place_of(out)
+    manifest = manifest_of(place)
+    yield from find_shard_damage(place, manifest)
+    if not place.is_here:
+        return
+    index = place.folder / INDEX
+    if is_there(index) and not index.is_dir():
+        yield Damage(f"{index} is no folder: remove it", index=INDEX)
+    for path in index_files(place.folder):
+        for text in check_index(path, manifest):
+            yield Damage(text, index=path.stem)
+
+
+def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = True) -> RepairReport:
+    """Make damaged and missing shards anew from the sources, and damaged indexes from the shards.
+
+    Args:
+        out: The store's folder.
+        model: Where its model is; if not given, where the store says, as
+            `ctxbatch.model.hub.find_stored_model` finds it.
+        quiet: Show no progress on standard error.
+
+    Raises:
+        InputError: A source or the model is not there any more, or has changed.
+        StoreError: The folder is no store, or its manifest is damaged; or its model cannot be found.
+        ResourceError: The disk, a permission or another run stands in the way.
+    """
+    place = place_of(out)
+    manifest = manifest_of(place)
+    with writing_to(place) as (lock, log_file):
+        found = list(find_damage(out))
+        for damage in found:
+            log.debug("to repair: %s", damage.text)
+        if wrong := next((damage.text for damage in found if damage.is_misread), None):
+            tell_sources(out, manifest.sources)
+            manifest = plan_again(place, manifest, wrong)
+        commits = place.commits(manifest)
+        place.make_ready(manifest, commits)
+        damaged = {damage.shard for damage in found if damage.shard is not None}
+        intact = commits.keys() - damaged
+        todo = [spec for spec in manifest.shards if spec.shard not in intact]
+        folder = None
+        if todo:
+            folder = model_of_store(manifest.config, place.folder, model).path
+            tell_sources(out, [manifest.sources[number] for number in _read_by(todo)])
+        site = Session(place, manifest, LocalEngine(RunConfig(), folder), lock, log_file, quiet)
+        if given_up := site.work(todo, lambda _: None, damaged):
+            raise StoreError(f"shards {given_up} of {out} cannot be made: see {log_path(place.folder)}")
+        store = Store(out)
+        files = index.index_files(place.folder) if place.is_here else []
+        stale = [path.stem for path in files if list(index.check_index(path, manifest))]
+        indexes = index_build.rebuild(store, stale, quiet=quiet)
+        warn_of_mixture(totals(store))
+    return RepairReport(tuple(spec.shard for spec in todo), indexes)
+
+
+def _read_by(todo: Sequence[ShardSpec]) -> list[int]:
+    """The numbers of the sources that shards are made from."""
+    return sorted({segment.source for spec in todo for segment in spec.segments})

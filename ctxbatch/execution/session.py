@@ -1,0 +1,111 @@
+"""A store that is being written to: its lock, its log, and the workers that make its shards."""
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from ctxbatch.corpus.plan import ShardSpec, plan
+from ctxbatch.execution.engines import Engine
+from ctxbatch.execution.progress import ProgressBar
+from ctxbatch.files import as_resource_error, open_to_write
+from ctxbatch.store.location import Place
+from ctxbatch.store.locks import locked, shared
+from ctxbatch.store.manifest import Manifest, log_path
+from ctxbatch.terminal import file_handler
+
+log = logging.getLogger("ctxbatch")
+
+
+def warn_of_mixture(found: Mapping[str, Any]) -> None:
+    """Say that shards differ in what their bits can depend on."""
+    kinds = {"device": found["devices"], **found["versions"]}
+    for name, values in kinds.items():
+        if len(values) > 1:
+            log.warning("the shards are of mixed origin: %s %s", name, " and ".join(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A store that is being written to, and where its shards are made.
+
+    ``lock`` is the descriptor of the store's lock, ``log_file`` what workers write to.
+    """
+
+    place: Place
+    manifest: Manifest
+    engine: Engine
+    lock: int
+    log_file: IO[str]
+    quiet: bool
+
+    def work(
+        self,
+        todo: Sequence[ShardSpec],
+        listen: Callable[[dict[str, Any]], None],
+        anew: Collection[int] = (),
+        patience: float = math.inf,
+    ) -> list[int]:
+        """Run shards, telling ``listen`` what workers say; returns those given up."""
+        if not todo:
+            return []
+        self.engine.make_program(self.manifest.config)
+        bar = ProgressBar(sum(spec.size for spec in todo), self.quiet)
+
+        def on_message(message: dict[str, Any]) -> None:
+            bar.on_message(message)
+            listen(message)
+
+        try:
+            with self.engine.workers(self.place, self.lock, self.log_file) as workers:
+                return workers.run([spec.shard for spec in todo], on_message, anew, patience)
+        finally:
+            bar.close()
+
+
+def plan_again(place: Place, manifest: Manifest, why: str) -> Manifest:
+    """Replace a plan that an earlier version made when it misread a source.
+
+    Shards whose text is planned as before count on; the others are made again.
+    """
+    log.warning("%s: the sources are planned again", why)
+    manifest = replace(manifest, shards=tuple(plan(manifest.sources, manifest.reading)))
+    place.begin(manifest, first=False)
+    return manifest
+
+
+@contextlib.contextmanager
+def writing_to(place: Place, part: tuple[int, int] | None = None) -> Iterator[tuple[int, IO[str]]]:
+    """Hold the store's lock and log to it; yields the lock's descriptor and the log file for workers."""
+    out = place.folder
+    try:
+        hold = locked(out) if part is None else shared(out)
+        with hold as lock, _logging_to(log_path(out, part)) as log_file:
+            yield lock, log_file
+    except OSError as error:
+        raise as_resource_error(error, out) from error
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[IO[str]]:
+    """Append everything that is logged to a file; yields it, for the workers' messages."""
+    descriptor = open_to_write(path, os.O_WRONLY | os.O_APPEND)
+    stream = os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+    handler = file_handler(stream)
+    level = log.level
+    log.setLevel(logging.DEBUG)
+    log.addHandler(handler)
+    try:
+        yield stream
+    except BaseException as error:
+        log.debug("ended: %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        with contextlib.suppress(OSError):  # a full disk: what stopped the run says so
+            stream.close()

@@ -1,0 +1,139 @@
+"""A worker process: ``python -m ctxbatch.execution.worker OUT DEVICE [MODEL]``.
+
+`ctxbatch.execution.local_pool` starts it. It reads shard numbers from standard input, a JSON object a line,
+and says on standard output what became of them. It ends at once when standard input closes: then its
+coordinator is gone. Owns what every worker does with a shard, wherever it runs.
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from ctxbatch.errors import CtxbatchError
+from ctxbatch.store.location import Place, RemotePlace, place_of
+from ctxbatch.store.locks import Claims
+from ctxbatch.terminal import escape_tracebacks, file_handler
+
+_REASON_LENGTH = 300
+
+
+def main() -> None:
+    """Run shards until the coordinator ends this process."""
+    # The terminal sends Ctrl-C to the whole process group; the coordinator alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    escape_tracebacks()
+    logging.getLogger("ctxbatch").addHandler(file_handler(sys.stderr))
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints goes to the log, not between the messages
+    jobs: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
+    say = functools.partial(_say, channel)
+    with telling(say):
+        model = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+        run_shards(place_of(sys.argv[1]), sys.argv[2], jobs.get, say, model)
+    sys.stderr.flush()
+    os._exit(1)  # whatever a thread is at
+
+
+@contextlib.contextmanager
+def telling(say: Callable[..., None]) -> Iterator[None]:
+    """Say what ends a worker: ``error`` stops the run, ``failed`` is a defect that would only come again.
+
+    Args:
+        say: Told which of the two; an error has a kind and a message, a defect a reason, in one line.
+    """
+    try:
+        yield
+    except CtxbatchError as error:
+        say("error", kind=type(error).__name__, message=str(error))
+    except MemoryError:
+        message = "a worker has no memory left: give it more, or take fewer --workers, and run again"
+        say("error", kind="ResourceError", message=message)
+    except OSError as error:
+        message = f"{error.filename or 'a worker'}: {error.strerror or error}: fix it and run again"
+        say("error", kind="ResourceError", message=message)
+    except BaseException as error:  # panics of Rust are no Exception
+        traceback.print_exc()
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        say("failed", reason=reason[:_REASON_LENGTH], trace=traceback.format_exc())
+
+
+def run_shards(
+    place: Place,
+    device: str,
+    next_job: Callable[[], dict[str, Any]],
+    say: Callable[..., None],
+    model: Path | None = None,
+) -> None:
+    """Make shards of a store on one device, for as long as there are jobs.
+
+    Each is made under its claim, which is this process's own: it is free again when nobody is left who
+    could still write the shard.
+
+    Args:
+        place: Where the store is; its folder holds the manifest.
+        device: ``cpu`` or ``cuda:N``.
+        next_job: Waits for a shard to make: its number, and whether it is made although it is committed.
+        say: Told what happens: its name and content.
+        model: The folder of the model; found by the name in the manifest if not given.
+
+    Raises:
+        CtxbatchError: Something stops the whole run.
+    """
+    from ctxbatch.execution.pipeline import Bench, prefetch
+    from ctxbatch.model.devices import use_one_thread
+    from ctxbatch.store.shard_writer import remove_unfinished
+
+    use_one_thread()
+    bench = Bench(place.folder, device, model)
+    manifest = bench.manifest
+    with Claims(place.folder) as claims:
+        if isinstance(place, RemotePlace):
+            place.remove_unclaimed(claims)
+        say("loaded")
+
+        def shards() -> Iterator[int]:
+            while True:
+                say("ready")
+                job = next_job()
+                shard = job["shard"]
+                if not claims.take(shard):
+                    say("taken", shard=shard)
+                elif not job["anew"] and (commit := place.commit_of(manifest, manifest.shards[shard])):
+                    claims.release(shard)
+                    say("found", shard=shard, counts=asdict(commit.counts))
+                else:
+                    remove_unfinished(place.folder, shard)
+                    yield shard
+
+        made = bench.run_shards(shards(), lambda progress: say("progress", **asdict(progress)))
+        for commit in made if place.is_here else prefetch(made, 1, threading.Event()):
+            place.publish(commit)
+            claims.release(commit.shard)
+            say("committed", shard=commit.shard, counts=asdict(commit.counts))
+
+
+def _listen(jobs: "queue.Queue[dict[str, Any]]") -> None:
+    for line in sys.stdin:
+        jobs.put(json.loads(line))
+    os._exit(1)
+
+
+def _say(channel: IO[str], what: str, **content: Any) -> None:  # noqa: ANN401 (JSON values)
+    channel.write(json.dumps({"say": what, **content}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

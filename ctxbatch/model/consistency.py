@@ -1,0 +1,150 @@
+"""Whether the files of a model fit each other: configuration, tokenizer and the shapes of the weights.
+
+What does not fit would stop every worker, some of them in the middle of a text. Reads the headers of the
+weights and none of their values; imports neither torch nor transformers.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+
+from ctxbatch.errors import InputError, ResourceError
+from ctxbatch.model.hub import ModelFolder
+
+Shapes = Mapping[str, tuple[int, ...]]
+# Far beyond what any model has: a hundred bytes for each tensor.
+_HEADER_BYTES = 32 << 20
+# In no vocabulary, so that a tokenizer has to have a token for what it does not know.
+_UNKNOWN = "a \ue000 a"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Where a family keeps what is compared: names in the weights, with a prefix in some checkpoints.
+
+    ``positions`` is ``None`` where positions are computed and no weights.
+    """
+
+    layers: str
+    embeddings: str = "embeddings.word_embeddings.weight"
+    positions: str | None = "embeddings.position_embeddings.weight"
+
+
+def read_shapes(folder: ModelFolder) -> Shapes:
+    """The shapes of a model's tensors by name.
+
+    Raises:
+        InputError: The weights are damaged.
+        ResourceError: They cannot be read.
+    """
+    shapes = {}
+    for path in folder.loaded:
+        damaged = f"{path} is damaged"
+        try:
+            with path.open("rb") as file:
+                if (size := int.from_bytes(file.read(8), "little")) > _HEADER_BYTES:
+                    raise InputError(f"{damaged}: its header says that it has {size:,} bytes")
+            with safe_open(path, framework="numpy") as opened:
+                for name in opened.keys():  # noqa: SIM118 (it is no mapping)
+                    shapes[name] = tuple(opened.get_slice(name).get_shape())
+        except SafetensorError as error:
+            raise InputError(f"{damaged}: {error}") from error
+        except OSError as error:
+            raise ResourceError(f"{path} cannot be read: {error.strerror or error}") from error
+    return shapes
+
+
+def check_config(model_config: Any, parts: Parts, shapes: Shapes) -> None:  # noqa: ANN401 (a class per family)
+    """Compare a model's configuration with the shapes of its weights.
+
+    Raises:
+        InputError: They do not fit.
+    """
+    names = [
+        "num_hidden_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "vocab_size",
+        "max_position_embeddings",
+    ]
+    for name in names:
+        if getattr(model_config, name) < 1:
+            raise InputError(f"config.json says {name} {getattr(model_config, name)}: it must be 1 or more")
+    if model_config.hidden_size % model_config.num_attention_heads:
+        raise InputError(
+            f"config.json says hidden_size {model_config.hidden_size}, which its num_attention_heads "
+            f"{model_config.num_attention_heads} do not divide"
+        )
+    for name in ("quantization_config", "transformers_weights"):
+        if getattr(model_config, name, None) is not None:
+            raise InputError(f"config.json has {name}, which is not supported: save the model without it")
+    width = getattr(model_config, "embedding_size", model_config.hidden_size)
+    tables = {parts.embeddings: ("vocab_size", model_config.vocab_size)}
+    if parts.positions is not None:
+        tables[parts.positions] = ("max_position_embeddings", model_config.max_position_embeddings)
+    for name, (what, length) in tables.items():
+        shape = _shape_of(name, shapes)
+        if shape is None:
+            raise InputError(f"its weights lack {name}")
+        if shape != (length, width):
+            raise InputError(
+                f"its weights have {name} of shape {shape}, config.json says {what} {length} x {width}"
+            )
+    _check_layers(parts.layers, model_config.num_hidden_layers, shapes)
+
+
+def _shape_of(name: str, shapes: Shapes) -> tuple[int, ...] | None:
+    """The shape of a tensor, whatever stands before its name."""
+    return next((shape for found, shape in shapes.items() if f".{found}".endswith(f".{name}")), None)
+
+
+def _by_layer(path: str, shapes: Shapes) -> dict[int, dict[str, tuple[int, ...]]]:
+    """The shapes of each layer's tensors, by number of the layer and name in it."""
+    pattern = re.compile(rf"(?:.*\.)?{re.escape(path)}\.(\d{{1,6}})\.(.+)")
+    layers: dict[int, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        if match := pattern.fullmatch(name):
+            layers.setdefault(int(match[1]), {})[match[2]] = shape
+    return layers
+
+
+def _check_layers(path: str, n_layers: int, shapes: Shapes) -> None:
+    """Compare layers with each other; only the first may lack something, as in ModernBERT."""
+    layers = _by_layer(path, shapes)
+    if lacking := n_layers - sum(number < n_layers for number in layers):
+        raise InputError(f"config.json says num_hidden_layers {n_layers}, its weights lack {lacking} of them")
+    expected = {name: shape for number in range(n_layers) for name, shape in layers[number].items()}
+    for number in range(n_layers):
+        for name, shape in expected.items():
+            found = layers[number].get(name)
+            if found is None and number:
+                raise InputError(f"its weights lack {path}.{number}.{name}")
+            if found not in (None, shape):
+                whole = f"{path}.{number}.{name}"
+                raise InputError(f"its weights have {whole} of shape {found}, and of {shape} in other layers")
+
+
+def check_tokenizer(tokenizer: Tokenizer, n_embeddings: int, pad_id: int) -> None:
+    """Make sure that every token that can occur has an embedding.
+
+    Raises:
+        InputError: One has not, or the tokenizer fails.
+    """
+    if not 0 <= pad_id < n_embeddings:
+        raise InputError(
+            f"config.json says pad_token_id {pad_id}, its weights have {n_embeddings} embeddings"
+        )
+    try:
+        ids: Sequence[int] = tokenizer.encode(_UNKNOWN).ids
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise InputError(f"its tokenizer cannot be used: {error}") from error
+    largest = max([*tokenizer.get_vocab(with_added_tokens=True).values(), *ids], default=0)
+    if largest >= n_embeddings:
+        raise InputError(
+            f"its tokenizer has tokens up to number {largest}, its weights have {n_embeddings} embeddings: "
+            "take the tokenizer that the model was trained with, or resize_token_embeddings"
+        )

@@ -1,0 +1,362 @@
+"""The model: running it cut to the layers asked for, with pooling, shift and cast on its device.
+
+Owns the forward pass and nothing around it. Tensor names end in the letters of their shape: B windows,
+T tokens, N rows, R rows among them that are kept, M wordpieces, C vector columns, D hidden size.
+"""
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ctxbatch.config import ResolvedConfig
+from ctxbatch.errors import InputError, StoreError
+from ctxbatch.model.hub import CONFIG, ModelFolder, find_model
+from ctxbatch.model.pooling import AllRows, KeptRows
+from ctxbatch.model.program import COMPILED_LEAST, COMPILED_TOKENS, Program
+from ctxbatch.model.resolve import FAMILIES, Family, first_line, is_out_of_memory, model_error
+from ctxbatch.model.salience import Watch, attention_name
+from ctxbatch.model.shift import SHIFTS
+from ctxbatch.text.batching import TokenBatch
+
+_COMPUTE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_STORED_TYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+class OutOfMemoryError(Exception):
+    """The device has no memory for a batch of this size."""
+
+
+@dataclass(frozen=True, slots=True)
+class WordVectors:
+    """The vectors of a batch's rows, in the stored type and the order of ``config.columns``.
+
+    ``finite_R`` is false where some stored value of the row is NaN or infinite. ``salience_N`` is there if
+    the configuration asks for it. ``kept_R`` says which rows of the batch the vectors are of, where only the
+    most salient of each sentence are; ``None`` says all.
+    """
+
+    vectors_CRD: npt.NDArray[Any]
+    finite_R: npt.NDArray[np.bool_]
+    salience_N: npt.NDArray[np.float32] | None = None
+    kept_R: npt.NDArray[np.int64] | None = None
+
+
+class WordModel(nn.Module):
+    """From token ids to the stored columns: the model cut after its highest layer, pooling, shift, cast.
+
+    Everything before the first layer stays in fp32, because static vectors are defined in fp32; the
+    layers compute in the resolved precision; pooled vectors are fp32 until the cast to the stored type.
+
+    Args:
+        config: The resolved configuration.
+        attention: ``eager`` for attention by two batched products; ``None`` for what transformers prefers.
+        model: Where the model is; found by its name if not given.
+
+    Raises:
+        InputError: The model cannot be found or loaded.
+        StoreError: Its files are not those of the configuration.
+    """
+
+    def __init__(
+        self,
+        config: ResolvedConfig,
+        attention: Literal["eager"] | None = None,
+        model: ModelFolder | None = None,
+    ) -> None:
+        super().__init__()
+        folder = model or find_model(config.model, config.revision)
+        for what, digest in (("weights", folder.weights_digest()), ("model_config", folder.config_digest())):
+            if digest != config.digests[what]:
+                raise StoreError(
+                    f"{folder.path}: the {what.replace('_', ' ')} is not that which the store was made with"
+                )
+        self._config = config
+        self._watch = None if config.salience_layer is None else Watch(config.salience_head)
+        name = attention if self._watch is None else attention_name(attention or "sdpa")
+        self._model = _load_model(folder, name)
+        self._hidden: dict[int, Tensor] = {}
+        self._rows: AllRows | KeptRows
+        self._prepare(FAMILIES[config.model_type])
+        self._shift = _shift_function(config)
+
+    def _prepare(self, family: Family) -> None:
+        """Cut the model, set its layers' precision, and have the wanted hidden states kept."""
+        compute = _COMPUTE_TYPES[self._config.precision]
+        layers: nn.ModuleList = self._model.get_submodule(family.layers)
+        n_layers = len(layers)
+        del layers[self._config.highest_layer :]
+        layers.to(compute)
+        for layer in layers:
+            layer.register_forward_pre_hook(functools.partial(_cast_inputs, compute))
+        layers[0].register_forward_pre_hook(self._keep_input, prepend=True)
+        for number in self._config.layers:
+            kept_at = layers[number - 1]
+            if family.final_norm and number == n_layers:
+                kept_at = self._model.get_submodule(family.final_norm).to(compute)
+            kept_at.register_forward_hook(functools.partial(self._keep_output, number))
+        if family.final_norm and len(layers) < n_layers:
+            self._model.set_submodule(family.final_norm, nn.Identity())
+        if self._watch is not None:
+            assert self._config.salience_layer is not None
+            self._watch.look_at(layers[self._config.salience_layer - 1])
+        self._narrows = self._config.kept_by_model is not None and family.mixed is not None
+        if family.mixed is not None and self._narrows:
+            layers[-1].get_submodule(family.mixed).register_forward_pre_hook(self._narrow)
+
+    def _keep_input(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._hidden[0] = args[0]
+
+    def _keep_output(self, number: int, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401 (as hooks are)
+        self._hidden[number] = output[0] if isinstance(output, tuple) else output
+
+    def _narrow(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Have what is left of the last layer computed for the tokens of the kept rows alone."""
+        assert isinstance(self._rows, KeptRows)
+        return tuple(self._rows.narrowed(hidden_BTD) for hidden_BTD in args)
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        mask_BT: Tensor | None,
+        positions_M: Tensor,
+        first_N: Tensor,
+        sentence_N: Tensor | None = None,
+        places_R: Tensor | None = None,
+        slots_S: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Run a batch.
+
+        Args:
+            ids_BT: Token ids, padded.
+            mask_BT: True for tokens, false for padding; ``None`` where nothing is padded.
+            positions_M: Wordpieces of the rows, row after row, as indices into the flattened (B * T).
+            first_N: Where in ``positions_M`` each row begins.
+            sentence_N: Where not all rows are kept, this and the rest say which; see `KeptRows`.
+            places_R: Of the rows that are kept.
+            slots_S: For the tokens of these.
+
+        Returns:
+            The vectors, (C, R, D) in the stored type; (R,), whether all of a row is finite; with a salience
+            layer (N,), the salience of all rows; where not all are kept (R,), the rows that are.
+        """
+        self._hidden.clear()
+        pooling, also = self._config.pool, []
+        self._rows = AllRows(positions_M, first_N, pooling)
+        if self._watch is not None:
+            self._watch.begin(torch.ones_like(ids_BT) if mask_BT is None else mask_BT)
+            salience = functools.partial(self._watch.salience, positions_M, first_N)
+            if sentence_N is not None and places_R is not None and slots_S is not None:
+                choice = (sentence_N, places_R, slots_S)
+                self._rows = KeptRows(positions_M, first_N, pooling, salience, *choice)
+            self._model(input_ids=ids_BT, attention_mask=mask_BT)
+            also = [salience(), self._rows.kept_R] if isinstance(self._rows, KeptRows) else [salience()]
+        else:
+            self._model(input_ids=ids_BT, attention_mask=mask_BT)
+        columns = self._columns(ids_BT)
+        self._hidden.clear()
+        stored = _STORED_TYPES[self._config.dtype]
+        vectors_CRD = torch.stack([columns[name].to(stored) for name in self._config.columns])
+        return vectors_CRD, vectors_CRD.isfinite().all(dim=2).all(dim=0), *also
+
+    def _columns(self, ids_BT: Tensor) -> dict[str, Tensor]:
+        config, columns = self._config, {}
+        if config.static is not None:
+            is_lookup = config.static == "lookup"
+            static = self._model.get_input_embeddings()(ids_BT) if is_lookup else self._hidden[0]
+            columns["static"] = self._rows.pooled(static)
+        for layer in config.layers:
+            contextual_RD = self._pooled(layer)
+            columns[f"contextual_{layer}"] = contextual_RD
+            if self._shift is not None:
+                columns[f"shift_{layer}"] = self._shift(contextual_RD, columns["static"])
+        return columns
+
+    def _pooled(self, layer: int) -> Tensor:
+        if isinstance(self._rows, KeptRows) and self._narrows and layer == self._config.highest_layer:
+            return self._rows.pooled_from_narrowed(self._hidden[layer])
+        return self._rows.pooled(self._hidden[layer])
+
+
+class Encoder:
+    """Runs batches on one device, overlapping copies with the work on a GPU.
+
+    Args:
+        config: The resolved configuration.
+        device: ``cpu`` or ``cuda:N``.
+        program: The compiled program, where batches are to run through one; see `ctxbatch.model.compiling`.
+        model: Where the model is; found by its name if not given.
+
+    Raises:
+        InputError: The model cannot be found or loaded.
+        StoreError: Its files are not those of the configuration.
+    """
+
+    def __init__(
+        self,
+        config: ResolvedConfig,
+        device: str,
+        program: Path | None = None,
+        model: ModelFolder | None = None,
+    ) -> None:
+        self._device = torch.device(device)
+        self._on_gpu = self._device.type == "cuda"
+        self._ahead = 1 if self._on_gpu else 0
+        self._config = config
+        self._folder = model
+        self._program = None if program is None else Program(program)
+        self._loaded = self._load() if self._program is None else None
+
+    def _load(self) -> WordModel:
+        return WordModel(self._config, model=self._folder).to(self._device)
+
+    def _model(self) -> WordModel:
+        """The model itself; beside a program it is wanted rarely, and loading it takes seconds."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:
+        """Run batches and yield the vectors of each, in order.
+
+        On a GPU the next batch is handed over before the last one's vectors are waited for.
+
+        Raises:
+            OutOfMemoryError: The device has no memory for the next batch.
+        """
+        started: deque[Callable[[], WordVectors]] = deque()
+        for batch in batches:
+            started.append(self._start(batch))
+            if len(started) > self._ahead:
+                yield started.popleft()()
+        while started:
+            yield started.popleft()()
+
+    @torch.inference_mode()
+    def _start(self, batch: TokenBatch) -> Callable[[], WordVectors]:
+        """Begin a batch; what comes back waits for its vectors."""
+        n_rows, longest = len(batch.rows_N), batch.input_ids_BT.shape[1]
+        n_kept = n_rows if batch.places_R is None else len(batch.places_R)
+        program = self._program if COMPILED_LEAST <= longest <= COMPILED_TOKENS else None
+        run: Callable[..., Sequence[Tensor]] = program or self._model()
+        mask_BT = None
+        if program is not None:
+            batch = _twofold(batch)
+        if program is not None or (batch.lengths_B < longest).any():
+            mask_BT = self._on_device(np.arange(longest) < batch.lengths_B[:, None])
+        first_N = np.cumsum(batch.n_pieces_N) - batch.n_pieces_N
+        inputs = [batch.positions_M, first_N]
+        if batch.places_R is not None:
+            slots_S = np.arange(max(batch.n_slots, COMPILED_LEAST))
+            inputs += [batch.sentence_N, batch.places_R, slots_S]
+        try:
+            vectors_CRD, finite_R, *also = run(
+                self._on_device(batch.input_ids_BT), mask_BT, *map(self._on_device, inputs)
+            )
+            sizes = (n_rows, n_kept)  # of the salience and of the kept rows, without what was added
+            cut = [tensor[:size] for tensor, size in zip(also, sizes, strict=False)]
+            return self._brought_back([vectors_CRD[:, :n_kept], finite_R[:n_kept], *cut])
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if self._on_gpu:
+                torch.cuda.empty_cache()
+            raise OutOfMemoryError(first_line(error)) from None
+
+    def _on_device(self, array: npt.NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._on_gpu else tensor
+
+    def _brought_back(self, found: Sequence[Tensor]) -> Callable[[], WordVectors]:
+        if not self._on_gpu:
+            return lambda: WordVectors(*(tensor.numpy() for tensor in found))
+        host = [torch.empty_like(tensor, device="cpu", pin_memory=True) for tensor in found]
+        for target, source in zip(host, found, strict=True):
+            target.copy_(source, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        copied.record(torch.cuda.current_stream(self._device))
+
+        def wait() -> WordVectors:
+            copied.synchronize()
+            return WordVectors(*(tensor.numpy() for tensor in host))
+
+        return wait
+
+
+def _twofold(batch: TokenBatch) -> TokenBatch:
+    """A batch of a single window, row or kept row with that one twice, others as they are.
+
+    Compiled programs take no fewer, and loading the model itself for one batch would take seconds
+    and as much memory again.
+    """
+    windows = 2 if len(batch.lengths_B) < COMPILED_LEAST else 1
+    rows = 2 if len(batch.rows_N) < COMPILED_LEAST else 1
+    kept = 2 if batch.places_R is not None and len(batch.places_R) < COMPILED_LEAST else 1
+    if windows == rows == kept == 1:
+        return batch
+    return replace(
+        batch,
+        input_ids_BT=np.tile(batch.input_ids_BT, (windows, 1)),
+        lengths_B=np.tile(batch.lengths_B, windows),
+        rows_N=np.tile(batch.rows_N, rows),
+        positions_M=np.tile(batch.positions_M, rows),
+        n_pieces_N=np.tile(batch.n_pieces_N, rows),
+        sentence_N=np.tile(batch.sentence_N, rows),
+        places_R=None if batch.places_R is None else np.tile(batch.places_R, kept),
+        n_slots=batch.n_slots * kept,
+    )
+
+
+def _load_model(folder: ModelFolder, attention: str | None) -> Any:  # noqa: ANN401 (a class per family)
+    import transformers  # seconds, and not wanted where a compiled program runs
+
+    try:
+        # Read first, so that it cannot ask for another attention: that could be code from the hub.
+        model_config = transformers.AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
+        model, report = transformers.AutoModel.from_pretrained(
+            folder.path,
+            config=model_config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below, and by name
+            attn_implementation=attention,
+        )
+    except Exception as error:  # safetensors and transformers raise of many kinds for a damaged file
+        raise model_error(f"--model {folder.name} cannot be loaded", error) from error
+    for name, found, wanted in report["mismatched_keys"]:
+        raise InputError(
+            f"--model {folder.name}: its weights have {name} of shape {tuple(found)}, {CONFIG} asks for "
+            f"{tuple(wanted)}"
+        )
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise InputError(
+            f"--model {folder.name}: its weights lack {len(missing)} tensors of the model, {missing[0]} first"
+        )
+    if hasattr(model, "pooler"):
+        model.pooler = None
+    return model.eval().requires_grad_(False)
+
+
+def _cast_inputs(compute: torch.dtype, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Cast hidden states, and masks and biases that are added to scores, to a layer's own type."""
+    return tuple(
+        arg.to(compute) if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args
+    )
+
+
+def _shift_function(config: ResolvedConfig) -> Callable[[Tensor, Tensor], Tensor] | None:
+    if config.shift is None:
+        return None
+    options = {"floor": config.floor, "delta": config.delta}
+    given = {name: value for name, value in options.items() if value is not None}
+    return functools.partial(SHIFTS[config.shift], xp=torch, **given)

@@ -1,0 +1,106 @@
+"""Keyword in context: hits as aligned lines for people.
+
+Owns the layout alone. Widths are columns of the terminal: wide characters count two.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+
+from wcwidth import wcswidth, wcwidth, wrap
+
+from ctxbatch.search.hits import Answer, Explanation, SearchHit
+from ctxbatch.terminal import flat, styled
+
+# Characters for each column of the terminal: some take no room.
+_LOOKED_AT = 4
+_EMPHASIS, _DIM = "\x1b[1;32m", "\x1b[2m"
+
+
+def keyword_in_context(hits: Sequence[SearchHit], width: int, *, color: bool = False) -> Iterator[str]:
+    """Lay hits out one a line, aligned on the word, with score and source:line.
+
+    Under a line come the sentences around, and what explains the hit, where the hit has them.
+
+    Args:
+        hits: The hits.
+        width: Columns of the terminal.
+        color: Show the word in colour.
+    """
+    places = [_tail(place, max(12, width // 3)) for place in _places(hits)]
+    longest = max(map(_columns, places), default=0)
+    room = max(12, width - longest - 10)
+    word_room = max((_columns(flat(hit.word)) for hit in hits), default=0)
+    left_room = max(6, (room - word_room) // 2)
+    right_room = max(6, room - word_room - left_room)
+    for hit, place in zip(hits, places, strict=True):
+        before = _cut(flat(hit.text[: hit.char_start])[::-1], left_room)[::-1]
+        word = _cut(flat(hit.text[hit.char_start : hit.char_end]), word_room + right_room)
+        after = _cut(flat(hit.text[hit.char_end :]), word_room + right_room - _columns(word))
+        padding = " " * (word_room + right_room - _columns(word) - _columns(after))
+        indent = " " * (left_room - _columns(before))
+        first, last = f"{hit.score:6.3f}  {indent}{before}", f"{after}{padding}  {place}"
+        yield styled(_EMPHASIS, word, first, last) if color else f"{first}{word}{last}"
+        yield from _around(hit, width)
+        if hit.explanation is not None:
+            yield from _indented(_explained(hit.explanation), width)
+
+
+def heading(answer: Answer, width: int, *, color: bool = False) -> str:
+    """The query of an answer on one line, its word in brackets; of a long one what is around the word."""
+    start, end = answer.char_start, answer.char_end
+    note = " (its most salient word)" if answer.salient else ""
+    word = _cut(f"[{flat(answer.text[start:end])}]", width)
+    # A query may be as long as a book, and be answered for each of its words.
+    begin = max(0, start - _LOOKED_AT * width)
+    before = flat(answer.text[begin:start])
+    after = flat(answer.text[end : end + _LOOKED_AT * width])
+    room = max(0, width - _columns(word) - _columns(note))
+    if begin or _columns(before) > room - min(room // 2, _columns(after)):
+        before = _tail(f"…{before}" if begin else before, max(1, room // 2))
+    line = before + word + _cut(after, max(0, room - _columns(before))).rstrip() + note
+    return styled(_DIM, line) if color else line
+
+
+def _around(hit: SearchHit, width: int) -> Iterator[str]:
+    """The sentences before and after a hit with its own between them."""
+    if hit.before is not None and hit.after is not None:
+        yield from _indented(flat(" ".join((*hit.before, hit.text, *hit.after))), width)
+
+
+def _indented(text: str, width: int) -> Iterator[str]:
+    yield from wrap(text, max(20, width), initial_indent=" " * 8, subsequent_indent=" " * 8)
+
+
+def _explained(explanation: Explanation) -> str:
+    largest = ", ".join(f"{number} ({share:+.3f})" for number, share in explanation.dimensions)
+    return (
+        f"{explanation.shared} of {explanation.of} dimensions are not zero in both; "
+        f"the cosine comes most from {largest}"
+    )
+
+
+def _places(hits: Sequence[SearchHit]) -> list[str]:
+    """source:line of every hit, without the folders that all of them share."""
+    sources = {hit.source: os.path.abspath(hit.source) for hit in hits}  # noqa: PTH100 (follows no links)
+    shared = os.path.commonpath([str(PurePath(path).parent) for path in sources.values()] or [""])
+    return [f"{flat(os.path.relpath(sources[hit.source], shared))}:{hit.record + 1}" for hit in hits]
+
+
+def _columns(text: str) -> int:
+    return max(0, int(wcswidth(text)))
+
+
+def _tail(text: str, columns: int) -> str:
+    """A text, or as much of its end as fits behind an ellipsis."""
+    return text if _columns(text) <= columns else f"…{_cut(text[::-1], columns - 1)[::-1]}"
+
+
+def _cut(text: str, columns: int) -> str:
+    """As much of the beginning of a text as fits."""
+    used = 0
+    for number, char in enumerate(text):
+        used += wcwidth(char)
+        if used > columns:
+            return text[:number]
+    return text

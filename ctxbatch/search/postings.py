@@ -1,0 +1,101 @@
+"""Which rows hold a word: a table beside the indexes, one record batch a shard.
+
+Words are casefolded here, as they are wherever words are compared. The table is memory-mapped: it
+costs room on the disk and no memory.
+"""
+
+import bisect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ctxbatch.arrays import Ints
+from ctxbatch.store.arrow_files import checked, mapped
+from ctxbatch.store.commits import WORDS
+from ctxbatch.store.reader import Store
+
+_SCHEMA = pa.schema([("word", pa.string()), ("rows", pa.list_(pa.int32()))])
+
+
+class Postings:
+    """The rows of every word of a store.
+
+    Args:
+        store: The store.
+        path: The table; without one, the words of all rows are read for every question.
+    """
+
+    def __init__(self, store: Store, path: Path | None) -> None:
+        self._store = store
+        self._batches = None if path is None else _read(store, path)
+
+    def positions(self, word: str) -> Ints:
+        """The sorted positions of a word's rows; the word is casefolded."""
+        wanted = word.casefold()
+        found = [np.zeros(0, np.int64)]
+        for number, shard in enumerate(self._store.commits):
+            if self._batches is None:
+                rows = _find(self._store.read(shard, WORDS, "word"), wanted)
+            else:
+                rows = _look_up(self._batches[number], wanted)
+            found.append(rows + self._store.first_position(shard))
+        return np.concatenate(found)
+
+    def tables(self) -> Iterator[pa.RecordBatch]:
+        """Yield the words with their rows, a table a shard, as `tabulate` makes them."""
+        return tabulate(self._store) if self._batches is None else iter(self._batches)
+
+
+def _find(texts: pa.ChunkedArray, wanted: str) -> Ints:
+    matching = [text for text in pc.unique(texts).to_pylist() if text.casefold() == wanted]
+    return np.flatnonzero(pc.is_in(texts, pa.array(matching, pa.string())).to_numpy())
+
+
+def _look_up(table: pa.RecordBatch, wanted: str) -> Ints:
+    words = table["word"]
+    at = bisect.bisect_left(range(len(words)), wanted, key=lambda number: words[number].as_py())
+    if at == len(words) or words[at].as_py() != wanted:
+        return np.zeros(0, np.int64)
+    rows: Ints = table["rows"][at].values.to_numpy().astype(np.int64)
+    return rows
+
+
+def tabulate(store: Store) -> Iterator[pa.RecordBatch]:
+    """Yield the table of a store, shard by shard."""
+    for shard in store.commits:
+        encoded = store.read(shard, WORDS, "word").combine_chunks().dictionary_encode()
+        distinct = [word.casefold() for word in encoded.dictionary.to_pylist()]
+        words, folded = np.unique(np.array(distinct, object), return_inverse=True)
+        code_N = folded[encoded.indices.to_numpy()] if len(encoded) else np.zeros(0, np.int64)
+        rows_N = np.argsort(code_N, kind="stable").astype(np.int32)
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(code_N, minlength=len(words)))])
+        rows = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(rows_N))
+        yield pa.RecordBatch.from_arrays([pa.array(words.tolist(), pa.string()), rows], schema=_SCHEMA)
+
+
+def write(store: Store, stream: BinaryIO) -> None:
+    """Write the table of a store."""
+    with pa.ipc.new_file(stream, _SCHEMA) as writer:
+        for batch in tabulate(store):
+            writer.write_batch(batch)
+
+
+def _read(store: Store, path: Path) -> list[pa.RecordBatch]:
+    """Map the table, and make sure that it names rows that the store has."""
+    with checked(path):
+        reader = pa.ipc.open_file(pa.BufferReader(mapped(path)))
+        if not reader.schema.equals(_SCHEMA) or reader.num_record_batches != len(store.commits):
+            raise ValueError("it is no table of this store's words")
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        for batch, commit in zip(batches, store.commits.values(), strict=True):
+            batch.validate(full=True)
+            rows = batch["rows"].values.to_numpy()
+            if batch["word"].null_count or batch["rows"].null_count:
+                raise ValueError("a word or its rows are missing")
+            if len(rows) and not 0 <= rows.min() <= rows.max() < commit.counts.rows:
+                raise ValueError("it names rows that the store does not have")
+    return batches

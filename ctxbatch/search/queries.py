@@ -1,0 +1,215 @@
+"""Queries: what a sentence with marked words means, and their vectors, encoded as the store was.
+
+Owns the marks and the encoding of queries; knows nothing of rows, indexes and filters.
+"""
+
+import itertools
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ctxbatch.arrays import Floats, Ints
+from ctxbatch.config import ResolvedConfig
+from ctxbatch.corpus.records import Record
+from ctxbatch.errors import InputError
+from ctxbatch.model.hub import ModelFolder
+from ctxbatch.search.exact import normalised
+from ctxbatch.text.batching import BatchMaker, Buffer
+from ctxbatch.text.sampling import most_salient
+from ctxbatch.text.sentences import Sentence
+
+_EXAMPLE = 'mark the word to search for with brackets: "I will send her a [card]."'
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedSentence:
+    """A sentence, and the code points in it that were between brackets, mark by mark."""
+
+    text: str
+    marks: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryWord:
+    """A word to search for: its place in its sentence, and its vectors, (V, D) of length 1.
+
+    There is one vector, or one for each wordpiece where rows are wordpieces; none where it is zero.
+    """
+
+    text: str
+    word: str
+    char_start: int
+    char_end: int
+    vectors_VD: Floats = field(repr=False)
+    salient: bool = False
+
+    @property
+    def place(self) -> tuple[str, str, int, int]:
+        """The sentence, the word, and where in it the word stands."""
+        return self.text, self.word, self.char_start, self.char_end
+
+
+def parse_query(query: str) -> MarkedSentence:
+    r"""Read a sentence with ``[words]`` marked; ``\[`` and ``\]`` are literal brackets.
+
+    Raises:
+        InputError: A bracket has no partner or nothing in it, or the text holds halves of characters.
+    """
+    try:
+        query.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{query!r} is not Unicode text: mend its encoding") from None
+    parts = re.split(r"(?<!\\)([\[\]])", query)
+    texts = [part.replace("\\[", "[").replace("\\]", "]") for part in parts[::2]]
+    if parts[1::2] != ["[", "]"] * (len(parts) // 4):
+        raise InputError(
+            f"the brackets in {query!r} are no pairs, and literal ones are written \\[ and \\]: {_EXAMPLE}"
+        )
+    if not all(text.strip() for text in texts[1::2]):
+        raise InputError(f"the brackets in {query!r} are empty: {_EXAMPLE}")
+    ends = [0, *itertools.accumulate(map(len, texts))]
+    return MarkedSentence("".join(texts), tuple((ends[n], ends[n + 1]) for n in range(1, len(texts), 2)))
+
+
+class QueryEncoder:
+    """Encodes marked words as a store's configuration says; loads the model once.
+
+    Args:
+        config: The configuration of the store.
+        column: The column that is searched.
+        model: The model.
+
+    Raises:
+        StoreError: Its files are not those of the configuration.
+    """
+
+    def __init__(self, config: ResolvedConfig, column: str, model: ModelFolder) -> None:
+        from ctxbatch.model.encoder import Encoder  # torch comes last: mistakes are told at once
+        from ctxbatch.model.resolve import FAMILIES, read_tokenizer
+
+        self._shows_attention = FAMILIES[config.model_type].shows_attention
+        config = config.of_queries(salient=self._shows_attention)
+        self._maker = BatchMaker(read_tokenizer(config, model), config)
+        self._encoder = Encoder(config, "cpu", model=model)
+        self._config = config
+        self._number = config.columns.index(column)
+        self._column = column
+
+    def encode(
+        self, numbered: Sequence[tuple[int, MarkedSentence]]
+    ) -> Iterator[tuple[int, QueryWord | InputError]]:
+        """Yield the marked words of numbered sentences in order; for a wrong mark, what is wrong."""
+        sentences = [sentence for _, sentence in numbered]
+        if self._shows_attention and not all(sentence.marks for sentence in sentences):
+            sentences = self._marked_by_salience(sentences)
+        stripped = [sentence.text.strip() for sentence in sentences]
+        records = (Sentence(Record(0, n, None, None, text), 0, text) for n, text in enumerate(stripped))
+        words: list[list[tuple[int, QueryWord]]] = [[] for _ in sentences]  # each with its number in there
+        before = 0
+        for buffer in self._maker.buffers(records):
+            wanted = _marked_rows(buffer, before, sentences)
+            vectors = self._vectors(buffer, np.array(sorted(wanted), np.int64))
+            for row in sorted(wanted):
+                its = wanted[row]
+                words[its].append(_query_word(buffer, row, stripped[its], vectors[row]))
+            before += len(buffer.sentences)
+        for (number, asked), sentence, its_words in zip(numbered, sentences, words, strict=True):
+            for found in self._checked(sentence, list(_joined(its_words))):
+                if isinstance(found, QueryWord):
+                    yield number, replace(found, salient=not asked.marks)
+                else:
+                    yield number, found
+
+    def _marked_by_salience(self, sentences: Sequence[MarkedSentence]) -> list[MarkedSentence]:
+        """The sentences, with the most salient word of each that marks none marked, if it has words."""
+        marked = list(sentences)
+        numbers = [number for number, sentence in enumerate(sentences) if not sentence.marks]
+        records = (Sentence(Record(0, n, None, None, marked[n].text), 0, marked[n].text) for n in numbers)
+        before = 0
+        for buffer in self._maker.buffers(records):
+            for its, mark in _most_salient_words(buffer, self._salience(buffer)):
+                number = numbers[before + its]
+                marked[number] = replace(marked[number], marks=(mark,))
+            before += len(buffer.sentences)
+        return marked
+
+    def _salience(self, buffer: Buffer) -> Floats:
+        salience_N = np.zeros(len(buffer.rows), np.float32)
+        batches = list(self._maker.batches(buffer))
+        for batch, encoded in zip(batches, self._encoder.encode(batches), strict=True):
+            salience_N[batch.rows_N] = encoded.salience_N
+        return salience_N
+
+    def _vectors(self, buffer: Buffer, rows: Ints) -> dict[int, Floats]:
+        batches = [batch for batch in self._maker.batches(buffer) if np.isin(batch.rows_N, rows).any()]
+        found = {}
+        for batch, encoded in zip(batches, self._encoder.encode(batches), strict=True):
+            for at in np.flatnonzero(np.isin(batch.rows_N, rows)):
+                found[int(batch.rows_N[at])] = normalised(encoded.vectors_CRD[self._number, at : at + 1])
+        return found
+
+    def _checked(self, sentence: MarkedSentence, words: list[QueryWord]) -> Iterator[QueryWord | InputError]:
+        if not sentence.marks:
+            why = "and it has no word as the store counts words"
+            if not self._shows_attention:
+                why = f"and models of the family {self._config.model_type} do not show which is salient"
+            yield InputError(f"no word is marked in {sentence.text!r}, {why}: {_EXAMPLE}")
+        lead = len(sentence.text) - len(sentence.text.lstrip())
+        starts, ends = [word.char_start for word in words], [word.char_end for word in words]
+        for start, end in sentence.marks:
+            inside = words[bisect_right(ends, start - lead) : bisect_left(starts, end - lead)]
+            if not inside:
+                marked = sentence.text[start:end]
+                yield InputError(
+                    f"[{marked}] is no word of the sentence as the store counts words: mark a word"
+                )
+            for word in inside:
+                if len(word.vectors_VD):
+                    yield word
+                else:
+                    zero = f"the {self._column} vector of {word.word!r} is zero in this sentence"
+                    yield InputError(f"{zero}: nothing is near it")
+
+
+def _marked_rows(buffer: Buffer, before: int, sentences: Sequence[MarkedSentence]) -> dict[int, int]:
+    """The rows of a buffer that touch a mark, each with the number of its sentence."""
+    rows, marked = buffer.rows, {}
+    sentence_N = rows.sentence_N + before
+    for number in np.unique(sentence_N):
+        first, end = np.searchsorted(sentence_N, [number, number + 1])
+        text = sentences[number].text
+        lead = len(text) - len(text.lstrip())
+        for start, stop in sentences[number].marks:
+            inside = (rows.char_start_N[first:end] < stop - lead) & (
+                rows.char_end_N[first:end] > start - lead
+            )
+            marked.update(dict.fromkeys((np.flatnonzero(inside) + first).tolist(), int(number)))
+    return marked
+
+
+def _most_salient_words(buffer: Buffer, salience_N: Floats) -> Iterator[tuple[int, tuple[int, int]]]:
+    """For each sentence of a buffer that has words, where its most salient word begins and ends."""
+    rows = buffer.rows
+    marked = np.flatnonzero(most_salient(rows.sentence_N, rows.word_index_N, salience_N, 1))
+    for sentence in np.unique(rows.sentence_N[marked]).tolist():
+        its = marked[rows.sentence_N[marked] == sentence]
+        yield sentence, (int(rows.char_start_N[its].min()), int(rows.char_end_N[its].max()))
+
+
+def _query_word(buffer: Buffer, row: int, text: str, vectors: Floats) -> tuple[int, QueryWord]:
+    """A row as a query, with its word's number in the sentence."""
+    rows = buffer.rows
+    start, end = int(rows.char_start_N[row]), int(rows.char_end_N[row])
+    return int(rows.word_index_N[row]), QueryWord(text, buffer.words[row], start, end, vectors)
+
+
+def _joined(words: Sequence[tuple[int, QueryWord]]) -> Iterator[QueryWord]:
+    """The wordpieces of a word as one query; words as they are."""
+    for _, group in itertools.groupby(words, key=lambda each: each[0]):
+        pieces = [piece for _, piece in group]
+        vectors_VD = np.concatenate([piece.vectors_VD for piece in pieces])
+        vectors_VD = vectors_VD[vectors_VD.any(axis=1)]
+        yield replace(pieces[0], char_end=pieces[-1].char_end, vectors_VD=vectors_VD)

@@ -1,0 +1,192 @@
+"""The rows of some stores in one order: the best that filters allow, as deep as it takes to find them.
+
+Rows are named by the number of their store and their position in it. Array names end in the letters of
+their shape: Q vectors, K rows, V vectors of a word, D hidden size.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ctxbatch.arrays import Floats, Ints
+from ctxbatch.search.exact import Selection, exact, normalised
+from ctxbatch.search.filters import Filters
+from ctxbatch.search.index import open_index, open_postings
+from ctxbatch.search.queries import QueryWord
+from ctxbatch.search.row_filter import Selector
+from ctxbatch.store.reader import Store
+
+# Rows asked for in place of one where only some of them will count, and again where too few did.
+_MORE = 8
+# Rows that are ranked together, of one question or of many.
+_RANKED_ROWS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A word to search for: of the query with this number, and, if it is a row's, not that row itself.
+
+    ``own`` is the position of the row, in the first store.
+    """
+
+    query: int
+    word: QueryWord
+    own: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Rows of all stores, best first; ``exhausted`` where no others qualify."""
+
+    stores: Ints
+    positions: Ints
+    scores: Floats
+    exhausted: bool
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def take(self, chosen: Ints) -> "Ranked":
+        """The chosen rows, in the order in which they are chosen."""
+        return Ranked(self.stores[chosen], self.positions[chosen], self.scores[chosen], self.exhausted)
+
+
+class Ranking:
+    """Ranks the rows of some stores on one column, by their indexes where there are any.
+
+    Args:
+        stores: The stores, finished and of one configuration.
+        column: Full name of the column.
+
+    Raises:
+        StoreError: An index is damaged or stale.
+    """
+
+    def __init__(self, stores: Sequence[Store], column: str) -> None:
+        self._stores = stores
+        self._columns = [store.column(column) for store in stores]
+        self._indexes = [open_index(store, column) for store in stores]
+        self._selectors = [Selector(store, open_postings(store)) for store in stores]
+
+    @property
+    def unindexed(self) -> list[Store]:
+        """The stores without an index: all of their rows are read every time."""
+        return [store for store, index in zip(self._stores, self._indexes, strict=True) if index is None]
+
+    def vectors(self, number: int, positions: Ints) -> Floats:
+        """The normalised vectors of some rows of a store, (len(positions), D)."""
+        return normalised(self._columns[number].take(positions))
+
+    def best(self, questions: Sequence[Question], k: int, filters: Filters) -> list[Ranked]:
+        """The first k rows for each question of those that filters allow; fewer where fewer qualify."""
+        groups: dict[str, list[int]] = {}
+        for number, question in enumerate(questions):
+            groups.setdefault(question.word.word.casefold() if filters.by_word else "", []).append(number)
+        found: dict[int, Ranked] = {}
+        for word, numbers in groups.items():
+            selections = [selector.select(filters, word) for selector in self._selectors]
+            if filters.distinct == "word":  # looks past the nearest rows, and as far as a filter does
+                selections = [
+                    selection or Selection.all_but(store.n_rows, np.zeros(0, np.int64))
+                    for selection, store in zip(selections, self._stores, strict=True)
+                ]
+            waiting, depth = numbers, k * (_MORE if filters.distinct else 1)
+            while waiting:
+                ranked = list(self._ranked([questions[number] for number in waiting], depth, selections))
+                for number, rows in zip(waiting, ranked, strict=True):
+                    found[number] = self._kept(rows, k, filters)
+                waiting = [
+                    number
+                    for number, rows in zip(waiting, ranked, strict=True)
+                    if len(found[number]) < k and not _at_end(rows, filters)
+                ]
+                depth *= _MORE
+        return [found[number] for number in range(len(questions))]
+
+    def _ranked(
+        self, questions: Sequence[Question], depth: int, selections: Sequence[Selection | None]
+    ) -> Iterator[Ranked]:
+        """The best rows of all stores for each question: ``depth``, beside the question's own row."""
+        at_once = max(1, _RANKED_ROWS // depth)
+        for begin in range(0, len(questions), at_once):
+            yield from self._ranked_together(questions[begin : begin + at_once], depth, selections)
+
+    def _ranked_together(
+        self, questions: Sequence[Question], depth: int, selections: Sequence[Selection | None]
+    ) -> list[Ranked]:
+        owner_Q = np.repeat(np.arange(len(questions)), [len(each.word.vectors_VD) for each in questions])
+        queries_QD = np.concatenate([each.word.vectors_VD for each in questions])
+        parts: list[list[tuple[Ints, Ints, Floats]]] = [[] for _ in questions]
+        exhausted = True
+        for number, selection in enumerate(selections):
+            positions_QK, scores_QK = self.nearest(number, queries_QD, depth + 1, selection)
+            rows = self._stores[number].n_rows if selection is None else selection.n
+            exhausted &= positions_QK.shape[1] >= rows
+            for query, owner in enumerate(owner_Q.tolist()):
+                kept = positions_QK[query] >= 0
+                if number == 0 and questions[owner].own is not None:
+                    kept &= positions_QK[query] != questions[owner].own
+                positions = positions_QK[query][kept]
+                parts[owner].append((np.full(len(positions), number), positions, scores_QK[query][kept]))
+        return [_merged(each, depth, exhausted) for each in parts]
+
+    def nearest(
+        self, number: int, queries_QD: Floats, k: int, selection: Selection | None
+    ) -> tuple[Ints, Floats]:
+        """The best rows of one store for each vector, by its index or by comparing all that count."""
+        index = self._indexes[number]
+        if index is not None:
+            return index.nearest(queries_QD, k, selection)
+        return exact(self._columns[number], queries_QD, k, selection)
+
+    def _kept(self, rows: Ranked, k: int, filters: Filters) -> Ranked:
+        """The first k rows that are good enough, and distinct where they have to be."""
+        if filters.min_score is not None:
+            rows = rows.take(np.flatnonzero(rows.scores >= filters.min_score))
+        if filters.distinct is None:
+            return rows.take(np.arange(min(k, len(rows))))
+        seen: set[Any] = set()
+        chosen = []
+        for number, key in enumerate(self._keys(rows, filters.distinct)):
+            if key not in seen:
+                seen.add(key)
+                chosen.append(number)
+        return rows.take(np.array(chosen[:k], np.int64))
+
+    def _keys(self, rows: Ranked, distinct: str) -> list[Any]:
+        """What makes rows distinct, for each."""
+        keys: list[Any] = [None] * len(rows)
+        for number in np.unique(rows.stores).tolist():
+            store, mine = self._stores[number], np.flatnonzero(rows.stores == number)
+            positions = rows.positions[mine]
+            values: Iterable[Any]
+            if distinct == "word":
+                values = (word.casefold() for word in store.words_at(positions))
+            elif distinct == "sentence":
+                values = ((number, sentence) for sentence in store.sentence_ids_at(positions).tolist())
+            else:
+                values = ((number, *document) for document in store.documents_at(positions))
+            for at, value in zip(mine.tolist(), values, strict=True):
+                keys[at] = value
+        return keys
+
+
+def _merged(parts: Sequence[tuple[Ints, Ints, Floats]], depth: int, exhausted: bool) -> Ranked:
+    """The rows of several stores and vectors as one ranking; a row scores as its best vector does."""
+    stores, positions, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = np.lexsort((positions, stores, -scores))
+    if len(parts) > 1:
+        places = np.stack([stores[order], positions[order]])
+        _, first = np.unique(places, axis=1, return_index=True)
+        order = order[np.sort(first)]
+    order = order[:depth] if not exhausted else order
+    return Ranked(stores[order], positions[order], scores[order], exhausted)
+
+
+def _at_end(rows: Ranked, filters: Filters) -> bool:
+    """Whether no row after these can be a hit."""
+    if rows.exhausted or not len(rows):
+        return True
+    return filters.min_score is not None and float(rows.scores[-1]) < filters.min_score

@@ -1,0 +1,100 @@
+"""The rows that filters leave of a store.
+
+Words are compared casefolded; sources are the paths that the store names.
+"""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from functools import lru_cache, reduce
+from pathlib import PurePath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ctxbatch.arrays import Ints, Mask
+from ctxbatch.errors import InputError
+from ctxbatch.search.exact import Selection
+from ctxbatch.search.filters import Filters
+from ctxbatch.search.postings import Postings
+from ctxbatch.store.commits import SENTENCES, WORDS
+from ctxbatch.store.reader import Store
+
+
+class Selector:
+    """Finds the rows of a store that filters allow.
+
+    Args:
+        store: The store.
+        postings: Its words' rows.
+    """
+
+    def __init__(self, store: Store, postings: Postings) -> None:
+        self._store = store
+        self._postings = postings
+        # Queries of one batch share sources and documents.
+        self._from_places = lru_cache(maxsize=4)(self._select_places)
+
+    def select(self, filters: Filters, word: str) -> Selection | None:
+        """The rows that count for a query of some word; ``None`` where all do."""
+        mask_N = self._from_places(filters.sources, filters.docs)
+        wanted = [self._rows_of(filters.words)] if filters.words else []
+        if filters.same_word:
+            wanted.append(self._postings.positions(word))
+        unwanted = self._rows_of((*filters.exclude_words, *([word] if filters.other_words else [])))
+        if mask_N is None and not wanted and not len(unwanted):
+            return None
+        if wanted:
+            rows_N = reduce(np.intersect1d, wanted)
+            chosen_N = np.zeros(self._store.n_rows, np.bool_)
+            chosen_N[rows_N] = True if mask_N is None else mask_N[rows_N]
+        else:
+            chosen_N = np.ones(self._store.n_rows, np.bool_) if mask_N is None else mask_N.copy()
+        chosen_N[unwanted] = False
+        return Selection(chosen_N)
+
+    def _rows_of(self, words: Sequence[str]) -> Ints:
+        distinct = {word.casefold() for word in words}
+        return np.concatenate([np.zeros(0, np.int64), *map(self._postings.positions, sorted(distinct))])
+
+    def _select_places(self, sources: tuple[str, ...], docs: tuple[str, ...]) -> Mask | None:
+        if not sources and not docs:
+            return None
+        store = self._store
+        masks = [np.zeros(0, np.bool_)]
+        for shard in store.commits:
+            sentences = np.ones(store.commits[shard].counts.sentences, np.bool_)
+            if sources:
+                paths = store.read(shard, SENTENCES, "source")
+                matching = [path for path in pc.unique(paths).to_pylist() if _matches(path, sources)]
+                sentences &= _is_in(paths, matching)
+            if docs:
+                sentences &= _is_in(store.read(shard, SENTENCES, "doc_id"), docs)
+            sentence_of_row = store.read(shard, WORDS, "sentence_id").to_numpy() & 0xFFFFFFFF
+            masks.append(sentences[sentence_of_row])
+        return np.concatenate(masks)
+
+
+def check_sources(stores: Sequence[Store], globs: Sequence[str]) -> None:
+    """Make sure that every glob matches a source.
+
+    Raises:
+        InputError: One matches none; the message names some sources.
+    """
+    paths = [source.path for store in stores for source in store.manifest.sources]
+    for glob in globs:
+        if not any(_matches(path, [glob]) for path in paths):
+            known = ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")
+            raise InputError(f"--source {glob!r} matches no source of the store: there are {known}")
+
+
+def _is_in(texts: pa.ChunkedArray, values: Sequence[str]) -> Mask:
+    found: Mask = pc.is_in(texts, pa.array(values, pa.string())).to_numpy()
+    return found
+
+
+def _matches(path: str, globs: Sequence[str]) -> bool:
+    # An empty pattern, and ".", which is one to pathlib, match nothing.
+    return any(
+        fnmatchcase(path, glob) or (PurePath(glob).parts and PurePath(path).match(glob)) for glob in globs
+    )

@@ -1,0 +1,309 @@
+"""Nearest contexts: queries in, rows of the stores in order of cosine out.
+
+Puts together what the modules below own: queries are encoded as the stores were, rows are ranked, and
+what is known of them becomes hits.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from ctxbatch.arrays import Floats, Ints
+from ctxbatch.errors import InputError, StoreError
+from ctxbatch.model.hub import model_of_store
+from ctxbatch.search.exact import normalised
+from ctxbatch.search.filters import Filters
+from ctxbatch.search.hits import Answer, Explanation, SearchHit
+from ctxbatch.search.queries import MarkedSentence, QueryEncoder, QueryWord, parse_query
+from ctxbatch.search.ranking import Question, Ranked, Ranking
+from ctxbatch.search.row_filter import check_sources
+from ctxbatch.store.reader import Store, check_has_rows
+
+# Sentences that are encoded, and queries that are answered, together.
+_GROUP = 128
+# Dimensions that an explanation names.
+_EXPLAINED = 5
+
+
+class Searcher:
+    """Answers queries on one kind of vector of some stores; loads the model and the indexes once.
+
+    Threads may share one.
+
+    Args:
+        stores: The stores, all of one configuration; hits are merged.
+        on: ``shift``, ``contextual`` or ``static``; default the first that is stored.
+        layer: The layer; default the first of the run.
+        model: Where the stores' model is; if not given it is looked for where the first store says, as
+            `ctxbatch.model.hub.find_stored_model` does. Only queries in words need it.
+
+    Raises:
+        InputError: The store holds no such vectors.
+        StoreError: A store is incomplete, empty or of another configuration than the first, or an index
+            is damaged or stale.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[Store],
+        on: str | None = None,
+        layer: int | None = None,
+        model: str | None = None,
+    ) -> None:
+        if not stores:
+            raise InputError("no store is named: name one to search")
+        for store in stores:
+            store.check_is_here()
+        self._config = stores[0].config
+        self.column = self._config.column(on, layer)
+        for number, store in enumerate(stores):
+            check_searchable(store)
+            if store.config.meaning() != self._config.meaning():
+                raise StoreError(_difference(stores[0], store))
+            if store.path.resolve() in (other.path.resolve() for other in stores[:number]):
+                raise InputError(f"{store.path} is named twice: name every store once")
+        self._stores = stores
+        self._model = model
+        self._encoding = Lock()
+        self._ranking = Ranking(stores, self.column)
+
+    @property
+    def unindexed(self) -> list[Store]:
+        """The stores without an index: every query reads all of their rows."""
+        return self._ranking.unindexed
+
+    @cached_property
+    def _encoder(self) -> QueryEncoder:
+        model = model_of_store(self._config, self._stores[0].path, self._model)
+        return QueryEncoder(self._config, self.column, model)
+
+    def search(
+        self,
+        query: str | int,
+        k: int = 10,
+        filters: Filters | None = None,
+        *,
+        context: int = 0,
+        explain: bool = False,
+    ) -> list[SearchHit]:
+        """Find the rows whose vectors are nearest to a word's.
+
+        Args:
+            query: A sentence with one word marked, ``"I will send her a [card]."``, or with none, which
+                means its most salient word; or a row_id of the first store: more like this one.
+            k: How many hits; fewer come back only where fewer rows qualify.
+            filters: What hits have to be.
+            context: How many sentences before and after a hit to give with it.
+            explain: Say which dimensions each score comes from.
+
+        Raises:
+            InputError: The query marks no word of the sentence or several, or its vector is zero; or there
+                is no such row; or an argument is wrong; or the model that is given cannot be found.
+            StoreError: The model that the store names cannot be found or used; or a store is damaged.
+        """
+        answers = self.ask([query], k, filters, context=context, explain=explain)
+        if len(answers) > 1:
+            names = ", ".join(repr(answer.word) for answer in answers)
+            raise InputError(f"{query!r} marks several words ({names}): mark one, or use Searcher.ask")
+        return list(answers[0].hits)
+
+    def ask(
+        self,
+        queries: Sequence[str | int],
+        k: int = 10,
+        filters: Filters | None = None,
+        *,
+        context: int = 0,
+        explain: bool = False,
+        on_reject: Callable[[int, InputError], None] | None = None,
+    ) -> list[Answer]:
+        """Like `search` for many queries, which may mark several words: an answer for each word, in order.
+
+        Args:
+            queries: As in `search`.
+            k: As in `search`.
+            filters: As in `search`.
+            context: As in `search`.
+            explain: As in `search`.
+            on_reject: Takes the number of a query that cannot be answered, and why, once for each mark that
+                is wrong; without it the first such query raises.
+
+        Raises:
+            InputError: As in `search`.
+        """
+        _check_k(k)
+        if isinstance(queries, str):
+            raise InputError("ask takes a sequence of queries: put a single one in a list, or use search")
+        if context < 0:
+            raise InputError(f"--context {context} must be 0 or more")
+        filters = filters or Filters()
+        check_sources(self._stores, filters.sources)
+        answers = []
+        for begin in range(0, len(queries), _GROUP):
+            questions = self._questions(begin, queries[begin : begin + _GROUP], on_reject or _raise)
+            found = self._ranking.best(questions, k, filters)
+            hits = self._hits(questions, found, context, explain)
+            for asked, its_hits in zip(questions, hits, strict=True):
+                answers.append(Answer(asked.query, *asked.word.place, asked.word.salient, its_hits))
+        return answers
+
+    def nearest(self, vectors_QD: Floats, k: int = 10) -> tuple[Ints, Floats]:
+        """The rows of a single store that are nearest to some vectors, among all rows.
+
+        Args:
+            vectors_QD: Vectors of the searched kind, of any length but 0.
+            k: How many rows.
+
+        Returns:
+            row_ids and cosines, (Q, k), best first; fewer than k where the store has fewer rows.
+
+        Raises:
+            InputError: The searcher has several stores.
+        """
+        _check_k(k)
+        if len(self._stores) > 1:
+            raise InputError("vectors are searched for in one store: make a searcher for each")
+        if vectors_QD.ndim != 2 or vectors_QD.shape[1] != self._config.hidden_size:
+            raise InputError(
+                f"vectors of shape {vectors_QD.shape} must have shape (Q, {self._config.hidden_size})"
+            )
+        positions_QK, scores_QK = self._ranking.nearest(0, normalised(vectors_QD), k, None)
+        return self._stores[0].row_ids(positions_QK), scores_QK
+
+    # --- queries ----------------------------------------------------------------------------------
+
+    def _questions(
+        self, first: int, queries: Sequence[str | int], on_reject: Callable[[int, InputError], None]
+    ) -> list[Question]:
+        """The words to search for, in the order of their queries."""
+        sentences: list[tuple[int, MarkedSentence]] = []
+        asked: list[Question] = []
+        for number, query in enumerate(queries, first):
+            try:
+                if isinstance(query, str):
+                    sentences.append((number, parse_query(query)))
+                else:
+                    asked.append(self._question_of_row(number, query))
+            except InputError as error:
+                on_reject(number, error)
+        for number, word in self._encode(sentences):
+            if isinstance(word, InputError):
+                on_reject(number, word)
+            else:
+                asked.append(Question(number, word))
+        return sorted(asked, key=lambda question: question.query)
+
+    def _encode(
+        self, sentences: Sequence[tuple[int, MarkedSentence]]
+    ) -> list[tuple[int, QueryWord | InputError]]:
+        if not sentences:
+            return []
+        with self._encoding:  # a model keeps what it is at, and uses all cores as it is
+            return list(self._encoder.encode(sentences))
+
+    def _question_of_row(self, number: int, row_id: int) -> Question:
+        store = self._stores[0]
+        known = 0 <= row_id < 1 << 63
+        position = int(store.positions(np.array([row_id], np.int64))[0]) if known else -1
+        if position < 0:
+            raise InputError(f"{store.path} has no row {row_id}: `search --json` prints row ids")
+        row = store.rows(np.array([position]))[0]
+        vectors_VD = self._ranking.vectors(0, np.array([position]))
+        if not vectors_VD.any():
+            raise InputError(f"the {self.column} vector of row {row_id} is zero: nothing is near it")
+        word = QueryWord(row["text"], row["word"], row["char_start"], row["char_end"], vectors_VD)
+        return Question(number, word, position)
+
+    # --- hits -------------------------------------------------------------------------------------
+
+    def _hits(
+        self, questions: Sequence[Question], found: Sequence[Ranked], context: int, explain: bool
+    ) -> Iterator[list[SearchHit]]:
+        """The rows of each question as hits; all of a store are looked up at once."""
+        if not found:
+            return
+        every = Ranked(
+            np.concatenate([rows.stores for rows in found]),
+            np.concatenate([rows.positions for rows in found]),
+            np.concatenate([rows.scores for rows in found]),
+            exhausted=True,
+        )
+        hits: list[SearchHit] = [None] * len(every.scores)  # type: ignore[list-item]
+        for number in np.unique(every.stores).tolist():
+            store, mine = self._stores[number], np.flatnonzero(every.stores == number)
+            for at, row in zip(mine.tolist(), store.rows(every.positions[mine]), strict=True):
+                hits[at] = hit_of_row(store, row, float(every.scores[at]))
+                if context:
+                    before, after = store.sentences_around(row["sentence_id"], context)
+                    hits[at] = replace(hits[at], before=before, after=after)
+        first = 0
+        for question, rows in zip(questions, found, strict=True):
+            its = hits[first : first + len(rows)]
+            first += len(rows)
+            yield [self._explained(question, hit) for hit in its] if explain else its
+
+    def _explained(self, question: Question, hit: SearchHit) -> SearchHit:
+        number = [str(store.path) for store in self._stores].index(hit.store)
+        position = self._stores[number].positions(np.array([hit.row_id]))
+        row_D = self._ranking.vectors(number, position)[0]
+        vectors_VD = question.word.vectors_VD
+        query_D = vectors_VD[int(np.argmax(vectors_VD @ row_D))]
+        shares_D = query_D * row_D
+        largest = np.argsort(-shares_D, kind="stable")[:_EXPLAINED]
+        dimensions = tuple((int(number), round(float(shares_D[number]), 4)) for number in largest)
+        shared = int(np.count_nonzero((query_D != 0) & (row_D != 0)))
+        return replace(hit, explanation=Explanation(dimensions, shared, len(row_D)))
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise InputError(f"-k {k} must be 1 or more")
+
+
+def _raise(_number: int, error: InputError) -> None:
+    raise error
+
+
+def check_searchable(store: Store) -> None:
+    """Raise an error where a store is unfinished or empty.
+
+    Raises:
+        StoreError: It is.
+    """
+    if not store.complete:
+        done, planned = len(store.commits), len(store.manifest.shards)
+        raise StoreError(
+            f"{store.path} is not finished ({done} of {planned} shards): run it to the end first"
+        )
+    check_has_rows(store)
+
+
+def _difference(one: Store, other: Store) -> str:
+    """Why two stores cannot be searched together."""
+    first, second = one.config.meaning(), other.config.meaning()
+    name = next(name for name in first if first[name] != second[name])
+    return (
+        f"{one.path} and {other.path} cannot be searched together: {name.replace('_', ' ')} is "
+        f"{first[name]} and {second[name]}"
+    )
+
+
+def hit_of_row(store: Store, row: dict[str, Any], score: float) -> SearchHit:
+    """A row, as `Store.rows` gives it, as a hit."""
+    return SearchHit(
+        score=round(score, 6),
+        row_id=row["row_id"],
+        word=row["word"],
+        char_start=row["char_start"],
+        char_end=row["char_end"],
+        text=row["text"],
+        source=row["source"],
+        record=row["record"],
+        doc_id=row["doc_id"],
+        sentence_id=row["sentence_id"],
+        store=str(store.path),
+    )

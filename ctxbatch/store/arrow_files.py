@@ -1,0 +1,241 @@
+"""The Arrow files of a store: opened only if they are what was written, and checked before they are used.
+
+Arrow believes what a file says of itself: one wrong offset ends in a crash, or in another answer. So a file's
+frame, everything outside the buffers of its record batches, is compared with its checksum when it is opened.
+The buffers of a batch, those of vectors apart, are compared when the batch is first used. Any bits are valid
+vectors, and `ctxbatch verify` compares them. Files of older stores have no such checksums; like all others
+they are compared with the schema that they should have, and with the structure that Arrow can check.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pyarrow as pa
+
+from ctxbatch.arrays import Ints, Vectors
+from ctxbatch.errors import ResourceError, StoreError
+from ctxbatch.sealed import not_readable, size_of
+from ctxbatch.store.commits import FileFacts
+
+# Where a batch's buffers begin, where those of the vectors do, where all end, the plain buffers' checksum.
+_Batch = tuple[int, int, int, str]
+_BROKEN = (
+    pa.ArrowException,
+    OSError,
+    SystemError,
+    ValueError,
+    OverflowError,
+    KeyError,
+    IndexError,
+    TypeError,
+)
+
+
+@contextmanager
+def checked(path: Path) -> Iterator[None]:
+    """Say in one line what is the matter with an Arrow file, whatever Arrow raises on it."""
+    try:
+        yield
+    except MemoryError as error:  # Arrow's own is one
+        raise ResourceError(f"{path} cannot be read: there is not enough memory ({error})") from error
+    except OSError as error:
+        if error.errno is None:
+            raise _damaged(path, error) from error
+        raise not_readable(path, error) from error
+    except _BROKEN as error:
+        raise _damaged(path, error) from error
+
+
+def mapped(path: Path) -> pa.Buffer:
+    """Map a file's bytes; no descriptor stays open.
+
+    Raises:
+        ResourceError: It cannot be opened or mapped, which says nothing about its bytes.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            return source.read_buffer()
+    except OSError as error:  # Arrow's often have no number
+        raise not_readable(path, error) from error
+
+
+def _damaged(path: Path, error: object) -> StoreError:
+    why = " ".join(str(error).split())[:200]
+    return StoreError(f"{path} is damaged ({why}): run `ctxbatch verify` on the store")
+
+
+def is_vector(field: pa.Field) -> bool:
+    """Return True if a column holds vectors."""
+    return bool(pa.types.is_fixed_size_list(field.type))
+
+
+class ArrowFile:
+    """An Arrow IPC file of a store, memory-mapped.
+
+    Args:
+        path: Where it is.
+        schema: The schema that it should have; metadata are not compared.
+        n_rows: The rows that it should have.
+        facts: What its commit record says of it.
+
+    Raises:
+        StoreError: It is missing, or not what was written.
+        ResourceError: The disk, a permission or the memory does not let it be read.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, n_rows: int, facts: FileFacts) -> None:
+        self.path = path
+        self._schema = schema
+        self._plain = [field.name for field in schema if not is_vector(field)]
+        self._expected = facts.batches
+        self._checked: dict[int, pa.RecordBatch] = {}
+        if size_of(path) != facts.bytes:
+            raise StoreError(f"{path} is damaged or missing: run `ctxbatch verify` on the store")
+        with checked(path):
+            self._data = mapped(path)
+            if facts.batches is not None:
+                _check_frame(memoryview(self._data), facts.frame, facts.batches)
+            reader = pa.ipc.open_file(pa.BufferReader(self._data))
+            if not reader.schema.equals(schema):
+                raise ValueError("its schema is another than that of the manifest")
+            self.metadata = reader.schema.metadata
+            self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+            if self._expected is not None and len(self._expected) != len(self._batches):
+                raise ValueError("it has other record batches than its commit record says")
+            for batch in self._batches:
+                batch.validate()
+        self.firsts: Ints = np.cumsum([0, *map(len, self._batches)], dtype=np.int64)
+        if self.firsts[-1] != n_rows:
+            raise _damaged(path, f"it has {self.firsts[-1]:,} rows, its commit record says {n_rows:,}")
+
+    def __len__(self) -> int:
+        """Return the number of record batches."""
+        return len(self._batches)
+
+    def batch(self, number: int) -> pa.RecordBatch:
+        """Return a record batch without its vectors.
+
+        Raises:
+            StoreError: It is not what was written.
+        """
+        if number not in self._checked:
+            with checked(self.path):
+                if self._expected is not None:
+                    begin, vectors, _, digest = self._expected[number]
+                    if hashlib.sha256(memoryview(self._data)[begin:vectors]).hexdigest() != digest:
+                        raise ValueError(f"record batch {number} does not match its checksum")
+                plain = self._batches[number].select(self._plain)
+                plain.validate(full=True)
+                self._check_nulls(plain)
+                self._checked[number] = plain
+        return self._checked[number]
+
+    def _check_nulls(self, batch: pa.RecordBatch) -> None:
+        for field in batch.schema:
+            if not self._schema.field(field.name).nullable and batch[field.name].null_count:
+                raise ValueError(f"column {field.name} has nulls")
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return a column without vectors.
+
+        Raises:
+            StoreError: It is not what was written.
+        """
+        batches = [self.batch(number) for number in range(len(self))]
+        return pa.chunked_array([batch[name] for batch in batches], self._schema.field(name).type)
+
+    def vectors(self, name: str) -> list[Vectors]:
+        """Return a column of vectors: a view (rows, D) of each record batch.
+
+        Raises:
+            StoreError: It does not have the form of vectors.
+        """
+        width = self._schema.field(name).type.list_size
+        views = []
+        with checked(self.path):
+            for batch in self._batches:
+                lists = batch[name]
+                if lists.null_count or lists.values.null_count:
+                    raise ValueError(f"column {name} has nulls")
+                flat = lists.flatten().to_numpy(zero_copy_only=True)
+                views.append(flat.reshape(len(lists), width))
+        return views
+
+    def check(self) -> "ArrowFile":
+        """Check every record batch now, for readers of their own such as Arrow's data sets.
+
+        Raises:
+            StoreError: One is not what was written.
+        """
+        for number in range(len(self)):
+            self.batch(number)
+        return self
+
+
+def check_all(files: list[ArrowFile]) -> None:
+    """Check every record batch of some files, on all cores.
+
+    Raises:
+        StoreError: One is not what was written.
+    """
+    with ThreadPoolExecutor(joblib.cpu_count()) as threads:
+        list(threads.map(ArrowFile.check, files))
+
+
+# --- the frame ------------------------------------------------------------------------------------
+
+
+def frame_facts(path: Path) -> dict[str, Any]:
+    """Return what an Arrow file's commit record says beside its size and checksum: ``frame`` and ``batches``.
+
+    Raises:
+        ResourceError: It cannot be read.
+    """
+    data = mapped(path)
+    reader = pa.ipc.open_file(pa.BufferReader(data))
+    view = memoryview(data)
+    batches = [
+        _batch_facts(reader.get_batch(number), data.address, view)
+        for number in range(reader.num_record_batches)
+    ]
+    return {"frame": _frame_digest(view, batches), "batches": batches}
+
+
+def _batch_facts(batch: pa.RecordBatch, base: int, data: memoryview) -> _Batch:
+    """Say where a batch's buffers are; plain columns come before vectors in every schema of a store."""
+    spans: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        spans[is_vector(field)] += [
+            (buffer.address - base, buffer.address - base + buffer.size)
+            for buffer in column.buffers()
+            if buffer is not None and buffer.size
+        ]
+    every = spans[True] + spans[False]
+    begin, end = min(span[0] for span in every), max(span[1] for span in every)
+    vectors = min((span[0] for span in spans[True]), default=end)
+    return begin, vectors, end, hashlib.sha256(data[begin:vectors]).hexdigest()
+
+
+def _frame_digest(data: memoryview, batches: "list[_Batch] | tuple[_Batch, ...]") -> str:
+    digest, at = hashlib.sha256(), 0
+    for begin, _, end, _ in batches:
+        digest.update(data[at:begin])
+        at = end
+    digest.update(data[at:])
+    return digest.hexdigest()
+
+
+def _check_frame(data: memoryview, frame: str | None, batches: tuple[_Batch, ...]) -> None:
+    at = 0
+    for begin, vectors, end, _ in batches:
+        if not at <= begin <= vectors <= end <= len(data):
+            raise ValueError("its commit record names record batches that it cannot have")
+        at = end
+    if _frame_digest(data, batches) != frame:
+        raise ValueError("it does not match its checksum")

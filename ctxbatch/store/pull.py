@@ -1,0 +1,114 @@
+"""Copying a store from object storage into a folder, shard by shard; what is there is not copied again."""
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ctxbatch.errors import InputError, StoreError
+from ctxbatch.files import as_resource_error, check_room, sync, temporary_name, write_json
+from ctxbatch.sealed import read_json
+from ctxbatch.store.commits import COMMIT, Commit, commit_of, shard_folder
+from ctxbatch.store.location import LocalPlace, RemotePlace, damaged_shards, manifest_of, place_of
+from ctxbatch.store.locks import locked
+from ctxbatch.store.manifest import SHARDS, Manifest, check_folder
+from ctxbatch.store.shard_writer import put_in_place
+from ctxbatch.store.verify import file_damage
+
+
+@dataclass(frozen=True, slots=True)
+class PullReport:
+    """What a pull ends with: the folder, how many shards it holds, how many of them it copied.
+
+    ``planned`` is how many the store is to have, ``damaged`` what is not as it was written, in words. What is
+    neither held nor damaged is still to be made.
+    """
+
+    out: Path
+    held: int
+    copied: int
+    planned: int
+    damaged: tuple[str, ...]
+
+    def __str__(self) -> str:
+        there = f", {self.held - self.copied} were there" if self.held > self.copied else ""
+        return f"{self.out}: {self.held} of {self.planned} shards; copied {self.copied}{there}"
+
+
+def pull(url: str, out: str | Path, *, quiet: bool = True) -> PullReport:
+    """What `ctxbatch.pull` does; arguments and errors are described there."""
+    source, target = place_of(url), place_of(out)
+    if not isinstance(source, RemotePlace):
+        raise InputError(f"{url} is no URL: name a store on object storage, as s3://bucket/store")
+    if not isinstance(target, LocalPlace):
+        raise InputError(f"{out} is on object storage too: name a folder to copy to")
+    manifest = manifest_of(source)
+    folder = target.folder
+    check_folder(folder)
+    try:
+        with locked(folder):
+            return _copy(source, target, manifest, quiet)
+    except OSError as error:
+        raise as_resource_error(error, folder) from error
+
+
+def _copy(source: RemotePlace, target: LocalPlace, manifest: Manifest, quiet: bool) -> PullReport:
+    own = target.manifest()
+    if own is None:
+        manifest.write(target.folder)
+    elif own.as_bytes() != manifest.as_bytes():
+        raise StoreError(f"{target.out} is another store than {source.out}: name a new folder")
+    commits, there = source.commits(manifest), target.commits(manifest)
+    target.make_ready(manifest, there)
+    todo = {shard: commit for shard, commit in commits.items() if not _is_same(commit, there.get(shard))}
+    size = sum(commit.size for commit in todo.values())
+    check_room(target.folder, size, "make room, or name another folder")
+    damaged = damaged_shards(source, manifest, commits)
+    copied = 0
+    with tqdm(
+        total=size,
+        unit="B",
+        unit_scale=True,
+        dynamic_ncols=True,
+        leave=False,
+        disable=quiet or not sys.stderr.isatty(),
+        bar_format="{percentage:3.0f}% {bar} {n_fmt}B/{total_fmt}B, {remaining} left",
+    ) as bar:
+        for shard, commit in todo.items():
+            damage = _copy_shard(source, target, shard)
+            damaged += damage
+            copied += not damage
+            bar.update(commit.size)
+    held = len(target.commits(manifest))
+    return PullReport(target.folder, held, copied, len(manifest.shards), tuple(damaged))
+
+
+def _copy_shard(source: RemotePlace, target: LocalPlace, shard: int) -> list[str]:
+    """Copy a shard, whole or not at all; returns what is wrong with it, and then it is not."""
+    place = shard_folder(target.folder, shard)
+    name = f"{source.out}/{SHARDS}/{place.name}"
+    beside = place.with_name(temporary_name(place.name))
+    beside.mkdir(parents=True)
+    try:
+        if not source.copy_shard(shard, beside):
+            return [f"{name} is gone"]
+        content = read_json(beside / COMMIT)
+        commit = commit_of(content, f"{name}/{COMMIT}", shard)
+        if damage := next(file_damage(beside, name, commit), None):
+            return [damage]
+        for file in commit.files:
+            sync(beside / file)
+        content.pop("attempt", None)  # only names of objects carry it
+        write_json(beside / COMMIT, content)
+        put_in_place(beside, place)
+    except StoreError as error:
+        return [str(error)]
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return []
+
+
+def _is_same(commit: Commit, here: Commit | None) -> bool:
+    return here is not None and commit.files == here.files

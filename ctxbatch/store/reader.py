@@ -1,0 +1,389 @@
+"""Reading a store: which shards are committed, memory-mapped vectors, datasets, totals.
+
+Nothing here writes. Vectors are numpy views on the mapped files: they cost address space, not memory.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from ctxbatch.arrays import Ints, Vectors
+from ctxbatch.config import ResolvedConfig
+from ctxbatch.corpus.read_errors import is_our_trouble
+from ctxbatch.errors import StoreError
+from ctxbatch.sealed import file_digest, open_regular, typed
+from ctxbatch.store.arrow_files import ArrowFile, check_all, is_vector
+from ctxbatch.store.commits import REJECTS, SENTENCES, WORDS, Commit, Counts, FileName, shard_folder
+from ctxbatch.store.location import damaged_shards, manifest_of, place_of
+from ctxbatch.store.schema import sentences_schema, words_schema
+
+log = logging.getLogger("ctxbatch")
+# Arrow's own pool keeps what it has freed; what is gathered for hits is little and soon gone.
+_POOL = pa.system_memory_pool()
+# What `Store.rows` says of a row's sentence.
+SENTENCE_OF_ROW = ("source", "record", "doc_id", "text")
+
+
+class Column:
+    """One kind's vectors of all rows, memory-mapped: an array (rows, D) in pieces, the record batches.
+
+    A row's number in it is its position: rows are counted from 0, in the order of their row_ids.
+    """
+
+    def __init__(self, views: Sequence[Vectors], dimension: int, dtype: npt.DTypeLike) -> None:
+        self.views = views
+        self.dimension = dimension
+        self._dtype = dtype
+        self._firsts = np.cumsum([0, *map(len, views)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    def blocks(self, rows: int) -> Iterator[tuple[int, Vectors]]:
+        """Yield views of ``rows`` rows at most, in order, each with its first row's position."""
+        for first, view in zip(self._firsts, self.views, strict=False):
+            for begin in range(0, len(view), rows):
+                yield int(first) + begin, view[begin : begin + rows]
+
+    def take(self, positions: Ints) -> Vectors:
+        """Copy the vectors at some positions: shape (len(positions), D), in their order."""
+        taken = np.empty((len(positions), self.dimension), self._dtype)
+        order = np.argsort(positions, kind="stable")
+        ordered = positions[order]
+        edges = np.searchsorted(ordered, self._firsts)
+        for number in np.flatnonzero(np.diff(edges)).tolist():
+            mine = slice(edges[number], edges[number + 1])
+            taken[order[mine]] = self.views[number][ordered[mine] - self._firsts[number]]
+        return taken
+
+
+class Store:
+    """A store, as far as it is finished.
+
+    Of one on object storage the manifest and the commits can be read, and nothing else.
+
+    Args:
+        out: Its folder, or its URL.
+
+    Raises:
+        StoreError: It is no store, or its manifest is damaged.
+        ResourceError: The network fails.
+    """
+
+    def __init__(self, out: str | Path) -> None:
+        self.place = place_of(out)
+        self.path = self.place.folder
+        self.manifest = manifest_of(self.place)
+        self.commits = self.place.commits(self.manifest)
+        self._files: dict[tuple[int, FileName], ArrowFile] = {}
+
+    @property
+    def config(self) -> ResolvedConfig:
+        """The resolved configuration."""
+        return self.manifest.config
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned shard is committed."""
+        return len(self.commits) == len(self.manifest.shards)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all committed shards."""
+        return sum(commit.counts.rows for commit in self.commits.values())
+
+    def tell_damage(self) -> None:
+        """Warn of shards that are there and do not count: what is read of the store is less than it was."""
+        for damaged in damaged_shards(self.place, self.manifest, self.commits):
+            log.warning("%s", damaged)
+
+    def check_is_here(self) -> None:
+        """Make sure that the store's files can be read.
+
+        Raises:
+            StoreError: They are on object storage.
+        """
+        if not self.place.is_here:
+            out = self.place.out
+            raise StoreError(
+                f"{out} is on object storage: `ctxbatch pull {out} OUT` copies it here, then name the copy"
+            )
+
+    @cached_property
+    def words(self) -> ds.Dataset:
+        """All words.arrow files as one dataset, rows in source order; checked, vectors apart.
+
+        Raises:
+            StoreError: A file is not what was written.
+        """
+        return self._dataset(WORDS)
+
+    @cached_property
+    def sentences(self) -> ds.Dataset:
+        """All sentences.arrow files as one dataset, in source order; checked.
+
+        Raises:
+            StoreError: A file is not what was written.
+        """
+        return self._dataset(SENTENCES)
+
+    def _dataset(self, name: FileName) -> ds.Dataset:
+        self.check_is_here()
+        files = [self.file(shard, name) for shard in self.commits]
+        check_all(files)  # Arrow reads them by itself, and believes them
+        paths = [str(file.path) for file in files]
+        return ds.dataset(paths, schema=self._schema(name).remove_metadata(), format="ipc")
+
+    def _schema(self, name: FileName) -> pa.Schema:
+        return words_schema(self.config) if name == WORDS else sentences_schema(self.config)
+
+    def scanner(self, columns: Sequence[str] | None = None) -> ds.Scanner:
+        """A scanner over the words that casts half floats to float32 as it reads, for DuckDB.
+
+        Args:
+            columns: Names of the columns to read; all of them by default.
+        """
+        half = pa.float16()
+        projection: dict[str, pc.Expression] = {}
+        for name in columns or self.words.schema.names:
+            kind = self.words.schema.field(name).type
+            is_half = pa.types.is_fixed_size_list(kind) and kind.value_type == half
+            field = pc.field(name)
+            projection[name] = field.cast(pa.list_(pa.float32(), kind.list_size)) if is_half else field
+        return self.words.scanner(columns=projection)
+
+    def vectors(self, on: str | None = None, layer: int | None = None) -> Iterator[Vectors]:
+        """Yield a kind's vectors, memory-mapped and in row order: an (N, D) view per record batch.
+
+        Args:
+            on: ``shift``, ``contextual``, ``static`` or a column's name; default the first that is stored.
+            layer: The layer; default the first of the run.
+
+        Raises:
+            InputError: The store holds no such vectors.
+        """
+        yield from self.column(self.config.column(on, layer)).views
+
+    def column(self, name: str) -> "Column":
+        """A kind's vectors, by their column's full name, as one array of all rows."""
+        views = [view for shard in self.commits for view in self.file(shard, WORDS).vectors(name)]
+        return Column(views, self.config.hidden_size, np.dtype(self.config.dtype))
+
+    def take(self, column: str, row_ids: Ints) -> Vectors:
+        """Copy the vectors of some rows: shape (len(row_ids), D), in their order."""
+        return self.column(column).take(self.positions(row_ids))
+
+    @cached_property
+    def _shards(self) -> tuple[Ints, Ints]:
+        """The committed shards, and the position of each one's first row, with the end as a last one."""
+        counts = [commit.counts.rows for commit in self.commits.values()]
+        return np.array(list(self.commits), np.int64), np.cumsum([0, *counts], dtype=np.int64)
+
+    def row_ids(self, positions: Ints | None = None) -> Ints:
+        """The row_id of every row, or of the rows at some positions: rows are counted from 0 in order."""
+        shards, firsts = self._shards
+        positions = np.arange(firsts[-1]) if positions is None else positions
+        number = np.searchsorted(firsts, positions, side="right") - 1
+        return (shards[number] << 32) + positions - firsts[number]
+
+    def positions(self, row_ids: Ints) -> Ints:
+        """The positions of rows by their row_id; -1 where the store has no such row."""
+        shards, firsts = self._shards
+        number = np.clip(np.searchsorted(shards, row_ids >> 32), 0, len(shards) - 1)
+        inside = row_ids & 0xFFFFFFFF
+        there = (shards[number] == row_ids >> 32) & (inside < np.diff(firsts)[number])
+        return np.where(there, firsts[number] + inside, -1)
+
+    def first_position(self, shard: int) -> int:
+        """The position of a committed shard's first row."""
+        shards, firsts = self._shards
+        return int(firsts[np.searchsorted(shards, shard)])
+
+    def rows(self, positions: Ints) -> list[dict[str, Any]]:
+        """The rows at some positions, in their order, without vectors and with their sentences' columns."""
+        words = self._gather(WORDS, self.row_ids(positions)).to_pylist()
+        ids = np.unique(np.array([word["sentence_id"] for word in words], np.int64))
+        sentences = dict(zip(ids.tolist(), self._gather(SENTENCES, ids).to_pylist(), strict=True))
+        of_row = ({name: sentences[word["sentence_id"]][name] for name in SENTENCE_OF_ROW} for word in words)
+        return [{**word, **sentence} for word, sentence in zip(words, of_row, strict=True)]
+
+    def words_at(self, positions: Ints) -> list[str]:
+        """The surface texts of the rows at some positions."""
+        texts: list[str] = self._gather(WORDS, self.row_ids(positions), ["word"])["word"].to_pylist()
+        return texts
+
+    def sentence_ids_at(self, positions: Ints) -> Ints:
+        """The sentence_ids of the rows at some positions."""
+        ids: Ints = self._gather(WORDS, self.row_ids(positions), ["sentence_id"])["sentence_id"].to_numpy()
+        return ids
+
+    def word_places_at(self, positions: Ints) -> tuple[Ints, Ints]:
+        """The sentence_ids of the rows at some positions, and the word_indexes in their sentences."""
+        places = self._gather(WORDS, self.row_ids(positions), ["sentence_id", "word_index"])
+        return places["sentence_id"].to_numpy(), places["word_index"].to_numpy()
+
+    def documents_at(self, positions: Ints) -> list[tuple[str, str | None]]:
+        """The source and the document's id of the rows at some positions."""
+        ids, of_row = np.unique(self.sentence_ids_at(positions), return_inverse=True)
+        found = self._gather(SENTENCES, ids, ["source", "doc_id"]).to_pylist()
+        documents = [(each["source"], each["doc_id"]) for each in found]
+        return [documents[number] for number in of_row.tolist()]
+
+    def sentences_around(self, sentence_id: int, n: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The texts of up to n sentences before and after one, of the same source and document."""
+        own = self._gather(SENTENCES, np.array([sentence_id])).to_pylist()[0]
+        before = self._neighbours(sentence_id, -1, n, own)
+        return tuple(reversed(before)), tuple(self._neighbours(sentence_id, 1, n, own))
+
+    def _neighbours(self, sentence_id: int, step: int, n: int, own: dict[str, Any]) -> list[str]:
+        shards = list(self.commits)
+        at, inside = shards.index(sentence_id >> 32), sentence_id & 0xFFFFFFFF
+        texts: list[str] = []
+        while len(texts) < n:
+            inside += step
+            while not 0 <= inside < self.commits[shards[at]].counts.sentences:
+                at += step
+                if not 0 <= at < len(shards):
+                    return texts
+                inside = 0 if step > 0 else self.commits[shards[at]].counts.sentences - 1
+            row = self._gather(SENTENCES, np.array([(shards[at] << 32) + inside])).to_pylist()[0]
+            if (row["source"], row["doc_id"]) != (own["source"], own["doc_id"]):
+                return texts
+            texts.append(row["text"])
+        return texts
+
+    def _gather(self, file: FileName, ids: Ints, names: Sequence[str] | None = None) -> pa.Table:
+        """Rows of one kind of file, by ids of shard << 32 | row; record batch by record batch.
+
+        Vectors are left out; ``names`` are the columns that are wanted, of the others.
+
+        Arrow's own take on a table of many batches copies the whole of its text first.
+        """
+        shards, inside = ids >> 32, ids & 0xFFFFFFFF
+        parts, places = [], []
+        for shard in np.unique(shards).tolist():
+            mine = np.flatnonzero(shards == shard)
+            rows = self._rows_of(shard, file, inside[mine])
+            firsts = rows.firsts
+            number = np.searchsorted(firsts, inside[mine], side="right") - 1
+            for each in np.unique(number).tolist():
+                here = mine[number == each]
+                batch = rows.batch(each) if names is None else rows.batch(each).select(names)
+                parts.append(pc.take(batch, pa.array(inside[here] - firsts[each]), memory_pool=_POOL))
+                places.append(here)
+        if not parts:
+            plain = [field.name for field in self._schema(file) if not is_vector(field)]
+            return self._schema(file).empty_table().select(names or plain)
+        order = np.argsort(np.concatenate(places))
+        joined = pa.Table.from_batches(parts).combine_chunks(memory_pool=_POOL)
+        return pc.take(joined, pa.array(order), memory_pool=_POOL)
+
+    def _rows_of(self, shard: int, file: FileName, inside: Ints) -> ArrowFile:
+        """Return the file of some rows of a shard, and make sure that it has them.
+
+        Which sentence a word is of stands in the word's row, which may be wrong.
+        """
+        counts = self.commits[shard].counts if shard in self.commits else Counts()
+        n_rows = counts.rows if file == WORDS else counts.sentences
+        if not n_rows or int(inside.max()) >= n_rows:
+            raise StoreError(
+                f"{self.path} is damaged: a row names row {int(inside.max())} of {file} in shard "
+                f"{shard:06d}, which is not there: run `ctxbatch verify` on the store"
+            )
+        return self.file(shard, file)
+
+    def read(self, shard: int, file: FileName, name: str) -> pa.ChunkedArray:
+        """A column of a shard's words.arrow or sentences.arrow, mapped; not one of vectors."""
+        return self.file(shard, file).column(name)
+
+    def file(self, shard: int, name: FileName) -> ArrowFile:
+        """A committed shard's Arrow file, memory-mapped; opened once.
+
+        Raises:
+            StoreError: It is not what was written.
+        """
+        key = (shard, name)
+        if key not in self._files:
+            self.check_is_here()
+            commit = self.commits[shard]
+            n_rows = commit.counts.rows if name == WORDS else commit.counts.sentences
+            path = shard_folder(self.path, shard) / name
+            self._files[key] = ArrowFile(path, self._schema(name), n_rows, commit.files[name])
+        return self._files[key]
+
+
+def check_has_rows(store: Store) -> None:
+    """Raise an error where a store has no rows, which says why.
+
+    Raises:
+        StoreError: It has none.
+    """
+    store.check_is_here()
+    if store.n_rows:
+        return
+    if not store.complete:
+        done, planned = len(store.commits), len(store.manifest.shards)
+        raise StoreError(
+            f"{store.path} is unfinished ({done} of {planned} shards) and holds no rows yet: "
+            "run the command that began it to its end"
+        )
+    kept = store.config.kept or "all words"
+    raise StoreError(
+        f"{store.path} is finished but empty: what it keeps ({kept}) is in no sentence: "
+        "run on other text, or to keep more, into another -o"
+    )
+
+
+def rejects(store: Store) -> Iterator[dict[str, Any]]:
+    """Yield what was not processed: source, record, byte_start and reason, and the word if it is only that.
+
+    Raises:
+        StoreError: A file of rejects is not what was written.
+    """
+    store.check_is_here()
+    for shard, commit in store.commits.items():
+        yield from read_rejects(shard_folder(store.path, shard), commit)
+
+
+def read_rejects(folder: Path, commit: Commit) -> Iterator[dict[str, Any]]:
+    """Yield the rejects of a shard whose files lie in a folder.
+
+    Raises:
+        StoreError: Their file is not what was written.
+    """
+    if REJECTS not in commit.files:
+        return
+    path = folder / REJECTS
+    try:
+        intact = file_digest(path) == commit.files[REJECTS].sha256
+        with open_regular(path) as lines:
+            for line in lines if intact else ():
+                yield typed(json.loads(line), dict[str, Any], path)
+    except (FileNotFoundError, ValueError, RecursionError):
+        intact = False
+    if not intact:
+        raise StoreError(f"{path} is damaged or missing: run `ctxbatch verify` on the store")
+
+
+def misread(folder: Path, commit: Commit) -> str | None:
+    """Return a reject of a shard that blames intact text for what this machine lacked; ``None`` if none does.
+
+    Versions before 0.2 took a lack of memory, or of a codec, for damage in a source.
+
+    Raises:
+        StoreError: The file of rejects is not what was written.
+    """
+    for line in read_rejects(folder, commit):
+        reason, source = line.get("reason"), line.get("source")
+        if isinstance(reason, str) and is_our_trouble(reason):
+            return f"rejects what is not known to be damaged: {source}: {reason}"
+    return None

@@ -1,0 +1,66 @@
+"""The schemas of a shard's Arrow files: where each word and each sentence stands, and the vectors."""
+
+import json
+from dataclasses import asdict
+
+import pyarrow as pa
+
+from ctxbatch.config import ResolvedConfig
+from ctxbatch.store.manifest import FORMAT_VERSION
+
+
+def words_schema(config: ResolvedConfig) -> pa.Schema:
+    """The schema of words.arrow: where each word stands, then its vectors."""
+    value_type = pa.float16() if config.dtype == "float16" else pa.float32()
+    vector_type = pa.list_(pa.field("item", value_type, nullable=False), config.hidden_size)
+    fields = [
+        ("row_id", pa.int64()),
+        ("sentence_id", pa.int64()),
+        ("word_index", pa.int32()),
+        ("word", pa.string()),
+        ("char_start", pa.int32()),
+        ("char_end", pa.int32()),
+        ("n_pieces", pa.int32()),
+    ]
+    columns = [pa.field(name, kind, nullable=False) for name, kind in fields]
+    columns.append(pa.field("salience", pa.float32()))
+    columns += [pa.field(name, vector_type, nullable=False) for name in config.columns]
+    return pa.schema(columns, _metadata(config))
+
+
+def sentences_schema(config: ResolvedConfig) -> pa.Schema:
+    """The schema of sentences.arrow: every sentence, with its place in the source and its text."""
+    return pa.schema(
+        [
+            pa.field("sentence_id", pa.int64(), nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("record", pa.int64(), nullable=False),
+            pa.field("byte_start", pa.int64()),
+            pa.field("doc_id", pa.string()),
+            pa.field("char_start", pa.int32(), nullable=False),
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("n_words", pa.int32()),
+            pa.field("n_pieces", pa.int32()),
+        ],
+        _metadata(config),
+    )
+
+
+def _metadata(config: ResolvedConfig) -> dict[str, str]:
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "model": config.model,
+        "revision": config.revision,
+        "layers": ",".join(map(str, config.layers)),
+        "pooling": config.pool,
+        "static": config.static,
+        "salience_layer": config.salience_layer,
+        "salience_head": config.salience_head,
+        "selection": None if config.kept is None else json.dumps(asdict(config.kept)),
+        "shift": config.shift,
+        "floor": config.floor,
+        "delta": config.delta,
+        "dtype": config.dtype,
+        "fingerprint": config.fingerprint,
+    }
+    return {f"ctxbatch.{name}": str(value) for name, value in facts.items() if value is not None}

@@ -1,0 +1,289 @@
+"""Writing a shard: the Arrow schemas, the files of a shard, and the commit record that makes it count.
+
+A shard is written into a folder of its own beside its place, synced, and renamed into place; its
+`shard.json` is written last. Rows that hold a NaN or an infinity are left out here, by name.
+"""
+
+import contextlib
+import errno
+import glob
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ctxbatch.config import ResolvedConfig
+from ctxbatch.corpus.records import Reject
+from ctxbatch.corpus.sources import Source
+from ctxbatch.files import sync, temporary_name, write_json
+from ctxbatch.model.unbatch import Gathered
+from ctxbatch.store.arrow_files import frame_facts
+from ctxbatch.store.commits import COMMIT, REJECTS, SENTENCES, WORDS, Commit, Counts, commit_of, shard_folder
+from ctxbatch.store.manifest import FORMAT_VERSION, INDEX, SHARDS
+from ctxbatch.store.schema import sentences_schema, words_schema
+from ctxbatch.text.batching import Buffer
+from ctxbatch.text.sentences import Sentence
+
+BATCH_ROWS = 65_536
+
+
+class _HashedFile:
+    """A binary file whose checksum and size are known when it is closed, without reading it again."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream: IO[bytes] = path.open("wb")
+        self._digest = hashlib.sha256()
+        self.size = 0
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        self._digest.update(data)
+        self.size += memoryview(data).nbytes
+        return self._stream.write(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            try:
+                self._stream.flush()
+                os.fsync(self._stream.fileno())
+            finally:
+                self._stream.close()
+
+    def facts(self) -> dict[str, Any]:
+        return {"bytes": self.size, "sha256": self._digest.hexdigest()}
+
+
+class _ArrowFile:
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path = path
+        self.file = _HashedFile(path)
+        self._sink = pa.PythonFile(self.file, mode="w")
+        self._writer = pa.ipc.new_file(self._sink, schema)
+        self.schema = schema
+
+    def write(self, arrays: Sequence[pa.Array]) -> None:
+        """Write rows in record batches of at most `BATCH_ROWS`; buffers bound the text in them."""
+        batch = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        for begin in range(0, batch.num_rows, BATCH_ROWS):
+            self._writer.write_batch(batch.slice(begin, BATCH_ROWS))
+
+    def close(self) -> None:
+        self._writer.close()
+        self._sink.close()
+        self.file.close()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the commit record says of the file, which is closed."""
+        return {**self.file.facts(), **frame_facts(self.path)}
+
+    def abandon(self) -> None:
+        self.file.closed = True
+        self.file._stream.close()
+
+
+class ShardWriter:
+    """Writes one shard, buffer by buffer, and commits it. A context manager: without a commit, no trace.
+
+    Args:
+        out: The store's folder.
+        shard: The shard's number.
+        config: The resolved configuration.
+        sources: The manifest's sources, whose paths the sentences name.
+    """
+
+    def __init__(self, out: Path, shard: int, config: ResolvedConfig, sources: Sequence[Source]) -> None:
+        self._place = shard_folder(out, shard)
+        self._beside = self._place.with_name(temporary_name(self._place.name))
+        self._shard = shard
+        self._sources = sources
+        self.counts = Counts()
+        self._rejects: list[Reject] = []
+        self._carried: Sequence[Sentence] = []
+        self._columns = config.columns
+        shutil.rmtree(self._beside, ignore_errors=True)
+        self._beside.mkdir(parents=True)
+        sync(out)
+        self._words = _ArrowFile(self._beside / WORDS, words_schema(config))
+        self._sentences = _ArrowFile(self._beside / SENTENCES, sentences_schema(config))
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            for file in (self._words, self._sentences):
+                with contextlib.suppress(OSError):  # a full disk refuses the last bytes of a buffer too
+                    file.abandon()
+            shutil.rmtree(self._beside, ignore_errors=True)
+
+    def write(self, gathered: Gathered) -> None:
+        """Append a buffer's sentences and rows."""
+        buffer, salience_N, finite_N = gathered.buffer, gathered.salience_N, gathered.finite_N
+        vectors = dict(zip(self._columns, gathered.vectors_CND, strict=True))
+        first_sentence = self.counts.sentences
+        self._write_sentences(buffer, first_sentence)
+        self.reject(buffer.rejects)
+        words, rows = buffer.words, buffer.rows
+        if not finite_N.all():
+            self.reject(self._not_finite(buffer, vectors, finite_N))
+            keep = np.flatnonzero(finite_N)
+            words, rows = words.take(keep), rows.take(keep)
+            vectors = {name: vector[keep] for name, vector in vectors.items()}
+            salience_N = None if salience_N is None else salience_N[keep]
+        base = self._shard << 32
+        row_ids = np.arange(self.counts.rows, self.counts.rows + len(rows), dtype=np.int64) + base
+        arrays = [
+            pa.array(row_ids),
+            pa.array(rows.sentence_N + first_sentence + base),
+            pa.array(rows.word_index_N.astype(np.int32)),
+            words.as_arrow(),
+            pa.array(rows.char_start_N.astype(np.int32)),
+            pa.array(rows.char_end_N.astype(np.int32)),
+            pa.array(rows.n_pieces_N.astype(np.int32)),
+            pa.nulls(len(rows), pa.float32()) if salience_N is None else pa.array(salience_N),
+        ]
+        arrays += [_vectors(vectors[name], self._words.schema.field(name).type) for name in self._columns]
+        self._words.write(arrays)
+        self.counts.rows += len(rows)
+        self.counts.words += int(buffer.n_words_S.sum())
+        self.counts.wordpieces += int(buffer.n_pieces_S.sum())
+        self.counts.unknown_words += buffer.unknown_words
+
+    def _write_sentences(self, buffer: Buffer, first: int) -> None:
+        sentences = buffer.sentences
+        if not sentences:
+            return
+        ids = np.arange(first, first + len(sentences), dtype=np.int64) + (self._shard << 32)
+        arrays = [
+            pa.array(ids),
+            pa.array([self._sources[sentence.record.source].path for sentence in sentences]),
+            pa.array([sentence.record.record for sentence in sentences], pa.int64()),
+            pa.array([sentence.record.byte_start for sentence in sentences], pa.int64()),
+            pa.array([sentence.record.doc_id for sentence in sentences], pa.string()),
+            pa.array([sentence.char_start for sentence in sentences], pa.int32()),
+            pa.array([sentence.text for sentence in sentences], pa.string()),
+            pa.array(buffer.n_words_S.astype(np.int32), mask=~buffer.read_S),
+            pa.array(buffer.n_pieces_S.astype(np.int32), mask=~buffer.read_S),
+        ]
+        self._sentences.write(arrays)
+        self._carried = sentences
+        self.counts.sentences += len(sentences)
+
+    def _not_finite(
+        self, buffer: Buffer, vectors: Mapping[str, npt.NDArray[Any]], finite_N: npt.NDArray[np.bool_]
+    ) -> Iterable[Reject]:
+        for row in np.flatnonzero(~finite_N):
+            column = next(name for name in self._columns if not np.isfinite(vectors[name][row]).all())
+            record = self._carried[int(buffer.rows.sentence_N[row])].record
+            reason = f"{column} is not finite in {vectors[column].dtype}"
+            yield Reject(record.source, record.record, record.byte_start, reason, buffer.words[int(row)])
+
+    def reject(self, rejects: Iterable[Reject]) -> None:
+        """Note what is not processed."""
+        for reject in rejects:
+            self._rejects.append(reject)
+            if reject.word is None:
+                self.counts.rejected += 1
+            else:
+                self.counts.rejected_words += 1
+
+    def commit(self, facts: Callable[[], Mapping[str, Any]]) -> Commit:
+        """Close and sync the files, write the commit record, and rename the shard into place.
+
+        Args:
+            facts: What else the commit record is to say: inputs, timings, device, versions; asked for when
+                everything else is synced.
+
+        Returns:
+            The commit record.
+        """
+        self._words.close()
+        self._sentences.close()
+        files = {WORDS: self._words.facts(), SENTENCES: self._sentences.facts()}
+        if self._rejects:
+            rejects = _HashedFile(self._beside / REJECTS)
+            for reject in self._rejects:
+                rejects.write((json.dumps(self._reject_line(reject), ensure_ascii=False) + "\n").encode())
+            rejects.close()
+            files[REJECTS] = rejects.facts()
+        record = {
+            "format_version": FORMAT_VERSION,
+            "shard": self._shard,
+            "counts": asdict(self.counts),
+            "files": files,
+            **facts(),
+        }
+        write_json(self._beside / COMMIT, record)
+        put_in_place(self._beside, self._place)
+        return commit_of(json.loads(json.dumps(record)), self._place / COMMIT, self._shard)
+
+    def _reject_line(self, reject: Reject) -> dict[str, Any]:
+        line = {
+            "source": self._sources[reject.source].path,
+            "record": reject.record,
+            "byte_start": reject.byte_start,
+            "reason": reject.reason,
+        }
+        return line if reject.word is None else {**line, "word": reject.word}
+
+
+def put_in_place(beside: Path, place: Path) -> None:
+    """Make a folder that is complete a shard's; one that is there, and damaged, goes.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    aside = place.with_name(temporary_name(f"{place.name}.old"))
+    try:
+        beside.rename(place)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        place.rename(aside)  # whole: half of it must not count
+        beside.rename(place)
+    sync(place.parent)
+    if aside.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        aside.unlink(missing_ok=True)
+
+
+def remove_leftovers(out: Path, process: str | None = None) -> None:
+    """Remove what is left of shards and files that were never finished.
+
+    Args:
+        out: The store's folder.
+        process: Only what this process left, which has ended; by default of all processes, which is for
+            those alone who hold the store for themselves.
+    """
+    pattern = temporary_name("*", "*" if process is None else glob.escape(process))
+    for folder in (out / SHARDS).glob(pattern):
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in (*out.glob(pattern), *(out / INDEX).glob(pattern)):
+        file.unlink(missing_ok=True)
+
+
+def remove_unfinished(out: Path, shard: int) -> None:
+    """Remove what killed processes have left of a shard. Only under its claim."""
+    for folder in (out / SHARDS).glob(temporary_name(shard_folder(out, shard).name, "*")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _vectors(vectors_ND: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(vectors_ND).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, type=kind)

@@ -1,0 +1,203 @@
+"""Finding damage: every file of a store against the checksums that were written with it.
+
+Owns the list of things that can be wrong; repairs nothing.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ctxbatch.corpus.plan import ShardSpec
+from ctxbatch.corpus.records import Reader, place
+from ctxbatch.corpus.sources import Source, current_size
+from ctxbatch.errors import InputError, StoreError
+from ctxbatch.filesystem import without_password
+from ctxbatch.sealed import file_digest, read_bytes, size_of
+from ctxbatch.store.arrow_files import ArrowFile
+from ctxbatch.store.commits import (
+    COMMIT,
+    SENTENCES,
+    WORDS,
+    Commit,
+    FileName,
+    is_of_plan,
+    parse_commit,
+    shard_folder,
+)
+from ctxbatch.store.location import Place, manifest_of, place_of
+from ctxbatch.store.manifest import SHARDS, Manifest
+from ctxbatch.store.reader import misread
+from ctxbatch.store.schema import sentences_schema, words_schema
+
+log = logging.getLogger("ctxbatch")
+_NAMED_ONE_BY_ONE = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something that is not as it was written, in words; and the shard or the index that it is in.
+
+    ``is_misread`` says that the shard is as it was written, and that its text was read wrongly.
+    """
+
+    text: str
+    shard: int | None = None
+    index: str | None = None
+    is_misread: bool = False
+
+
+def find_shard_damage(place: Place, manifest: Manifest) -> Iterator[Damage]:
+    """Yield everything in a store's shards that is not as it was written.
+
+    A shard that is missing is not damage but unfinished work, and not named here.
+
+    Raises:
+        ResourceError: The disk, a permission or the network does not let something be read.
+    """
+    for spec in manifest.shards:
+        with place.shard_files(spec.shard) as folder:
+            if folder is not None:
+                name = f"{place.out}/{SHARDS}/{spec.shard:06d}"
+                yield from _shard_damage(folder, name, manifest, spec)
+    if not place.is_here:
+        return
+    planned = {shard_folder(place.folder, spec.shard).name for spec in manifest.shards}
+    for entry in sorted((place.folder / SHARDS).glob("[!.]*")):
+        if entry.name not in planned:
+            yield Damage(f"{entry} is not part of the store: remove it")
+
+
+def _shard_damage(folder: Path, name: str, manifest: Manifest, spec: ShardSpec) -> Iterator[Damage]:
+    """Yield what is wrong with a shard's files, which lie in a folder and are called by another name."""
+    shard = spec.shard
+    try:
+        commit = parse_commit(read_bytes(folder / COMMIT), f"{name}/{COMMIT}", shard)
+        if not is_of_plan(commit, manifest, spec):
+            yield Damage(f"{name} is of another configuration or of other text than the manifest", shard)
+            return
+        damaged = list(file_damage(folder, name, commit)) or _content_damage(folder, name, manifest, commit)
+        for text in damaged:
+            yield Damage(text, shard)
+        if found := misread(folder, commit):
+            yield Damage(f"{name} {found}", shard, is_misread=True)
+    except FileNotFoundError:
+        yield Damage(f"{name}/{COMMIT} is missing", shard)
+    except StoreError as error:
+        yield Damage(str(error), shard)
+
+
+def file_damage(folder: Path, name: str, commit: Commit) -> Iterator[str]:
+    """Yield which of a shard's files are not those of its commit record.
+
+    Args:
+        folder: Where they are.
+        name: What that is called.
+        commit: The record.
+
+    Raises:
+        ResourceError: The disk or a permission does not let one be read.
+    """
+    for file, facts in commit.files.items():
+        path = folder / file
+        try:
+            if size_of(path) not in (None, facts.bytes) or file_digest(path) != facts.sha256:
+                yield f"{name}/{file} is damaged: its content does not match the checksum in {COMMIT}"
+        except FileNotFoundError:
+            yield f"{name}/{file} is missing"
+        except StoreError:
+            yield f"{name}/{file} is damaged: it is no regular file"
+
+
+# --- content --------------------------------------------------------------------------------------
+
+
+def _content_damage(folder: Path, name: str, manifest: Manifest, commit: Commit) -> Iterator[str]:
+    """Yield what checksums cannot tell: whether what was written was right."""
+    config, counts = manifest.config, commit.counts
+    files: dict[FileName, ArrowFile] = {}
+    for file, schema, id_column, n_rows in (
+        (WORDS, words_schema(config), "row_id", counts.rows),
+        (SENTENCES, sentences_schema(config), "sentence_id", counts.sentences),
+    ):
+        files[file] = ArrowFile(folder / file, schema, n_rows, commit.files[file]).check()
+        if files[file].metadata != schema.metadata:
+            yield f"{name}/{file} is of another configuration: its schema is not that of the manifest"
+            return
+        expected = np.arange(n_rows) + (commit.shard << 32)
+        if not np.array_equal(files[file].column(id_column).to_numpy(), expected):
+            yield f"{name}/{file} does not hold the {n_rows} rows of {COMMIT} in order"
+            return
+    words = files[WORDS]
+    if not _words_stand_at_their_offsets(words, files[SENTENCES], pieces=config.pool == "none"):
+        yield f"{name}/{WORDS} has words that are not at their offsets in {SENTENCES}"
+    salience = words.column("salience")
+    expected_nulls = 0 if config.salience_layer else counts.rows
+    if salience.null_count != expected_nulls or not np.isfinite(salience.drop_null().to_numpy()).all():
+        yield f"{name}/{WORDS} has salience that is missing, not finite, or not asked for"
+    for column in config.columns:
+        if not all(np.isfinite(view).all() for view in words.vectors(column)):
+            yield f"{name}/{WORDS} has values in {column} that are not finite"
+
+
+def _words_stand_at_their_offsets(words: ArrowFile, sentences: ArrowFile, pieces: bool) -> bool:
+    n_sentences, all_texts = int(sentences.firsts[-1]), sentences.column("text")
+    last = 0
+    for number in range(len(words)):
+        batch = words.batch(number)
+        ids = batch["sentence_id"].to_numpy()
+        numbers = ids & 0xFFFFFFFF
+        if not len(ids):
+            continue
+        if numbers[0] < last or (np.diff(ids) < 0).any() or numbers[-1] >= n_sentences:
+            return False
+        first, last = int(numbers[0]), int(numbers[-1])
+        texts = all_texts.slice(first, last - first + 1).to_pylist()
+        starts, ends = batch["char_start"].to_pylist(), batch["char_end"].to_pylist()
+        for sentence, start, end, word in zip(numbers, starts, ends, batch["word"].to_pylist(), strict=True):
+            text = texts[sentence - first]
+            # With rows for pieces the word is the whole word's and the offsets are the piece's.
+            if not 0 <= start < end <= len(text) or (not pieces and text[start:end] != word):
+                return False
+    return True
+
+
+def tell_sources(out: str | Path, sources: Sequence[Source]) -> None:
+    """Say what will be opened because a store names it: every source or, of many, every folder."""
+    names = [without_password(source.path) for source in sources]
+    if len(names) > _NAMED_ONE_BY_ONE:
+        folders = Counter(name.rpartition("/")[0] or "/" for name in names)
+        names = [f"{count:,} in {folder}" for folder, count in sorted(folders.items())]
+    log.info("opening what %s names as its sources: %s", out, ", ".join(names))
+
+
+def find_source_changes(out: str | Path) -> Iterator[str]:
+    """Yield a line for every source that no longer holds the bytes that were planned; reads them all.
+
+    Raises:
+        StoreError: The folder is no store, or its manifest is damaged.
+        ResourceError: The network fails, so that nothing can be said.
+    """
+    manifest = manifest_of(place_of(out))
+    named: set[int] = set()
+    for number, source in enumerate(manifest.sources):
+        size = current_size(source)
+        if size is not None and size != source.size:
+            named.add(number)
+            yield f"{source.path} has {size} bytes and had {source.size} when it was planned"
+    reader = Reader(manifest.sources, manifest.reading)
+    for spec in manifest.shards:
+        for segment in spec.segments:
+            source = manifest.sources[segment.source]
+            if segment.source in named:
+                continue
+            try:
+                if not reader.is_unchanged(segment):
+                    named.add(segment.source)
+                    yield f"{source.path} has changed in {place(source, segment)}"
+            except InputError as error:
+                named.add(segment.source)
+                yield str(error)

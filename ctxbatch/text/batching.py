@@ -1,0 +1,406 @@
+"""From sentences to token batches: tokenising, buffers, length-sorted batches.
+
+Owns which sentences share a buffer and which windows share a batch. Knows nothing of models, devices
+or files.
+
+Array names end in the letters of their shape: S sentences, P wordpieces, N rows (words, or wordpieces
+with pooling ``none``), R rows that are kept, W windows, B windows of a batch, T tokens of its longest
+window, M wordpieces of a batch's rows.
+"""
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding, Tokenizer
+
+from ctxbatch.config import ResolvedConfig
+from ctxbatch.corpus.records import Record, Reject
+from ctxbatch.errors import InputError
+from ctxbatch.text.sampling import Marks, Targets, leading, most_salient, sampled
+from ctxbatch.text.sentences import Sentence
+from ctxbatch.text.windows import Windows, cut_windows
+from ctxbatch.text.words import (
+    Indexer,
+    Ints,
+    LongEncoding,
+    Pieces,
+    Words,
+    WordTexts,
+    ranges,
+    splits_on_space_only,
+)
+
+# A buffer is what a worker holds at a time and sorts by length: closed before it exceeds this many
+# wordpieces. Tokenised in groups, so that the tokenizer's threads and calls are worth their cost.
+BUFFER_PIECES = 65_536
+_BUFFER_CHARACTERS = 1 << 20
+_GROUP_CHARACTERS = 16_384
+_PART_CHARACTERS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows that a buffer will store, in source order; one array entry per row.
+
+    ``window_N`` and ``piece_N`` say where a row's first wordpiece stands: the window, and the position
+    among that window's pieces, special tokens not counted. ``n_pieces_N`` pieces are pooled. Rows that are
+    not ``wanted_N`` are there for their salience to be compared, and not stored.
+    """
+
+    sentence_N: Ints
+    word_index_N: Ints
+    char_start_N: Ints
+    char_end_N: Ints
+    n_pieces_N: Ints
+    window_N: Ints
+    piece_N: Ints
+    wanted_N: Marks
+
+    def __len__(self) -> int:
+        return len(self.sentence_N)
+
+    def take(self, chosen: Indexer) -> "Rows":
+        """The selected rows."""
+        return Rows(*(getattr(self, name)[chosen] for name in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Some sentences of a shard, tokenised and cut into windows; all arrays index into this buffer.
+
+    A sentence larger than a buffer fills several: the first carries it, the others carry none and
+    count backwards in ``rows.sentence_N``, -1 being the last sentence carried before them. Sentences that
+    are not ``read_S`` cannot hold a word that is wanted, and were not tokenised.
+    """
+
+    sentences: Sequence[Sentence]
+    read_S: Marks
+    n_words_S: Ints
+    n_pieces_S: Ints
+    ids_P: npt.NDArray[np.int32]
+    window_start_W: Ints
+    window_length_W: Ints
+    rows: Rows
+    words: WordTexts
+    unknown_words: int
+    rejects: Sequence[Reject]
+
+    def stored(self, salience_N: npt.NDArray[np.float32], top_salient: int) -> Marks:
+        """Which rows are stored where only the most salient words of a sentence are: shape (N,)."""
+        rows = self.rows
+        return rows.wanted_N & most_salient(rows.sentence_N, rows.word_index_N, salience_N, top_salient)
+
+    def take(self, chosen: Indexer) -> "Buffer":
+        """The buffer with the selected rows alone."""
+        return replace(self, rows=self.rows.take(chosen), words=self.words.take(chosen))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Windows of similar length, padded to one, and the rows to take from them.
+
+    ``rows_N`` indexes into the buffer's rows. The ``n_pieces_N[i]`` wordpieces of row i stand one after
+    another in ``positions_M``, which indexes into the flattened (B * T) tokens. Where only the most salient
+    rows of each sentence are kept, ``places_R`` are theirs among rows ordered by ``sentence_N`` and falling
+    salience, and ``n_slots`` the tokens that they pool at most; what is left of a sentence in other batches
+    is kept there, and compared afterwards.
+    """
+
+    input_ids_BT: Ints
+    lengths_B: Ints
+    rows_N: Ints
+    positions_M: Ints
+    n_pieces_N: Ints
+    sentence_N: Ints
+    places_R: Ints | None = None
+    n_slots: int = 0
+
+
+class BatchMaker:
+    """Tokenises sentences into buffers and buffers into batches, for one tokenizer and configuration.
+
+    Args:
+        tokenizer_json: The serialised fast tokenizer. Truncation and padding stored in it are cleared.
+        config: The resolved configuration.
+
+    Raises:
+        InputError: The tokenizer's special tokens leave no room for text.
+    """
+
+    def __init__(self, tokenizer_json: str, config: ResolvedConfig) -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._prefix, self._suffix = _special_tokens(self._tokenizer)
+        self._regroup = splits_on_space_only(self._tokenizer)
+        self._unknown = _unknown_id(self._tokenizer)
+        self._window = config.max_tokens - len(self._prefix) - len(self._suffix)
+        if self._window < 1:
+            raise InputError(
+                f"--model {config.model}: a window of {config.max_tokens} tokens leaves no room beside "
+                "special tokens"
+            )
+        self._config = config
+        self._targets = None
+        if config.words is not None:
+            self._targets = Targets(config.words, cuts_anywhere=self._regroup)
+
+    def single_words(self, texts: Sequence[str]) -> Marks:
+        """Which texts are a word that would be stored, each by itself a sentence: shape (len(texts),)."""
+        found = np.zeros(len(texts), bool)
+        before = 0
+        for buffer in self.buffers(Sentence(Record(0, n, None, None, t), 0, t) for n, t in enumerate(texts)):
+            for row, number in enumerate((buffer.rows.sentence_N + before).tolist()):
+                found[number] |= buffer.words[row] == texts[number]
+            before += len(buffer.sentences)
+        return found
+
+    @property
+    def n_specials(self) -> int:
+        """Special tokens of every window."""
+        return len(self._prefix) + len(self._suffix)
+
+    def buffers(self, sentences: Iterable[Sentence]) -> Iterator[Buffer]:
+        """Yield buffers of about `BUFFER_PIECES` wordpieces at most, sentences in order."""
+        pending: list[tuple[Sentence, Encoding | LongEncoding]] = []
+        n_pieces = n_characters = 0
+        for group in _groups(sentences):
+            for sentence, encoding in zip(group, self._encode_group(group), strict=True):
+                full = n_pieces + len(encoding) > BUFFER_PIECES or n_characters > _BUFFER_CHARACTERS
+                if pending and full:
+                    yield from self._flatten(pending)
+                    pending, n_pieces, n_characters = [], 0, 0
+                pending.append((sentence, encoding))
+                n_pieces += len(encoding)
+                # Text can have few pieces, or none; what a sentence costs besides counts as well.
+                n_characters += len(sentence.text) + 64
+        if pending:
+            yield from self._flatten(pending)
+
+    def batches(self, buffer: Buffer, budget: int | None = None) -> Iterator[TokenBatch]:
+        """Yield a buffer's windows as batches within the token budget, longest first.
+
+        ``budget`` is the configuration's unless a device's memory is too small for it.
+        Windows that no row comes from are not run. A window longer than the budget is a batch alone.
+        """
+        rows = buffer.rows
+        n_windows = len(buffer.window_start_W)
+        bounds_W = np.searchsorted(rows.window_N, np.arange(n_windows + 1))
+        budget = budget or self._config.tokens_per_batch
+        used_W = np.flatnonzero(np.diff(bounds_W))
+        order_W = used_W[np.argsort(-buffer.window_length_W[used_W], kind="stable")]
+        begin = 0
+        while begin < len(order_W):
+            longest = int(buffer.window_length_W[order_W[begin]]) + self.n_specials
+            chosen_B = order_W[begin : begin + max(1, budget // longest)]
+            yield self._batch(buffer, chosen_B, bounds_W, longest)
+            begin += len(chosen_B)
+
+    def _batch(self, buffer: Buffer, windows_B: Ints, bounds_W: Ints, longest: int) -> TokenBatch:
+        prefix, suffix = len(self._prefix), len(self._suffix)
+        lengths_B = buffer.window_length_W[windows_B]
+        ids_BT = np.full((len(windows_B), longest), self._config.pad_id, np.int64)
+        ids_BT[:, :prefix] = self._prefix
+        row_P = np.repeat(np.arange(len(windows_B)), lengths_B)
+        column_P = ranges(np.full_like(lengths_B, prefix), lengths_B)
+        ids_BT[row_P, column_P] = buffer.ids_P[ranges(buffer.window_start_W[windows_B], lengths_B)]
+        for offset, token in enumerate(self._suffix):
+            ids_BT[np.arange(len(windows_B)), prefix + lengths_B + offset] = token
+        first_B, counts_B = bounds_W[windows_B], bounds_W[windows_B + 1] - bounds_W[windows_B]
+        rows_N = ranges(first_B, counts_B)
+        n_pieces_N = buffer.rows.n_pieces_N[rows_N]
+        start_N = (
+            np.repeat(np.arange(len(windows_B)), counts_B) * longest + prefix + buffer.rows.piece_N[rows_N]
+        )
+        sentence_N, positions_M = buffer.rows.sentence_N[rows_N], ranges(start_N, n_pieces_N)
+        lengths_B = lengths_B + prefix + suffix
+        batch = TokenBatch(ids_BT, lengths_B, rows_N, positions_M, n_pieces_N, sentence_N)
+        n_kept = self._config.kept_by_model
+        if n_kept is None:
+            return batch
+        pooled_N = np.ones_like(n_pieces_N) if self._config.pool == "first" else n_pieces_N
+        places_R, n_slots = leading(sentence_N, pooled_N, n_kept)
+        return replace(batch, places_R=places_R, n_slots=n_slots)
+
+    def _encode_group(self, group: Sequence[Sentence]) -> list[Encoding | LongEncoding]:
+        """The encodings of sentences; empty where nothing can be wanted."""
+        texts = [sentence.text for sentence in group]
+        if self._targets is None:
+            return self._encode(texts)
+        read = [self._targets.may_be_in(text) for text in texts]
+        encodings = iter(self._encode([text for text, is_read in zip(texts, read, strict=True) if is_read]))
+        return [next(encodings) if is_read else _NOT_READ for is_read in read]
+
+    def _encode(self, texts: Sequence[str]) -> list[Encoding | LongEncoding]:
+        if max(map(len, texts), default=0) <= 2 * _PART_CHARACTERS:
+            return list(self._tokenizer.encode_batch(texts, add_special_tokens=False))
+        return [self._encode_in_parts(text) for text in texts]
+
+    def _encode_in_parts(self, text: str) -> LongEncoding:
+        """Tokenise a text of any length in bounded memory: the tokenizer's own objects are large."""
+        parts = (
+            (start, self._tokenizer.encode(text[start:end], add_special_tokens=False))
+            for start, end in itertools.pairwise([0, *_cuts(text), len(text)])
+        )
+        return LongEncoding.of(parts)
+
+    def _flatten(self, pending: Sequence[tuple[Sentence, Encoding | LongEncoding]]) -> Iterator[Buffer]:
+        sentences = [sentence for sentence, _ in pending]
+        pieces = Pieces.of([sentence.text for sentence in sentences], [encoding for _, encoding in pending])
+        words = pieces.words(self._regroup)
+        if not self._config.keep_punctuation:
+            words = words.without_punctuation(pieces)
+        needed, wanted_N = self._select(sentences, pieces, words)
+        cut = cut_windows(pieces, needed, self._window)
+        lost = np.flatnonzero((cut.window_N < 0) & wanted_N)
+        rows, texts = self._rows(pieces, needed, wanted_N, cut)
+        buffer = Buffer(
+            sentences=sentences,
+            read_S=np.array([encoding is not _NOT_READ for _, encoding in pending], bool),
+            n_words_S=np.bincount(words.sentence_N, minlength=len(sentences)),
+            n_pieces_S=np.diff(pieces.bounds_S),
+            ids_P=pieces.ids_P,
+            window_start_W=cut.start_W,
+            window_length_W=cut.length_W,
+            rows=rows,
+            words=texts,
+            unknown_words=words.count_holding(pieces.ids_P == self._unknown),
+            rejects=[self._reject(sentences, needed, int(number)) for number in lost],
+        )
+        # The most salient words of a sentence are known when all of it has been seen.
+        yield from [buffer] if self._config.top_salient is not None else _split(buffer)
+
+    def _select(self, sentences: Sequence[Sentence], pieces: Pieces, words: Words) -> tuple[Words, Marks]:
+        """The words that are needed, and which of them are wanted: needed for more is only salience."""
+        wanted_N = np.ones(len(words.sentence_N), bool)
+        if self._targets is not None:
+            texts = pieces.texts(words.sentence_N, words.char_start_N, words.char_end_N)
+            wanted_N &= self._targets.among(texts)
+        if self._config.sample is not None:
+            wanted_N &= sampled(sentences, words, self._config.sample)
+        needed_N = wanted_N
+        if self._config.top_salient is not None:
+            has_wanted_S = np.bincount(words.sentence_N, wanted_N, len(sentences)) > 0
+            needed_N = has_wanted_S[words.sentence_N]
+        return (words, wanted_N) if needed_N.all() else (words.take(needed_N), wanted_N[needed_N])
+
+    def _reject(self, sentences: Sequence[Sentence], words: Words, number: int) -> Reject:
+        sentence = sentences[int(words.sentence_N[number])]
+        text = sentence.text[int(words.char_start_N[number]) : int(words.char_end_N[number])]
+        shown = text if len(text) <= 80 else f"{text[:40]}…{text[-20:]}"
+        size = int(words.n_pieces_N[number])
+        reason = (
+            f"word of {size} wordpieces is longer than a window of {self._window}"
+            if size > self._window
+            else f"word of {size} wordpieces lies across the edges of all windows of {self._window}"
+        )
+        record = sentence.record
+        return Reject(record.source, record.record, record.byte_start, reason, shown)
+
+    def _rows(self, pieces: Pieces, words: Words, wanted_N: Marks, cut: Windows) -> tuple[Rows, WordTexts]:
+        """The rows of the words that have a window, and the text of each row's whole word."""
+        held_N, start_W = cut.window_N >= 0, cut.start_W
+        words, window_N = words.take(held_N), cut.window_N[held_N]
+        texts = pieces.texts(words.sentence_N, words.char_start_N, words.char_end_N)
+        rows = Rows(
+            words.sentence_N,
+            words.index_N,
+            words.char_start_N,
+            words.char_end_N,
+            words.n_pieces_N,
+            window_N,
+            words.first_N - start_W[window_N],
+            wanted_N[held_N],
+        )
+        if self._config.pool != "none":
+            return rows, texts
+        word_M = np.repeat(np.arange(len(rows)), rows.n_pieces_N)
+        piece_M = ranges(words.first_N, words.n_pieces_N)
+        solid_M = pieces.char_end_P[piece_M] > pieces.char_start_P[piece_M]
+        word_M, piece_M = word_M[solid_M], piece_M[solid_M]
+        return replace(
+            rows.take(word_M),
+            char_start_N=pieces.char_start_P[piece_M],
+            char_end_N=pieces.char_end_P[piece_M],
+            n_pieces_N=np.ones_like(piece_M),
+            piece_N=piece_M - start_W[window_N[word_M]],
+        ), texts.take(word_M)
+
+
+def _split(buffer: Buffer) -> Iterator[Buffer]:
+    """Cut a buffer that one long sentence made too large into several, between windows."""
+    filled_W = np.cumsum(buffer.window_length_W)
+    if not len(filled_W) or len(filled_W) == 1 or filled_W[-1] <= 2 * BUFFER_PIECES:
+        yield buffer
+        return
+    part_W = (filled_W - 1) // BUFFER_PIECES
+    edges = np.flatnonzero(np.diff(part_W, prepend=-1))
+    for number, (begin, end) in enumerate(itertools.pairwise([*edges, len(part_W)])):
+        inside = slice(*np.searchsorted(buffer.rows.window_N, [begin, end]))
+        rows = buffer.rows.take(inside)
+        head = number == 0
+        yield Buffer(
+            sentences=buffer.sentences if head else [],
+            read_S=buffer.read_S if head else buffer.read_S[:0],
+            n_words_S=buffer.n_words_S if head else buffer.n_words_S[:0],
+            n_pieces_S=buffer.n_pieces_S if head else buffer.n_pieces_S[:0],
+            ids_P=buffer.ids_P,
+            window_start_W=buffer.window_start_W[begin:end],
+            window_length_W=buffer.window_length_W[begin:end],
+            rows=replace(
+                rows,
+                sentence_N=rows.sentence_N if head else rows.sentence_N - len(buffer.sentences),
+                window_N=rows.window_N - begin,
+            ),
+            words=buffer.words.take(inside),
+            unknown_words=buffer.unknown_words if head else 0,
+            rejects=buffer.rejects if head else [],
+        )
+
+
+_NOT_READ = LongEncoding(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
+
+# No tokenizer joins what stands on the two sides of such a place.
+_SAFE_CUT = re.compile(r"(?<=[0-9A-Za-z]) (?=[0-9A-Za-z])")
+
+
+def _cuts(text: str) -> Iterator[int]:
+    """Where a text can be cut into parts of `_PART_CHARACTERS` that are tokenised as the whole is."""
+    start = 0
+    while (found := _SAFE_CUT.search(text, start + _PART_CHARACTERS)) is not None:
+        start = found.start()
+        yield start
+
+
+def _groups(sentences: Iterable[Sentence]) -> Iterator[list[Sentence]]:
+    group: list[Sentence] = []
+    size = 0
+    for sentence in sentences:
+        group.append(sentence)
+        size += len(sentence.text)
+        if size >= _GROUP_CHARACTERS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Ids of the special tokens that the tokenizer puts before and after a text."""
+    with_specials = tokenizer.encode("a")
+    special = list(with_specials.special_tokens_mask)
+    if 0 not in special:  # a vocabulary without "a", not even as unknown
+        return list(with_specials.ids), []
+    first, last = special.index(0), len(special) - special[::-1].index(0)
+    return list(with_specials.ids[:first]), list(with_specials.ids[last:])
+
+
+def _unknown_id(tokenizer: Tokenizer) -> int:
+    for token in ("[UNK]", "<unk>"):
+        if (number := tokenizer.token_to_id(token)) is not None:
+            return int(number)
+    return -1

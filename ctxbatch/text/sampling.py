@@ -1,0 +1,111 @@
+"""Which occurrences of words are stored: of some words, of a sample, the most salient of each sentence.
+
+Owns what ``--words``, ``--sample`` and ``--top-salient`` mean. Each keeps occurrences by itself, and stored
+are those that all of them keep. Array names end in the letters of their shape: S sentences, N words or rows.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import regex
+
+from ctxbatch.text.sentences import Sentence
+from ctxbatch.text.words import Ints, Words, WordTexts, count_within
+
+Marks = npt.NDArray[np.bool_]
+# No tokenizer ends a word between two letters, but for Chinese characters, of which many are words, and
+# for what byte-level ones take for the ending of a contraction: they cut 'really into 're and ally.
+_LETTER = r"[\p{L}--\p{Han}]"
+_AFTER_ENDING = r"(?<='(?:s|t|re|ve|m|ll|d))"
+
+
+class Targets:
+    """The words whose occurrences are wanted.
+
+    Args:
+        words: The words, casefolded.
+        cuts_anywhere: Whether words can end between letters, as where a SentencePiece model's pieces
+            decide.
+    """
+
+    def __init__(self, words: Sequence[str], *, cuts_anywhere: bool) -> None:
+        self._words = frozenset(words)
+        begins = f"(?:(?<!{_LETTER})|(?!{_LETTER})|{_AFTER_ENDING})"
+        ends = f"(?:(?!{_LETTER})|(?<!{_LETTER})|{_AFTER_ENDING})"
+        pattern = r"\L<words>" if cuts_anywhere else rf"{begins}\L<words>{ends}"
+        self._somewhere = regex.compile(pattern, regex.V1, words=self._words)
+
+    def may_be_in(self, text: str) -> bool:
+        """Whether a sentence can hold one of the words, to judge by its characters alone."""
+        return self._somewhere.search(text.casefold()) is not None
+
+    def among(self, texts: WordTexts) -> Marks:
+        """Which words are wanted, by their surface texts: shape (N,)."""
+        encoded = texts.as_arrow().dictionary_encode()
+        wanted = [word.casefold() in self._words for word in encoded.dictionary.to_pylist()]
+        wanted_N: Marks = np.array(wanted, bool)[encoded.indices.to_numpy()]
+        return wanted_N
+
+
+def sampled(sentences: Sequence[Sentence], words: Words, rate: float) -> Marks:
+    """Which words are in the sample, (N,): by a hash of where they stand, the same in every run.
+
+    A word is in it at every rate above that at which it first is.
+
+    Args:
+        sentences: The sentences of the words.
+        words: All words of the sentences, in order.
+        rate: Share of the words, above 0 and up to 1.
+    """
+    bounds_S = np.searchsorted(words.sentence_N, np.arange(len(sentences) + 1))
+    hashes_N = np.empty(len(words.sentence_N), np.uint64)
+    for number in np.flatnonzero(np.diff(bounds_S)).tolist():
+        begin, end = bounds_S[number], bounds_S[number + 1]
+        sentence = sentences[number]
+        place = f"{sentence.record.source} {sentence.record.record} {sentence.char_start}"
+        digest = hashlib.shake_128(place.encode()).digest(8 * int(end - begin))
+        hashes_N[begin:end] = np.frombuffer(digest, "<u8")
+    return hashes_N < np.uint64(min(rate * 2.0**64, 2.0**64 - 1025))
+
+
+def most_salient(
+    sentence_N: Ints, word_index_N: Ints, salience_N: npt.NDArray[np.float32], n_words: int
+) -> Marks:
+    """Mark the rows of the most salient words of each sentence: shape (N,).
+
+    Args:
+        sentence_N: Each row's sentence; rows stand in the order of sentences and words.
+        word_index_N: Each row's word; the salience of a word of several rows is their sum.
+        salience_N: Each row's salience.
+        n_words: How many words of a sentence are marked at most; of equals the first.
+    """
+    if not len(sentence_N):
+        return np.zeros(0, bool)
+    starts_N = np.ones(len(sentence_N), bool)
+    starts_N[1:] = (np.diff(sentence_N) != 0) | (np.diff(word_index_N) != 0)
+    first_W = np.flatnonzero(starts_N)
+    salience_W, sentence_W = np.add.reduceat(salience_N, first_W), sentence_N[first_W]
+    order_W = np.lexsort((-salience_W, sentence_W))
+    marked_W = np.empty(len(first_W), bool)
+    marked_W[order_W] = count_within(sentence_W[order_W]) < n_words
+    return np.repeat(marked_W, np.diff(np.append(first_W, len(sentence_N))))
+
+
+def leading(sentence_N: Ints, n_pieces_N: Ints, n_words: int) -> tuple[Ints, int]:
+    """What is known of the most salient words of each sentence before their salience is.
+
+    Args:
+        sentence_N: Each word's sentence.
+        n_pieces_N: Each word's wordpieces.
+        n_words: How many words of a sentence are kept at most.
+
+    Returns:
+        Their places among words ordered by sentence and falling salience, and the pieces that they can
+        have at most.
+    """
+    order_N = np.lexsort((-n_pieces_N, sentence_N))
+    place_N = count_within(sentence_N[order_N])
+    is_leading_N = place_N < n_words
+    return np.flatnonzero(is_leading_N), int(n_pieces_N[order_N][is_leading_N].sum())
