@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what the tests need into .venv, then runs ruff, mypy and the tests. Arguments go to pytest.
+# Installs what the tests need into .venv, then runs ruff, mypy, lint-imports and the tests. Arguments go to pytest.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "[test,lint]"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
+.venv/bin/lint-imports
 .venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
