@@ -17,12 +17,12 @@ os.environ["XDG_CACHE_HOME"] = _cache.name
 os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # one worker where no test says how many: each imports for seconds
 os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "1"  # what the compiler can do need not be tried each time
 
-from models import TEXT, make_model, numbered_lines  # noqa: E402
-from oracle import Oracle  # noqa: E402
-from stores import make_store  # noqa: E402
-
 import ctxbatch  # noqa: E402
 import ctxbatch.cli.main  # noqa: E402
+from tests.helpers.models import TEXT, make_model, numbered_lines  # noqa: E402
+from tests.helpers.oracle import Oracle  # noqa: E402
+from tests.helpers.running import command  # noqa: E402
+from tests.helpers.stores import make_store  # noqa: E402
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -91,7 +91,7 @@ def store(corpus, tiny, tmp_path_factory):
 @pytest.fixture(scope="module")
 def server():
     """An object store that is reached over HTTP, and that the environment names."""
-    from objectstore import ENVIRONMENT, object_store
+    from tests.helpers.objectstore import ENVIRONMENT, object_store
 
     with object_store() as store, pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -117,10 +117,6 @@ def bucket(server, request):
     server.fails = server.refuses = lambda _: None
     yield put
     server.fails = server.refuses = lambda _: None
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "ctxbatch.cli.main", *map(str, arguments)]
 
 
 @pytest.fixture(scope="session")

@@ -147,7 +147,7 @@ def _default_token_budget(device: str) -> int:
     """Tokens a batch, padding included: a fixed function of the kind of device.
 
     On CPUs more tokens leave the caches and pad more, fewer are not worth their calls; to find what is
-    best for a model on a machine: ``scripts/bench_budget.py``.
+    best for a model on a machine: ``scripts/benchmarks/token_budget.py``.
     """
     return 16_384 if device.startswith("cuda") else 1_024
 

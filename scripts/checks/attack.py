@@ -1,11 +1,11 @@
 """Attack a small store: every kind of file is changed, every kind of call fails, nothing may crash or lie.
 
-    python scripts/checks/attack.py [files] [--cases 2000] [--seed 1]
-    python scripts/checks/attack.py io [--every K] [--scenario run] [--calls read,write]
-    python scripts/checks/attack.py all                   both
-    python scripts/checks/attack.py --case 17             a case again, with all that it prints
-    python scripts/checks/attack.py io --case 'run: read 7 EIO'
-    python scripts/checks/attack.py [files|io] --failed   the cases again that failed the last time
+    python -m scripts.checks.attack [files] [--cases 2000] [--seed 1]
+    python -m scripts.checks.attack io [--every K] [--scenario run] [--calls read,write]
+    python -m scripts.checks.attack all                   both
+    python -m scripts.checks.attack --case 17             a case again, with all that it prints
+    python -m scripts.checks.attack io --case 'run: read 7 EIO'
+    python -m scripts.checks.attack [files|io] --failed   the cases again that failed the last time
 
 with --jobs N (at once), --seconds N (what a command may take), --work FOLDER (for stores and results: what
 has a result there is not run again). Needs what the tests need, `pip install -e .[test]`; without moto
@@ -65,15 +65,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-
-import forked  # noqa: E402 (found by the path above)
-import harness  # noqa: E402
-import io_failures  # noqa: E402
-import victims  # noqa: E402
+from scripts.checks import (
+    forked,
+    harness,
+    io_failures,
+    victims,
+)
 
 if TYPE_CHECKING:
-    from cases import Plan
+    from scripts.checks.cases import Plan
 
 _NO_COMPILER = "no C compiler is here: no call is failed"
 
@@ -98,7 +98,7 @@ def _start_again(options: argparse.Namespace, work: Path) -> None:
     shim = io_failures.compile_shim(work) if options.what != "files" else None
     preloaded = {} if shim is None else {"LD_PRELOAD": str(shim)}
     os.environ.update({**forked.ENVIRONMENT, **preloaded, "ATTACK_WORK": str(work)})
-    os.execv(sys.executable, [sys.executable, *sys.argv])
+    os.execv(sys.executable, [sys.executable, "-m", "scripts.checks.attack", *sys.argv[1:]])
 
 
 def parse() -> argparse.Namespace:
@@ -123,7 +123,7 @@ def attack(options: argparse.Namespace, work: Path) -> int:
     server = victims.start_object_store()
     try:
         forked.import_everything()
-        from cases import use_small_indexes
+        from scripts.checks.cases import use_small_indexes
 
         use_small_indexes()
         url = None if server is None or server.stdout is None else server.stdout.readline().strip()
@@ -151,7 +151,7 @@ def attack(options: argparse.Namespace, work: Path) -> int:
 
 def attack_files(options: argparse.Namespace, base: victims.Base, work: Path) -> int:
     """Run the cases of files that have no result yet; returns the exit status."""
-    import cases
+    from scripts.checks import cases
 
     remote, limits = base.url is not None, forked.Limits(options.seconds)
     if options.case is not None:
@@ -179,7 +179,7 @@ def attack_files(options: argparse.Namespace, base: victims.Base, work: Path) ->
 
 def _ask_the_intact(base: victims.Base, plans: "Sequence[Plan]", work: Path, jobs: int) -> victims.Base:
     """Make the intact stores that cases need, and learn what they say; in children: no thread starts here."""
-    import cases
+    from scripts.checks import cases
 
     variants = sorted({plan.variant for plan in plans})
     harness.all_of(jobs, [partial(victims.make_victim, base, variant) for variant in variants])

@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import forked
-import mutations
 import numpy as np
-from forked import Ended, Limits
-from mutations import MUTATIONS, InapplicableError, Mutation, Target
-from victims import (
+
+from scripts.checks import forked, mutations
+from scripts.checks.forked import Ended, Limits
+from scripts.checks.mutations import MUTATIONS, InapplicableError, Mutation, Target
+from scripts.checks.victims import (
     FACTORY,
     VARIANTS,
     Base,

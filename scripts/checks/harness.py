@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import forked
+from scripts.checks import forked
 
 # Outcomes that are no failures.
 FINE = ("ok", "passed", "unreached")

@@ -21,10 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import forked
-from cases import QUERY, control_in, last_lines, upload_to
-from forked import Ended, Limits
-from victims import FACTORY, Base, World, as_on_object_storage
+from scripts.checks import forked
+from scripts.checks.cases import QUERY, control_in, last_lines, upload_to
+from scripts.checks.forked import Ended, Limits
+from scripts.checks.victims import FACTORY, Base, World, as_on_object_storage
 
 SHIM = Path(__file__).with_name("failing.c")
 # As in failing.c.
@@ -91,7 +91,8 @@ def write_inputs(base: Base) -> None:
     """Write three small sources, each of another kind, of which nothing is rejected; and a begun store."""
     import pyarrow as pa
     import pyarrow.parquet
-    from models import numbered_lines
+
+    from tests.helpers.models import numbered_lines
 
     folder = base.folder / "io"
     folder.mkdir()

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from victims import World, rewrite, sealed
+
+from scripts.checks.victims import World, rewrite, sealed
 
 PAGE = 4096
 _DEEP = 20_000

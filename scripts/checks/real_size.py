@@ -1,6 +1,6 @@
 """Plan and run over inputs of the size that the program is for, and look at memory, time and counts.
 
-    python scripts/checks/real_size.py [--folder DIR] [--only NAME ...] [--scale 1.0]
+    python -m scripts.checks.real_size [--folder DIR] [--only NAME ...] [--scale 1.0]
 
 Makes the inputs, seeded: 64 MB of text compressed in each way, a plain file of 1 GB in short lines, 20,000
 small files, a .gz that expands to 3 GB of few words, 200 million empty lines in a .gz, and a Parquet file of
@@ -31,8 +31,6 @@ from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 COORDINATOR_BYTES = 500e6
 MOST_DECOMPRESSIONS = 3
@@ -78,7 +76,7 @@ def main() -> int:
 
 def check(folder: Path, names: list[str], scale: float, timed: bool = True) -> Iterator[Case]:
     """Make every input, plan it and run it, and maybe time its plan; the input is removed after that."""
-    from models import make_model
+    from tests.helpers.models import make_model
 
     model = make_model(folder / "model", "bert")
     (folder / "rare.txt").write_text("\n".join(RARE))

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "tests")]
 N_RECORDS = 64
 FACTORY = "IVF4,Flat"
 ATTEMPT = "0123456789ab"
@@ -65,7 +63,7 @@ class Base:
 
 def write_inputs(base: Base) -> None:
     """Write the model and the corpus; some records are rejected, and some words."""
-    from models import TEXT, make_model
+    from tests.helpers.models import TEXT, make_model
 
     make_model(base.model, "bert")
     base.corpus.parent.mkdir(parents=True)
@@ -99,10 +97,9 @@ def run_arguments(base: Base, variant: str, out: object) -> list[str]:
 
 def make_victim(base: Base, variant: str) -> None:
     """Make a store with an index; the same bytes each time, but for the paths in it."""
-    from stores import make_store
-
     import ctxbatch
     from ctxbatch.search.index_build import IndexOptions, build
+    from tests.helpers.stores import make_store
 
     out = base.store(variant)
     store = make_store(out, [base.corpus], ctxbatch.RunConfig(**run_options(base, variant)))
@@ -181,8 +178,7 @@ def upload(url: str, bucket: str, out: Path) -> None:
 
 _SERVER = """
 import sys
-sys.path[:0] = [sys.argv[1]]
-from objectstore import object_store
+from tests.helpers.objectstore import object_store
 with object_store() as store:
     print(store.url, flush=True)
     sys.stdin.read()
@@ -199,7 +195,7 @@ def start_object_store() -> "subprocess.Popen[str] | None":
     except ImportError:
         return None
     return subprocess.Popen(
-        [sys.executable, "-c", _SERVER, str(ROOT / "tests")],
+        [sys.executable, "-c", _SERVER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -1,0 +1,249 @@
+"""What `bench_throughput.py` compares, each as a process of its own; it starts them, nobody else need.
+
+    python -m scripts.benchmarks.contenders loop|st-fp32|st-bf16|encode|peak …
+
+Each prints a line of JSON in the end. Peers use all cores by threads in one process, as they do unless told
+otherwise, and import nothing of ctxbatch.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scripts.benchmarks.measuring import cores, matrix_rate, wait_for_start
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+    from ctxbatch.config import ResolvedConfig, RunConfig
+    from ctxbatch.text.batching import TokenBatch
+
+_BATCH_LINES = 32
+_FLOOR = 1e-3
+
+
+def main() -> int:
+    """Be one of the contenders; returns the exit status."""
+    options = parse()
+    result = {
+        "loop": loop,
+        "st-fp32": sentence_transformers,
+        "st-bf16": sentence_transformers,
+        "encode": encode_only,
+        "peak": peak,
+    }[options.name](options)
+    print(json.dumps(result), flush=True)
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("name", choices=("loop", "st-fp32", "st-bf16", "encode", "peak"))
+    parser.add_argument("--model", help="the model's folder")
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--max-tokens", type=int, help="the model's longest input")
+    parser.add_argument("--out", type=Path, help="loop: the Arrow file")
+    parser.add_argument("--shard-size", type=int, help="encode: as in the run")
+    parser.add_argument("--share", type=int, help="encode: which of the shares of the batches")
+    parser.add_argument("--of", type=int, help="encode: the number of shares")
+    parser.add_argument("--compile", default="auto", help="encode: as in the run")
+    parser.add_argument("--precision", help="peak: bf16 or fp32")
+    parser.add_argument("--shapes", type=json.loads, help="peak: inputs and outputs of linear layers")
+    parser.add_argument("--tokens", type=int, help="peak: tokens of a batch")
+    return parser.parse_args()
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of the text."""
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
+def timed(work: Callable[[Sequence[str]], Any], lines: Sequence[str]) -> dict[str, float]:
+    """Seconds of a small warm-up, and then of the whole text."""
+    started = time.perf_counter()
+    work(lines[:_BATCH_LINES])
+    warm = time.perf_counter()
+    work(lines)
+    return {"seconds": time.perf_counter() - warm, "warm_up_seconds": warm - started}
+
+
+# --- the loop by hand -----------------------------------------------------------------------------
+
+
+def loop(options: argparse.Namespace) -> dict[str, float]:
+    """Transformers and a loop: batches in text order, words pooled by hand, three columns to one file."""
+    import pyarrow as pa
+    import torch
+    import transformers
+
+    torch.set_num_threads(cores())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
+    model = transformers.AutoModel.from_pretrained(options.model, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def work(lines: Sequence[str]) -> None:
+        kind = pa.list_(pa.float16(), model.config.hidden_size)
+        schema = pa.schema([(name, kind) for name in ("static", "contextual", "shift")])
+        with pa.ipc.new_file(str(options.out), schema) as writer:
+            for begin in range(0, len(lines), _BATCH_LINES):
+                encoded = tokenizer(
+                    lines[begin : begin + _BATCH_LINES],
+                    padding=True,
+                    truncation=True,
+                    max_length=options.max_tokens,
+                    return_tensors="pt",
+                )
+                hidden = model(**encoded, output_hidden_states=True).hidden_states
+                static, contextual = word_means([hidden[0], hidden[-1]], encoded)
+                columns = [static, contextual, log_ratio(contextual, static)]
+                writer.write_batch(pa.record_batch([as_column(each) for each in columns], schema=schema))
+
+    return timed(work, read_lines(options.text))
+
+
+def word_means(states: "Sequence[torch.Tensor]", encoded: Any) -> "list[torch.Tensor]":  # noqa: ANN401
+    """The mean of each word's wordpieces, for all lines of a batch at once."""
+    import torch
+
+    numbers: list[int] = []
+    n_words = 0
+    for row in range(len(encoded["input_ids"])):
+        words = [-1 if word is None else word for word in encoded.word_ids(row)]
+        numbers += [-1 if word < 0 else n_words + word for word in words]
+        n_words += 1 + max(words)
+    word_M = torch.tensor(numbers)
+    position_M = (word_M >= 0).nonzero()[:, 0]
+    word_M = word_M[position_M]
+    counts_N = torch.bincount(word_M, minlength=n_words).clamp(min=1)[:, None]
+    means = []
+    for state in states:
+        sums_ND = torch.zeros(n_words, state.shape[-1])
+        sums_ND.index_add_(0, word_M, state.flatten(0, 1)[position_M])
+        means.append(sums_ND / counts_N)
+    return means
+
+
+def log_ratio(contextual: "torch.Tensor", static: "torch.Tensor") -> "torch.Tensor":
+    """ln(contextual / static) where both have one sign and some size, 0 elsewhere."""
+    import torch
+
+    valid = (contextual.abs() >= _FLOOR) & (static.abs() >= _FLOOR) & (contextual * static > 0)
+    return torch.where(valid, contextual / static, 1.0).log_()
+
+
+def as_column(vectors: "torch.Tensor") -> "pa.Array":
+    """Vectors as a column of half floats, as ctxbatch stores them."""
+    import pyarrow as pa
+
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.half().numpy().ravel()), vectors.shape[1])
+
+
+# --- sentence-transformers ------------------------------------------------------------------------
+
+
+def sentence_transformers(options: argparse.Namespace) -> dict[str, float]:
+    """The token embeddings of all lines; it sorts them by length itself. Nothing is written."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(cores())
+    kind = torch.bfloat16 if options.name == "st-bf16" else torch.float32
+    model = SentenceTransformer(options.model, device="cpu", model_kwargs={"dtype": kind})
+    model.max_seq_length = options.max_tokens
+
+    def work(lines: Sequence[str]) -> None:
+        found = model.encode(
+            list(lines), output_value="token_embeddings", batch_size=_BATCH_LINES, show_progress_bar=False
+        )
+        assert len(found) == len(lines)
+        assert found[0].dtype == kind
+
+    return timed(work, read_lines(options.text))
+
+
+# --- ctxbatch's encoder alone ---------------------------------------------------------------------
+
+
+def encode_only(options: argparse.Namespace) -> dict[str, int]:
+    """The run's own batches through its own encoder, one share of them; from a common start."""
+    from ctxbatch.config import RunConfig
+    from ctxbatch.model import compiling, devices, encoder, resolve
+
+    devices.use_one_thread()
+    config = RunConfig(
+        model=options.model,
+        shard_size=options.shard_size,
+        compile=options.compile,
+        index=False,
+    )
+    resolved = resolve.resolve(config, "cpu", options.text.stat().st_size)
+    program = compiling.make_program(resolved) if resolved.compiled else None
+    model = encoder.Encoder(resolved, "cpu", program)
+    batches = share_of(run_batches(options.text, config, resolved), options.share, options.of)
+    for _ in model.encode(batches[:1]):
+        pass
+    wait_for_start()
+    for _ in model.encode(batches):
+        pass
+    return {
+        "tokens": sum(int(batch.lengths_B.sum()) for batch in batches),
+        "slots": sum(batch.input_ids_BT.size for batch in batches),
+        "batches": len(batches),
+    }
+
+
+def run_batches(text: Path, config: "RunConfig", resolved: "ResolvedConfig") -> "list[TokenBatch]":
+    """The batches that a run makes of a text, from its own shards, in their order."""
+    from ctxbatch.corpus.plan import examine, plan, resolve_reading
+    from ctxbatch.corpus.records import Reader, Record
+    from ctxbatch.corpus.sources import find_sources
+    from ctxbatch.model.resolve import read_tokenizer
+    from ctxbatch.text.batching import BatchMaker
+    from ctxbatch.text.sentences import split_sentences
+
+    sources, _ = find_sources([text], text.parent / "no-store", None)
+    reading = resolve_reading(config, sources)
+    sources = examine(sources, reading, config)
+    reader = Reader(sources, reading)
+    maker = BatchMaker(read_tokenizer(resolved), resolved)
+    batches: list[TokenBatch] = []
+    for spec in plan(sources, reading):
+        records = (record for record in reader.read(spec.segments) if isinstance(record, Record))
+        sentences = (each for record in records for each in split_sentences(record, resolved.lang))
+        for buffer in maker.buffers(sentences):
+            batches += maker.batches(buffer)
+    return batches
+
+
+def share_of(batches: "Sequence[TokenBatch]", share: int, n_shares: int) -> "list[TokenBatch]":
+    """A contiguous share of the batches, all shares of the same size in tokens, padding included."""
+    total = sum(batch.input_ids_BT.size for batch in batches)
+    mine, before = [], 0
+    for batch in batches:
+        middle = before + batch.input_ids_BT.size / 2
+        if int(middle * n_shares / total) == share:
+            mine.append(batch)
+        before += batch.input_ids_BT.size
+    return mine
+
+
+# --- the peak -------------------------------------------------------------------------------------
+
+
+def peak(options: argparse.Namespace) -> dict[str, float]:
+    """Operations a second of one thread in matrix products of the model's shapes; from a common start."""
+    from ctxbatch.model.devices import use_one_thread
+
+    use_one_thread()
+    wait_for_start()
+    return {"rate": matrix_rate(options.shapes, options.tokens, options.precision)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

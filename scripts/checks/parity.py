@@ -1,0 +1,50 @@
+"""Compare a run over a text with the slow oracle, value by value, and bf16 with fp32.
+
+    python -m scripts.checks.parity CORPUS --model NAME [--limit 500] [--compile on]
+
+Prints JSON: the largest excess of stored values over 1e-4 + rounding (0 or less is a pass), and the mean
+cosines of a bf16 run to the fp32 run.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import ctxbatch
+from ctxbatch.model.hub import find_model
+from tests.helpers.oracle import Oracle
+from tests.helpers.parity import compare, mean_cosine
+
+
+def main() -> int:
+    """Run the proof; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("corpus")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--limit", type=int, default=500)
+    parser.add_argument("--compile", choices=("on", "off"), default="on")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        stores = {}
+        for precision in ("fp32", "bf16"):
+            config = ctxbatch.RunConfig(
+                model=options.model,
+                precision=precision,
+                compile=options.compile,
+                limit=options.limit,
+                index=False,
+            )
+            ctxbatch.run(options.corpus, Path(work) / precision, config)
+            stores[precision] = ctxbatch.open(Path(work) / precision)
+        facts = compare(stores["fp32"], Oracle(find_model(options.model, None).path))
+        for on in ("contextual", "shift"):
+            facts[f"bf16_cosine_{on}"] = round(mean_cosine(stores["fp32"], stores["bf16"], on), 6)
+    facts["pass"] = facts["excess"] <= 0 and facts["shift_excess"] <= 0
+    print(json.dumps(facts))
+    return 0 if facts["pass"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,435 @@
+"""Trends of words through the layers agree with their definitions, spelled out pair by pair in numpy."""
+
+import json
+import os
+import subprocess
+
+import numpy as np
+import pytest
+
+from ctxbatch import InputError, RunConfig, StoreError
+from ctxbatch.analysis import layer_plot, layers
+from ctxbatch.cli import layers as layers_command
+from ctxbatch.store.reader import Store
+from tests.helpers.models import PLAIN_TEXT
+from tests.helpers.oracle import asinh, log_ratio
+from tests.helpers.running import command
+from tests.helpers.stores import make_store, rows_of
+
+LAYERS = (3, 1, 2)
+WORDS = ("want", "bank", "The")
+TEXT = PLAIN_TEXT + "The old bank had twenty doors, and the river wanted none: the WANT of the bank.\nBank!\n"
+KINDS = ("contextual", "log_ratio", "asinh", "difference")
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory, tiny):
+    """A store with several layers of a text that repeats words in several sentences and shards."""
+
+    def made(text=TEXT, **options):
+        folder = tmp_path_factory.mktemp("trends")
+        (folder / "a.txt").write_text(text, encoding="utf-8")
+        options = {"layers": LAYERS, "shard_size": 300, "dtype": "float32", **options}
+        return make_store(folder / "out", [folder / "a.txt"], RunConfig(model=str(tiny()), **options))
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def store(make):
+    return make()
+
+
+def cosine(a, b):
+    norms = np.linalg.norm(a) * np.linalg.norm(b)
+    return a @ b / norms if norms else 0.0
+
+
+def vector(row, kind, layer, floor=1e-3, delta=0.1):
+    static, contextual = row["static"], row["static" if layer == 0 else f"contextual_{layer}"]
+    static, contextual = static.astype(np.float64), contextual.astype(np.float64)
+    if kind == "log_ratio":
+        return log_ratio(contextual, static, floor)
+    return {
+        "contextual": contextual,
+        "asinh": asinh(contextual, static, delta),
+        "difference": contextual - static,
+    }[kind]
+
+
+def expected(rows, word, kind, layer, of=vector):
+    """The definitions, over all pairs; the random similarity over all rows, as they are few."""
+    own = [row for row in rows if row["word"].casefold() == word.casefold()]
+    vectors = [of(row, kind, layer) for row in own]
+    pairs = [cosine(a, b) for i, a in enumerate(vectors) for j, b in enumerate(vectors) if i != j]
+    sentences = []
+    for sentence in {row["sentence_id"] for row in own}:
+        inside = [of(row, kind, layer) for row in rows if row["sentence_id"] == sentence]
+        sentences.append(np.mean([cosine(each, np.mean(inside, axis=0)) for each in inside]))
+    every = [(row["sentence_id"], of(row, kind, layer)) for row in rows]
+    random = [cosine(a, b) for s, a in every for t, b in every if s != t]
+    return {
+        "self_similarity": np.mean(pairs) if pairs else None,
+        "random_similarity": np.mean(random),
+        "self_similarity_above_random": np.mean(pairs) - np.mean(random) if pairs else None,
+        "intra_sentence_similarity": np.mean(sentences),
+        "mean_norm": None if kind == "contextual" else np.mean([np.linalg.norm(each) for each in vectors]),
+        "defined_share": np.mean([each != 0 for each in vectors]) if kind == "log_ratio" else None,
+    }
+
+
+def assert_agrees(measures, wanted):
+    for name, value in wanted.items():
+        assert measures[name] == (None if value is None else pytest.approx(value, abs=1e-5)), name
+
+
+def assert_fits(shown):
+    assert all(len(line) <= 80 for line in shown.splitlines()[1:])  # the first one names the model
+
+
+def test_every_measure_is_the_mean_that_its_definition_says(store, cli):
+    found = cli("trends", store.path, *WORDS, "--json")
+    assert (found.returncode, found.stderr) == (0, "")
+    content = json.loads(found.stdout)
+    assert content == layers.measure(store, WORDS).as_dict() | {
+        "layers": [0, 1, 2, 3],
+        "kinds": list(KINDS),
+        "trends": content["trends"],
+    }
+    assert content["baseline_rows"] == store.n_rows > 100
+    rows = rows_of(store)
+    assert len(store.commits) > 2
+    for word, trend in zip(WORDS, content["trends"], strict=True):
+        assert trend["words"] == [word.casefold()]
+        own = [row for row in rows if row["word"].casefold() == word.casefold()]
+        assert trend["occurrences"] == trend["measured_occurrences"] == len(own) >= 2
+        assert trend["sentences"] == trend["measured_sentences"] == len({r["sentence_id"] for r in own})
+        places = [(each["layer"], each["kind"]) for each in trend["measures"]]
+        assert places == [(0, "contextual"), *((layer, kind) for layer in (1, 2, 3) for kind in KINDS)]
+        for measures in trend["measures"]:
+            assert_agrees(measures, expected(rows, word, measures["kind"], measures["layer"]))
+
+
+def test_a_shift_has_the_stores_own_parameters_and_the_others_the_defaults(make):
+    store = make(shift="asinh", delta=0.5, layers=(2,))
+    found = layers.measure(store, ["bank"])
+    assert (found.delta, found.floor) == (0.5, 1e-3)
+    for measures in found.as_dict()["trends"][0]["measures"]:
+        rows = rows_of(store)
+        of = lambda row, kind, layer: vector(row, kind, layer, delta=0.5)  # noqa: E731
+        assert_agrees(measures, expected(rows, "bank", measures["kind"], measures["layer"], of))
+
+
+def test_half_floats_are_measured_in_single_precision(make):
+    store = make(dtype="float16")
+    rows = rows_of(store)
+    for measures in layers.measure(store, ["the"]).as_dict()["trends"][0]["measures"]:
+        assert_agrees(measures, expected(rows, "the", measures["kind"], measures["layer"]))
+
+
+def test_without_static_vectors_the_stored_shift_is_measured_and_the_rest_named(make, cli):
+    store = make(vectors=("contextual", "shift"))
+    found = cli("trends", store.path, "bank", "--json")
+    assert found.returncode == 0
+    assert found.stderr == (
+        f"ctxbatch: {store.path} holds no static vectors: left out are layer 0, asinh, difference; "
+        "--vectors static,contextual stores what all need\n"
+    )
+    rows = rows_of(store)
+    (trend,) = json.loads(found.stdout)["trends"]
+    kinds = ("contextual", "log_ratio")
+    assert [(m["layer"], m["kind"]) for m in trend["measures"]] == [(n, k) for n in (1, 2, 3) for k in kinds]
+    columns = {"contextual": "contextual", "log_ratio": "shift"}
+    of = lambda row, kind, layer: row[f"{columns[kind]}_{layer}"].astype(np.float64)  # noqa: E731
+    for measures in trend["measures"]:
+        assert_agrees(measures, expected(rows, "bank", measures["kind"], measures["layer"], of))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "left_out"),
+    [
+        (("static",), "contextual above layer 0, log_ratio, asinh, difference"),
+        (("static", "shift"), "contextual above layer 0, asinh, difference"),
+        (("shift",), "contextual, asinh, difference"),
+        (("contextual",), "layer 0, log_ratio, asinh, difference"),
+        (("static", "contextual"), None),
+    ],
+)
+def test_any_vectors_are_measured_as_far_as_they_go(vectors, left_out, make, tmp_path, capsys, caplog):
+    store = make(vectors=vectors, layers=None if vectors == ("static",) else LAYERS)
+    layers_command.trends(store.path, ["the", "bank"], plot=tmp_path / "a.svg")
+    assert len(caplog.messages) == (left_out is not None)
+    assert left_out is None or f"left out are {left_out};" in caplog.messages[0]
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+    assert_fits(capsys.readouterr().out)
+
+
+def test_raw_rows_of_the_embedding_matrix_alone_are_refused_and_beside_others_no_layer(make):
+    with pytest.raises(InputError, match=r"raw rows of the embedding matrix alone, .*: run with --vectors"):
+        layers.measure(make(vectors=("static",), static="lookup", layers=None), ["bank"])
+    assert layers.measure(make(static="lookup"), ["bank"]).layers == (1, 2, 3)
+
+
+def test_a_word_that_is_not_there_is_named(store, cli):
+    found = cli("trends", store.path, "bank", "Zebra")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == (
+        f"ctxbatch: the word 'zebra' does not occur in {store.path}: name words that do\n"
+    )
+
+
+def test_a_word_that_occurs_once_has_no_self_similarity_and_a_sentence_of_one_word_is_like_itself(make, cli):
+    store = make("Nobody.\n")
+    found = cli("trends", store.path, "nobody")
+    assert found.returncode == 0, found.stderr
+    assert "nobody: 1 occurrence, 1 sentence\n" in found.stdout
+    (trend,) = layers.measure(store, ["nobody"]).trends
+    for measures in trend.measures:
+        assert measures.self_similarity is measures.self_similarity_above_random is None
+        assert measures.random_similarity is None
+        assert measures.intra_sentence_similarity == pytest.approx(1)
+    with pytest.raises(InputError, match=r"no word of .* occurs 5 times.*name words"):
+        layers.measure(store)
+
+
+def test_zero_vectors_score_zero(make):
+    store = make(floor=1e9, layers=(1,))  # no dimension is that large
+    (trend,) = layers.measure(store, ["bank"]).trends
+    (measures,) = [each for each in trend.measures if each.kind == "log_ratio"]
+    assert measures.self_similarity == measures.random_similarity == 0
+    assert measures.intra_sentence_similarity == measures.mean_norm == measures.defined_share == 0
+
+
+def test_words_are_named_once_whatever_their_case(store):
+    found = layers.measure(store, ["Bank", "the", "BANK"])
+    assert [trend.words for trend in found.trends] == [("bank",), ("the",)]
+
+
+def test_without_words_a_sample_is_measured_the_same_every_time(make, cli, monkeypatch):
+    store = make(TEXT * 4)
+    once, again = (cli("trends", store.path, "--json").stdout for _ in range(2))
+    assert once == again
+    content = json.loads(once)
+    (sample,) = content["trends"]
+    words = [row["word"].casefold() for row in rows_of(store)]
+    frequent = sorted({word for word in words if words.count(word) >= 5})
+    assert sample["words"] == frequent
+    assert content["eligible_words"] == len(frequent)
+    assert sample["occurrences"] == sum(words.count(word) for word in frequent)
+    of_words = [layers.measure(store, [word]).trends[0].measures for word in frequent]
+    for number, measures in enumerate(sample["measures"]):
+        for name in ("self_similarity", "self_similarity_above_random", "mean_norm", "defined_share"):
+            alone = [getattr(each[number], name) for each in of_words]
+            assert measures[name] == (pytest.approx(np.mean(alone)) if alone[0] is not None else None)
+    found = cli("trends", store.path).stdout
+    assert f"sample: mean of {len(frequent)} words that occur 5 times or more\n" in found
+
+    monkeypatch.setattr(layers, "SAMPLE_WORDS", 9)
+    monkeypatch.setattr(layers, "SAMPLE_OCCURRENCES", 6)
+    monkeypatch.setattr(layers, "SENTENCES", 4)
+    monkeypatch.setattr(layers, "BASELINE_ROWS", 50)
+    found = layers.measure(store)
+    (sample,) = found.trends
+    assert found == layers.measure(store)
+    assert len(sample.words) == 9 < found.eligible_words
+    assert 45 <= sample.measured_occurrences <= 54 < sample.occurrences
+    assert (sample.measured_sentences, found.baseline_rows) == (4, 50)
+    lines = list(layers_command._lines(found))
+    assert f"sample: mean of 9 of {len(frequent)} words that occur 5 times or more" in lines
+    assert any("54 of" in line and "; 4 of " in line for line in lines)
+
+
+def test_occurrences_of_a_sample_are_of_their_own_words(make, monkeypatch):
+    store = make(TEXT * 4)
+    monkeypatch.setattr(layers, "SAMPLE_OCCURRENCES", 6)
+    _, sample = layers._sample(store, layers.open_postings(store))
+    of_rows = [word.casefold() for word in store.words_at(sample.of_words.positions_N)]
+    assert of_rows == [sample.words[group] for group in sample.of_words.group_N]
+    assert len(set(sample.of_words.positions_N.tolist())) == len(of_rows)
+
+
+def test_a_large_group_is_added_up_block_by_block(store, monkeypatch):
+    whole = layers.measure(store, ["the", "bank"])
+    monkeypatch.setattr(layers, "_BLOCK_ROWS", 3)
+    for one, other in zip(whole.trends, layers.measure(store, ["the", "bank"]).trends, strict=True):
+        for each, same in zip(one.measures, other.measures, strict=True):
+            assert each.self_similarity == pytest.approx(same.self_similarity)
+            assert each.intra_sentence_similarity == pytest.approx(same.intra_sentence_similarity)
+            assert each.mean_norm == (None if same.mean_norm is None else pytest.approx(same.mean_norm))
+
+
+def test_tables_fit_a_terminal(store, cli):
+    shown = cli("trends", store.path, "bank", "the").stdout
+    assert_fits(shown)
+    lines = shown.splitlines()
+    tables = [number for number, line in enumerate(lines) if line.startswith("layer")]
+    assert len(tables) == 5
+    for number in tables:
+        assert [line.split()[0] for line in lines[number + 1 : number + 5]] == ["0", "1", "2", "3"]
+    first = layers.measure(store, ["bank"]).trends[0].measures[0]
+    shown = lines[tables[1] + 1].split()
+    assert shown[1] == f"{first.self_similarity:.3f}"
+    assert shown[2] == "–"  # noqa: RUF001
+
+
+def test_an_unfinished_store_is_measured_as_far_as_it_is_and_one_without_rows_refused(make, cli):
+    store = make()
+    planned = len(store.manifest.shards)
+    (store.path / "shards" / "000000" / "shard.json").unlink()
+    found = cli("trends", store.path, "bank")
+    assert found.returncode == 0
+    assert f"is unfinished: measuring {planned - 1} of {planned} shards" in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+def test_a_store_without_rows_is_refused_and_told_from_one_that_is_unfinished(make, cli):
+    store = make(words=("zebra",))
+    for arguments in (("trends", store.path, "zebra"), ("senses", store.path, "zebra")):
+        found = cli(*arguments)
+        assert (found.returncode, found.stdout) == (2, "")
+        assert found.stderr.splitlines()[-1] == (
+            f"ctxbatch: {store.path} is finished but empty: what it keeps ({store.config.kept}) is in "
+            "no sentence: run on other text, or to keep more, into another -o"
+        )
+    planned = len(store.manifest.shards)
+    (store.path / "shards" / "000000" / "shard.json").unlink()
+    message = rf"is unfinished \({planned - 1} of {planned} shards\) and holds no rows yet: run the command"
+    with pytest.raises(StoreError, match=message):
+        layers.measure(Store(store.path), ["zebra"])
+
+
+# --- stores that keep some occurrences --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "left_out", "remedy"),
+    [
+        ({"words": ("The", "bank")}, ("random", "above", "intra"), "without --words stores them"),
+        ({"top_salient": 1}, ("random", "above", "intra"), "without --top-salient stores them"),
+        (
+            {"words": ("the", "bank"), "sample": 0.9},
+            ("random", "above", "intra"),
+            "without --words and --sample stores them",
+        ),
+        ({"sample": 0.7}, ("intra",), "without --sample stores them"),
+    ],
+)
+def test_what_needs_all_words_is_left_out_and_said_where_some_are_kept(options, left_out, remedy, make, cli):
+    store = make(TEXT * 4, **options)
+    rows = rows_of(store)
+    words = [row["word"].casefold() for row in rows]
+    word = max(words, key=words.count)
+    found = cli("trends", store.path, word, "--json")
+    assert found.returncode == 0
+    (note,) = found.stderr.splitlines()
+    assert note.startswith(f"ctxbatch: {store.path} holds {store.config.kept}: left out ")
+    assert note.endswith(remedy)
+    content = json.loads(found.stdout)
+    n_words = len(options["words"]) if "words" in options else None
+    assert content["selection"] == {
+        "words": n_words,
+        "sample": options.get("sample"),
+        "top_salient": options.get("top_salient"),
+    }
+    assert (content["baseline_rows"] == 0) == ("random" in left_out)
+    (trend,) = content["trends"]
+    assert trend["measured_sentences"] == 0 < trend["sentences"]
+    names = {"random": "random_similarity", "above": "self_similarity_above_random"}
+    missing = {{**names, "intra": "intra_sentence_similarity"}[name]: None for name in left_out}
+    for measures in trend["measures"]:
+        wanted = expected(rows, word, measures["kind"], measures["layer"]) | missing
+        assert_agrees(measures, wanted)
+
+
+@pytest.mark.parametrize("options", [{"top_salient": 1}, {"sample": 0.7}])
+def test_tables_and_plots_show_what_there_is(options, make, tmp_path, capsys):
+    store = make(TEXT * 8, **options)
+    layers_command.trends(store.path, plot=tmp_path / "a.svg")
+    shown = capsys.readouterr().out
+    assert_fits(shown)
+    assert ("baseline: " in shown) == ("sample" in options)
+    assert " 0 of " not in shown
+    titles = [text for text in ("self-similarity", "intra-sentence") if text in plotted(store)]
+    assert titles == ["self-similarity"]
+    assert ("random pairs (baseline)" in plotted(store)) == ("sample" in options)
+    assert (tmp_path / "a.svg").stat().st_size > 5000
+
+
+def plotted(store):
+    """All texts of a plot of a store."""
+    figures = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer_plot.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+        layer_plot.draw(layers.measure(store), store.path)
+    texts = [text.get_text() for text in figures[0].findobj(lambda each: hasattr(each, "get_text"))]
+    return " ".join(texts)
+
+
+def test_of_a_frequent_word_a_sample_is_measured_and_said(make, monkeypatch):
+    store = make(TEXT * 4)
+    monkeypatch.setattr(layers, "NAMED_OCCURRENCES", 7)
+    found = layers.measure(store, ["the", "nobody"])
+    assert found == layers.measure(store, ["the", "nobody"])
+    the, nobody = found.trends
+    own = [row for row in rows_of(store) if row["word"].casefold() == "the"]
+    assert (the.measured_occurrences, the.occurrences) == (7, len(own))
+    assert the.sentences == the.measured_sentences == len({row["sentence_id"] for row in own})
+    assert nobody.measured_occurrences == nobody.occurrences <= 7
+    lines = list(layers_command._lines(found))
+    assert any(line.startswith(f"the: 7 of {len(own)} occurrences, {the.sentences} sent") for line in lines)
+
+
+def test_wordpieces_as_rows_are_told(make, cli):
+    found = cli("trends", make(pool="none").path, "unbelievable")
+    assert found.returncode == 0
+    assert "ctxbatch: rows are wordpieces (--pool none)" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("suffix", "beginning"), [(".png", b"\x89PNG\r\n\x1a\n"), (".PDF", b"%PDF"), (".svg", b"<?xml")]
+)
+def test_a_plot_is_a_file_of_the_kind_that_its_suffix_says(suffix, beginning, store, tmp_path, capsys):
+    path = tmp_path / f"plot{suffix}"
+    layers_command.trends(store.path, ["bank", "the", "nobody"], plot=path)
+    assert capsys.readouterr().out.startswith(f"{store.n_rows:,} rows, ")
+    assert path.read_bytes().startswith(beginning)
+    assert path.stat().st_size > 5000
+
+
+def test_letters_that_the_font_lacks_are_told_in_one_line(store, cli, tmp_path):
+    found = cli("trends", store.path, "漢", "bank", "--plot", tmp_path / "a.png")
+    assert found.returncode == 0
+    assert (tmp_path / "a.png").exists()
+    assert found.stderr == f"ctxbatch: {tmp_path}/a.png: the font of the plot lacks letters of some words\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("plot.jpg", "must end in .png, .svg or .pdf"),
+        ("plot", "must end in .png, .svg or .pdf"),
+        ("missing/plot.png", "there is no folder"),
+    ],
+)
+def test_a_plot_that_cannot_be_made_is_told_before_anything_is_computed(
+    name, message, store, tmp_path, capsys
+):
+    with pytest.raises(InputError, match=message):
+        layers_command.trends(store.path, ["bank"], plot=tmp_path / name)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_missing_matplotlib_is_told_in_one_line(store, tmp_path):
+    (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('gone', name='matplotlib')\n")
+    paths = os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    found = subprocess.run(
+        command("trends", store.path, "bank", "--plot", tmp_path / "a.png"),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == (
+        "ctxbatch: --plot needs matplotlib, which is not installed: pip install 'ctxbatch[plot]'\n"
+    )

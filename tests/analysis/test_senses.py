@@ -1,0 +1,353 @@
+"""Occurrences of a word are grouped by sense, the same way every time, and can be read."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from wcwidth import wcswidth
+
+from ctxbatch import InputError, RunConfig, StoreError
+from ctxbatch.analysis import clustering, keyness, senses
+from ctxbatch.analysis.clustering import cluster
+from ctxbatch.analysis.keyness import typical_words
+from ctxbatch.analysis.senses import find_senses
+from ctxbatch.search.exact import normalised
+from ctxbatch.store.reader import Column
+from tests.helpers.running import command
+from tests.helpers.stores import make_store, rows_of
+
+PLANTED = Path(__file__).parents[1] / "data" / "senses.tsv"
+TWO_SENSES = ("bank", "bat", "spring", "crane", "match", "seal", "plant")
+ONE_SENSE = ("bread", "window", "chair", "river")
+
+
+def tiny_store(folder, tiny, text, **options):
+    (folder / "text.txt").write_text(text, encoding="utf-8")
+    return make_store(folder / "out", [folder / "text.txt"], RunConfig(model=str(tiny()), **options))
+
+
+def directions(n, n_senses, seed=0, spread=0.3):
+    """n vectors around so many directions, in turns."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(n_senses, 24))
+    return normalised(centres[np.arange(n) % n_senses] + spread * random.normal(size=(n, 24)))
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on", ["shift", "contextual", "static"])
+def test_every_occurrence_is_in_one_group_and_named_by_its_row(store, on):
+    found = find_senses(store, "The", n_groups=3, on=on, layer=1 if on != "static" else None)
+    expected = [row["row_id"] for row in rows_of(store) if row["word"].casefold() == "the"]
+    assert sorted(row for group in found.groups for row in group.row_ids) == expected
+    assert found.grouped == found.occurrences == len(expected)
+    assert [group.number for group in found.groups] == [1, 2, 3]
+    sizes = [group.size for group in found.groups]
+    assert sizes == [len(group.row_ids) for group in found.groups] == sorted(sizes, reverse=True)
+    assert sum(group.share for group in found.groups) == pytest.approx(1, abs=1e-3)
+
+
+def test_lines_are_the_most_central_occurrences_and_no_sentence_twice(store):
+    found = find_senses(store, "want", n_groups=2, n_lines=4)
+    vectors = {row["row_id"]: row["contextual_3"] for row in rows_of(store)}
+    for group in found.groups:
+        members_ND = normalised(np.array([vectors[row] for row in group.row_ids]))
+        cosines = members_ND @ normalised(members_ND.mean(axis=0, keepdims=True))[0]
+        scores = [line.score for line in group.lines]
+        assert scores == sorted(scores, reverse=True)
+        assert scores[0] == pytest.approx(cosines.max(), abs=1e-4)
+        assert len({line.text for line in group.lines}) == len(group.lines)
+        assert {line.row_id for line in group.lines} <= set(group.row_ids)
+
+
+def test_repeated_runs_give_equal_output(store, cli):
+    first, second = (cli("senses", store.path, "the", "--json") for _ in range(2))
+    assert first.returncode == 0
+    assert first.stdout == second.stdout
+    assert find_senses(store, "the") == find_senses(store, "the")
+
+
+@pytest.mark.parametrize("n_senses", [2, 3, 5, 10])
+def test_the_silhouette_finds_how_many_directions_there_are(n_senses):
+    found = cluster(directions(200, n_senses))
+    assert found.best == (n_senses, found.silhouette)
+    group_N, score_N = found.assign(directions(200, n_senses))
+    assert len(set(zip(group_N.tolist(), (np.arange(200) % n_senses).tolist(), strict=True))) == n_senses
+    assert (score_N > 0.8).all()
+
+
+def test_vectors_that_nothing_parts_are_one_group():
+    found = cluster(directions(100, 1, spread=1))
+    assert (len(found.means_KD), found.silhouette) == (1, None)
+    assert found.best is not None
+    assert found.best[1] < clustering.ONE_GROUP
+
+
+def test_an_outlier_is_no_sense():
+    vectors_ND = directions(40, 1)
+    vectors_ND[7] = -vectors_ND[7]
+    assert len(cluster(vectors_ND).means_KD) == 1
+    assert len(cluster(vectors_ND, 2).means_KD) == 2
+
+
+def test_two_tokens_of_one_sentence_are_an_outlier_too():
+    vectors_ND, sentence_N = directions(31, 1), np.arange(31)
+    vectors_ND[[7, 8]] *= -1
+    assert len(cluster(vectors_ND).means_KD) == 2
+    sentence_N[8] = sentence_N[7]
+    assert len(cluster(vectors_ND, None, sentence_N).means_KD) == 1
+
+
+def test_occurrences_are_of_one_sentence_where_their_texts_are_equal(tiny, tmp_path, monkeypatch):
+    store = tiny_store(tmp_path, tiny, "I want what I want.\nI want what I want.\nI want one.\nI want two.\n")
+    given = []
+    monkeypatch.setattr(senses, "cluster", lambda *of: given.append(of[2].tolist()) or cluster(*of))
+    find_senses(store, "want")
+    assert given == [[0, 0, 0, 0, 1, 2]]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_few_occurrences_can_be_grouped(n, tiny, tmp_path):
+    text = "".join(f"I want {thing}.\n" for thing in ("one", "two apples", "an old orange", "three")[:n])
+    store = tiny_store(tmp_path, tiny, text)
+    assert sum(group.size for group in find_senses(store, "want").groups) == n
+    for k in range(1, n + 1):
+        found = find_senses(store, "want", n_groups=k)
+        assert len(found.groups) == k
+        assert (found.silhouette is None) == (k in (1, n))
+
+
+def test_occurrences_that_do_not_differ_are_one_group(tiny, tmp_path):
+    store = tiny_store(tmp_path, tiny, "I want an apple.\n" * 12)
+    found = find_senses(store, "want")
+    assert [group.size for group in found.groups] == [12]
+    assert len(found.groups[0].lines) == 1
+    with pytest.raises(InputError, match="--groups 2 must be 1 to 1"):
+        find_senses(store, "want", n_groups=2)
+
+
+def test_of_many_occurrences_a_sample_is_grouped_and_the_others_join(store, monkeypatch):
+    whole = find_senses(store, "the", n_groups=2)
+    monkeypatch.setattr(senses, "SAMPLE", 30)
+    monkeypatch.setattr(senses, "_BLOCK", 7)
+    found = find_senses(store, "the", n_groups=2)
+    assert (found.sampled, found.grouped) == (30, whole.grouped)
+    assert sum(len(group.row_ids) for group in found.groups) == whole.grouped
+    assert found == find_senses(store, "the", n_groups=2)
+
+
+def test_zero_vectors_are_in_no_group_and_counted(store, monkeypatch):
+    zero = [row["row_id"] for row in rows_of(store) if row["word"] == "want"][:2]
+    take = Column.take
+
+    def with_zeros(column, positions):
+        vectors = take(column, positions)
+        vectors[np.isin(store.row_ids(positions), zero)] = 0
+        return vectors
+
+    monkeypatch.setattr(Column, "take", with_zeros)
+    found = find_senses(store, "want", n_groups=2)
+    assert found.zero == 2
+    assert found.grouped == found.occurrences - 2
+    assert not {row for group in found.groups for row in group.row_ids} & set(zero)
+    monkeypatch.setattr(Column, "take", lambda column, positions: np.zeros_like(take(column, positions)))
+    with pytest.raises(InputError, match="every contextual_3 vector of 'want' is zero"):
+        find_senses(store, "want")
+
+
+def test_wordpieces_of_one_occurrence_are_joined(corpus, tiny, tmp_path):
+    store = make_store(tmp_path / "out", [corpus], RunConfig(model=str(tiny()), pool="none"))
+    found = find_senses(store, "unbelievableness", n_groups=1, n_lines=2)
+    rows = [row for row in rows_of(store) if row["word"] == "unbelievableness"]
+    occurrences = {(row["sentence_id"], row["word_index"]) for row in rows}
+    assert found.occurrences == len(occurrences) < len(rows)
+    (group,) = found.groups
+    assert list(group.row_ids) == [row["row_id"] for row in rows]
+    assert all(line.text[line.char_start : line.char_end] == line.word for line in group.lines)
+
+
+def test_words_typical_of_a_group_are_those_that_the_others_lack():
+    money = [f"{start} {n}." for n in range(20) for start in ("The bank lent money", "Money in the Bank")]
+    river = [f"{start} {n}." for n in range(20) for start in ("The river has a bank", "A river is a bank")]
+    assert typical_words([money, river], 2, "bank") == [("money", "in"), ("a", "river")]
+    assert typical_words([money], 2) == [()]
+    assert typical_words([["one"], ["two"]], 2) == [(), ()]
+
+
+def test_a_repeated_text_says_no_more_than_one():
+    assert typical_words([["The bank lent money."] * 40, ["The river has a bank."] * 40], 3) == [(), ()]
+    money = [f"The bank lent money {n}." for n in range(20)]
+    river = [f"The river has a bank {n}." for n in range(20)]
+    once = typical_words([money, river], 3, "bank")
+    assert once == typical_words([money + money[:1] * 40, river * 3], 3, "bank")
+    assert once[0] == ("lent", "money")
+
+
+def test_where_sentences_share_their_only_other_word_nothing_is_typical(tiny, tmp_path):
+    store = tiny_store(tmp_path, tiny, "Spring water.\nWater spring.\n" * 6)
+    found = find_senses(store, "spring", n_groups=2)
+    assert [group.typical for group in found.groups] == [(), ()]
+    texts = [[f"Spring water {n}." for n in range(6)], [f"Water spring {n}." for n in range(6)]]
+    assert typical_words(texts, 8, "spring") == [(), ()]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("हिन्दी में", {"हिन्दी", "में"}),
+        ("cafe\u0301 café", {"café"}),
+        ("\u0646\u0627\u0645\u0647\u200c\u0647\u0627", {"\u0646\u0627\u0645\u0647\u200c\u0647\u0627"}),
+        ("I don't, and you don’t: 'tis", {"i", "don't", "and", "you", "tis"}),  # noqa: RUF001
+        ("3rd_place 'quoted'", {"rd", "place", "quoted"}),
+        ("the bank's Bank", {"the"}),
+    ],
+)
+def test_words_keep_their_marks_and_apostrophes(text, words):
+    assert keyness._words(text, "bank") == words
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"word": "xylophone"}, "has no word 'xylophone'"),
+        ({"word": "want to"}, "'want to' is not one word"),
+        ({"word": ""}, "'' is not one word"),
+        ({"n_groups": 0}, "--groups 0 must be 1 to "),
+        ({"n_groups": 1000}, "--groups 1000 must be 1 to "),
+        ({"n_lines": -1}, "-n -1 must be 0 or more"),
+        ({"layer": 2}, "the store holds no contextual_2"),
+        ({"on": "sense"}, "the store holds no sense"),
+    ],
+)
+def test_what_cannot_be_grouped_is_refused(store, arguments, message):
+    with pytest.raises(InputError, match=message):
+        find_senses(store, **{"word": "want", **arguments})
+
+
+def test_a_mistake_is_told_in_one_line(store, cli):
+    result = cli("senses", store.path, "want to")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "ctxbatch: 'want to' is not one word: name a single word of the store\n"
+
+
+def test_an_unfinished_store_is_refused(corpus, tiny, tmp_path):
+    store = make_store(tmp_path / "out", [corpus], RunConfig(model=str(tiny()), shard_size=2000))
+    (store.path / "shards" / "000001" / "shard.json").unlink()
+    with pytest.raises(StoreError, match="is not finished"):
+        find_senses(type(store)(store.path), "want")
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_output_fits_the_terminal(store, columns):
+    result = subprocess.run(
+        command("senses", store.path, "the", "--groups", 3, "-n", 2),
+        env={**os.environ, "COLUMNS": str(columns)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = result.stdout.splitlines()
+    assert all(wcswidth(line) <= columns for line in lines)
+    joined = " ".join(lines)
+    assert f"the: {find_senses(store, 'the').occurrences} occurrences on contextual_3 in 3 groups" in joined
+    assert len([line for line in lines if re.match(r"[123]: ", line)]) == 3
+    assert "Warning" not in result.stderr
+
+
+def test_json_is_one_object_with_a_list_of_groups(store, cli):
+    result = cli("senses", store.path, "want", "--groups", 2, "-n", 1, "--on", "contextual", "--json")
+    content = json.loads(result.stdout)
+    assert result.stderr == ""
+    found = find_senses(store, "want", n_groups=2, n_lines=1, on="contextual")
+    assert content == found.as_dict() | {"groups": content["groups"]}
+    assert (content["word"], content["silhouette"], content["best"]) == ("want", found.silhouette, None)
+    assert [group["number"] for group in content["groups"]] == [1, 2]
+    for group, expected in zip(content["groups"], found.groups, strict=True):
+        assert tuple(group["row_ids"]) == expected.row_ids
+        assert group["lines"][0]["text"] == expected.lines[0].text
+    assert replace(found, best=(8, 0.3)).as_dict()["best"] == {"groups": 8, "silhouette": 0.3}
+
+
+def test_groups_by_a_log_ratio_with_positions_in_it_come_with_a_warning(store, cli):
+    warned = cli("senses", store.path, "the", "--on", "shift").stderr
+    assert "by position more than by sense: use --on contextual" in warned
+    assert cli("senses", store.path, "the").stderr == ""
+
+
+def test_missing_scikit_learn_is_told_in_one_line(store, tmp_path):
+    (tmp_path / "sklearn.py").write_text("raise ModuleNotFoundError('No module named sklearn')\n")
+    result = subprocess.run(
+        command("senses", store.path, "the"),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert "pip install 'ctxbatch[senses]'" in line
+
+
+# --- planted senses, on real weights --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """A store of every word's sentences for each kind of shift; ``doc_id`` is the sense."""
+    folder = tmp_path_factory.mktemp("planted")
+    return {
+        shift: make_store(
+            folder / shift,
+            [PLANTED],
+            RunConfig(model="all-MiniLM-L6-v2", precision="fp32", shift=shift, id_field="sense"),
+        )
+        for shift in ("log_ratio", "asinh")
+    }
+
+
+def purity(store, found):
+    """The share of occurrences that are of their group's most frequent sense."""
+    senses = [
+        Counter(doc for _, doc in store.documents_at(store.positions(np.array(group.row_ids))))
+        for group in found.groups
+    ]
+    return sum(max(each.values()) for each in senses) / found.grouped
+
+
+def test_the_planted_text_has_each_word_once_in_its_sentences_and_in_no_other():
+    with PLANTED.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    for word in TWO_SENSES:
+        held = [row for row in rows if word in re.findall(r"\w+", row["text"].casefold())]
+        assert held == [row for row in rows if row["word"] == word]
+        assert min(Counter(row["sense"] for row in held).values()) >= 10
+
+
+@pytest.mark.parametrize(("shift", "on"), [("log_ratio", "contextual"), ("asinh", "shift")])
+def test_two_planted_senses_are_told_apart(planted, shift, on):
+    store = planted[shift]
+    reached = {word: purity(store, find_senses(store, word, n_groups=2, on=on)) for word in TWO_SENSES}
+    assert np.mean(list(reached.values())) >= 0.9, reached
+    assert min(reached.values()) >= 0.8, reached
+    assert reached["bank"] == reached["spring"] == 1, reached
+
+
+def test_the_silhouette_tells_two_senses_from_one(planted):
+    found = {word: find_senses(planted["log_ratio"], word) for word in TWO_SENSES}
+    assert {word: len(each.groups) for word, each in found.items()} == dict.fromkeys(TWO_SENSES, 2)
+    reached = {word: purity(planted["log_ratio"], each) for word, each in found.items()}
+    assert np.mean(list(reached.values())) >= 0.9, reached
+    assert reached["bank"] == reached["spring"] == 1, reached
+    for word in ONE_SENSE:
+        assert len(find_senses(planted["log_ratio"], word).groups) == 1, word

@@ -1,0 +1,425 @@
+"""Every format and compression gives the same records, at exact places, read once, whatever the shards."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ctxbatch import RunConfig
+from ctxbatch.corpus import streams
+from ctxbatch.corpus.plan import examine, plan, resolve_reading
+from ctxbatch.corpus.records import Reader, Record, Reject
+from ctxbatch.corpus.sources import find_sources
+from ctxbatch.errors import InputError
+from tests.helpers.corpora import (
+    COMPRESS,
+    as_delimited,
+    as_json_lines,
+    as_lines,
+    as_table,
+    read_all,
+    write_all,
+    write_arrow_file,
+    write_arrow_stream,
+    write_parquet,
+)
+from tests.helpers.models import TEXT
+from tests.helpers.stores import make_store, rows_of
+
+relaxed = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
+)
+VERSES = [line for line in TEXT.splitlines() if "antidis" not in line] * 3
+
+
+def texts_of(items):
+    assert all(isinstance(item, Record) for item in items), items
+    return [item.text for item in items]
+
+
+# --- the same records from every format -----------------------------------------------------------
+
+
+def test_every_format_and_compression_gives_identical_vectors_and_texts(tmp_path, tiny):
+    files = write_all(tmp_path / "in", VERSES)
+    assert len(files) == 19
+    config = RunConfig(model=str(tiny()))
+    expected = rows_of(make_store(tmp_path / "expected", [files[0]], config))
+    for file in files[1:]:
+        found = rows_of(make_store(tmp_path / file.name, [file], config))
+        assert len(found) == len(expected)
+        for row, other in zip(found, expected, strict=True):
+            for column in ("static", "contextual_3", "shift_3"):
+                assert np.array_equal(row[column], other[column])
+            for name in ("row_id", "word", "char_start", "char_end"):
+                assert row[name] == other[name]
+            for name in ("text", "record", "char_start"):
+                assert row["sentence"][name] == other["sentence"][name]
+    mixed = make_store(tmp_path / "mixed", [tmp_path / "in"], config)
+    assert mixed.n_rows == len(files) * len(expected)
+
+
+# No line ends inside, as a line has none; no lone surrogates, which no encoding has.
+any_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r\ufeff"), max_size=12)
+WRITERS = {
+    "a.txt": lambda texts, path: path.write_bytes(as_lines(texts)),
+    "a.txt.zst": lambda texts, path: path.write_bytes(COMPRESS[".zst"](as_lines(texts))),
+    "a.jsonl.gz": lambda texts, path: path.write_bytes(COMPRESS[".gz"](as_json_lines(texts))),
+    "a.csv": lambda texts, path: path.write_bytes(as_delimited(texts, ",")),
+    "a.tsv": lambda texts, path: path.write_bytes(as_delimited(texts, "\t")),
+    "a.parquet": lambda texts, path: write_parquet(as_table(texts), path, row_group_size=3),
+    "file.arrow": lambda texts, path: write_arrow_file(as_table(texts), path, rows=4),
+    "stream.arrow": lambda texts, path: write_arrow_stream(as_table(texts), path, rows=4),
+}
+
+
+@relaxed
+@given(
+    texts=st.lists(any_text, min_size=1, max_size=20),
+    size=st.integers(1, 60),
+    name=st.sampled_from(list(WRITERS)),
+)
+def test_records_are_conserved_whatever_the_format_and_the_shard_size(tmp_path, texts, size, name):
+    path = tmp_path / name
+    WRITERS[name](texts, path)
+    _, shards, items = read_all([path], shard_size=size)
+    assert texts_of(items) == texts
+    assert [item.record for item in items] == list(range(len(texts)))
+    assert sum(len(spec.segments) for spec in shards) == len(shards)
+
+
+@relaxed
+@given(texts=st.lists(st.text(st.sampled_from('ab",\n\t\r é'), max_size=8), min_size=1, max_size=12))
+def test_delimited_fields_hold_quotes_and_line_ends(tmp_path, texts):
+    for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
+        path = tmp_path / name
+        path.write_bytes(content := as_delimited(texts, delimiter))
+        _, _, items = read_all([path], shard_size=10)
+        assert texts_of(items) == texts
+        for number, item in enumerate(items):
+            assert content[item.byte_start :].startswith(f"{number}{delimiter}".encode())
+
+
+@pytest.mark.parametrize("suffix", list(COMPRESS))
+def test_byte_start_counts_decompressed_bytes(tmp_path, suffix):
+    content = "one\r\nzwei ü\n\n  four\n".encode()
+    path = tmp_path / f"a.txt{suffix}"
+    path.write_bytes(COMPRESS[suffix](content))
+    _, _, items = read_all([path], shard_size=6)
+    assert [(item.byte_start, item.text) for item in items] == [
+        (0, "one"),
+        (5, "zwei ü"),
+        (13, ""),
+        (14, "  four"),
+    ]
+
+
+def test_archives_of_several_members_are_read_to_the_end(tmp_path):
+    for suffix in list(COMPRESS)[1:]:
+        path = tmp_path / f"a.txt{suffix}"
+        path.write_bytes(COMPRESS[suffix](b"one\ntw") + COMPRESS[suffix](b"o\nthree\n"))
+        assert texts_of(read_all([path])[2]) == ["one", "two", "three"]
+
+
+def test_compression_is_seen_without_its_suffix(tmp_path):
+    for suffix, compress in COMPRESS.items():
+        path = tmp_path / "a.jsonl"
+        path.write_bytes(compress(as_json_lines(["one", "two"])))
+        assert texts_of(read_all([path])[2]) == ["one", "two"], suffix
+
+
+# --- compressed sources ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def decompressed(monkeypatch):
+    """Counts how often sources are opened and how many bytes come out of decompressors."""
+    counts = {"opened": 0, "bytes": 0}
+    original_open, original_next = streams.ByteStream._open, streams._Decompressed._next
+
+    def counted_open(self):
+        counts["opened"] += 1
+        original_open(self)
+
+    def counted_next(self):
+        data = original_next(self)
+        counts["bytes"] += len(data)
+        return data
+
+    monkeypatch.setattr(streams.ByteStream, "_open", counted_open)
+    monkeypatch.setattr(streams._Decompressed, "_next", counted_next)
+    return counts
+
+
+def test_a_compressed_source_is_decompressed_once_to_plan_and_once_per_worker(tmp_path, decompressed):
+    chance = random.Random(1)
+    texts = [f"{n} {chance.random()}" for n in range(100_000)]
+    content = as_json_lines(texts)
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(COMPRESS[".zst"](content))
+    config = RunConfig(shard_size=100_000)
+    sources, _ = find_sources([path], tmp_path / "out")
+    reading = resolve_reading(config, sources)
+    sources = examine(sources, reading, config)
+    looked = decompressed["bytes"]
+    assert looked < 3 << 20
+    shards = plan(sources, reading)
+    assert decompressed["bytes"] - looked == len(content)
+    for worker in range(2):  # each takes every second shard
+        decompressed.update(opened=0, bytes=0)
+        reader = Reader(sources, reading)
+        mine = shards[worker::2]
+        count = sum(1 for spec in mine for _ in reader.read(spec.segments))
+        assert decompressed["opened"] == 1
+        assert decompressed["bytes"] <= len(content)
+        assert abs(count - len(texts) / 2) < 3_000
+
+
+@relaxed
+@given(
+    suffix=st.sampled_from(list(COMPRESS)[1:]),
+    cut=st.floats(0.01, 0.99),
+    size=st.sampled_from([500, 5_000, 10**6]),
+)
+def test_a_truncated_archive_gives_its_whole_records_and_one_reject(tmp_path, suffix, cut, size):
+    chance = random.Random(7)
+    texts = [f"{n} {chance.random()}" for n in range(2_000)]
+    whole = COMPRESS[suffix](as_lines(texts))
+    path, good = tmp_path / f"a.txt{suffix}", tmp_path / "good.txt"
+    path.write_bytes(whole[: max(1, int(len(whole) * cut))])
+    good.write_text("last\n")
+    _, _, items = read_all([path, good], shard_size=size)
+    *records, reject, last = items
+    assert texts_of(records) == texts[: len(records)]
+    assert isinstance(reject, Reject)
+    assert reject.record == len(records)
+    assert reject.byte_start == len(as_lines(texts[: len(records)]))
+    assert "the rest is lost" in reject.reason
+    assert last.text == "last"
+
+
+@pytest.mark.parametrize("suffix", list(COMPRESS)[1:])
+def test_damage_in_a_later_member_of_an_archive_is_not_taken_for_its_end(tmp_path, suffix):
+    parts = [as_lines([f"{part} {n} {n * 7919 % 1009}" for n in range(300)]) for part in range(3)]
+    members = [COMPRESS[suffix](part) for part in parts]
+    path = tmp_path / f"a.txt{suffix}"
+    for place in (0, 2, 5, 9, len(members[1]) // 2):
+        damaged = bytearray(members[1])
+        damaged[place] ^= 0x5A
+        path.write_bytes(members[0] + damaged + members[2])
+        _, _, items = read_all([path])
+        rejects = [item for item in items if isinstance(item, Reject)]
+        # A format without checksums inside may give other text for a flipped byte; nothing may be missing.
+        assert (len(items) == 900 and not rejects) or (rejects == items[-1:] and len(items) >= 301), place
+
+
+def test_a_damaged_record_takes_no_other_kind_of_record_with_it(tmp_path):
+    chance = random.Random(3)
+    paragraphs = "\n\n".join(f"first {n}\nsecond {chance.random()}" for n in range(3_000)).encode()
+    path, good = tmp_path / "a.txt.gz", tmp_path / "b.txt"
+    path.write_bytes(COMPRESS[".gz"](paragraphs)[:-2_000])
+    good.write_text("good")
+    _, _, items = read_all([path, good], record="paragraph")
+    assert [type(item) for item in items[-2:]] == [Reject, Record]
+    expected = paragraphs.decode().split("\n\n")
+    assert texts_of(items[:-2]) == expected[: len(items) - 2]
+    _, _, items = read_all([path, good], record="file")
+    assert [(type(item), item.record, item.byte_start) for item in items] == [
+        (Reject, 0, 0),
+        (Record, 0, 0),
+    ]
+
+
+# --- encodings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("encoding", "given"),
+    [
+        ("utf-8", None),
+        ("utf-8-sig", None),
+        ("utf-8-sig", "latin-1"),  # a mark is certain
+        ("cp1252", "cp1252"),
+        ("latin-1", "ISO-8859-1"),
+        ("utf-16", None),
+        ("utf-32", None),
+        ("utf-16-le", "utf-16"),
+        ("utf-16-be", "utf-16-be"),
+        ("gb18030", "gb18030"),
+        ("shift_jis", "shift_jis"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.csv"])
+def test_text_in_any_encoding_is_read_with_its_byte_offsets(tmp_path, encoding, given, name):
+    texts = ["naïve"] if encoding in ("cp1252", "latin-1") else ["ਊ ok"] if "utf" in encoding else ["汉字"]
+    texts = [*texts, "", "plain, with comma", "end"]
+    if encoding == "shift_jis":
+        texts[0] = "表示"  # whose second byte is a backslash
+    text = as_lines(texts).decode() if name == "a.txt" else as_delimited(texts, ",").decode()
+    path = tmp_path / name
+    path.write_bytes(content := text.encode(encoding))
+    _, _, items = read_all([path], encoding=given, shard_size=10)
+    assert texts_of(items) == texts
+    plain = "utf-16-le" if encoding == "utf-16" else "utf-32-le" if encoding == "utf-32" else encoding
+    for item in items:
+        rest = content[item.byte_start :].decode("utf-8" if plain == "utf-8-sig" else plain)
+        assert rest.startswith(item.text if name == "a.txt" else f"{item.record},")
+
+
+def test_paragraphs_of_wide_encodings_are_not_cut_inside_characters(tmp_path):
+    text = "\u0a0a\u0d0a one\n\u2020\n\n\u0a0d two"
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode("utf-16"))
+    _, _, items = read_all([path], record="paragraph")
+    assert texts_of(items) == ["\u0a0a\u0d0a one\n\u2020\n"[:-1], "\u0a0d two"]
+
+
+def test_bytes_that_are_no_text_can_be_replaced(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"good\nb\xffd\n")
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "b\xffd"}\n')
+    (tmp_path / "c.csv").write_bytes(b"text\nb\xffd\n")
+    write_parquet(pa.table({"text": pa.array([b"b\xffd"], pa.binary())}), tmp_path / "d.parquet")
+    assert texts_of(read_all([tmp_path], errors="replace")[2]) == ["good", *["b\ufffdd"] * 4]
+    rejects = [item for item in read_all([tmp_path])[2] if isinstance(item, Reject)]
+    assert [reject.reason for reject in rejects] == [
+        "not UTF-8 at byte 6",
+        "not UTF-8 at byte 11",
+        "not UTF-8 at byte 6",
+        "not UTF-8 at byte 1 of the text",
+    ]
+
+
+# --- fields and tables ----------------------------------------------------------------------------
+
+
+def test_nested_fields_are_named_with_dots(tmp_path):
+    rows = [{"meta": {"body": "one", "key": {"n": 1}}}, {"meta": {"body": "two", "key": {"n": 2}}}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_parquet(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
+    write_arrow_file(pa.Table.from_pylist(rows), tmp_path / "c.arrow")
+    _, _, items = read_all([tmp_path], text_field="meta.body", id_field="meta.key.n")
+    assert [(item.text, item.doc_id) for item in items] == [("one", "1"), ("two", "2")] * 3
+
+
+def test_a_name_with_a_dot_comes_before_a_way_through_objects(tmp_path):
+    row = {"a.b": "name", "a": {"b": "way"}}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    write_arrow_file(pa.Table.from_pylist([row]), tmp_path / "b.arrow")
+    assert texts_of(read_all([tmp_path], text_field="a.b")[2]) == ["name", "name"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.binary(),
+        pa.dictionary(pa.int32(), pa.string()),
+    ],
+    ids=str,
+)
+def test_text_columns_of_every_type_are_read_and_nulls_rejected_by_row(tmp_path, kind):
+    column = pa.array(["one", None, "drei ü"], pa.string())
+    column = column.dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)
+    write_arrow_file(pa.table({"text": column, "other": [1, 2, 3]}), tmp_path / "a.arrow", rows=2)
+    _, _, items = read_all([tmp_path / "a.arrow"], shard_size=1)
+    assert [(item.record, getattr(item, "text", None)) for item in items] == [
+        (0, "one"),
+        (1, None),
+        (2, "drei ü"),
+    ]
+    assert items[1] == Reject(0, 1, None, "field 'text' is null, not a string")
+
+
+def test_data_sets_saved_by_hugging_face_are_read_without_their_caches(tmp_path):
+    def data(name):
+        return datasets.Dataset.from_dict({"text": [f"{name} {n}" for n in range(5)]})
+
+    data("plain").save_to_disk(tmp_path / "plain", num_shards=2)
+    datasets.DatasetDict({"train": data("train"), "test": data("test")}).save_to_disk(tmp_path / "split")
+    write_arrow_stream(as_table(["cached"]), tmp_path / "plain" / "cache-0123.arrow")
+    sources, left_out = find_sources([tmp_path], tmp_path / "out")
+    assert left_out == []
+    found = texts_of(read_all([tmp_path])[2])
+    assert found == [f"{name} {n}" for name in ("plain", "test", "train") for n in range(5)]
+    assert len(sources) == 4
+
+
+def test_format_overrides_the_suffix(tmp_path):
+    (tmp_path / "data.json").write_bytes(as_json_lines(["one"]))
+    (tmp_path / "data.export.gz").write_bytes(COMPRESS[".gz"](as_json_lines(["two"])))
+    assert texts_of(read_all([tmp_path], format="jsonl")[2]) == ["two", "one"]
+    with pytest.raises(InputError, match=r"unknown format '.json'.*; if it holds JSON lines, say --form"):
+        read_all([tmp_path / "data.json"])
+
+
+def test_a_data_set_that_lacks_a_file_is_refused(tmp_path):
+    datasets.Dataset.from_dict({"text": ["one", "two"]}).save_to_disk(tmp_path / "data", num_shards=2)
+    next(tmp_path.glob("data/data-00001*")).unlink()
+    with pytest.raises(InputError, match=r"data-00001.* is missing, and .*state.json lists it: restore it"):
+        read_all([tmp_path])
+
+
+def test_patterns_do_not_reach_into_the_store(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}')
+    (tmp_path / "out" / "shards" / "000000").mkdir(parents=True)
+    (tmp_path / "out" / "shards" / "000000" / "rejects.jsonl").write_text("{}")
+    for pattern in ("*", "**", "**/*.jsonl"):
+        sources, _ = find_sources([tmp_path / pattern], tmp_path / "out")
+        assert [Path(source.path).name for source in sources] == ["a.jsonl"]
+    sources, left_out = find_sources([tmp_path / "a.jsonl", tmp_path / "out"], tmp_path / "out")
+    assert (len(sources), left_out) == (1, [f"{tmp_path / 'out'} (a ctxbatch store)"])
+
+
+def test_another_delimiter_can_be_given_and_is_guessed_in_the_refusal(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id;text\n1;one, two\n2;three\n")
+    assert texts_of(read_all([path], delimiter=";")[2]) == ["one, two", "three"]
+    with pytest.raises(InputError, match=r"has id;text: name one by --text-field; or say --delimiter ';'"):
+        read_all([path])
+    (tmp_path / "b.txt").write_text("one")
+    with pytest.raises(InputError, match=r"--delimiter ; has no meaning"):
+        read_all([tmp_path / "b.txt"], delimiter=";")
+
+
+def test_globs_folders_and_files_go_in_together(tmp_path):
+    for name in ("a/1.txt", "a/2.txt", "a/b/3.txt", "c/4.jsonl", "5.csv"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {".txt": path.stem, ".jsonl": '{"text": "4"}', ".csv": "text\n5\n"}[path.suffix]
+        path.write_text(content)
+    assert texts_of(read_all([tmp_path / "a/*.txt", tmp_path / "c", tmp_path / "5.csv"])[2]) == list("1245")
+    assert texts_of(read_all([tmp_path / "**" / "*.txt"])[2]) == list("123")
+    assert texts_of(read_all([tmp_path / "a" / "**"])[2]) == list("123")
+    with pytest.raises(InputError, match=r"no file matches this pattern"):
+        read_all([tmp_path / "*.tsv"])
+
+
+def test_a_file_with_the_signs_of_a_pattern_in_its_name_is_itself(tmp_path):
+    (tmp_path / "a[1].txt").write_text("one")
+    assert texts_of(read_all([tmp_path / "a[1].txt"])[2]) == ["one"]
+
+
+def test_odd_things_in_a_folder_are_left_out_by_name(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "again.txt").symlink_to("a.txt")
+    (tmp_path / "broken.txt").symlink_to("nowhere")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    (tmp_path / "b.parquet.gz").write_bytes(COMPRESS[".gz"](b"PAR1"))
+    os.mkfifo(tmp_path / "pipe.txt")
+    sources, left_out = find_sources([tmp_path], Path("/nowhere"))
+    assert [Path(source.path).name for source in sources] == ["a.txt"]
+    reasons = dict(each.removeprefix(f"{tmp_path}/")[:-1].split(" (", 1) for each in left_out)
+    assert reasons["broken.txt"] == "a broken link"
+    assert reasons["pipe.txt"] == "no regular file"
+    assert reasons["again.txt"].startswith("the same file as")
+    assert reasons["picture.png"].startswith("unknown format '.png'")
+    assert reasons["b.parquet.gz"] == "parquet files compress inside: decompress this one first (gzip)"

@@ -1,0 +1,167 @@
+"""`ctxbatch plan` says from a sample what a run will come to."""
+
+import json
+import random
+import re
+
+import pyarrow as pa
+import pytest
+
+import ctxbatch
+from ctxbatch import InputError, RunConfig
+from ctxbatch.execution import estimate
+from ctxbatch.store.stats import totals
+from tests.helpers.corpora import (
+    COMPRESS,
+    as_delimited,
+    as_json_lines,
+    as_lines,
+    as_table,
+    write_arrow_file,
+    write_parquet,
+)
+from tests.helpers.models import TEXT
+from tests.helpers.stores import make_store
+
+LINES = [line for line in TEXT.splitlines() if line.strip() and "antidis" not in line]
+
+
+def texts(n_lines):
+    """Lines of very different lengths, long ones more often towards the end."""
+    chance = random.Random(6)
+    return [" ".join(chance.choices(LINES, k=1 + n * chance.randrange(4) // n_lines)) for n in range(n_lines)]
+
+
+def write(name, path, content):
+    suffix = path.suffix if path.suffix in COMPRESS else ""
+    if name.startswith("table"):
+        (write_parquet if path.suffix == ".parquet" else write_arrow_file)(as_table(content), path)
+    else:
+        encode = {"csv": lambda lines: as_delimited(lines, ","), "jsonl": as_json_lines, "txt": as_lines}
+        path.write_bytes(COMPRESS[suffix](encode[name.split(".")[1]](content)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.txt", "a.txt.xz", "a.jsonl", "a.jsonl.zst", "a.csv", "a.csv.gz", "table.parquet", "table.arrow"],
+)
+@pytest.mark.parametrize("n_lines", [40, 6_000])
+def test_an_estimate_is_close_to_the_run(tmp_path, tiny, monkeypatch, name, n_lines):
+    monkeypatch.setattr(estimate, "_SAMPLE_BYTES", 200_000)
+    content = texts(n_lines)
+    write(name, tmp_path / name, content)
+    config = RunConfig(model=str(tiny()), vectors=("static",))
+    expected = ctxbatch.estimate(tmp_path / name, tmp_path / "out", config)
+    found = totals(make_store(tmp_path / "out", [tmp_path / name], config))
+    # Of CSV only the beginning can be sampled, where these lines are shorter.
+    within = 0.02 if n_lines == 40 else 0.35 if "csv" in name else 0.12
+    for key, real in (
+        ("records", found["records"]),
+        ("sentences", found["sentences"]),
+        ("words", found["words"]),
+    ):
+        assert getattr(expected, key) == pytest.approx(real, rel=within), key
+    assert expected.tokens == pytest.approx(found["tokens"], rel=within)
+    assert expected.bytes_on_disk == pytest.approx(found["bytes_written"], rel=within + 0.03, abs=20_000)
+    assert expected.rejected == 0
+
+
+def test_many_files_are_sampled_evenly(tmp_path, tiny):
+    for number in range(100):
+        (tmp_path / f"{number:03d}.txt").write_bytes(as_lines(LINES[: 1 + number % 5]))
+    config = RunConfig(model=str(tiny()), vectors=("static",))
+    expected = ctxbatch.estimate(tmp_path, tmp_path / "out", config)
+    assert expected.sources == 100
+    assert expected.sampled < 1
+    assert expected.words == pytest.approx(
+        totals(make_store(tmp_path / "out", [tmp_path], config))["words"], rel=0.1
+    )
+
+
+def test_rejects_and_damage_are_part_of_the_estimate(tmp_path, tiny):
+    whole = COMPRESS[".gz"](as_lines(texts(400)))
+    (tmp_path / "cut.txt.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "mixed.jsonl").write_bytes(as_json_lines(LINES) + b"{\n" * 5)
+    (tmp_path / "bad.csv").write_text("id,text\n0,too,many\n" + "1,a line\n" * 50)
+    config = RunConfig(model=str(tiny()), vectors=("static",))
+    expected = ctxbatch.estimate(tmp_path, tmp_path / "out", config)
+    found = totals(make_store(tmp_path / "out", [tmp_path], config))
+    assert (expected.records, expected.rejected, expected.words) == (
+        found["records"],
+        found["rejected"],
+        found["words"],
+    )
+    (tmp_path / "none.txt.gz").write_bytes(b"no gzip")
+    with pytest.raises(InputError, match="nothing can be read"):
+        ctxbatch.estimate(tmp_path / "none.txt.gz", tmp_path / "out", config)
+
+
+def test_what_lies_behind_a_damage_is_not_counted(tmp_path, tiny):
+    indices = pa.array([n % len(LINES) if n != 5_000 else 99 for n in range(12_000)], pa.int32())
+    column = pa.DictionaryArray.from_arrays(indices, pa.array(LINES), safe=False)
+    write_arrow_file(pa.table({"text": column}), tmp_path / "a.arrow", rows=12_000)
+    config = RunConfig(model=str(tiny()), vectors=("static",))
+    expected = ctxbatch.estimate(tmp_path, tmp_path / "out", config)
+    found = totals(make_store(tmp_path / "out", [tmp_path], config))
+    assert found["records"] == 4_097
+    assert expected.records == pytest.approx(found["records"], rel=0.02)
+    assert expected.words == pytest.approx(found["words"], rel=0.05)
+    assert expected.rejected == found["rejected"] == 1
+
+
+def test_a_limit_bounds_the_estimate(tmp_path, tiny):
+    (tmp_path / "a.txt").write_bytes(as_lines(LINES * 20))
+    config = RunConfig(model=str(tiny()), vectors=("static",), limit=len(LINES))
+    expected = ctxbatch.estimate(tmp_path / "a.txt", tmp_path / "out", config)
+    assert expected.records == len(LINES)
+    assert expected.words == pytest.approx(
+        totals(make_store(tmp_path / "out", [tmp_path], config))["words"], rel=0.02
+    )
+
+
+def test_one_line_longer_than_the_sample_is_judged_by_its_beginning(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(estimate, "_SAMPLE_BYTES", 20_000)
+    (tmp_path / "a.txt").write_text(" ".join(LINES[1:4] * 2_000), encoding="utf-8")
+    config = RunConfig(model=str(tiny()), vectors=("static",))
+    expected = ctxbatch.estimate(tmp_path / "a.txt", tmp_path / "out", config)
+    found = totals(make_store(tmp_path / "out", [tmp_path / "a.txt"], config))
+    assert expected.words == pytest.approx(found["words"], rel=0.1)
+
+
+def test_the_command_prints_a_page_or_json_and_writes_nothing(tmp_path, tiny, cli, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where no run is remembered
+    (tmp_path / "a.txt").write_bytes(as_lines(LINES))
+    out = tmp_path / "out"
+    shown = cli("plan", tmp_path / "a.txt", "-o", out, "--model", tiny())
+    assert shown.returncode == 0, shown.stderr
+    names = [line.split("  ")[0] for line in shown.stdout.splitlines()]
+    assert names == ["sources", "sample", "records", "sentences", "words", "on disk", "time", "free disk"]
+    assert "unknown: no run with this model and device is remembered" in shown.stdout
+    facts = json.loads(cli("plan", tmp_path / "a.txt", "-o", out, "--model", tiny(), "--json").stdout)
+    assert facts["records"] == len(LINES)
+    assert facts["sampled"] == 1
+    assert not out.exists()
+
+
+def test_the_rate_of_a_run_is_remembered_for_its_model_and_device(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(estimate, "_MIN_SECONDS_FOR_RATE", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "a.txt").write_bytes(as_lines(LINES))
+    config = RunConfig(model=str(tiny()))
+    report = ctxbatch.run(tmp_path / "a.txt", tmp_path / "out", config)
+    expected = ctxbatch.estimate(tmp_path / "a.txt", tmp_path / "new", config)
+    assert expected.tokens_per_second == report.totals["tokens_per_second"]
+    assert expected.seconds == pytest.approx(expected.tokens / expected.tokens_per_second, abs=0.1)
+    another = RunConfig(model=str(tiny()), vectors=("static",))
+    assert ctxbatch.estimate(tmp_path / "a.txt", tmp_path / "new", another).seconds is None
+    for damaged in ("", "[]", '{"a": "b"}', "\xff"):
+        (tmp_path / "cache" / "ctxbatch" / "rates.json").write_text(damaged)
+        assert ctxbatch.estimate(tmp_path / "a.txt", tmp_path / "new", config).seconds is None
+
+
+def test_plan_refuses_what_run_refuses(tmp_path, cli):
+    (tmp_path / "a.csv").write_text("id,body\n1,x\n")
+    for name in ("plan", "run"):
+        result = cli(name, tmp_path / "a.csv", "-o", tmp_path / "out")
+        assert result.returncode == 2
+        assert re.fullmatch(r"ctxbatch: .*a.csv has no field 'text'; it has id, body: .*\n", result.stderr)

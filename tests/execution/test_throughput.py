@@ -1,0 +1,129 @@
+"""What makes runs fast, without measuring time: devices, memory that runs short, and where time went."""
+
+import pytest
+import torch
+
+import ctxbatch
+from ctxbatch.config import RunConfig
+from ctxbatch.errors import InputError, ResourceError
+from ctxbatch.model.devices import choose_devices, choose_workers
+from ctxbatch.model.encoder import WordModel
+from ctxbatch.store.stats import bottleneck, totals
+from tests.helpers.models import PLAIN_TEXT
+from tests.helpers.stores import make_store
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(PLAIN_TEXT * 3)
+    return path
+
+
+def options(model, **given) -> RunConfig:
+    return RunConfig(model=str(model), precision="fp32", dtype="float32", index=False, **given)
+
+
+def forget_above(monkeypatch, n_tokens: int) -> None:
+    """Make the model run out of memory on batches of more than so many tokens."""
+    forward = WordModel.forward
+
+    def limited(self, ids_BT, *rest):
+        if ids_BT.numel() > n_tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines.")
+        return forward(self, ids_BT, *rest)
+
+    monkeypatch.setattr(WordModel, "forward", limited)
+
+
+def test_short_memory_halves_the_batches_of_a_shard_and_is_recorded(tiny, text, tmp_path, monkeypatch):
+    config = options(tiny(), tokens_per_batch=800, shard_size=1000)
+    whole = make_store(tmp_path / "whole", [text], config)
+    forget_above(monkeypatch, 300)
+    short = make_store(tmp_path / "short", [text], config)
+    assert {commit.tokens_per_batch for commit in short.commits.values()} == {200}
+    assert totals(short)["shards_short_of_memory"] == len(short.commits) > 1
+    assert totals(whole)["shards_short_of_memory"] == 0
+    assert short.words.to_table().num_rows == whole.words.to_table().num_rows
+    for one, other in zip(whole.vectors("contextual"), short.vectors("contextual"), strict=True):
+        assert abs(one - other).max() < 1e-4
+
+
+def test_no_memory_for_a_single_window_stops_the_run_in_one_line(tiny, text, tmp_path, monkeypatch):
+    forget_above(monkeypatch, 10)
+    with pytest.raises(ResourceError, match=r"cpu has no memory for a single window of \d+ tokens") as failed:
+        make_store(tmp_path / "out", [text], options(tiny()))
+    assert "\n" not in str(failed.value)
+
+
+def test_a_full_cpu_counts_as_short_memory_and_other_errors_do_not(tiny, text, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr(WordModel, "forward", fail)
+    with pytest.raises(ResourceError, match="can't allocate memory"):
+        make_store(tmp_path / "full", [text], options(tiny()))
+
+    def defect(*_):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(WordModel, "forward", defect)
+    with pytest.raises(RuntimeError, match="a defect"):
+        make_store(tmp_path / "defect", [text], options(tiny()))
+
+
+def test_devices_are_those_asked_for_or_all_gpus_or_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert choose_devices(None) == ["cpu"]
+    with pytest.raises(InputError, match="--devices cuda:0: this machine has no such device; it has cpu"):
+        choose_devices(["cuda:0"])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_devices(None) == ["cuda:0", "cuda:1"]
+    assert choose_devices(["cuda:1"]) == ["cuda:1"]
+    assert choose_devices(["cpu"]) == ["cpu"]
+    assert choose_workers(None, ["cuda:0", "cuda:1"]) == ["cuda:0", "cuda:1"]
+    assert choose_workers(3, ["cuda:0", "cuda:1"]) == ["cuda:0", "cuda:1", "cuda:0"]
+    assert choose_workers(2, ["cpu"]) == ["cpu", "cpu"]
+    assert set(choose_workers(None, ["cpu"])) == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("devices", "workers", "says"),
+    [
+        ("gpu", None, "must be cpu or GPUs"),
+        ("", None, "must be cpu or GPUs"),
+        ("cuda:0,cpu", None, "mixes kinds"),
+        ("cuda:0,cuda:0", None, "each once"),
+        ("cuda:0,cuda:1", 1, "--workers 1 leaves some"),
+    ],
+)
+def test_devices_that_make_no_sense_are_refused(devices, workers, says):
+    with pytest.raises(InputError, match=says):
+        RunConfig(devices=tuple(devices.split(",")), workers=workers)
+
+
+def test_a_run_says_where_its_time_went(tiny, cli, text, tmp_path):
+    ran = cli("run", text, "-o", tmp_path / "out", "--model", tiny(), "--devices", "cpu", "--workers", 1)
+    assert ran.returncode == 0, ran.stderr
+    found = totals(ctxbatch.open(tmp_path / "out"))
+    assert set(found["stages"]) == {"read", "encode", "write"}
+    for stage in found["stages"].values():
+        assert stage["busy"] > 0
+    encode = found["stages"]["encode"]
+    assert sum(encode.values()) <= found["seconds"] * 1.01  # one worker's encoder, from start to end
+    stats = cli("stats", tmp_path / "out")
+    assert "s at work" in stats.stdout
+    assert "would" in stats.stdout.split("bottleneck")[1].splitlines()[0]
+
+
+def test_the_bottleneck_is_named_with_what_to_change():
+    def named(busy: float, starved: float, blocked: float) -> str | None:
+        return bottleneck({"encode": {"busy": busy, "starved": starved, "blocked": blocked}}, "another GPU")
+
+    assert "another GPU" in named(95, 3, 2)
+    assert named(95, 3, 2).startswith("the model: encoding is at work 95%")
+    assert named(50, 40, 10).startswith("reading: encoding waits 40%")
+    assert "--workers" in named(50, 40, 10)
+    assert named(50, 10, 40).startswith("writing: encoding waits 40%")
+    assert "--vectors" in named(50, 10, 40)
+    assert bottleneck({}, "another GPU") is None

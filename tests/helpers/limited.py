@@ -1,0 +1,44 @@
+"""Reads sources with little memory: `python limited.py BYTES PATH ...`, a line of outcome for each.
+
+Each is read in a forked process that may take so many bytes more than it has when everything is imported.
+"""
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+from ctxbatch.corpus.records import Reject
+from ctxbatch.errors import CtxbatchError
+from tests.helpers.corpora import reading_of
+
+
+def outcome(path):
+    """What a source's rejects say, or the error, or how many records there are."""
+    rejects, n_records = [], 0
+    try:
+        for item in reading_of([path])[2]:
+            if isinstance(item, Reject):
+                rejects.append(item.reason)
+            else:
+                n_records += 1
+    except CtxbatchError as error:
+        return f"{type(error).__name__}: {error}"
+    return "; ".join(rejects) or f"{n_records} records"
+
+
+def main():
+    n_bytes, *paths = sys.argv[1:]
+    for path in paths:
+        sys.stdout.flush()
+        if (pid := os.fork()) == 0:
+            has = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
+            resource.setrlimit(resource.RLIMIT_AS, (has + int(n_bytes),) * 2)
+            print(outcome(path), flush=True)
+            os._exit(0)
+        if status := os.waitpid(pid, 0)[1]:
+            print(f"ended with {status}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Runs in processes of their own, which tests stop and kill."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# Where modules of tests and scripts are found.
+ROOT = Path(__file__).parents[2]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "ctxbatch.cli", *map(str, arguments)]
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        command(*arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_heed_signals,
+    )
+
+
+def _heed_signals():
+    for each in (signal.SIGINT, signal.SIGHUP):  # which a shell's background job and nohup ignore
+        signal.signal(each, signal.SIG_DFL)
+
+
+def wait_for(condition, process):
+    """Poll until something holds; a run that ends before is a failure of the test's premise."""
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+
+
+def committed(out):
+    return len(list(out.glob("shards/[0-9]*/shard.json")))

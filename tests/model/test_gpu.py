@@ -1,0 +1,73 @@
+"""What only a GPU can show; left out where there is none."""
+
+import pytest
+import torch
+
+import ctxbatch
+from ctxbatch.config import RunConfig
+from ctxbatch.store.reader import Store
+from ctxbatch.store.stats import totals
+from tests.helpers.models import PLAIN_TEXT
+from tests.helpers.parity import compare, mean_cosine
+from tests.helpers.stores import arrow_digests, make_store
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(PLAIN_TEXT * 20)
+    return path
+
+
+def run(text, out, model, **given) -> Store:
+    config = RunConfig(model=str(model), index=False, shard_size=4000, **given)
+    ctxbatch.run(text, out, config)
+    return ctxbatch.open(out)
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet", "modernbert"])
+def test_a_gpu_agrees_with_the_oracle(family, tiny, oracle, text, tmp_path):
+    store = run(text, tmp_path / "out", tiny(family), devices=("cuda:0",), precision="fp32")
+    facts = compare(store, oracle(family))
+    assert facts["excess"] <= 0
+    assert facts["shift_excess"] <= 0
+
+
+def test_a_gpu_gives_the_same_bytes_again_and_nearly_the_cpus(tiny, text, tmp_path):
+    one, two = (run(text, tmp_path / name, tiny(), devices=("cuda:0",)) for name in ("one", "two"))
+    assert arrow_digests(one.path) == arrow_digests(two.path)
+    cpu = run(text, tmp_path / "cpu", tiny(), devices=("cpu",), precision="fp32")
+    assert mean_cosine(cpu, one, "contextual") > 0.999
+
+
+@pytest.mark.parametrize("top_salient", [None, 1, 3])
+@pytest.mark.parametrize("budget", [100, 4000])
+def test_a_gpu_keeps_the_rows_that_a_cpu_keeps(top_salient, budget, tiny, text, tmp_path):
+    given = {"salience": True, "top_salient": top_salient, "layers": "all", "precision": "fp32"}
+    stores = [
+        run(text, tmp_path / device[:3], tiny(), devices=(device,), tokens_per_batch=budget, **given)
+        for device in ("cuda:0", "cpu")
+    ]
+    gpu, cpu = (store.words.to_table(columns=["row_id", "sentence_id", "word_index"]) for store in stores)
+    assert gpu == cpu
+    found, expected = (store.words.to_table()["salience"].to_numpy() for store in stores)
+    assert abs(found - expected).max() < 1e-4
+    assert mean_cosine(stores[1], stores[0], "contextual_1") > 0.999
+
+
+def test_batches_that_are_too_large_for_a_gpu_are_halved(tiny, tmp_path):
+    text = tmp_path / "long.txt"
+    text.write_text(PLAIN_TEXT * 2000)
+    share = 300e6 / torch.cuda.mem_get_info(0)[1]
+    torch.cuda.set_per_process_memory_fraction(share, 0)
+    try:
+        config = RunConfig(model=str(tiny()), tokens_per_batch=1 << 20, shard_size=1 << 20)
+        store = make_store(tmp_path / "out", [text], config, "cuda:0")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, 0)
+    assert totals(store)["shards_short_of_memory"] > 0

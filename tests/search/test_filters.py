@@ -1,0 +1,135 @@
+"""Every combination of filters finds what brute force with the same conditions finds."""
+
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import ctxbatch
+from ctxbatch import Filters, InputError, RunConfig
+from ctxbatch.search import index, index_build
+from ctxbatch.search.searcher import Searcher
+from ctxbatch.store.reader import Store
+from tests.helpers.brute import cosines, query_vectors
+from tests.helpers.models import TEXT
+from tests.helpers.stores import make_store
+
+QUERIES = ["The [bank] by the river", "[The] old door"]
+CONDITIONS = (
+    ({}, {"words": ("DOOR", "the", "bank")}),
+    ({}, {"exclude_words": ("Bank", "of")}),
+    ({}, {"sources": ("*.txt",)}, {"sources": ("*b.jsonl", "nothing*/a.txt")}),
+    ({}, {"docs": ("d1", "d3")}),
+    ({}, {"min_score": 0.2}),
+    ({}, {"distinct": "sentence"}, {"distinct": "document"}, {"distinct": "word"}),
+    ({}, {"same_word": True}, {"other_words": True}),
+)
+COMBINATIONS = [
+    dict(itertools.chain.from_iterable(each.items() for each in some))
+    for some in itertools.product(*CONDITIONS)
+]
+
+
+@pytest.fixture(scope="module")
+def store(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    lines = [line for line in TEXT.splitlines() if line.strip()]
+    texts = [f"{lines[n % len(lines)]} {n}" for n in range(90)]
+    (folder / "nothing").mkdir()
+    (folder / "nothing" / "a.txt").write_text("\n".join(texts[:45]))
+    rows = [json.dumps({"id": f"d{n % 5}", "text": text}) for n, text in enumerate(texts[45:])]
+    (folder / "b.jsonl").write_text("\n".join(rows))
+    out = tmp_path_factory.mktemp("store") / "out"
+    return make_store(out, [folder], RunConfig(model=str(tiny()), shard_size=1500))
+
+
+@pytest.fixture(scope="module")
+def rows(store):
+    table = store.rows(np.arange(store.n_rows))
+    return [{**row, "folded": row["word"].casefold()} for row in table]
+
+
+def brute(rows, every, word, k, same_word=False, other_words=False, words=(), exclude_words=(), sources=(),
+          docs=(), min_score=-1.0, distinct=None):  # fmt: skip
+    """Scores of the best rows that fulfil the conditions, one condition after another."""
+    folded = [word.casefold() for word in words]
+    excluded = [word.casefold() for word in exclude_words]
+    ends = {("*.txt",): (".txt",), ("*b.jsonl", "nothing*/a.txt"): ("b.jsonl", "nothing/a.txt")}
+    scores, seen = [], set()
+    for number in np.lexsort((np.arange(len(every)), -every.round(6))):
+        row = rows[number]
+        key = {
+            None: number,
+            "sentence": row["sentence_id"],
+            "document": (row["source"], row["doc_id"]),
+            "word": row["folded"],
+        }[distinct]
+        if (
+            (not same_word or row["folded"] == word)
+            and (not other_words or row["folded"] != word)
+            and (not words or row["folded"] in folded)
+            and row["folded"] not in excluded
+            and (not sources or row["source"].endswith(ends[sources]))
+            and (not docs or row["doc_id"] in docs)
+            and every[number] >= min_score
+            and key not in seen
+        ):
+            seen.add(key)
+            scores.append(every[number])
+    return scores[:k]
+
+
+def check(searcher, store, rows, tolerance=0.0):
+    found = wanted = 0
+    by_row = dict(zip(store.row_ids().tolist(), range(store.n_rows), strict=True))
+    for number, (query, word) in enumerate(zip(QUERIES, ("bank", "the"), strict=True)):
+        every = cosines(store, searcher.column, query_vectors(searcher, query)[0])
+        for combination in COMBINATIONS[number::2]:  # every condition meets both queries
+            hits = searcher.search(query, 12, Filters(**combination))
+            expected = brute(rows, every, word, 12, **combination)
+            for hit in hits:
+                assert abs(every[by_row[hit.row_id]] - hit.score) < 1e-3
+            if not tolerance:
+                np.testing.assert_allclose([hit.score for hit in hits], expected, atol=1e-5)
+            assert len(hits) == len(expected) or (tolerance and "min_score" in combination), combination
+            found += sum(hit.score >= expected[-1] - 1e-5 for hit in hits)
+            wanted += len(expected)
+    assert found >= (1 - tolerance) * wanted
+
+
+def test_filters_agree_with_brute_force_where_rows_are_compared_one_by_one(store, rows):
+    check(ctxbatch.searcher(store), store, rows)
+
+
+def test_filters_agree_with_brute_force_where_an_index_proposes(store, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(index_build, "SCAN_ROWS", 100)
+    monkeypatch.setattr(index, "_SCANNED_ROWS", 0)
+    monkeypatch.setattr(index, "_SCANNED_SHARE", 0)
+    out = tmp_path / "out"
+    shutil.copytree(store.path, out)
+    index_build.build(Store(out), "shift_3")
+    check(Searcher([Store(out)]), Store(out), rows, tolerance=0.05)
+
+
+def test_hits_of_several_stores_are_distinct_together(store, tmp_path):
+    shutil.copytree(store.path, tmp_path / "copy")
+    both = Searcher([store, Store(tmp_path / "copy")])
+    hits = both.search(QUERIES[0], 20, Filters(distinct="word"))
+    assert len({hit.word.casefold() for hit in hits}) == len(hits) == 20
+    alone = [hit.score for hit in ctxbatch.searcher(store).search(QUERIES[0], 20, Filters(distinct="word"))]
+    np.testing.assert_allclose([hit.score for hit in hits], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"same_word": True, "other_words": True}, "exclude each other"),
+        ({"min_score": 1.5}, "--min-score 1.5 must be a cosine"),
+        ({"distinct": "line"}, "--distinct 'line' must be sentence, document, word"),
+    ],
+)
+def test_impossible_filters_are_refused(filters, message):
+    with pytest.raises(InputError, match=message):
+        Filters(**filters)
