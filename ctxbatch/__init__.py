@@ -3,47 +3,91 @@
 Importing this package is cheap; torch and transformers load with the first function that needs them.
 """
 
+import importlib
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import ctxbatch  # itself: so that type hints resolve to classes that load at their first use
 from ctxbatch import cores as _cores  # noqa: F401 (before any library that binds this process to a core)
 from ctxbatch.config import RunConfig
 from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
 from ctxbatch.search.filters import Filters
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from ctxbatch.analysis.layers import measure as measure_layers
+    from ctxbatch.analysis.senses import find_senses
     from ctxbatch.execution.estimate import Estimate
     from ctxbatch.execution.run import RunReport
+    from ctxbatch.search.hits import Answer, Hit, hits_table
     from ctxbatch.search.searcher import Searcher
     from ctxbatch.store.pull import PullReport
     from ctxbatch.store.reader import Store
 
 __version__ = metadata.version("ctxbatch")
 __all__ = [
+    "Answer",
     "CtxbatchError",
+    "Estimate",
     "Filters",
+    "Hit",
     "InputError",
+    "PullReport",
     "ResourceError",
     "RunConfig",
+    "RunReport",
+    "Searcher",
+    "Store",
     "StoreError",
     "estimate",
+    "find_senses",
+    "hits_table",
+    "measure_layers",
     "open",
     "pull",
     "run",
     "searcher",
 ]
+# Where the names are that load at their first use: they need torch, pyarrow or faiss.
+_LAZY = {
+    "Answer": ("search.hits", "Answer"),
+    "Estimate": ("execution.estimate", "Estimate"),
+    "Hit": ("search.hits", "Hit"),
+    "PullReport": ("store.pull", "PullReport"),
+    "RunReport": ("execution.run", "RunReport"),
+    "Searcher": ("search.searcher", "Searcher"),
+    "Store": ("store.reader", "Store"),
+    "find_senses": ("analysis.senses", "find_senses"),
+    "hits_table": ("search.hits", "hits_table"),
+    "measure_layers": ("analysis.layers", "measure"),
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever has the name)
+    """Load a public name at its first use.
+
+    Raises:
+        AttributeError: There is no such name.
+    """
+    if name not in _LAZY:
+        raise AttributeError(f"module 'ctxbatch' has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    return getattr(importlib.import_module(f"ctxbatch.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    """Return all names, loaded or not."""
+    return sorted({*globals(), *__all__})
 
 
 def run(
-    inputs: "Sequence[str | Path] | str | Path",
+    inputs: Sequence[str | Path] | str | Path,
     out: str | Path,
     config: RunConfig | None = None,
     *,
     quiet: bool = True,
-) -> "RunReport":
+) -> "ctxbatch.RunReport":
     """Turn text into a store, or finish the store that an interrupted run has left.
 
     Args:
@@ -63,8 +107,8 @@ def run(
 
 
 def estimate(
-    inputs: "Sequence[str | Path] | str | Path", out: str | Path, config: RunConfig | None = None
-) -> "Estimate":
+    inputs: Sequence[str | Path] | str | Path, out: str | Path, config: RunConfig | None = None
+) -> "ctxbatch.Estimate":
     """Say what a run would come to, from a sample of the inputs: words, bytes on disk, time. Writes nothing.
 
     Args:
@@ -81,7 +125,7 @@ def estimate(
     return run.make_estimate(inputs, out, config)
 
 
-def pull(url: str, out: str | Path, *, quiet: bool = True) -> "PullReport":
+def pull(url: str, out: str | Path, *, quiet: bool = True) -> "ctxbatch.PullReport":
     """Copy a store from object storage into a folder, or complete a copy; checksums are compared.
 
     Args:
@@ -100,11 +144,11 @@ def pull(url: str, out: str | Path, *, quiet: bool = True) -> "PullReport":
 
 
 def searcher(
-    outs: "Sequence[str | Path | Store] | str | Path | Store",
+    outs: "Sequence[str | Path | ctxbatch.Store] | str | Path | ctxbatch.Store",
     on: str | None = None,
     layer: int | None = None,
     model: str | None = None,
-) -> "Searcher":
+) -> "ctxbatch.Searcher":
     """A searcher for nearest contexts over one or more stores; loads the model and the indexes once.
 
     Args:
@@ -124,7 +168,7 @@ def searcher(
     return Searcher([each if isinstance(each, Store) else open(each) for each in several], on, layer, model)
 
 
-def open(out: str | Path) -> "Store":  # noqa: A001 (users write `ctxbatch.open`)
+def open(out: str | Path) -> "ctxbatch.Store":  # noqa: A001 (users write `ctxbatch.open`)
     """Open a store for reading, by its folder; of a URL only what its commits say can be read.
 
     Raises:

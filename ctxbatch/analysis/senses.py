@@ -17,7 +17,7 @@ from ctxbatch.arrays import Floats, Ints
 from ctxbatch.config import ResolvedConfig, VectorKind
 from ctxbatch.errors import InputError
 from ctxbatch.search.exact import normalised
-from ctxbatch.search.hits import SearchHit
+from ctxbatch.search.hits import Hit
 from ctxbatch.search.index import open_postings
 from ctxbatch.search.searcher import check_searchable, hit_of_row
 from ctxbatch.store.reader import Column, Store
@@ -45,7 +45,7 @@ class SenseGroup:
     size: int
     share: float
     typical: tuple[str, ...]
-    lines: tuple[SearchHit, ...]
+    lines: tuple[Hit, ...]
     row_ids: tuple[int, ...] = field(repr=False)
 
 
@@ -247,11 +247,11 @@ def _numbered(texts: Iterable[str]) -> Ints:
 
 def _lines(
     store: Store, occurrences: _Occurrences, central_N: Ints, score_N: Floats, n_lines: int
-) -> tuple[SearchHit, ...]:
+) -> tuple[Hit, ...]:
     """The first occurrences of different sentences as hits, from a word's first wordpiece to its last."""
     firsts = store.rows(occurrences.positions_R[occurrences.first_N[central_N]])
     lasts = store.rows(occurrences.positions_R[occurrences.last_N[central_N]])
-    hits: dict[str, SearchHit] = {}
+    hits: dict[str, Hit] = {}
     for first, last, score in zip(firsts, lasts, score_N.tolist(), strict=True):
         hit = replace(hit_of_row(store, first, score), char_end=last["char_end"])
         hits.setdefault(hit.text, hit)

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from wcwidth import wcswidth, wcwidth, wrap
 
-from ctxbatch.search.hits import Answer, Explanation, SearchHit
+from ctxbatch.search.hits import Answer, Explanation, Hit
 from ctxbatch.terminal import flat, styled
 
 # Characters for each column of the terminal: some take no room.
@@ -17,7 +17,7 @@ _LOOKED_AT = 4
 _EMPHASIS, _DIM = "\x1b[1;32m", "\x1b[2m"
 
 
-def keyword_in_context(hits: Sequence[SearchHit], width: int, *, color: bool = False) -> Iterator[str]:
+def keyword_in_context(hits: Sequence[Hit], width: int, *, color: bool = False) -> Iterator[str]:
     """Lay hits out one a line, aligned on the word, with score and source:line.
 
     Under a line come the sentences around, and what explains the hit, where the hit has them.
@@ -62,7 +62,7 @@ def heading(answer: Answer, width: int, *, color: bool = False) -> str:
     return styled(_DIM, line) if color else line
 
 
-def _around(hit: SearchHit, width: int) -> Iterator[str]:
+def _around(hit: Hit, width: int) -> Iterator[str]:
     """The sentences before and after a hit with its own between them."""
     if hit.before is not None and hit.after is not None:
         yield from _indented(flat(" ".join((*hit.before, hit.text, *hit.after))), width)
@@ -80,7 +80,7 @@ def _explained(explanation: Explanation) -> str:
     )
 
 
-def _places(hits: Sequence[SearchHit]) -> list[str]:
+def _places(hits: Sequence[Hit]) -> list[str]:
     """source:line of every hit, without the folders that all of them share."""
     sources = {hit.source: os.path.abspath(hit.source) for hit in hits}  # noqa: PTH100 (follows no links)
     shared = os.path.commonpath([str(PurePath(path).parent) for path in sources.values()] or [""])

@@ -22,7 +22,7 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchHit:
+class Hit:
     """A row found: its cosine to the query, and the word in its sentence.
 
     ``char_start`` and ``char_end`` are the word's code points in ``text``, the sentence. ``store`` is the
@@ -61,7 +61,7 @@ class Answer:
     char_start: int
     char_end: int
     salient: bool
-    hits: Sequence[SearchHit]
+    hits: Sequence[Hit]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The hits as JSON knows them, each with its query, and its rank from 1."""

@@ -17,7 +17,7 @@ from ctxbatch.errors import InputError, StoreError
 from ctxbatch.model.hub import model_of_store
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.filters import Filters
-from ctxbatch.search.hits import Answer, Explanation, SearchHit
+from ctxbatch.search.hits import Answer, Explanation, Hit
 from ctxbatch.search.queries import MarkedSentence, QueryEncoder, QueryWord, parse_query
 from ctxbatch.search.ranking import Question, Ranked, Ranking
 from ctxbatch.search.row_filter import check_sources
@@ -89,7 +89,7 @@ class Searcher:
         *,
         context: int = 0,
         explain: bool = False,
-    ) -> list[SearchHit]:
+    ) -> list[Hit]:
         """Find the rows whose vectors are nearest to a word's.
 
         Args:
@@ -222,7 +222,7 @@ class Searcher:
 
     def _hits(
         self, questions: Sequence[Question], found: Sequence[Ranked], context: int, explain: bool
-    ) -> Iterator[list[SearchHit]]:
+    ) -> Iterator[list[Hit]]:
         """The rows of each question as hits; all of a store are looked up at once."""
         if not found:
             return
@@ -232,7 +232,7 @@ class Searcher:
             np.concatenate([rows.scores for rows in found]),
             exhausted=True,
         )
-        hits: list[SearchHit] = [None] * len(every.scores)  # type: ignore[list-item]
+        hits: list[Hit] = [None] * len(every.scores)  # type: ignore[list-item]
         for number in np.unique(every.stores).tolist():
             store, mine = self._stores[number], np.flatnonzero(every.stores == number)
             for at, row in zip(mine.tolist(), store.rows(every.positions[mine]), strict=True):
@@ -246,7 +246,7 @@ class Searcher:
             first += len(rows)
             yield [self._explained(question, hit) for hit in its] if explain else its
 
-    def _explained(self, question: Question, hit: SearchHit) -> SearchHit:
+    def _explained(self, question: Question, hit: Hit) -> Hit:
         number = [str(store.path) for store in self._stores].index(hit.store)
         position = self._stores[number].positions(np.array([hit.row_id]))
         row_D = self._ranking.vectors(number, position)[0]
@@ -292,9 +292,9 @@ def _difference(one: Store, other: Store) -> str:
     )
 
 
-def hit_of_row(store: Store, row: dict[str, Any], score: float) -> SearchHit:
+def hit_of_row(store: Store, row: dict[str, Any], score: float) -> Hit:
     """A row, as `Store.rows` gives it, as a hit."""
-    return SearchHit(
+    return Hit(
         score=round(score, 6),
         row_id=row["row_id"],
         word=row["word"],

@@ -4,12 +4,12 @@ import pytest
 from wcwidth import wcswidth
 
 from ctxbatch.search.concordance import heading, keyword_in_context
-from ctxbatch.search.hits import Answer, SearchHit
+from ctxbatch.search.hits import Answer, Hit
 
 
 def hit(before, word, after, source="/a/b/one.txt", record=6):
     text = before + word + after
-    return SearchHit(0.5, 0, word, len(before), len(before) + len(word), text, source, record, None, 0, "out")
+    return Hit(0.5, 0, word, len(before), len(before) + len(word), text, source, record, None, 0, "out")
 
 
 def test_keyword_in_context_is_aligned_on_the_word_whatever_its_width():
@@ -60,8 +60,8 @@ def test_colour_changes_nothing_but_the_word():
 
 
 def test_sentences_around_are_wrapped_under_the_line():
-    around = SearchHit(
-        **{name: getattr(hit("a ", "word", " b"), name) for name in SearchHit.__slots__}
+    around = Hit(
+        **{name: getattr(hit("a ", "word", " b"), name) for name in Hit.__slots__}
         | {"before": ("漢字を含むとても長い文章がここにあります。" * 3,), "after": ("Then more.",)}
     )
     lines = list(keyword_in_context([around], 60))
