@@ -300,7 +300,7 @@ def verify(
     from ctxbatch.store.verify import find_source_changes, tell_sources
 
     store = ctxbatch.open(out)
-    out = str(store.place.out)
+    out = str(store.location.out)
     if model is not None and not repair:
         raise InputError(f"--model {model} is only for --repair: add that, or leave it out")
     if repair:
@@ -333,16 +333,16 @@ def verify(
 def status(out: StoreName) -> None:
     """Show how far a run has come, and whether one is going on."""
     from ctxbatch.execution.partition import shard_list
-    from ctxbatch.store.location import place_of
+    from ctxbatch.store.location import location_of
     from ctxbatch.store.locks import claimed, is_locked
 
-    running = is_locked(place_of(out).folder)
+    running = is_locked(location_of(out).folder)
     store = ctxbatch.open(out)
     store.tell_damage()
-    out = str(store.place.out)
+    out = str(store.location.out)
     done, planned = len(store.commits), len(store.manifest.shards)
     unfinished = "interrupted: run the same command again"
-    if not store.place.is_here:
+    if not store.location.is_here:
         unfinished = (
             "unfinished, and no run on this machine: if none is elsewhere, run the same command again"
         )

@@ -245,7 +245,7 @@ class Reader:
             if digest.hexdigest() != segment.sha256:
                 raise InputError(
                     f"{source.source.path} changed after the run was planned "
-                    f"({place(source.source, segment)}): restore it, or start a new run with another -o"
+                    f"({place_of(source.source, segment)}): restore it, or start a new run with another -o"
                 )
 
     def is_unchanged(self, segment: Segment) -> bool:
@@ -274,6 +274,6 @@ class Reader:
                 return
 
 
-def place(source: Source, segment: Segment) -> str:
+def place_of(source: Source, segment: Segment) -> str:
     """Where a segment lies, in words."""
     return f"{'rows' if source.is_table else 'bytes'} {segment.start} to {segment.end}"

@@ -15,7 +15,7 @@ from ctxbatch.execution.local_pool import ENVIRONMENT, Pool
 from ctxbatch.execution.ray_cluster import ask_node, connected, count
 from ctxbatch.execution.ray_worker import compile_here, resolve_here
 from ctxbatch.model.compiling import make_program
-from ctxbatch.store.location import Place
+from ctxbatch.store.location import StoreLocation
 
 if TYPE_CHECKING:
     from ctxbatch.execution.ray_pool import RayPool
@@ -36,7 +36,7 @@ class Engine(Protocol):
     def make_program(self, config: ResolvedConfig) -> None:
         """Compile the model, if the configuration says so and these devices run what is compiled."""
 
-    def workers(self, place: Place, lock: int, log_file: IO[str]) -> "Pool | RayPool":
+    def workers(self, location: StoreLocation, lock: int, log_file: IO[str]) -> "Pool | RayPool":
         """Workers for a store, none of which outlives the context."""
 
 
@@ -91,11 +91,11 @@ class LocalEngine:
         if config.compiled and self._devices == ["cpu"]:
             make_program(config, self._model)
 
-    def workers(self, place: Place, lock: int, log_file: IO[str]) -> Pool:
+    def workers(self, location: StoreLocation, lock: int, log_file: IO[str]) -> Pool:
         """Worker processes."""
         if self._counts_cores and (limit := describe_limit()):
             log.info("workers: %d, as %s; --workers says otherwise", len(self._workers), limit)
-        return Pool(place, self._workers, lock, log_file, self._model)
+        return Pool(location, self._workers, lock, log_file, self._model)
 
 
 class RayEngine:
@@ -128,11 +128,11 @@ class RayEngine:
             self._ask(compile_here, config)
             self._has_program = True
 
-    def workers(self, place: Place, lock: int, log_file: IO[str]) -> "RayPool":  # noqa: ARG002 (of this machine alone)
+    def workers(self, location: StoreLocation, lock: int, log_file: IO[str]) -> "RayPool":  # noqa: ARG002 (of this machine alone)
         """Actors."""
         from ctxbatch.execution.ray_pool import RayPool
 
-        return RayPool(place, self._device, self._share, self._n_workers)
+        return RayPool(location, self._device, self._share, self._n_workers)
 
     @property
     def _share(self) -> dict[str, Any]:

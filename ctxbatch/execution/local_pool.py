@@ -19,7 +19,7 @@ from ctxbatch.cores import UNBOUND, unbind
 from ctxbatch.errors import CtxbatchError, error_of_kind
 from ctxbatch.execution.scheduler import TRIES, Dispatch
 from ctxbatch.files import PROCESS_NONCE, new_nonce, process_name
-from ctxbatch.store.location import Place
+from ctxbatch.store.location import StoreLocation
 from ctxbatch.store.shard_writer import remove_leftovers
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
@@ -88,7 +88,7 @@ class Pool:
     A context manager: no worker outlives it.
 
     Args:
-        place: Where the store is; its folder holds the manifest.
+        location: Where the store is; its folder holds the manifest.
         devices: ``cpu`` or ``cuda:N``, one per worker.
         lock: The descriptor of the store's lock, which workers inherit.
         log: Where workers' messages and tracebacks go.
@@ -96,9 +96,14 @@ class Pool:
     """
 
     def __init__(
-        self, place: Place, devices: Sequence[str], lock: int, log: IO[str], model: Path | None = None
+        self,
+        location: StoreLocation,
+        devices: Sequence[str],
+        lock: int,
+        log: IO[str],
+        model: Path | None = None,
     ) -> None:
-        self._place = place
+        self._location = location
         self._devices = devices
         self._lock = lock
         self._log = log
@@ -115,7 +120,7 @@ class Pool:
             worker.process.kill()
         for worker in self._workers:
             worker.process.wait()
-            remove_leftovers(self._place.folder, worker.name)
+            remove_leftovers(self._location.folder, worker.name)
 
     def run(
         self,
@@ -171,7 +176,7 @@ class Pool:
                 "-P",
                 "-m",
                 "ctxbatch.execution.worker",
-                str(self._place.out),
+                str(self._location.out),
                 device,
                 *self._model,
             ],
@@ -224,7 +229,7 @@ class Pool:
         except subprocess.TimeoutExpired:
             worker.process.kill()
             code = worker.process.wait()
-        remove_leftovers(self._place.folder, worker.name)
+        remove_leftovers(self._location.folder, worker.name)
         if not worker.loaded:
             self._failed_starts += 1
             if worker.failure or self._failed_starts >= TRIES:

@@ -25,7 +25,7 @@ from ctxbatch.execution.ray_cluster import as_own_error, count, reached, waiting
 from ctxbatch.execution.ray_worker import RayWorker
 from ctxbatch.execution.scheduler import TRIES, Dispatch
 from ctxbatch.store.commits import COMMIT, shard_folder
-from ctxbatch.store.location import Place
+from ctxbatch.store.location import StoreLocation
 from ctxbatch.store.manifest import SHARDS, Manifest, log_path
 from ctxbatch.store.shard_writer import remove_leftovers
 
@@ -59,16 +59,18 @@ class RayPool:
     themselves when nobody asks them for news any more.
 
     Args:
-        place: Where the store is; its folder holds the manifest. One that is here all nodes have to share.
+        location: Where the store is; its folder holds the manifest. One that is here all nodes have to share.
         device: ``cpu`` or ``cuda:0``.
         share: What Ray is to give each worker.
         n_workers: How many work; by default as many as the cluster has places, at any time.
     """
 
-    def __init__(self, place: Place, device: str, share: dict[str, Any], n_workers: int | None) -> None:
-        self._place = place
-        self._manifest = Manifest.read(place.folder)
-        out = place.folder.absolute() if place.is_here else place.out
+    def __init__(
+        self, location: StoreLocation, device: str, share: dict[str, Any], n_workers: int | None
+    ) -> None:
+        self._location = location
+        self._manifest = Manifest.read(location.folder)
+        out = location.folder.absolute() if location.is_here else location.out
         self._kind = "CPU" if device == "cpu" else "GPU"
         self._n_workers = n_workers
         # Two threads, because one of them mostly waits for news.
@@ -90,7 +92,7 @@ class RayPool:
             for worker in self._workers:
                 ray.kill(worker.actor)
         wait_for_all([each.listening for each in self._workers if each.listening], timeout=_END_SECONDS)
-        remove_leftovers(self._place.folder)
+        remove_leftovers(self._location.folder)
 
     def run(
         self,
@@ -101,14 +103,14 @@ class RayPool:
     ) -> list[int]:
         """What `ctxbatch.execution.local_pool.Pool.run` does, with the same arguments and errors."""
         dispatch = Dispatch(shards, anew, patience)
-        (self._place.folder / SHARDS).mkdir(exist_ok=True)
+        (self._location.folder / SHARDS).mkdir(exist_ok=True)
         with reached():
             while dispatch or self._unseen:
                 self._look_around(len(dispatch))
                 self._hand_out(dispatch)
                 for message in self._messages(dispatch):
                     on_message(dispatch.heard(message))
-                check_failures(dispatch, log_path(self._place.folder))
+                check_failures(dispatch, log_path(self._location.folder))
         return dispatch.given_up
 
     def _messages(self, dispatch: Dispatch) -> Iterator[dict[str, Any]]:
@@ -168,7 +170,7 @@ class RayPool:
             self._count_failed_start(worker, error)
         lost = []
         for shard in worker.shards:
-            commit = self._place.commit_of(self._manifest, self._manifest.shards[shard])
+            commit = self._location.commit_of(self._manifest, self._manifest.shards[shard])
             if commit is None:
                 lost.append(shard)
             else:
@@ -239,15 +241,15 @@ class RayPool:
         """
         if not self._unseen:
             return
-        list((self._place.folder / SHARDS).iterdir())  # has a network file system look again
+        list((self._location.folder / SHARDS).iterdir())  # has a network file system look again
         for shard, (since, host) in list(self._unseen.items()):
             if self._is_seen(shard):
                 del self._unseen[shard]
             elif now - since > _UNSEEN_SECONDS:
                 raise InputError(
                     f"shard {shard:06d} was written on {host} and is not to be seen here: "
-                    f"{self._place.out} has to be on a file system that all nodes of the cluster share"
+                    f"{self._location.out} has to be on a file system that all nodes of the cluster share"
                 )
 
     def _is_seen(self, shard: int) -> bool:
-        return not self._place.is_here or (shard_folder(self._place.folder, shard) / COMMIT).exists()
+        return not self._location.is_here or (shard_folder(self._location.folder, shard) / COMMIT).exists()

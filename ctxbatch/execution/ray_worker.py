@@ -18,7 +18,7 @@ from typing import Any
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.errors import InputError
 from ctxbatch.execution.worker import run_shards, telling
-from ctxbatch.store.location import Place, RemotePlace, manifest_of, place_of
+from ctxbatch.store.location import BucketLocation, StoreLocation, location_of, manifest_of
 from ctxbatch.store.manifest import Manifest
 
 # How long a question for news waits for some, and how long a worker lives on without being asked: longer than
@@ -71,34 +71,34 @@ class RayWorker:
         with telling(self._say):
             self._run_shards(_at_hand(out, self._host), device)
 
-    def _run_shards(self, place: Place, device: str) -> None:
+    def _run_shards(self, location: StoreLocation, device: str) -> None:
         logging.getLogger("ctxbatch").addHandler(_ToDriver(self._outbox))
         from ctxbatch.model.compiling import make_program
 
-        config = Manifest.read(place.folder).config
+        config = Manifest.read(location.folder).config
         if config.compiled and device == "cpu":
             make_program(config)
-        run_shards(place, device, self._jobs.get, self._say)
+        run_shards(location, device, self._jobs.get, self._say)
 
     def _say(self, what: str, **content: Any) -> None:  # noqa: ANN401 (whatever can be pickled)
         self._outbox.put({"say": what, **content})
 
 
-def _at_hand(out: Path | str, host: str) -> Place:
+def _at_hand(out: Path | str, host: str) -> StoreLocation:
     """The store's place as this machine sees it.
 
     Raises:
         InputError: It does not see it.
     """
-    place = place_of(out)
-    if isinstance(place, RemotePlace):
-        place.copy_manifest(manifest_of(place))
-    elif place.manifest() is None:
+    location = location_of(out)
+    if isinstance(location, BucketLocation):
+        location.copy_manifest(manifest_of(location))
+    elif location.manifest() is None:
         raise InputError(
             f"{out} is not to be seen on {host}: -o has to be on a file system that all nodes of the "
             "cluster share"
         )
-    return place
+    return location
 
 
 class _ToDriver(logging.Handler):

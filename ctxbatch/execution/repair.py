@@ -14,7 +14,7 @@ from ctxbatch.model.hub import model_of_store
 from ctxbatch.sealed import is_there
 from ctxbatch.search import index, index_build
 from ctxbatch.search.index import check_index, index_files
-from ctxbatch.store.location import manifest_of, place_of
+from ctxbatch.store.location import location_of, manifest_of
 from ctxbatch.store.manifest import INDEX, log_path
 from ctxbatch.store.reader import Store
 from ctxbatch.store.stats import totals
@@ -40,15 +40,15 @@ def find_damage(out: str | Path) -> Iterator[Damage]:
         StoreError: The folder is no store, or its manifest is damaged.
         ResourceError: The disk, a permission or the network does not let something be read.
     """
-    place = place_of(out)
-    manifest = manifest_of(place)
-    yield from find_shard_damage(place, manifest)
-    if not place.is_here:
+    location = location_of(out)
+    manifest = manifest_of(location)
+    yield from find_shard_damage(location, manifest)
+    if not location.is_here:
         return
-    index = place.folder / INDEX
+    index = location.folder / INDEX
     if is_there(index) and not index.is_dir():
         yield Damage(f"{index} is no folder: remove it", index=INDEX)
-    for path in index_files(place.folder):
+    for path in index_files(location.folder):
         for text in check_index(path, manifest):
             yield Damage(text, index=path.stem)
 
@@ -67,29 +67,29 @@ def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = Tru
         StoreError: The folder is no store, or its manifest is damaged; or its model cannot be found.
         ResourceError: The disk, a permission or another run stands in the way.
     """
-    place = place_of(out)
-    manifest = manifest_of(place)
-    with writing_to(place) as (lock, log_file):
+    location = location_of(out)
+    manifest = manifest_of(location)
+    with writing_to(location) as (lock, log_file):
         found = list(find_damage(out))
         for damage in found:
             log.debug("to repair: %s", damage.text)
         if wrong := next((damage.text for damage in found if damage.is_misread), None):
             tell_sources(out, manifest.sources)
-            manifest = plan_again(place, manifest, wrong)
-        commits = place.commits(manifest)
-        place.make_ready(manifest, commits)
+            manifest = plan_again(location, manifest, wrong)
+        commits = location.commits(manifest)
+        location.make_ready(manifest, commits)
         damaged = {damage.shard for damage in found if damage.shard is not None}
         intact = commits.keys() - damaged
         todo = [spec for spec in manifest.shards if spec.shard not in intact]
         folder = None
         if todo:
-            folder = model_of_store(manifest.config, place.folder, model).path
+            folder = model_of_store(manifest.config, location.folder, model).path
             tell_sources(out, [manifest.sources[number] for number in _read_by(todo)])
-        site = Session(place, manifest, LocalEngine(RunConfig(), folder), lock, log_file, quiet)
+        site = Session(location, manifest, LocalEngine(RunConfig(), folder), lock, log_file, quiet)
         if given_up := site.work(todo, lambda _: None, damaged):
-            raise StoreError(f"shards {given_up} of {out} cannot be made: see {log_path(place.folder)}")
+            raise StoreError(f"shards {given_up} of {out} cannot be made: see {log_path(location.folder)}")
         store = Store(out)
-        files = index.index_files(place.folder) if place.is_here else []
+        files = index.index_files(location.folder) if location.is_here else []
         stale = [path.stem for path in files if list(index.check_index(path, manifest))]
         indexes = index_build.rebuild(store, stale, quiet=quiet)
         warn_of_mixture(totals(store))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.corpus.raw_records import Reading
-from ctxbatch.corpus.records import Reader, place
+from ctxbatch.corpus.records import Reader, place_of
 from ctxbatch.corpus.sources import Source, real_place
 from ctxbatch.errors import StoreError
 from ctxbatch.store.manifest import Manifest
@@ -96,7 +96,7 @@ def _check_bytes(out: Path | str, manifest: Manifest, number: int) -> None:
         for segment in spec.segments:
             if segment.source == number and not reader.is_unchanged(segment):
                 raise StoreError(
-                    f"{source.path} has changed in {place(source, segment)} since {out} was planned: "
+                    f"{source.path} has changed in {place_of(source, segment)} since {out} was planned: "
                     "restore it, or use another -o"
                 )
     reader.close()

@@ -25,7 +25,7 @@ from ctxbatch.files import check_room
 from ctxbatch.model.compiling import CompilingError
 from ctxbatch.search import index_build
 from ctxbatch.store.commits import Commit, shard_folder
-from ctxbatch.store.location import Place, manifest_of, place_of
+from ctxbatch.store.location import StoreLocation, location_of, manifest_of
 from ctxbatch.store.manifest import Manifest, log_path
 from ctxbatch.store.reader import Store, misread
 from ctxbatch.store.stats import totals
@@ -68,32 +68,32 @@ def run(
     quiet: bool = True,
 ) -> RunReport:
     """What `ctxbatch.run` does; arguments and errors are described there."""
-    config, place = config or RunConfig(), place_of(out)
-    sources, left_out, reading = _look_at(inputs, place, config)
-    if place.manifest() is None:
+    config, location = config or RunConfig(), location_of(out)
+    sources, left_out, reading = _look_at(inputs, location, config)
+    if location.manifest() is None:
         sources = examine(sources, reading, config)
     # torch comes last: mistakes above are told at once
     with open_engine(config) as engine:
         resolved = engine.resolve(config, corpus_bytes(sources, reading.limit))
-        with writing_to(place, config.shard_range) as (lock, log_file):
+        with writing_to(location, config.shard_range) as (lock, log_file):
             _tell_left_out(left_out)
-            manifest = _open_manifest(place, config, resolved, reading, sources, engine)
-            return _finish(Session(place, manifest, engine, lock, log_file, quiet), config)
+            manifest = _open_manifest(location, config, resolved, reading, sources, engine)
+            return _finish(Session(location, manifest, engine, lock, log_file, quiet), config)
 
 
 def _finish(site: "Session", config: RunConfig) -> RunReport:
     """Run the shards that are missing, and build the index; of a part only its shards, and no index."""
-    place, manifest, part = site.place, site.manifest, config.shard_range
-    before = place.commits(manifest)
+    location, manifest, part = site.location, site.manifest, config.shard_range
+    before = location.commits(manifest)
     if part is None:
-        place.make_ready(manifest, before)
+        location.make_ready(manifest, before)
     mine = [spec.shard for spec in part_of(manifest.shards, part)]
     todo = [manifest.shards[shard] for shard in mine if shard not in before]
-    if place.is_here and not config.force:
-        _check_room_for_rest(place.folder, manifest, before, todo)
+    if location.is_here and not config.force:
+        _check_room_for_rest(location.folder, manifest, before, todo)
     if todo and len(todo) < len(mine):
         log.info("resuming: %d of %d shards are done", len(mine) - len(todo), len(mine))
-    watch = RejectWatch(place.out, config.max_rejects, {s: before[s] for s in mine if s in before})
+    watch = RejectWatch(location.out, config.max_rejects, {s: before[s] for s in mine if s in before})
     left: set[int] = set()
 
     def listen(message: dict[str, Any]) -> None:
@@ -104,22 +104,22 @@ def _finish(site: "Session", config: RunConfig) -> RunReport:
     patience = math.inf if part is None else PATIENCE_SECONDS
     given_up = site.work(todo, listen, patience=patience)
     watch.check(finished=True)
-    wanted = config.index and not given_up and part is None and place.is_here
-    report = _index(Store(place.out), quiet=site.quiet) if wanted else None
-    store = Store(place.out)
+    wanted = config.index and not given_up and part is None and location.is_here
+    report = _index(Store(location.out), quiet=site.quiet) if wanted else None
+    store = Store(location.out)
     lost = set(mine).difference(store.commits, given_up, left)
     whole = totals(store)
     warn_of_mixture(whole)
     if store.complete and not store.n_rows:
         kept = manifest.config.kept or "words"
-        log.warning("%s holds no rows: of %d sentences none has %s", place.out, whole["sentences"], kept)
+        log.warning("%s holds no rows: of %d sentences none has %s", location.out, whole["sentences"], kept)
     result = RunReport(
-        place.out,
+        location.out,
         totals(store, mine),
         len(set(store.commits).intersection(mine).difference(before)),
         tuple(given_up),
         report,
-        log_path(place.folder, part),
+        log_path(location.folder, part),
         tuple(sorted(lost)),
         _part_report(store, config, mine, left),
     )
@@ -150,8 +150,8 @@ def make_estimate(
     inputs: Sequence[str | Path] | str | Path, out: str | Path, config: RunConfig | None = None
 ) -> Estimate:
     """What `ctxbatch.estimate` does; arguments and errors are described there."""
-    config, place = config or RunConfig(), place_of(out)
-    sources, left_out, reading = _look_at(inputs, place, config)
+    config, location = config or RunConfig(), location_of(out)
+    sources, left_out, reading = _look_at(inputs, location, config)
     sources = examine(sources, reading, config)
     _tell_left_out(left_out)
     if config.shard_range is not None:
@@ -159,7 +159,7 @@ def make_estimate(
     with open_engine(config) as engine:
         resolved = engine.resolve(config, corpus_bytes(sources, reading.limit))
         _check_words(resolved)
-        room = place.folder if place.is_here else None
+        room = location.folder if location.is_here else None
         found = estimate(sources, reading, resolved, room, engine.devices)
     if found.sampled == 1 and found.rejected == found.records and found.first_reject is not None:
         raise InputError(f"nothing can be read: {found.first_reject}")
@@ -195,14 +195,14 @@ def _index(store: Store, *, quiet: bool) -> index_build.IndexReport | None:
 
 
 def _look_at(
-    inputs: Sequence[str | Path] | str | Path, place: Place, config: RunConfig
+    inputs: Sequence[str | Path] | str | Path, location: StoreLocation, config: RunConfig
 ) -> tuple[list[Source], list[str], Reading]:
     """The sources, what was left out of folders, and how the sources are read."""
-    if not place.is_here:
-        _check_for_object_storage(place.out, config)
-    place.check()
+    if not location.is_here:
+        _check_for_object_storage(location.out, config)
+    location.check()
     listed = [inputs] if isinstance(inputs, str | Path) else inputs
-    sources, left_out = find_sources(listed, place.folder, config.format)
+    sources, left_out = find_sources(listed, location.folder, config.format)
     return sources, left_out, resolve_reading(config, sources)
 
 
@@ -239,7 +239,7 @@ def _check_room_for_rest(
 
 
 def _open_manifest(
-    place: Place,
+    location: StoreLocation,
     config: RunConfig,
     resolved: ResolvedConfig,
     reading: Reading,
@@ -247,28 +247,28 @@ def _open_manifest(
     engine: Engine,
 ) -> Manifest:
     """The store's manifest, made now or checked against what is asked for now."""
-    manifest = place.manifest()
+    manifest = location.manifest()
     if manifest is None:
-        resolved = _begin(place, config, resolved, reading, sources, engine)
+        resolved = _begin(location, config, resolved, reading, sources, engine)
         manifest = Manifest(resolved, reading, tuple(sources), tuple(plan(sources, reading)))
         log.debug("planned %d shards from %d sources", len(manifest.shards), len(sources))
-        if place.begin(manifest, first=config.shard_range is not None):
+        if location.begin(manifest, first=config.shard_range is not None):
             return manifest
         log.debug("another part was the first: its manifest holds")
-        manifest = manifest_of(place)
+        manifest = manifest_of(location)
     if config.compile == "auto":  # settled when the store was begun, perhaps by a compiler that is gone
         resolved = replace(resolved, compiled=manifest.config.compiled)
-    check_sources(place.out, manifest, sources)
-    check_options(place.out, manifest, resolved, reading)
-    if place.is_here and config.shard_range is None:
-        for shard, commit in place.commits(manifest).items():
-            if found := misread(shard_folder(place.folder, shard), commit):
-                return plan_again(place, manifest, f"shard {shard:06d} {found}")
+    check_sources(location.out, manifest, sources)
+    check_options(location.out, manifest, resolved, reading)
+    if location.is_here and config.shard_range is None:
+        for shard, commit in location.commits(manifest).items():
+            if found := misread(shard_folder(location.folder, shard), commit):
+                return plan_again(location, manifest, f"shard {shard:06d} {found}")
     return manifest
 
 
 def _begin(
-    place: Place,
+    location: StoreLocation,
     config: RunConfig,
     resolved: ResolvedConfig,
     reading: Reading,
@@ -277,9 +277,9 @@ def _begin(
 ) -> ResolvedConfig:
     """Make sure that a new run can go through: room on the disk, and a model that compiles or need not."""
     _check_words(resolved)
-    if place.is_here and not config.force:
-        expected = estimate(sources, reading, resolved, place.folder, engine.devices)
-        check_room(place.folder, expected.bytes_on_disk + expected.bytes_of_index, _MAKE_ROOM)
+    if location.is_here and not config.force:
+        expected = estimate(sources, reading, resolved, location.folder, engine.devices)
+        check_room(location.folder, expected.bytes_on_disk + expected.bytes_of_index, _MAKE_ROOM)
     try:
         engine.make_program(resolved)
     except CompilingError as error:

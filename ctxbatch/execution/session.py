@@ -13,7 +13,7 @@ from ctxbatch.corpus.plan import ShardSpec, plan
 from ctxbatch.execution.engines import Engine
 from ctxbatch.execution.progress import ProgressBar
 from ctxbatch.files import as_resource_error, open_to_write
-from ctxbatch.store.location import Place
+from ctxbatch.store.location import StoreLocation
 from ctxbatch.store.locks import locked, shared
 from ctxbatch.store.manifest import Manifest, log_path
 from ctxbatch.terminal import file_handler
@@ -36,7 +36,7 @@ class Session:
     ``lock`` is the descriptor of the store's lock, ``log_file`` what workers write to.
     """
 
-    place: Place
+    location: StoreLocation
     manifest: Manifest
     engine: Engine
     lock: int
@@ -61,27 +61,27 @@ class Session:
             listen(message)
 
         try:
-            with self.engine.workers(self.place, self.lock, self.log_file) as workers:
+            with self.engine.workers(self.location, self.lock, self.log_file) as workers:
                 return workers.run([spec.shard for spec in todo], on_message, anew, patience)
         finally:
             bar.close()
 
 
-def plan_again(place: Place, manifest: Manifest, why: str) -> Manifest:
+def plan_again(location: StoreLocation, manifest: Manifest, why: str) -> Manifest:
     """Replace a plan that an earlier version made when it misread a source.
 
     Shards whose text is planned as before count on; the others are made again.
     """
     log.warning("%s: the sources are planned again", why)
     manifest = replace(manifest, shards=tuple(plan(manifest.sources, manifest.reading)))
-    place.begin(manifest, first=False)
+    location.begin(manifest, first=False)
     return manifest
 
 
 @contextlib.contextmanager
-def writing_to(place: Place, part: tuple[int, int] | None = None) -> Iterator[tuple[int, IO[str]]]:
+def writing_to(location: StoreLocation, part: tuple[int, int] | None = None) -> Iterator[tuple[int, IO[str]]]:
     """Hold the store's lock and log to it; yields the lock's descriptor and the log file for workers."""
-    out = place.folder
+    out = location.folder
     try:
         hold = locked(out) if part is None else shared(out)
         with hold as lock, _logging_to(log_path(out, part)) as log_file:

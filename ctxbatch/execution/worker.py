@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ctxbatch.errors import CtxbatchError
-from ctxbatch.store.location import Place, RemotePlace, place_of
+from ctxbatch.store.location import BucketLocation, StoreLocation, location_of
 from ctxbatch.store.locks import Claims
 from ctxbatch.terminal import escape_tracebacks, file_handler
 
@@ -42,7 +42,7 @@ def main() -> None:
     say = functools.partial(_say, channel)
     with telling(say):
         model = Path(sys.argv[3]) if len(sys.argv) > 3 else None
-        run_shards(place_of(sys.argv[1]), sys.argv[2], jobs.get, say, model)
+        run_shards(location_of(sys.argv[1]), sys.argv[2], jobs.get, say, model)
     sys.stderr.flush()
     os._exit(1)  # whatever a thread is at
 
@@ -71,7 +71,7 @@ def telling(say: Callable[..., None]) -> Iterator[None]:
 
 
 def run_shards(
-    place: Place,
+    location: StoreLocation,
     device: str,
     next_job: Callable[[], dict[str, Any]],
     say: Callable[..., None],
@@ -83,7 +83,7 @@ def run_shards(
     could still write the shard.
 
     Args:
-        place: Where the store is; its folder holds the manifest.
+        location: Where the store is; its folder holds the manifest.
         device: ``cpu`` or ``cuda:N``.
         next_job: Waits for a shard to make: its number, and whether it is made although it is committed.
         say: Told what happens: its name and content.
@@ -97,11 +97,11 @@ def run_shards(
     from ctxbatch.store.shard_writer import remove_unfinished
 
     use_one_thread()
-    bench = Bench(place.folder, device, model)
+    bench = Bench(location.folder, device, model)
     manifest = bench.manifest
-    with Claims(place.folder) as claims:
-        if isinstance(place, RemotePlace):
-            place.remove_unclaimed(claims)
+    with Claims(location.folder) as claims:
+        if isinstance(location, BucketLocation):
+            location.remove_unclaimed(claims)
         say("loaded")
 
         def shards() -> Iterator[int]:
@@ -111,16 +111,16 @@ def run_shards(
                 shard = job["shard"]
                 if not claims.take(shard):
                     say("taken", shard=shard)
-                elif not job["anew"] and (commit := place.commit_of(manifest, manifest.shards[shard])):
+                elif not job["anew"] and (commit := location.commit_of(manifest, manifest.shards[shard])):
                     claims.release(shard)
                     say("found", shard=shard, counts=asdict(commit.counts))
                 else:
-                    remove_unfinished(place.folder, shard)
+                    remove_unfinished(location.folder, shard)
                     yield shard
 
         made = bench.run_shards(shards(), lambda progress: say("progress", **asdict(progress)))
-        for commit in made if place.is_here else prefetch(made, 1, threading.Event()):
-            place.publish(commit)
+        for commit in made if location.is_here else prefetch(made, 1, threading.Event()):
+            location.publish(commit)
             claims.release(commit.shard)
             say("committed", shard=commit.shard, counts=asdict(commit.counts))
 

@@ -24,7 +24,7 @@ from ctxbatch.sealed import Count, Positive, Sha256, file_digest, is_there, read
 from ctxbatch.search.exact import Selection, among, exact
 from ctxbatch.search.postings import Postings
 from ctxbatch.store.commits import WORDS, Commit
-from ctxbatch.store.location import LocalPlace
+from ctxbatch.store.location import FolderLocation
 from ctxbatch.store.manifest import INDEX, Manifest
 from ctxbatch.store.reader import Column, Store
 
@@ -287,7 +287,7 @@ def _damage(facts: FileOrigin, path: Path, manifest: Manifest) -> str | None:
     file = path.parent / facts.file
     if size_of(file) not in (None, facts.bytes) or file_digest(file) != facts.sha256:
         return f"{file} is damaged: its content does not match its checksum"
-    if facts.built_from != built_from(LocalPlace(path.parent.parent).commits(manifest)):
+    if facts.built_from != built_from(FolderLocation(path.parent.parent).commits(manifest)):
         return f"{file} was built from other shards than those that are there"
     return None
 

@@ -56,7 +56,7 @@ _ATTEMPT = re.compile(rf"{SHARDS}/\d{{6}}/\w+\.[0-9a-f]{{12}}\.(arrow|jsonl)")
 
 
 @dataclass(frozen=True)
-class LocalPlace:
+class FolderLocation:
     """A store in a folder of this machine."""
 
     folder: Path
@@ -97,8 +97,8 @@ class LocalPlace:
 
     def make_ready(
         self,
-        manifest: Manifest,  # noqa: ARG002 (as `RemotePlace` needs it)
-        commits: Mapping[int, Commit],  # noqa: ARG002 (as `RemotePlace` needs them)
+        manifest: Manifest,  # noqa: ARG002 (as `BucketLocation` needs it)
+        commits: Mapping[int, Commit],  # noqa: ARG002 (as `BucketLocation` needs them)
     ) -> None:
         """Remove what killed runs have left. Only for who holds the store alone."""
         remove_leftovers(self.folder)
@@ -140,7 +140,7 @@ class LocalPlace:
         yield folder if folder.exists() else None
 
 
-class RemotePlace:
+class BucketLocation:
     """A store on object storage.
 
     Args:
@@ -359,10 +359,10 @@ class RemotePlace:
             raise kind(f"{self.out}: {error.strerror}") from error
 
 
-Place = LocalPlace | RemotePlace
+StoreLocation = FolderLocation | BucketLocation
 
 
-def place_of(out: str | Path) -> Place:
+def location_of(out: str | Path) -> StoreLocation:
     """Where a store is, by its name.
 
     Raises:
@@ -371,32 +371,32 @@ def place_of(out: str | Path) -> Place:
     if isinstance(out, Path) and (scheme := _SQUEEZED.match(str(out))):
         raise InputError(f"{out} is a path: give a URL as a string, {scheme[1]}//...")
     if not is_remote(str(out)):
-        return LocalPlace(Path(out))
+        return FolderLocation(Path(out))
     try:
         check_name(str(out))
     except RemoteError as error:
         raise InputError(f"{without_password(str(out))}: {error.strerror}") from error
-    return RemotePlace(str(out))
+    return BucketLocation(str(out))
 
 
-def damaged_shards(place: Place, manifest: Manifest, commits: Mapping[int, Commit]) -> list[str]:
+def damaged_shards(location: StoreLocation, manifest: Manifest, commits: Mapping[int, Commit]) -> list[str]:
     """Say which shards are there and do not count, one a line."""
     return [
-        f"{place.out}/{SHARDS}/{shard:06d} is damaged: `ctxbatch verify {place.out}` says how"
-        for shard in place.broken(manifest, commits)
+        f"{location.out}/{SHARDS}/{shard:06d} is damaged: `ctxbatch verify {location.out}` says how"
+        for shard in location.broken(manifest, commits)
     ]
 
 
-def manifest_of(place: Place) -> Manifest:
+def manifest_of(location: StoreLocation) -> Manifest:
     """The manifest of a store that has to be there.
 
     Raises:
         StoreError: It is not there, is damaged, or is of another format.
         ResourceError: The network fails, or access is denied.
     """
-    manifest = place.manifest()
+    manifest = location.manifest()
     if manifest is None:
-        raise StoreError(f"{place.out} is no ctxbatch store: it has no {MANIFEST}")
+        raise StoreError(f"{location.out} is no ctxbatch store: it has no {MANIFEST}")
     return manifest
 
 

@@ -11,7 +11,7 @@ from ctxbatch.errors import InputError, StoreError
 from ctxbatch.files import as_resource_error, check_room, sync, temporary_name, write_json
 from ctxbatch.sealed import read_json
 from ctxbatch.store.commits import COMMIT, Commit, commit_of, shard_folder
-from ctxbatch.store.location import LocalPlace, RemotePlace, damaged_shards, manifest_of, place_of
+from ctxbatch.store.location import BucketLocation, FolderLocation, damaged_shards, location_of, manifest_of
 from ctxbatch.store.locks import locked
 from ctxbatch.store.manifest import SHARDS, Manifest, check_folder
 from ctxbatch.store.shard_writer import put_in_place
@@ -39,10 +39,10 @@ class PullReport:
 
 def pull(url: str, out: str | Path, *, quiet: bool = True) -> PullReport:
     """What `ctxbatch.pull` does; arguments and errors are described there."""
-    source, target = place_of(url), place_of(out)
-    if not isinstance(source, RemotePlace):
+    source, target = location_of(url), location_of(out)
+    if not isinstance(source, BucketLocation):
         raise InputError(f"{url} is no URL: name a store on object storage, as s3://bucket/store")
-    if not isinstance(target, LocalPlace):
+    if not isinstance(target, FolderLocation):
         raise InputError(f"{out} is on object storage too: name a folder to copy to")
     manifest = manifest_of(source)
     folder = target.folder
@@ -54,7 +54,7 @@ def pull(url: str, out: str | Path, *, quiet: bool = True) -> PullReport:
         raise as_resource_error(error, folder) from error
 
 
-def _copy(source: RemotePlace, target: LocalPlace, manifest: Manifest, quiet: bool) -> PullReport:
+def _copy(source: BucketLocation, target: FolderLocation, manifest: Manifest, quiet: bool) -> PullReport:
     own = target.manifest()
     if own is None:
         manifest.write(target.folder)
@@ -85,11 +85,11 @@ def _copy(source: RemotePlace, target: LocalPlace, manifest: Manifest, quiet: bo
     return PullReport(target.folder, held, copied, len(manifest.shards), tuple(damaged))
 
 
-def _copy_shard(source: RemotePlace, target: LocalPlace, shard: int) -> list[str]:
+def _copy_shard(source: BucketLocation, target: FolderLocation, shard: int) -> list[str]:
     """Copy a shard, whole or not at all; returns what is wrong with it, and then it is not."""
-    place = shard_folder(target.folder, shard)
-    name = f"{source.out}/{SHARDS}/{place.name}"
-    beside = place.with_name(temporary_name(place.name))
+    location = shard_folder(target.folder, shard)
+    name = f"{source.out}/{SHARDS}/{location.name}"
+    beside = location.with_name(temporary_name(location.name))
     beside.mkdir(parents=True)
     try:
         if not source.copy_shard(shard, beside):
@@ -102,7 +102,7 @@ def _copy_shard(source: RemotePlace, target: LocalPlace, shard: int) -> list[str
             sync(beside / file)
         content.pop("attempt", None)  # only names of objects carry it
         write_json(beside / COMMIT, content)
-        put_in_place(beside, place)
+        put_in_place(beside, location)
     except StoreError as error:
         return [str(error)]
     finally:

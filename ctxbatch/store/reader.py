@@ -23,7 +23,7 @@ from ctxbatch.errors import StoreError
 from ctxbatch.sealed import file_digest, open_regular, typed
 from ctxbatch.store.arrow_files import ArrowFile, check_all, is_vector
 from ctxbatch.store.commits import REJECTS, SENTENCES, WORDS, Commit, Counts, FileName, shard_folder
-from ctxbatch.store.location import damaged_shards, manifest_of, place_of
+from ctxbatch.store.location import damaged_shards, location_of, manifest_of
 from ctxbatch.store.schema import sentences_schema, words_schema
 
 log = logging.getLogger("ctxbatch")
@@ -80,10 +80,10 @@ class Store:
     """
 
     def __init__(self, out: str | Path) -> None:
-        self.place = place_of(out)
-        self.path = self.place.folder
-        self.manifest = manifest_of(self.place)
-        self.commits = self.place.commits(self.manifest)
+        self.location = location_of(out)
+        self.path = self.location.folder
+        self.manifest = manifest_of(self.location)
+        self.commits = self.location.commits(self.manifest)
         self._files: dict[tuple[int, FileName], ArrowFile] = {}
 
     @property
@@ -103,7 +103,7 @@ class Store:
 
     def tell_damage(self) -> None:
         """Warn of shards that are there and do not count: what is read of the store is less than it was."""
-        for damaged in damaged_shards(self.place, self.manifest, self.commits):
+        for damaged in damaged_shards(self.location, self.manifest, self.commits):
             log.warning("%s", damaged)
 
     def check_is_here(self) -> None:
@@ -112,8 +112,8 @@ class Store:
         Raises:
             StoreError: They are on object storage.
         """
-        if not self.place.is_here:
-            out = self.place.out
+        if not self.location.is_here:
+            out = self.location.out
             raise StoreError(
                 f"{out} is on object storage: `ctxbatch pull {out} OUT` copies it here, then name the copy"
             )

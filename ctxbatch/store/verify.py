@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ctxbatch.corpus.plan import ShardSpec
-from ctxbatch.corpus.records import Reader, place
+from ctxbatch.corpus.records import Reader, place_of
 from ctxbatch.corpus.sources import Source, current_size
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.filesystem import without_password
@@ -28,7 +28,7 @@ from ctxbatch.store.commits import (
     parse_commit,
     shard_folder,
 )
-from ctxbatch.store.location import Place, manifest_of, place_of
+from ctxbatch.store.location import StoreLocation, location_of, manifest_of
 from ctxbatch.store.manifest import SHARDS, Manifest
 from ctxbatch.store.reader import misread
 from ctxbatch.store.schema import sentences_schema, words_schema
@@ -50,7 +50,7 @@ class Damage:
     is_misread: bool = False
 
 
-def find_shard_damage(place: Place, manifest: Manifest) -> Iterator[Damage]:
+def find_shard_damage(location: StoreLocation, manifest: Manifest) -> Iterator[Damage]:
     """Yield everything in a store's shards that is not as it was written.
 
     A shard that is missing is not damage but unfinished work, and not named here.
@@ -59,14 +59,14 @@ def find_shard_damage(place: Place, manifest: Manifest) -> Iterator[Damage]:
         ResourceError: The disk, a permission or the network does not let something be read.
     """
     for spec in manifest.shards:
-        with place.shard_files(spec.shard) as folder:
+        with location.shard_files(spec.shard) as folder:
             if folder is not None:
-                name = f"{place.out}/{SHARDS}/{spec.shard:06d}"
+                name = f"{location.out}/{SHARDS}/{spec.shard:06d}"
                 yield from _shard_damage(folder, name, manifest, spec)
-    if not place.is_here:
+    if not location.is_here:
         return
-    planned = {shard_folder(place.folder, spec.shard).name for spec in manifest.shards}
-    for entry in sorted((place.folder / SHARDS).glob("[!.]*")):
+    planned = {shard_folder(location.folder, spec.shard).name for spec in manifest.shards}
+    for entry in sorted((location.folder / SHARDS).glob("[!.]*")):
         if entry.name not in planned:
             yield Damage(f"{entry} is not part of the store: remove it")
 
@@ -181,7 +181,7 @@ def find_source_changes(out: str | Path) -> Iterator[str]:
         StoreError: The folder is no store, or its manifest is damaged.
         ResourceError: The network fails, so that nothing can be said.
     """
-    manifest = manifest_of(place_of(out))
+    manifest = manifest_of(location_of(out))
     named: set[int] = set()
     for number, source in enumerate(manifest.sources):
         size = current_size(source)
@@ -197,7 +197,7 @@ def find_source_changes(out: str | Path) -> Iterator[str]:
             try:
                 if not reader.is_unchanged(segment):
                     named.add(segment.source)
-                    yield f"{source.path} has changed in {place(source, segment)}"
+                    yield f"{source.path} has changed in {place_of(source, segment)}"
             except InputError as error:
                 named.add(segment.source)
                 yield str(error)

@@ -19,7 +19,7 @@ from ctxbatch.execution.repair import find_damage
 from ctxbatch.files import create
 from ctxbatch.sealed import read_json, seal
 from ctxbatch.search import index_build
-from ctxbatch.store.location import LocalPlace
+from ctxbatch.store.location import FolderLocation
 from ctxbatch.store.locks import Claims, claimed, is_locked, locked, shared
 from ctxbatch.store.manifest import Manifest
 from tests.helpers.running import committed, start, wait_for
@@ -140,14 +140,14 @@ def test_a_shard_that_another_process_has_claimed_is_left_to_it(run, begun, refe
 
 
 def test_what_another_part_has_committed_meanwhile_is_not_made_again(run, begun, reference, monkeypatch):
-    scan = LocalPlace.commits
+    scan = FolderLocation.commits
 
     def scan_too_early(place, manifest):
         found = scan(place, manifest)
         shutil.copytree(reference / "shards" / "000000", begun / "shards" / "000000", dirs_exist_ok=True)
         return found
 
-    monkeypatch.setattr(LocalPlace, "commits", scan_too_early)
+    monkeypatch.setattr(FolderLocation, "commits", scan_too_early)
     before = (reference / "shards" / "000000" / "words.arrow").stat().st_mtime_ns
     assert run(begun, (1, 5)).part.missing == tuple(range(2, 10))
     assert times_made(begun) == {1: 1}

@@ -9,7 +9,7 @@ import pytest
 
 from ctxbatch.execution.local_pool import Pool, WorkersFailedError
 from ctxbatch.execution.worker import telling
-from ctxbatch.store.location import LocalPlace
+from ctxbatch.store.location import FolderLocation
 
 # Stands in for Python, which would import torch: fails in shards that it is told to, and notes every start.
 WORKER = """#!{python}
@@ -44,7 +44,10 @@ def run(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "executable", str(program))
         said = []
         try:
-            with (tmp_path / "run.log").open("a") as log, Pool(LocalPlace(tmp_path), ["cpu"], 2, log) as pool:
+            with (
+                (tmp_path / "run.log").open("a") as log,
+                Pool(FolderLocation(tmp_path), ["cpu"], 2, log) as pool,
+            ):
                 pool.run(shards, said.append)
         finally:
             monkeypatch.undo()

@@ -15,7 +15,7 @@ from ctxbatch import InputError, ResourceError, RunConfig, StoreError, filesyste
 from ctxbatch.execution.repair import find_damage
 from ctxbatch.sealed import read_json, seal, unseal
 from ctxbatch.store import location
-from ctxbatch.store.location import RemotePlace, place_of
+from ctxbatch.store.location import BucketLocation, location_of
 from tests.helpers.running import start, wait_for
 from tests.helpers.stores import arrow_digests, make_store
 
@@ -151,7 +151,7 @@ def test_a_finished_store_is_not_run_again(server, finished, corpus, config):
 def test_a_commit_is_the_last_object_of_a_shard_and_nothing_stays_on_this_machine(server, bucket, short):
     url = f"{bucket({})}/out"
     report = short(url)
-    assert report.log.parent == place_of(url).folder
+    assert report.log.parent == location_of(url).folder
     assert not list(report.log.parent.glob("shards/*"))
     written = [path.partition("/out/")[2] for method, path in server.asked if method in ("PUT", "POST")]
     written = [name for name in written if name and not name.endswith("/")]
@@ -256,7 +256,7 @@ def test_a_worker_that_dies_between_a_shard_and_its_upload_costs_nothing(
 ):
     """What is complete here counts only when it is there."""
     url = f"{bucket(made)}/out"
-    place = place_of(url)
+    place = location_of(url)
     server.client().delete_object(
         Bucket=url.split("/")[2], Key="out/shards/000002/shard.json"
     )  # as if it had never been written
@@ -480,7 +480,7 @@ def test_copies_go_from_object_storage_into_folders(finished, short, tmp_path):
 
 
 def test_an_unfinished_store_is_copied_as_far_as_it_is(server, finished, tmp_path):
-    place, copy = RemotePlace(finished), tmp_path / "copy"
+    place, copy = BucketLocation(finished), tmp_path / "copy"
     manifest = place.manifest()
     unfinished = f"{finished}-begun"
     for name in objects(server, finished):
