@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,7 +74,7 @@ def _no_seconds() -> dict[str, dict[str, float]]:
 
 
 @dataclass(slots=True)
-class _Reading:
+class ShardState:
     """A shard on its way through the stages, and what it has met so far."""
 
     spec: ShardSpec
@@ -87,18 +87,34 @@ class _Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class _Encoded:
-    """A buffer of a shard on its way through the stages; without a buffer, the shard's end."""
+class ReadBuffer:
+    """A buffer of a shard as it is read. ``bytes`` were read of the sources since the last one."""
 
-    reading: _Reading
+    state: ShardState
     bytes: int
-    buffer: Buffer | None
-    gathered: Gathered | None = None
-    tokens: int = 0
-    slots: int = 0
+    buffer: Buffer
 
 
-class Bench:
+@dataclass(frozen=True, slots=True)
+class EncodedBuffer:
+    """A buffer with its vectors; ``tokens`` went through the model, in ``slots`` with the padding."""
+
+    state: ShardState
+    bytes: int
+    gathered: Gathered
+    tokens: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEnd:
+    """What follows a shard's last buffer."""
+
+    state: ShardState
+    bytes: int
+
+
+class ShardPipeline:
     """A loaded model and what it takes to run shards of one store on one device.
 
     Args:
@@ -145,74 +161,76 @@ class Bench:
         finally:
             stopped.set()
 
-    def _read(self, specs: Iterable[ShardSpec]) -> Iterator[_Encoded]:
+    def _read(self, specs: Iterable[ShardSpec]) -> Iterator[ReadBuffer | ShardEnd]:
         for spec in specs:
-            reading = _Reading(spec, time.time(), self.manifest.config.tokens_per_batch)
-            clock, seconds, taken = _Clock(), reading.seconds["read"], 0
-            for buffer in self._maker.buffers(self._sentences(reading)):
+            state = ShardState(spec, time.time(), self.manifest.config.tokens_per_batch)
+            clock, seconds, taken = _Clock(), state.seconds["read"], 0
+            for buffer in self._maker.buffers(self._sentences(state)):
                 clock.lap(seconds, "busy")
-                yield _Encoded(reading, reading.bytes - taken, buffer)
+                yield ReadBuffer(state, state.bytes - taken, buffer)
                 clock.lap(seconds, "blocked")
-                taken = reading.bytes
+                taken = state.bytes
             clock.lap(seconds, "busy")
-            yield _Encoded(reading, spec.size - taken, None)
+            yield ShardEnd(state, spec.size - taken)
 
-    def _sentences(self, reading: _Reading) -> Iterator[Sentence]:
+    def _sentences(self, state: ShardState) -> Iterator[Sentence]:
         before = self._reader.bytes_read
-        for record in self._reader.read(reading.spec.segments):
-            reading.bytes = self._reader.bytes_read - before
-            reading.records += record.times if isinstance(record, Record) else 1
+        for record in self._reader.read(state.spec.segments):
+            state.bytes = self._reader.bytes_read - before
+            state.records += record.times if isinstance(record, Record) else 1
             if isinstance(record, Record):
                 yield from split_sentences(record, self.manifest.config.lang)
             else:
-                reading.rejects.append(record)
+                state.rejects.append(record)
 
-    def _encode(self, items: Iterable[_Encoded]) -> Iterator[_Encoded]:
+    def _encode(self, items: Iterable[ReadBuffer | ShardEnd]) -> Iterator[EncodedBuffer | ShardEnd]:
         clock = _Clock()
         for item in items:
-            seconds = item.reading.seconds["encode"]
+            seconds = item.state.seconds["encode"]
             clock.lap(seconds, "starved")
-            encoded = item if item.buffer is None else self._encoded(item, item.buffer)
+            encoded = self._encoded(item) if isinstance(item, ReadBuffer) else item
             clock.lap(seconds, "busy")
             yield encoded
             clock.lap(seconds, "blocked")
 
-    def _encoded(self, item: _Encoded, buffer: Buffer) -> _Encoded:
+    def _encoded(self, item: ReadBuffer) -> EncodedBuffer:
         """Encode a buffer, in smaller batches where the device's memory is too small for these."""
-        reading = item.reading
+        state = item.state
         while True:
             try:
-                return self._try_to_encode(item, buffer, reading.budget)
+                return self._try_to_encode(item)
             except OutOfMemoryError as error:
-                longest = int(buffer.window_length_W.max()) + self._maker.n_specials
-                if reading.budget <= longest:
+                longest = int(item.buffer.window_length_W.max()) + self._maker.n_specials
+                if state.budget <= longest:
                     raise ResourceError(
                         f"{self._device} has no memory for a single window of {longest} tokens: {error}"
                     ) from None
-                reading.budget //= 2
+                state.budget //= 2
                 log.warning(
                     "shard %06d: out of memory, going on with %d tokens a batch: %s",
-                    reading.spec.shard,
-                    reading.budget,
+                    state.spec.shard,
+                    state.budget,
                     error,
                 )
 
-    def _try_to_encode(self, item: _Encoded, buffer: Buffer, budget: int) -> _Encoded:
-        batches = list(self._maker.batches(buffer, budget))
+    def _try_to_encode(self, item: ReadBuffer) -> EncodedBuffer:
+        batches = list(self._maker.batches(item.buffer, item.state.budget))
         encoded = zip(batches, self._encoder.encode(batches), strict=True)
-        gathered = gather(self.manifest.config, buffer, encoded, self._out)
+        gathered = gather(self.manifest.config, item.buffer, encoded, self._out)
         tokens = sum(int(batch.lengths_B.sum()) for batch in batches)
         slots = sum(batch.input_ids_BT.size for batch in batches)
-        return replace(item, buffer=gathered.buffer, gathered=gathered, tokens=tokens, slots=slots)
+        return EncodedBuffer(item.state, item.bytes, gathered, tokens, slots)
 
-    def _write(self, items: Iterator[_Encoded], report: Callable[[Progress], None]) -> Iterator[Commit]:
+    def _write(
+        self, items: Iterator[EncodedBuffer | ShardEnd], report: Callable[[Progress], None]
+    ) -> Iterator[Commit]:
         manifest, clock = self.manifest, _Clock()
         for first in items:
-            reading, item = first.reading, first
-            seconds = reading.seconds["write"]
+            state, item = first.state, first
+            seconds = state.seconds["write"]
             clock.lap(seconds, "starved")
-            with ShardWriter(self._out, reading.spec.shard, manifest.config, manifest.sources) as writer:
-                while item.gathered is not None:
+            with ShardWriter(self._out, state.spec.shard, manifest.config, manifest.sources) as writer:
+                while isinstance(item, EncodedBuffer):
                     writer.write(item.gathered)
                     writer.counts.tokens += item.tokens
                     writer.counts.slots += item.slots
@@ -220,42 +238,44 @@ class Bench:
                     clock.lap(seconds, "busy")
                     item = next(items)
                     clock.lap(seconds, "starved")
-                writer.reject(reading.rejects)
-                writer.counts.records = reading.records
+                writer.reject(state.rejects)
+                writer.counts.records = state.records
                 report(self._progress(item))
-                commit = writer.commit(functools.partial(self._facts, reading, clock))
+                commit = writer.commit(functools.partial(self._facts, state, clock))
             yield commit
 
-    def _progress(self, item: _Encoded) -> Progress:
-        reading = item.reading
+    def _progress(self, item: EncodedBuffer | ShardEnd) -> Progress:
+        state = item.state
         first = None
-        if reading.rejects:
-            reject = reading.rejects[0]
+        if state.rejects:
+            reject = state.rejects[0]
             source = self.manifest.sources[reject.source].path
             first = f"{source}, record {reject.record}: {reject.reason}"
-        n_sentences = len(item.buffer.sentences) if item.buffer is not None else 0
+        n_sentences, n_tokens = 0, 0
+        if isinstance(item, EncodedBuffer):
+            n_sentences, n_tokens = len(item.gathered.buffer.sentences), item.tokens
         return Progress(
-            reading.spec.shard,
+            state.spec.shard,
             item.bytes,
             n_sentences,
-            item.tokens,
-            reading.records,
-            len(reading.rejects),
+            n_tokens,
+            state.records,
+            len(state.rejects),
             first,
         )
 
-    def _facts(self, reading: _Reading, clock: _Clock) -> dict[str, Any]:
+    def _facts(self, state: ShardState, clock: _Clock) -> dict[str, Any]:
         """What the commit record says of a shard that is written and synced."""
-        clock.lap(reading.seconds["write"], "busy")
+        clock.lap(state.seconds["write"], "busy")
         stages = {
             stage: {state: round(spent, 4) for state, spent in seconds.items()}
-            for stage, seconds in reading.seconds.items()
+            for stage, seconds in state.seconds.items()
         }
         return {
             "fingerprint": self.manifest.config.fingerprint,
-            "inputs": [asdict(segment) for segment in reading.spec.segments],
-            "timing": {"started": reading.started, "finished": time.time(), "stages": stages},
-            "tokens_per_batch": reading.budget,
+            "inputs": [asdict(segment) for segment in state.spec.segments],
+            "timing": {"started": state.started, "finished": time.time(), "stages": stages},
+            "tokens_per_batch": state.budget,
             "device": describe_device(self._device),
             "versions": library_versions(),
             "peak_memory_bytes": peak_memory(),

@@ -92,13 +92,13 @@ def run_shards(
     Raises:
         CtxbatchError: Something stops the whole run.
     """
-    from ctxbatch.execution.pipeline import Bench, prefetch
+    from ctxbatch.execution.pipeline import ShardPipeline, prefetch
     from ctxbatch.model.devices import use_one_thread
     from ctxbatch.store.shard_writer import remove_unfinished
 
     use_one_thread()
-    bench = Bench(location.folder, device, model)
-    manifest = bench.manifest
+    pipeline = ShardPipeline(location.folder, device, model)
+    manifest = pipeline.manifest
     with Claims(location.folder) as claims:
         if isinstance(location, BucketLocation):
             location.remove_unclaimed(claims)
@@ -118,7 +118,7 @@ def run_shards(
                     remove_unfinished(location.folder, shard)
                     yield shard
 
-        made = bench.run_shards(shards(), lambda progress: say("progress", **asdict(progress)))
+        made = pipeline.run_shards(shards(), lambda progress: say("progress", **asdict(progress)))
         for commit in made if location.is_here else prefetch(made, 1, threading.Event()):
             location.publish(commit)
             claims.release(commit.shard)

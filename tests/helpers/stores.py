@@ -8,7 +8,7 @@ import numpy as np
 from ctxbatch.config import RunConfig
 from ctxbatch.corpus.plan import examine, plan, resolve_reading
 from ctxbatch.corpus.sources import find_sources
-from ctxbatch.execution.pipeline import Bench
+from ctxbatch.execution.pipeline import ShardPipeline
 from ctxbatch.model import resolve
 from ctxbatch.store.manifest import Manifest
 from ctxbatch.store.reader import Store
@@ -22,8 +22,8 @@ def make_store(out: Path, inputs: list[Path], config: RunConfig, device: str = "
     resolved = resolve.resolve(config, device)
     out.mkdir(parents=True, exist_ok=True)
     Manifest(resolved, reading, tuple(sources), tuple(plan(sources, reading))).write(out)
-    bench = Bench(out, device)
-    for _ in bench.run_shards([spec.shard for spec in Manifest.read(out).shards], lambda _: None):
+    pipeline = ShardPipeline(out, device)
+    for _ in pipeline.run_shards([spec.shard for spec in Manifest.read(out).shards], lambda _: None):
         pass
     return Store(out)
 

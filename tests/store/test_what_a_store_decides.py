@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from ctxbatch import RunConfig
-from ctxbatch.execution.pipeline import Bench
+from ctxbatch.execution.pipeline import ShardPipeline
 from ctxbatch.store.manifest import Manifest
 from tests.helpers.running import command
 from tests.helpers.stores import arrow_digests, make_store
@@ -35,7 +35,7 @@ def renamed(out, name, model, revision=None):
     manifest = Manifest.read(out)
     shutil.rmtree(out / "shards")
     replace(manifest, config=replace(manifest.config, model=str(name), revision=revision)).write(out)
-    assert list(Bench(out, "cpu", model).run_shards(range(len(manifest.shards)), lambda _: None))
+    assert list(ShardPipeline(out, "cpu", model).run_shards(range(len(manifest.shards)), lambda _: None))
 
 
 def test_a_relative_path_in_a_store_is_no_model(out, model, cli, tmp_path):
