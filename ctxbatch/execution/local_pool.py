@@ -3,7 +3,6 @@
 Decides where a shard runs, never what running it means.
 """
 
-import json
 import math
 import os
 import queue
@@ -13,10 +12,24 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ctxbatch.cores import UNBOUND, unbind
 from ctxbatch.errors import CtxbatchError, error_of_kind
+from ctxbatch.execution.messages import (
+    Committed,
+    Failed,
+    Found,
+    Job,
+    Loaded,
+    Message,
+    Ready,
+    Stopped,
+    Taken,
+    Tick,
+    decode,
+    encode,
+)
 from ctxbatch.execution.scheduler import TRIES, Dispatch
 from ctxbatch.files import PROCESS_NONCE, new_nonce, process_name
 from ctxbatch.store.location import StoreLocation
@@ -73,10 +86,10 @@ class _Worker:
         """What its temporary files are called after."""
         return process_name(self.process.pid, self.nonce)
 
-    def send(self, job: dict[str, Any]) -> None:
+    def send(self, job: Job) -> None:
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps(job) + "\n")
+            self.process.stdin.write(encode(job))
             self.process.stdin.flush()
         except BrokenPipeError:
             pass  # it has died; its reader thread says so
@@ -108,7 +121,7 @@ class Pool:
         self._lock = lock
         self._log = log
         self._model = [] if model is None else [str(model)]
-        self._inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        self._inbox: queue.Queue[tuple[_Worker, Message | None]] = queue.Queue()
         self._workers: list[_Worker] = []
         self._failed_starts = 0
 
@@ -125,18 +138,16 @@ class Pool:
     def run(
         self,
         shards: Iterable[int],
-        on_message: Callable[[dict[str, Any]], None],
-        anew: Collection[int] = (),
+        on_message: Callable[[Message], None],
+        rebuild: Collection[int] = (),
         patience: float = math.inf,
     ) -> list[int]:
         """Run shards until each is committed, is left to others or has failed three times.
 
         Args:
             shards: Their numbers.
-            on_message: Told of every ``progress``, ``committed``, ``found`` (committed by another process
-                meanwhile), ``taken`` (claimed by another process at this moment), ``left`` (to that one),
-                ``retry`` and ``given up``; and, with ``say: tick``, at least once a second.
-            anew: Those of them that are made although they are committed.
+            on_message: Told of what is said of every shard; and, by a `Tick`, at least once a second.
+            rebuild: Those of them that are made although they are committed.
             patience: Seconds after which a shard that another process has claimed is left to that one.
 
         Returns:
@@ -145,7 +156,7 @@ class Pool:
         Raises:
             CtxbatchError: A worker met something that stops the whole run.
         """
-        dispatch = Dispatch(shards, anew, patience)
+        dispatch = Dispatch(shards, rebuild, patience)
         for device in self._devices[: len(dispatch)]:
             self._start(device)
         while dispatch:
@@ -153,7 +164,7 @@ class Pool:
             try:
                 worker, message = self._inbox.get(timeout=1.0)
             except queue.Empty:
-                on_message({"say": "tick"})
+                on_message(Tick())
                 continue
             if message is None:
                 for what_follows in self._bury(worker, dispatch):
@@ -195,33 +206,34 @@ class Pool:
         assert worker.process.stdout is not None
         for line in worker.process.stdout:
             try:
-                self._inbox.put((worker, json.loads(line)))
+                self._inbox.put((worker, decode(line)))
             except ValueError:
                 break  # half a line: it died in the middle of it
         self._inbox.put((worker, None))
 
-    def _take(self, worker: _Worker, message: dict[str, Any]) -> None:
-        if message["say"] == "error":
-            raise error_of_kind(message["kind"], message["message"])
-        if message["say"] == "failed":
-            worker.failure = message["reason"]
-        elif message["say"] == "loaded":
-            worker.loaded = True
-            self._failed_starts = 0
-        elif message["say"] == "ready":
-            worker.waiting = True
-        elif message["say"] in ("committed", "found", "taken"):
-            worker.shards.remove(message["shard"])
+    def _take(self, worker: _Worker, message: Message) -> None:
+        match message:
+            case Stopped():
+                raise error_of_kind(message.kind, message.message)
+            case Failed():
+                worker.failure = message.reason
+            case Loaded():
+                worker.loaded = True
+                self._failed_starts = 0
+            case Ready():
+                worker.waiting = True
+            case Committed() | Found() | Taken():
+                worker.shards.remove(message.shard)
 
     def _hand_out(self, dispatch: Dispatch) -> None:
         for worker in self._workers:
             if not worker.waiting or (job := dispatch.next(worker.shards)) is None:
                 continue
             worker.waiting = False
-            worker.shards.append(job["shard"])
+            worker.shards.append(job.shard)
             worker.send(job)
 
-    def _bury(self, worker: _Worker, dispatch: Dispatch) -> Iterator[dict[str, Any]]:
+    def _bury(self, worker: _Worker, dispatch: Dispatch) -> Iterator[Message]:
         """Forget a worker that has ended; returns what follows for the shards that it leaves undone."""
         self._workers.remove(worker)
         try:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.records import Reader, Record, Reject
 from ctxbatch.errors import ResourceError
+from ctxbatch.execution.messages import Progress
 from ctxbatch.files import as_resource_error
 from ctxbatch.model.compiling import program_path
 from ctxbatch.model.devices import describe_device, library_versions
@@ -36,22 +37,6 @@ log = logging.getLogger("ctxbatch")
 Item = TypeVar("Item")
 # Buffers waiting between two stages: enough to overlap, few enough to keep memory small.
 _DEPTH = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What has been written of a shard since the last such report; and what was read of it, in all.
-
-    ``rejected`` counts records, ``first_reject`` names one.
-    """
-
-    shard: int
-    bytes: int
-    sentences: int
-    tokens: int
-    records: int
-    rejected: int
-    first_reject: str | None
 
 
 class _Clock:

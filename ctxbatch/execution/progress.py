@@ -3,9 +3,20 @@
 import logging
 import sys
 import time
-from typing import Any
 
 from tqdm import tqdm
+
+from ctxbatch.execution.messages import (
+    Committed,
+    Found,
+    GivenUp,
+    Left,
+    Message,
+    Progress,
+    Ready,
+    Retried,
+    Taken,
+)
 
 _LOG_SECONDS = 30.0
 log = logging.getLogger("ctxbatch")
@@ -38,31 +49,31 @@ class ProgressBar:
             bar_format="{percentage:3.0f}% {bar} {n_fmt}B/{total_fmt}B, {remaining} left{postfix}",
         )
 
-    def on_message(self, message: dict[str, Any]) -> None:
-        """Take note of what a worker says."""
-        say, shard = message["say"], message.get("shard")
+    def on_message(self, message: Message) -> None:
+        """Take note of what is said of a shard."""
         if self._started is None:
-            if say != "ready":
+            if not isinstance(message, Ready):
                 return
             self._started = self._logged = time.monotonic()  # the model is loaded, the work begins
-        if say == "progress":
-            new = (message["bytes"], message["sentences"], message["tokens"])
-            self._open[message["shard"]] = _add(self._open.get(message["shard"], (0, 0, 0)), new)
-        elif say == "committed":
-            self._done = _add(self._done, self._open.pop(message["shard"], (0, 0, 0)))
-            log.debug("shard %06d committed: %s rows", shard, f"{message['counts']['rows']:,}")
-        elif say == "found":
-            log.debug("shard %06d was committed by another process", shard)
-        elif say == "taken":
-            log.debug("shard %06d is being made by another process: it is asked for again", shard)
-        elif say == "left":
-            log.info("shard %06d is being made by another process: it is left to that one", shard)
-        elif say == "retry":
-            self._open.pop(message["shard"], None)
-            log.warning("a worker died in shard %06d: it is run again", shard)
-        elif say == "given up":
-            self._open.pop(message["shard"], None)
-            log.error("shard %06d is given up: %s", shard, message["why"])
+        match message:
+            case Progress():
+                new = (message.bytes, message.sentences, message.tokens)
+                self._open[message.shard] = _add(self._open.get(message.shard, (0, 0, 0)), new)
+            case Committed():
+                self._done = _add(self._done, self._open.pop(message.shard, (0, 0, 0)))
+                log.debug("shard %06d committed: %s rows", message.shard, f"{message.counts.rows:,}")
+            case Found():
+                log.debug("shard %06d was committed by another process", message.shard)
+            case Taken():
+                log.debug("shard %06d is being made by another process: it is asked for again", message.shard)
+            case Left():
+                log.info("shard %06d is being made by another process: it is left to that one", message.shard)
+            case Retried():
+                self._open.pop(message.shard, None)
+                log.warning("a worker died in shard %06d: it is run again", message.shard)
+            case GivenUp():
+                self._open.pop(message.shard, None)
+                log.error("shard %06d is given up: %s", message.shard, message.why)
         self._show()
 
     def _show(self) -> None:

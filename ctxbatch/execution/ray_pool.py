@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_all
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,19 @@ import ray
 
 from ctxbatch.errors import InputError, error_of_kind
 from ctxbatch.execution.local_pool import check_failures
+from ctxbatch.execution.messages import (
+    Committed,
+    Failed,
+    Found,
+    Loaded,
+    Logged,
+    Message,
+    Placed,
+    Ready,
+    Stopped,
+    Taken,
+    Tick,
+)
 from ctxbatch.execution.ray_cluster import as_own_error, count, reached, waiting
 from ctxbatch.execution.ray_worker import RayWorker
 from ctxbatch.execution.scheduler import TRIES, Dispatch
@@ -97,12 +110,12 @@ class RayPool:
     def run(
         self,
         shards: Iterable[int],
-        on_message: Callable[[dict[str, Any]], None],
-        anew: Collection[int] = (),
+        on_message: Callable[[Message], None],
+        rebuild: Collection[int] = (),
         patience: float = math.inf,
     ) -> list[int]:
         """What `ctxbatch.execution.local_pool.Pool.run` does, with the same arguments and errors."""
-        dispatch = Dispatch(shards, anew, patience)
+        dispatch = Dispatch(shards, rebuild, patience)
         (self._location.folder / SHARDS).mkdir(exist_ok=True)
         with reached():
             while dispatch or self._unseen:
@@ -113,12 +126,12 @@ class RayPool:
                 check_failures(dispatch, log_path(self._location.folder))
         return dispatch.given_up
 
-    def _messages(self, dispatch: Dispatch) -> Iterator[dict[str, Any]]:
+    def _messages(self, dispatch: Dispatch) -> Iterator[Message]:
         """What comes in next, and what follows from it."""
         try:
             worker, future = self._inbox.get(timeout=1.0)
         except queue.Empty:
-            yield {"say": "tick"}
+            yield Tick()
             return
         if worker not in self._workers:
             return
@@ -127,40 +140,38 @@ class RayPool:
         elif (news := future.result()) is not None:
             yield from self._take(worker, dispatch, news)
 
-    def _take(
-        self, worker: _Worker, dispatch: Dispatch, news: list[dict[str, Any]]
-    ) -> Iterator[dict[str, Any]]:
+    def _take(self, worker: _Worker, dispatch: Dispatch, news: list[Message]) -> Iterator[Message]:
         for message in news:
-            if message["say"] == "failed":
-                worker.failure = message["reason"]
-                yield from self._bury(worker, dispatch, RuntimeError(message["trace"]))
+            if isinstance(message, Failed):
+                worker.failure = message.reason
+                yield from self._bury(worker, dispatch, RuntimeError(message.trace))
                 return
             self._note(worker, message)
             yield message
         if not news:
-            yield {"say": "tick"}
+            yield Tick()
         self._listen(worker)
 
-    def _note(self, worker: _Worker, message: dict[str, Any]) -> None:
-        say = message["say"]
-        if say == "error":
-            raise error_of_kind(message["kind"], message["message"])
-        if say == "placed":
-            worker.host = message["host"]
-        elif say == "log":
-            log.debug("%s says: %s", worker.host, message["text"])
-        elif say == "loaded":
-            log.debug("a worker on %s is ready", worker.host)
-            worker.loaded = True
-            self._failed_starts = 0
-        elif say == "ready":
-            worker.waiting = True
-        elif say in ("committed", "found", "taken"):
-            worker.shards.remove(message["shard"])
-            if say == "committed" and not self._is_seen(message["shard"]):
-                self._unseen[message["shard"]] = (time.monotonic(), worker.host)
+    def _note(self, worker: _Worker, message: Message) -> None:
+        match message:
+            case Stopped():
+                raise error_of_kind(message.kind, message.message)
+            case Placed():
+                worker.host = message.host
+            case Logged():
+                log.debug("%s says: %s", worker.host, message.text)
+            case Loaded():
+                log.debug("a worker on %s is ready", worker.host)
+                worker.loaded = True
+                self._failed_starts = 0
+            case Ready():
+                worker.waiting = True
+            case Committed() | Found() | Taken():
+                worker.shards.remove(message.shard)
+                if isinstance(message, Committed) and not self._is_seen(message.shard):
+                    self._unseen[message.shard] = (time.monotonic(), worker.host)
 
-    def _bury(self, worker: _Worker, dispatch: Dispatch, error: BaseException) -> Iterator[dict[str, Any]]:
+    def _bury(self, worker: _Worker, dispatch: Dispatch, error: BaseException) -> Iterator[Message]:
         """Forget a worker that has died or cannot be reached; what it has committed counts."""
         log.debug("a worker on %s is gone: %s", worker.host, error)
         self._workers.remove(worker)
@@ -174,7 +185,7 @@ class RayPool:
             if commit is None:
                 lost.append(shard)
             else:
-                yield {"say": "committed", "shard": shard, "counts": asdict(commit.counts)}
+                yield Committed(shard, commit.counts)
         if worker.failure and worker.loaded:
             yield from dispatch.failed(lost, worker.failure)
         else:
@@ -196,7 +207,7 @@ class RayPool:
             if not worker.waiting or (job := dispatch.next(worker.shards)) is None:
                 continue
             worker.waiting = False
-            worker.shards.append(job["shard"])
+            worker.shards.append(job.shard)
             self._await(worker, worker.actor.take.remote(job))
 
     # --- the cluster ------------------------------------------------------------------------------

@@ -13,10 +13,10 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 from ctxbatch.config import ResolvedConfig, RunConfig
 from ctxbatch.errors import InputError
+from ctxbatch.execution.messages import Job, Logged, Message, Placed
 from ctxbatch.execution.worker import run_shards, telling
 from ctxbatch.store.location import BucketLocation, StoreLocation, location_of, manifest_of
 from ctxbatch.store.manifest import Manifest
@@ -37,20 +37,20 @@ class RayWorker:
     """
 
     def __init__(self, out: Path | str, folder: str, device: str) -> None:
-        self._jobs: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._outbox: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._jobs: queue.Queue[Job] = queue.Queue()
+        self._outbox: queue.Queue[Message] = queue.Queue()
         self._seconds_alone = 0.0
         self._host = socket.gethostname()
-        self._say("placed", host=self._host)
+        self._outbox.put(Placed(self._host))
         stand_in(folder)
         for target, arguments in ((self._end_when_alone, ()), (self._work, (out, device))):
             threading.Thread(target=target, args=arguments, daemon=True).start()
 
-    def take(self, job: dict[str, Any]) -> None:
+    def take(self, job: Job) -> None:
         """Run a shard when those before it are read."""
         self._jobs.put(job)
 
-    def news(self) -> list[dict[str, Any]]:
+    def news(self) -> list[Message]:
         """What was said since the last time; waits a little for something."""
         found = []
         with contextlib.suppress(queue.Empty):
@@ -68,7 +68,7 @@ class RayWorker:
         os._exit(1)
 
     def _work(self, out: Path | str, device: str) -> None:
-        with telling(self._say):
+        with telling(self._outbox.put):
             self._run_shards(_at_hand(out, self._host), device)
 
     def _run_shards(self, location: StoreLocation, device: str) -> None:
@@ -78,10 +78,7 @@ class RayWorker:
         config = Manifest.read(location.folder).config
         if config.compiled and device == "cpu":
             make_program(config)
-        run_shards(location, device, self._jobs.get, self._say)
-
-    def _say(self, what: str, **content: Any) -> None:  # noqa: ANN401 (whatever can be pickled)
-        self._outbox.put({"say": what, **content})
+        run_shards(location, device, self._jobs.get, self._outbox.put)
 
 
 def _at_hand(out: Path | str, host: str) -> StoreLocation:
@@ -104,12 +101,12 @@ def _at_hand(out: Path | str, host: str) -> StoreLocation:
 class _ToDriver(logging.Handler):
     """Hands on what is logged here."""
 
-    def __init__(self, outbox: "queue.Queue[dict[str, Any]]") -> None:
+    def __init__(self, outbox: "queue.Queue[Message]") -> None:
         super().__init__(logging.WARNING)
         self._outbox = outbox
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._outbox.put({"say": "log", "text": record.getMessage()})
+        self._outbox.put(Logged(record.getMessage()))
 
 
 def stand_in(folder: str) -> None:

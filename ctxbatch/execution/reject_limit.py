@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ctxbatch.errors import TooManyRejectsError
+from ctxbatch.execution.messages import Found, Message, Progress
 from ctxbatch.store.commits import Commit
 from ctxbatch.store.manifest import rejects_of
 
@@ -25,19 +25,18 @@ class RejectWatch:
         rejected = any(commit.counts.rejected for commit in done.values())
         self._example = f" (see {rejects_of(out)})" if rejected else ""
 
-    def on_message(self, message: Mapping[str, Any]) -> None:
-        """Take note of what a worker says.
+    def on_message(self, message: Message) -> None:
+        """Take note of what is said of a shard.
 
         Raises:
             TooManyRejectsError: More is rejected than the limit allows.
         """
-        if message["say"] == "found":
-            counts = message["counts"]
-            self._counts[message["shard"]] = (counts["records"], counts["rejected"])
-        if message["say"] == "progress":
-            self._counts[message["shard"]] = (message["records"], message["rejected"])
-            if message["first_reject"]:
-                self._example = f", such as {message['first_reject']}"
+        if isinstance(message, Found):
+            self._counts[message.shard] = (message.counts.records, message.counts.rejected)
+        if isinstance(message, Progress):
+            self._counts[message.shard] = (message.records, message.rejected)
+            if message.first_reject:
+                self._example = f", such as {message.first_reject}"
             self.check()
 
     def check(self, finished: bool = False) -> None:

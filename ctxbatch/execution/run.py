@@ -17,6 +17,7 @@ from ctxbatch.corpus.sources import Source, find_sources
 from ctxbatch.errors import InputError
 from ctxbatch.execution.engines import Engine, open_engine
 from ctxbatch.execution.estimate import Estimate, estimate, remember_rate
+from ctxbatch.execution.messages import Left, Message
 from ctxbatch.execution.partition import PATIENCE_SECONDS, PartReport, part_of
 from ctxbatch.execution.reject_limit import RejectWatch
 from ctxbatch.execution.resume import check_options, check_sources
@@ -96,10 +97,10 @@ def _finish(site: "Session", config: RunConfig) -> RunReport:
     watch = RejectWatch(location.out, config.max_rejects, {s: before[s] for s in mine if s in before})
     left: set[int] = set()
 
-    def listen(message: dict[str, Any]) -> None:
+    def listen(message: Message) -> None:
         watch.on_message(message)
-        if message["say"] == "left":
-            left.add(message["shard"])
+        if isinstance(message, Left):
+            left.add(message.shard)
 
     patience = math.inf if part is None else PATIENCE_SECONDS
     given_up = site.work(todo, listen, patience=patience)

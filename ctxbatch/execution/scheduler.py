@@ -6,7 +6,17 @@ Knows neither processes nor machines; whoever runs workers asks it, and tells it
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any
+
+from ctxbatch.execution.messages import (
+    Committed,
+    Found,
+    GivenUp,
+    Job,
+    Left,
+    Message,
+    Retried,
+    Taken,
+)
 
 # Of a shard whose worker dies, and of starting a worker. So many shards that raise an error end a run.
 TRIES = 3
@@ -22,14 +32,14 @@ class Dispatch:
 
     Args:
         shards: Their numbers.
-        anew: Those of them that are made although they are committed.
+        rebuild: Those of them that are made although they are committed.
         patience: Seconds after which a shard that another process has claimed is left to that one.
     """
 
-    def __init__(self, shards: Iterable[int], anew: Collection[int], patience: float) -> None:
+    def __init__(self, shards: Iterable[int], rebuild: Collection[int], patience: float) -> None:
         self._pending = deque(shards)
         self._open = set(self._pending)
-        self._anew = anew
+        self._rebuild = rebuild
         self._patience = patience
         self._failures: dict[int, int] = {}
         self._given_up: list[int] = []
@@ -46,7 +56,7 @@ class Dispatch:
         """The shards that have failed too often, in order."""
         return sorted(self._given_up)
 
-    def next(self, running: Sequence[int]) -> dict[str, Any] | None:
+    def next(self, running: Sequence[int]) -> Job | None:
         """A job for a worker that has these shards at hand; ``None`` if there is none for it now."""
         self._ask_again()
         if not self._pending or any(shard in self._failures for shard in running):
@@ -54,21 +64,21 @@ class Dispatch:
         if running and self._pending[0] in self._failures:
             return None
         shard = self._pending.popleft()
-        return {"shard": shard, "anew": shard in self._anew}
+        return Job(shard, shard in self._rebuild)
 
-    def heard(self, message: dict[str, Any]) -> dict[str, Any]:
+    def heard(self, message: Message) -> Message:
         """Take note of what a worker says; returns what is to be told of it."""
-        if message["say"] in ("committed", "found"):
-            self._open.discard(message["shard"])
-        elif message["say"] == "taken":
-            return {**message, "say": self._after_refusal(message["shard"])}
+        if isinstance(message, Committed | Found):
+            self._open.discard(message.shard)
+        elif isinstance(message, Taken):
+            return self._after_refusal(message.shard)
         return message
 
-    def lost(self, shards: Iterable[int]) -> Iterator[dict[str, Any]]:
+    def lost(self, shards: Iterable[int]) -> Iterator[Retried | GivenUp]:
         """A worker has died with these shards; yields for each the message that says what follows."""
         yield from self._tried(shards, 1, "its worker died three times")
 
-    def failed(self, shards: Sequence[int], reason: str) -> Iterator[dict[str, Any]]:
+    def failed(self, shards: Sequence[int], reason: str) -> Iterator[Retried | GivenUp]:
         """A worker has raised an error with these shards; yields what `lost` does.
 
         The same shard would raise it again. Which of several did is not known: each runs once more, alone.
@@ -77,24 +87,24 @@ class Dispatch:
             self.reasons.append(reason)
         yield from self._tried(shards, TRIES if len(shards) == 1 else 1, reason)
 
-    def _tried(self, shards: Iterable[int], tries: int, why: str) -> Iterator[dict[str, Any]]:
+    def _tried(self, shards: Iterable[int], tries: int, why: str) -> Iterator[Retried | GivenUp]:
         for shard in shards:
             self._failures[shard] = self._failures.get(shard, 0) + tries
             if self._failures[shard] >= TRIES:
                 self._open.discard(shard)
                 self._given_up.append(shard)
-                yield {"say": "given up", "shard": shard, "why": why}
+                yield GivenUp(shard, why)
             else:
                 self._pending.append(shard)
-                yield {"say": "retry", "shard": shard}
+                yield Retried(shard)
 
-    def _after_refusal(self, shard: int) -> str:
+    def _after_refusal(self, shard: int) -> Taken | Left:
         now = time.monotonic()
         if now - self._taken_since.setdefault(shard, now) < self._patience:
             self._taken.append(shard)
-            return "taken"
+            return Taken(shard)
         self._open.discard(shard)
-        return "left"
+        return Left(shard)
 
     def _ask_again(self) -> None:
         """Try what was claimed by others once more, now and then, where nothing else waits."""

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from ctxbatch.corpus.plan import ShardSpec, plan
 from ctxbatch.execution.engines import Engine
+from ctxbatch.execution.messages import Message
 from ctxbatch.execution.progress import ProgressBar
 from ctxbatch.files import as_resource_error, open_to_write
 from ctxbatch.store.location import StoreLocation
@@ -46,8 +47,8 @@ class Session:
     def work(
         self,
         todo: Sequence[ShardSpec],
-        listen: Callable[[dict[str, Any]], None],
-        anew: Collection[int] = (),
+        listen: Callable[[Message], None],
+        rebuild: Collection[int] = (),
         patience: float = math.inf,
     ) -> list[int]:
         """Run shards, telling ``listen`` what workers say; returns those given up."""
@@ -56,13 +57,13 @@ class Session:
         self.engine.make_program(self.manifest.config)
         bar = ProgressBar(sum(spec.size for spec in todo), self.quiet)
 
-        def on_message(message: dict[str, Any]) -> None:
+        def on_message(message: Message) -> None:
             bar.on_message(message)
             listen(message)
 
         try:
             with self.engine.workers(self.location, self.lock, self.log_file) as workers:
-                return workers.run([spec.shard for spec in todo], on_message, anew, patience)
+                return workers.run([spec.shard for spec in todo], on_message, rebuild, patience)
         finally:
             bar.close()
 

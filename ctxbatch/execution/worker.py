@@ -7,7 +7,6 @@ coordinator is gone. Owns what every worker does with a shard, wherever it runs.
 
 import contextlib
 import functools
-import json
 import logging
 import os
 import queue
@@ -16,11 +15,23 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ctxbatch.errors import CtxbatchError
+from ctxbatch.execution.messages import (
+    Committed,
+    Failed,
+    Found,
+    Job,
+    Loaded,
+    Message,
+    Ready,
+    Stopped,
+    Taken,
+    decode_job,
+    encode,
+)
 from ctxbatch.store.location import BucketLocation, StoreLocation, location_of
 from ctxbatch.store.locks import Claims
 from ctxbatch.terminal import escape_tracebacks, file_handler
@@ -37,7 +48,7 @@ def main() -> None:
     logging.getLogger("ctxbatch").addHandler(file_handler(sys.stderr))
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log, not between the messages
-    jobs: queue.Queue[dict[str, Any]] = queue.Queue()
+    jobs: queue.Queue[Job] = queue.Queue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     say = functools.partial(_say, channel)
     with telling(say):
@@ -48,33 +59,33 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def telling(say: Callable[..., None]) -> Iterator[None]:
-    """Say what ends a worker: ``error`` stops the run, ``failed`` is a defect that would only come again.
+def telling(say: Callable[[Message], None]) -> Iterator[None]:
+    """Say what ends a worker: what stops the run, or a defect that would only come again.
 
     Args:
-        say: Told which of the two; an error has a kind and a message, a defect a reason, in one line.
+        say: Told which of the two, with a message or a reason in one line.
     """
     try:
         yield
     except CtxbatchError as error:
-        say("error", kind=type(error).__name__, message=str(error))
+        say(Stopped(type(error).__name__, str(error)))
     except MemoryError:
         message = "a worker has no memory left: give it more, or take fewer --workers, and run again"
-        say("error", kind="ResourceError", message=message)
+        say(Stopped("ResourceError", message))
     except OSError as error:
         message = f"{error.filename or 'a worker'}: {error.strerror or error}: fix it and run again"
-        say("error", kind="ResourceError", message=message)
+        say(Stopped("ResourceError", message))
     except BaseException as error:  # panics of Rust are no Exception
         traceback.print_exc()
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        say("failed", reason=reason[:_REASON_LENGTH], trace=traceback.format_exc())
+        say(Failed(reason[:_REASON_LENGTH], traceback.format_exc()))
 
 
 def run_shards(
     location: StoreLocation,
     device: str,
-    next_job: Callable[[], dict[str, Any]],
-    say: Callable[..., None],
+    next_job: Callable[[], Job],
+    say: Callable[[Message], None],
     model: Path | None = None,
 ) -> None:
     """Make shards of a store on one device, for as long as there are jobs.
@@ -85,8 +96,8 @@ def run_shards(
     Args:
         location: Where the store is; its folder holds the manifest.
         device: ``cpu`` or ``cuda:N``.
-        next_job: Waits for a shard to make: its number, and whether it is made although it is committed.
-        say: Told what happens: its name and content.
+        next_job: Waits for a shard to make.
+        say: Told what happens.
         model: The folder of the model; found by the name in the manifest if not given.
 
     Raises:
@@ -102,37 +113,37 @@ def run_shards(
     with Claims(location.folder) as claims:
         if isinstance(location, BucketLocation):
             location.remove_unclaimed(claims)
-        say("loaded")
+        say(Loaded())
 
         def shards() -> Iterator[int]:
             while True:
-                say("ready")
+                say(Ready())
                 job = next_job()
-                shard = job["shard"]
+                shard = job.shard
                 if not claims.take(shard):
-                    say("taken", shard=shard)
-                elif not job["anew"] and (commit := location.commit_of(manifest, manifest.shards[shard])):
+                    say(Taken(shard))
+                elif not job.rebuild and (commit := location.commit_of(manifest, manifest.shards[shard])):
                     claims.release(shard)
-                    say("found", shard=shard, counts=asdict(commit.counts))
+                    say(Found(shard, commit.counts))
                 else:
                     remove_unfinished(location.folder, shard)
                     yield shard
 
-        made = pipeline.run_shards(shards(), lambda progress: say("progress", **asdict(progress)))
+        made = pipeline.run_shards(shards(), say)
         for commit in made if location.is_here else prefetch(made, 1, threading.Event()):
             location.publish(commit)
             claims.release(commit.shard)
-            say("committed", shard=commit.shard, counts=asdict(commit.counts))
+            say(Committed(commit.shard, commit.counts))
 
 
-def _listen(jobs: "queue.Queue[dict[str, Any]]") -> None:
+def _listen(jobs: "queue.Queue[Job]") -> None:
     for line in sys.stdin:
-        jobs.put(json.loads(line))
+        jobs.put(decode_job(line))
     os._exit(1)
 
 
-def _say(channel: IO[str], what: str, **content: Any) -> None:  # noqa: ANN401 (JSON values)
-    channel.write(json.dumps({"say": what, **content}) + "\n")
+def _say(channel: IO[str], message: Message) -> None:
+    channel.write(encode(message))
 
 
 if __name__ == "__main__":

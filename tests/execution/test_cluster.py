@@ -15,8 +15,10 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from ctxbatch import InputError, RunConfig
+from ctxbatch.execution.messages import Committed, GivenUp, Retried
 from ctxbatch.execution.ray_cluster import connected
 from ctxbatch.execution.scheduler import Dispatch
+from ctxbatch.store.commits import Counts
 from ctxbatch.store.locks import is_locked
 from tests.helpers.running import committed, start, wait_for
 from tests.helpers.stores import arrow_digests
@@ -199,17 +201,21 @@ def test_options_without_a_meaning_are_refused(options, message):
 
 
 def in_a_process(code, *arguments):
-    command = [sys.executable, "-c", f"import sys, time\nfrom ctxbatch import rayworker\n{code}"]
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys, time\nfrom ctxbatch.execution import messages, ray_worker\n{code}",
+    ]
     return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
 def test_a_worker_that_does_not_see_the_store_says_what_is_needed(tmp_path):
     code = """
-worker = rayworker.RayWorker(rayworker.Path(sys.argv[1]) / "out", sys.argv[1], "cpu")
+worker = ray_worker.RayWorker(ray_worker.Path(sys.argv[1]) / "out", sys.argv[1], "cpu")
 news = []
-while not news or news[-1]["say"] != "error":
+while not news or not isinstance(news[-1], messages.Stopped):
     news += worker.news()
-print(news[-1]["message"])
+print(news[-1].message)
 """
     result = in_a_process(code, tmp_path)
     assert re.search(r"/out is not to be seen on .*: -o has to be on a file system that all", result.stdout)
@@ -217,8 +223,8 @@ print(news[-1]["message"])
 
 def test_a_worker_that_nobody_asks_for_news_ends(tmp_path):
     code = """
-rayworker._ALONE_SECONDS = 1.0
-rayworker.RayWorker(rayworker.Path(sys.argv[1]) / "out", sys.argv[1], "cpu")
+ray_worker._ALONE_SECONDS = 1.0
+ray_worker.RayWorker(ray_worker.Path(sys.argv[1]) / "out", sys.argv[1], "cpu")
 time.sleep(60)
 """
     begin = time.monotonic()
@@ -231,21 +237,21 @@ def test_a_shard_that_failed_runs_alone_and_is_given_up_after_three_times():
 
     def next_shard(*running):
         job = dispatch.next(running)
-        return job and job["shard"]
+        return job and job.shard
 
     assert [next_shard(), next_shard(7)] == [7, 8]
-    assert [each["say"] for each in dispatch.lost([7, 8])] == ["retry", "retry"]
+    assert list(dispatch.lost([7, 8])) == [Retried(7), Retried(8)]
     assert next_shard() == 9
     assert next_shard(9) is None  # 7 is next, and waits for a worker that has nothing
-    dispatch.heard({"say": "committed", "shard": 9})
-    for say in ("retry", "given up"):
+    dispatch.heard(Committed(9, Counts()))
+    for what_follows in (Retried(7), GivenUp(7, "its worker died three times")):
         assert next_shard() == 7
         assert next_shard(7) is None
-        assert [each["say"] for each in dispatch.lost([7])] == [say]
+        assert list(dispatch.lost([7])) == [what_follows]
         assert next_shard() == 8
         assert next_shard(8) is None
-        if say == "retry":
-            assert [each["say"] for each in dispatch.lost([8])] == ["retry"]
-    dispatch.heard({"say": "committed", "shard": 8})
+        if what_follows == Retried(7):
+            assert list(dispatch.lost([8])) == [Retried(8)]
+    dispatch.heard(Committed(8, Counts()))
     assert not dispatch
     assert dispatch.given_up == [7]

@@ -4,32 +4,35 @@ import errno
 import os
 import stat
 import sys
+from dataclasses import asdict
 
 import pytest
 
 from ctxbatch.execution.local_pool import Pool, WorkersFailedError
+from ctxbatch.execution.messages import Committed, Failed, GivenUp, Stopped
 from ctxbatch.execution.worker import telling
+from ctxbatch.store.commits import Counts
 from ctxbatch.store.location import FolderLocation
 
 # Stands in for Python, which would import torch: fails in shards that it is told to, and notes every start.
 WORKER = """#!{python}
 import json, sys
-say = lambda what, **content: print(json.dumps(dict(content, say=what)), flush=True)
+say = lambda type, **content: print(json.dumps(dict(content, type=type)), flush=True)
 with open({starts!r}, "a") as starts:
     starts.write("x")
 fails = {fails}
 if fails is None:
-    say("failed", reason="KeyError: 'x'", trace="")
+    say("Failed", reason="KeyError: 'x'", trace="")
     sys.exit(1)
-say("loaded")
-say("ready")
+say("Loaded")
+say("Ready")
 for line in sys.stdin:
     shard = json.loads(line)["shard"]
     if shard in fails:
-        say("failed", reason="IndexError: shard " + str(shard), trace="")
+        say("Failed", reason="IndexError: shard " + str(shard), trace="")
         sys.exit(1)
-    say("committed", shard=shard, counts={{}})
-    say("ready")
+    say("Committed", shard=shard, counts={counts})
+    say("Ready")
 """
 
 
@@ -39,7 +42,9 @@ def run(tmp_path, monkeypatch):
 
     def run(shards, fails):
         starts, program = tmp_path / "starts", tmp_path / "python"
-        program.write_text(WORKER.format(python=sys.executable, starts=str(starts), fails=fails))
+        program.write_text(
+            WORKER.format(python=sys.executable, starts=str(starts), fails=fails, counts=asdict(Counts()))
+        )
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setattr(sys, "executable", str(program))
         said = []
@@ -59,9 +64,8 @@ def run(tmp_path, monkeypatch):
 
 def test_a_shard_that_raises_an_error_is_given_up_at_once_and_the_others_are_made(run):
     *said, n_starts = run(range(5), {2})
-    assert {each["shard"] for each in said if each["say"] == "committed"} == {0, 1, 3, 4}
-    (given_up,) = (each for each in said if each["say"] == "given up")
-    assert given_up == {"say": "given up", "shard": 2, "why": "IndexError: shard 2"}
+    assert {each.shard for each in said if isinstance(each, Committed)} == {0, 1, 3, 4}
+    assert [each for each in said if isinstance(each, GivenUp)] == [GivenUp(2, "IndexError: shard 2")]
     assert n_starts == 2
 
 
@@ -84,20 +88,20 @@ def test_an_error_of_a_worker_that_starts_ends_the_run(run, tmp_path):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (MemoryError(), ("error", "ResourceError", "a worker has no memory left")),
+        (MemoryError(), (Stopped, "ResourceError", "a worker has no memory left")),
         (
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x"),
-            ("error", "ResourceError", "x: No space left"),
+            (Stopped, "ResourceError", "x: No space left"),
         ),
-        (IndexError("index\nout of range"), ("failed", None, "IndexError: index out of range")),
+        (IndexError("index\nout of range"), (Failed, None, "IndexError: index out of range")),
     ],
 )
 def test_what_ends_a_worker_is_told_in_one_line(error, said):
     told = []
-    with telling(lambda what, **content: told.append((what, content))):
+    with telling(told.append):
         raise error
-    ((what, content),) = told
-    line = content.get("message") or content["reason"]
-    assert (what, content.get("kind")) == said[:2]
+    (message,) = told
+    line = message.message if isinstance(message, Stopped) else message.reason
+    assert (type(message), getattr(message, "kind", None)) == said[:2]
     assert line.startswith(said[2])
     assert "\n" not in line
