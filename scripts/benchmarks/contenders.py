@@ -1,4 +1,4 @@
-"""What `bench_throughput.py` compares, each as a process of its own; it starts them, nobody else need.
+"""What `throughput` compares, each as a process of its own; it starts them, nobody else need.
 
     python -m scripts.benchmarks.contenders loop|st-fp32|st-bf16|encode|peak …
 

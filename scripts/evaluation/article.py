@@ -58,7 +58,7 @@ def main() -> int:
             rows = list(compare(found))
             salience = read_salience(found) if wanted else None
     except CtxbatchError as error:
-        say(f"reproduce_article.py: {error}")
+        say(f"article: {error}")
         return error.exit_status
     report(options, folder, rows, salience)
     return 0

@@ -69,7 +69,7 @@ def main() -> int:
             split, other = score_splits(options, Path(folder), pairs, others)
         facts = evaluate(options, split, other)
     except CtxbatchError as error:
-        say(f"eval_wic.py: {error}")
+        say(f"wic: {error}")
         return error.exit_status
     machine["versions"]["scikit-learn"] = metadata.version("scikit-learn")
     report(options, machine, facts)

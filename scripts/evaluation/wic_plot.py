@@ -1,4 +1,4 @@
-"""The plot of eval_wic.py: ROC AUC against layer, and the shifts against contextual. Needs matplotlib."""
+"""The plot of wic: ROC AUC against layer, and the shifts against contextual. Needs matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

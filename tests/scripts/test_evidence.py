@@ -303,7 +303,7 @@ def test_mistakes_are_one_line_of_the_command(tmp_path, files):
     result = run("wic", files[1])
     assert result.returncode == 2
     assert result.stderr.splitlines() == [
-        f"eval_wic.py: {files[1]} needs its gold file after it, a T or F a line; JSON lines end in .jsonl"
+        f"wic: {files[1]} needs its gold file after it, a T or F a line; JSON lines end in .jsonl"
     ]
     with pytest.raises(InputError, match=r"nowhere.jsonl cannot be read: No such file"):
         read_pairs([str(tmp_path / "nowhere.jsonl")])
@@ -322,7 +322,7 @@ def test_the_article_on_a_tiny_model_with_token_type_1_equals_a_plain_computatio
     tiny, oracle, monkeypatch, capsys
 ):
     arguments = ["--model", str(tiny()), "--token-type", "1", "--salience-head", "4"]
-    monkeypatch.setattr(sys, "argv", ["reproduce_article.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["article", *arguments])
     assert article.main() == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     outputs = [see(oracle(), text) for text in ("I want an apple.", "I want an orange.")]
