@@ -188,7 +188,7 @@ def _stream(table, path):
 
 
 def test_a_record_that_is_too_long_is_rejected_and_the_next_is_read(tmp_path, monkeypatch):
-    for module in ("streams", "units"):
+    for module in ("corpus.streams", "corpus.raw_records"):
         monkeypatch.setattr(f"ctxbatch.{module}.MAX_RECORD_BYTES", 50)
     content = b"short\n" + b"x" * 170 + b"\nnext\n\n" + b"y\n" * 40 + b"\nlast\n"
     path = tmp_path / "a.txt"
@@ -202,7 +202,7 @@ def test_a_record_that_is_too_long_is_rejected_and_the_next_is_read(tmp_path, mo
 
 
 def test_damage_behind_a_record_that_is_too_long_is_told_too(tmp_path, monkeypatch):
-    for module in ("streams", "units"):
+    for module in ("corpus.streams", "corpus.raw_records"):
         monkeypatch.setattr(f"ctxbatch.{module}.MAX_RECORD_BYTES", 2000)
     chance = random.Random(2)
     content = b"first\n\n" + b"".join(b"%d\n" % chance.randrange(10**9) for _ in range(900)) + b"\nlast\n"

@@ -267,10 +267,10 @@ def test_a_disk_that_refuses_ends_with_status_4_and_the_same_command_goes_on(tin
 def test_help_and_mistakes_do_not_wait_for_torch(arguments, heavy):
     code = f"""
 import sys
-from ctxbatch import cli
+from ctxbatch.cli.main import main
 sys.argv = ["ctxbatch", *{arguments}]
 try:
-    cli.main()
+    main()
 finally:
     print("heavy:", {heavy} & set(sys.modules))
 """
