@@ -190,7 +190,7 @@ def _of_words(n_words: int | None) -> str:
 
 
 app.command()(search.search)
-app.command()(layers.trends)
+app.command()(layers.layers)
 app.command()(senses.senses)
 
 
