@@ -18,7 +18,7 @@ from typer import Argument, Option
 
 import ctxbatch
 from ctxbatch import terminal
-from ctxbatch.cli import layers, search, senses
+from ctxbatch.cli import guide, layers, search, senses
 from ctxbatch.cli.options import (
     AsJson,
     Layer,
@@ -360,6 +360,9 @@ def status(out: StoreName) -> None:
     if in_work := claimed(store.path, missing):
         lines.append(f"of these in work: {shard_list(in_work)}")
     terminal.show(lines)
+
+
+app.command()(guide.guide)
 
 
 # --- the process ----------------------------------------------------------------------------------
