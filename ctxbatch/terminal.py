@@ -12,10 +12,11 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import IO, Any
 
@@ -95,9 +96,14 @@ def columns() -> int:
     return min(shutil.get_terminal_size((100, 24)).columns, _MOST_COLUMNS)
 
 
+def has_terminal() -> bool:
+    """Return True if results go to a terminal."""
+    return sys.stdout.isatty()
+
+
 def has_colors() -> bool:
     """Whether results may be coloured."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return has_terminal() and not os.environ.get("NO_COLOR")
 
 
 def show(lines: Iterable[str]) -> None:
@@ -110,6 +116,24 @@ def show(lines: Iterable[str]) -> None:
     for line in lines:
         with _writing():
             sys.stdout.write(f"{printable(line)}\n")
+
+
+def show_paged(lines: Sequence[Styled]) -> None:
+    """Print lines, through the user's pager if the terminal has fewer rows; raises what `show` raises."""
+    if len(lines) < shutil.get_terminal_size((100, 24)).lines:
+        show(lines)
+        return
+    import pydoc
+
+    os.environ["LESS"] = f"{os.environ.get('LESS', '')} -R".strip()  # less passes on colours
+    heeded = signal.getsignal(signal.SIGINT)
+    if heeded is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # pydoc leaves Ctrl-C to the pager
+    try:
+        with _writing():
+            pydoc.pager("\n".join(lines) + "\n")
+    finally:
+        signal.signal(signal.SIGINT, heeded)
 
 
 def flush() -> None:

@@ -18,7 +18,7 @@ from ctxbatch.search.exact import normalised
 # The most groups that are tried.
 MOST_GROUPS = 10
 # Vectors that no grouping parts better than this are one group: words of two planted senses reach more,
-# words of one sense less; the README has the figures.
+# words of one sense less; ctxbatch/guide/senses.md has the figures.
 ONE_GROUP = 0.2
 # A group of fewer sentences than this, or than this share, is outliers and no reason to part the rest.
 _FEWEST = 2

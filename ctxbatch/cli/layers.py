@@ -1,4 +1,4 @@
-"""The trends command: measures of words through the layers as tables, JSON or a plot."""
+"""The layers command: how words' vectors change from layer to layer, as tables, JSON or a plot."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,7 +41,7 @@ class _Section:
         return max(_COLUMN * len(self.kinds), len(self.heading) + 3)
 
 
-def trends(
+def layers(
     out: StoreHere,
     words: Annotated[
         list[str] | None,
@@ -54,10 +54,10 @@ def trends(
     as_json: AsJson = False,
     plot: Annotated[
         Path | None,
-        Option(metavar="FILE", help="Draw the trends, too: a file that ends in .png, .svg or .pdf."),
+        Option(metavar="FILE", help="Also draw the measures into FILE, which ends in .png, .svg or .pdf."),
     ] = None,
 ) -> None:
-    """Show how words' vectors move from layer to layer: similarities, length of the shift."""
+    """Measure how words' vectors change from layer to layer: similarities, length of the shift."""
     draw = None if plot is None else _drawing(plot)
     from ctxbatch.analysis.layers import kinds_of, measure
     from ctxbatch.store.reader import check_has_rows

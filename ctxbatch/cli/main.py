@@ -18,7 +18,7 @@ from typer import Argument, Option
 
 import ctxbatch
 from ctxbatch import terminal
-from ctxbatch.cli import layers, search, senses
+from ctxbatch.cli import guide, layers, search, senses
 from ctxbatch.cli.options import (
     AsJson,
     Layer,
@@ -190,7 +190,7 @@ def _of_words(n_words: int | None) -> str:
 
 
 app.command()(search.search)
-app.command()(layers.trends)
+app.command()(layers.layers)
 app.command()(senses.senses)
 
 
@@ -360,6 +360,9 @@ def status(out: StoreName) -> None:
     if in_work := claimed(store.path, missing):
         lines.append(f"of these in work: {shard_list(in_work)}")
     terminal.show(lines)
+
+
+app.command()(guide.guide)
 
 
 # --- the process ----------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ QUERY = "I want an [apple]."
 _READS = {
     "verify": 4, "verify --sources": 1, "search": 4, "search --json": 3, "search --row": 3,
     "search --word": 2,
-    "search --same-word": 2, "search --queries": 1, "stats": 1, "stats --json": 1, "status": 2, "trends": 1,
+    "search --same-word": 2, "search --queries": 1, "stats": 1, "stats --json": 1, "status": 2, "layers": 1,
     "senses": 2, "read": 4,
 }  # fmt: skip
 _WRITES = {"run": 3, "verify --repair": 4, "index": 2}
@@ -130,7 +130,7 @@ def action(base: Base, world: World, variant: str, name: str, out: str) -> Calla
         "stats": ["stats", out],
         "stats --json": ["stats", out, "--json"],
         "status": ["status", out],
-        "trends": ["trends", out, "apple", "want"],
+        "layers": ["layers", out, "apple", "want"],
         "senses": ["senses", out, "apple"],
         "pull": ["pull", out, world.pulled, "-q"],
         "index": ["index", out, "--factory", FACTORY, "--recall", "0.5", "-q"],

@@ -27,7 +27,7 @@ def make(tmp_path_factory, tiny):
     """A store with several layers of a text that repeats words in several sentences and shards."""
 
     def made(text=TEXT, **options):
-        folder = tmp_path_factory.mktemp("trends")
+        folder = tmp_path_factory.mktemp("layers")
         (folder / "a.txt").write_text(text, encoding="utf-8")
         options = {"layers": LAYERS, "shard_size": 300, "dtype": "float32", **options}
         return make_store(folder / "out", [folder / "a.txt"], RunConfig(model=str(tiny()), **options))
@@ -88,7 +88,7 @@ def assert_fits(shown):
 
 
 def test_every_measure_is_the_mean_that_its_definition_says(store, cli):
-    found = cli("trends", store.path, *WORDS, "--json")
+    found = cli("layers", store.path, *WORDS, "--json")
     assert (found.returncode, found.stderr) == (0, "")
     content = json.loads(found.stdout)
     assert content == layers.measure(store, WORDS).as_dict() | {
@@ -129,7 +129,7 @@ def test_half_floats_are_measured_in_single_precision(make):
 
 def test_without_static_vectors_the_stored_shift_is_measured_and_the_rest_named(make, cli):
     store = make(vectors=("contextual", "shift"))
-    found = cli("trends", store.path, "bank", "--json")
+    found = cli("layers", store.path, "bank", "--json")
     assert found.returncode == 0
     assert found.stderr == (
         f"ctxbatch: {store.path} holds no static vectors: left out are layer 0, asinh, difference; "
@@ -157,7 +157,7 @@ def test_without_static_vectors_the_stored_shift_is_measured_and_the_rest_named(
 )
 def test_any_vectors_are_measured_as_far_as_they_go(vectors, left_out, make, tmp_path, capsys, caplog):
     store = make(vectors=vectors, layers=None if vectors == ("static",) else LAYERS)
-    layers_command.trends(store.path, ["the", "bank"], plot=tmp_path / "a.svg")
+    layers_command.layers(store.path, ["the", "bank"], plot=tmp_path / "a.svg")
     assert len(caplog.messages) == (left_out is not None)
     assert left_out is None or f"left out are {left_out};" in caplog.messages[0]
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
@@ -171,7 +171,7 @@ def test_raw_rows_of_the_embedding_matrix_alone_are_refused_and_beside_others_no
 
 
 def test_a_word_that_is_not_there_is_named(store, cli):
-    found = cli("trends", store.path, "bank", "Zebra")
+    found = cli("layers", store.path, "bank", "Zebra")
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr == (
         f"ctxbatch: the word 'zebra' does not occur in {store.path}: name words that do\n"
@@ -180,7 +180,7 @@ def test_a_word_that_is_not_there_is_named(store, cli):
 
 def test_a_word_that_occurs_once_has_no_self_similarity_and_a_sentence_of_one_word_is_like_itself(make, cli):
     store = make("Nobody.\n")
-    found = cli("trends", store.path, "nobody")
+    found = cli("layers", store.path, "nobody")
     assert found.returncode == 0, found.stderr
     assert "nobody: 1 occurrence, 1 sentence\n" in found.stdout
     (trend,) = layers.measure(store, ["nobody"]).trends
@@ -207,7 +207,7 @@ def test_words_are_named_once_whatever_their_case(store):
 
 def test_without_words_a_sample_is_measured_the_same_every_time(make, cli, monkeypatch):
     store = make(TEXT * 4)
-    once, again = (cli("trends", store.path, "--json").stdout for _ in range(2))
+    once, again = (cli("layers", store.path, "--json").stdout for _ in range(2))
     assert once == again
     content = json.loads(once)
     (sample,) = content["trends"]
@@ -221,7 +221,7 @@ def test_without_words_a_sample_is_measured_the_same_every_time(make, cli, monke
         for name in ("self_similarity", "self_similarity_above_random", "mean_norm", "defined_share"):
             alone = [getattr(each[number], name) for each in of_words]
             assert measures[name] == (pytest.approx(np.mean(alone)) if alone[0] is not None else None)
-    found = cli("trends", store.path).stdout
+    found = cli("layers", store.path).stdout
     assert f"sample: mean of {len(frequent)} words that occur 5 times or more\n" in found
 
     monkeypatch.setattr(layers, "SAMPLE_WORDS", 9)
@@ -259,7 +259,7 @@ def test_a_large_group_is_added_up_block_by_block(store, monkeypatch):
 
 
 def test_tables_fit_a_terminal(store, cli):
-    shown = cli("trends", store.path, "bank", "the").stdout
+    shown = cli("layers", store.path, "bank", "the").stdout
     assert_fits(shown)
     lines = shown.splitlines()
     tables = [number for number, line in enumerate(lines) if line.startswith("layer")]
@@ -276,7 +276,7 @@ def test_an_unfinished_store_is_measured_as_far_as_it_is_and_one_without_rows_re
     store = make()
     planned = len(store.manifest.shards)
     (store.path / "shards" / "000000" / "shard.json").unlink()
-    found = cli("trends", store.path, "bank")
+    found = cli("layers", store.path, "bank")
     assert found.returncode == 0
     assert f"is unfinished: measuring {planned - 1} of {planned} shards" in found.stderr
     assert found.stderr.count("\n") == 1
@@ -284,7 +284,7 @@ def test_an_unfinished_store_is_measured_as_far_as_it_is_and_one_without_rows_re
 
 def test_a_store_without_rows_is_refused_and_told_from_one_that_is_unfinished(make, cli):
     store = make(words=("zebra",))
-    for arguments in (("trends", store.path, "zebra"), ("senses", store.path, "zebra")):
+    for arguments in (("layers", store.path, "zebra"), ("senses", store.path, "zebra")):
         found = cli(*arguments)
         assert (found.returncode, found.stdout) == (2, "")
         assert found.stderr.splitlines()[-1] == (
@@ -319,7 +319,7 @@ def test_what_needs_all_words_is_left_out_and_said_where_some_are_kept(options, 
     rows = rows_of(store)
     words = [row["word"].casefold() for row in rows]
     word = max(words, key=words.count)
-    found = cli("trends", store.path, word, "--json")
+    found = cli("layers", store.path, word, "--json")
     assert found.returncode == 0
     (note,) = found.stderr.splitlines()
     assert note.startswith(f"ctxbatch: {store.path} holds {store.config.kept}: left out ")
@@ -344,7 +344,7 @@ def test_what_needs_all_words_is_left_out_and_said_where_some_are_kept(options, 
 @pytest.mark.parametrize("options", [{"top_salient": 1}, {"sample": 0.7}])
 def test_tables_and_plots_show_what_there_is(options, make, tmp_path, capsys):
     store = make(TEXT * 8, **options)
-    layers_command.trends(store.path, plot=tmp_path / "a.svg")
+    layers_command.layers(store.path, plot=tmp_path / "a.svg")
     shown = capsys.readouterr().out
     assert_fits(shown)
     assert ("baseline: " in shown) == ("sample" in options)
@@ -380,7 +380,7 @@ def test_of_a_frequent_word_a_sample_is_measured_and_said(make, monkeypatch):
 
 
 def test_wordpieces_as_rows_are_told(make, cli):
-    found = cli("trends", make(pool="none").path, "unbelievable")
+    found = cli("layers", make(pool="none").path, "unbelievable")
     assert found.returncode == 0
     assert "ctxbatch: rows are wordpieces (--pool none)" in found.stderr
 
@@ -390,14 +390,14 @@ def test_wordpieces_as_rows_are_told(make, cli):
 )
 def test_a_plot_is_a_file_of_the_kind_that_its_suffix_says(suffix, beginning, store, tmp_path, capsys):
     path = tmp_path / f"plot{suffix}"
-    layers_command.trends(store.path, ["bank", "the", "nobody"], plot=path)
+    layers_command.layers(store.path, ["bank", "the", "nobody"], plot=path)
     assert capsys.readouterr().out.startswith(f"{store.n_rows:,} rows, ")
     assert path.read_bytes().startswith(beginning)
     assert path.stat().st_size > 5000
 
 
 def test_letters_that_the_font_lacks_are_told_in_one_line(store, cli, tmp_path):
-    found = cli("trends", store.path, "漢", "bank", "--plot", tmp_path / "a.png")
+    found = cli("layers", store.path, "漢", "bank", "--plot", tmp_path / "a.png")
     assert found.returncode == 0
     assert (tmp_path / "a.png").exists()
     assert found.stderr == f"ctxbatch: {tmp_path}/a.png: the font of the plot lacks letters of some words\n"
@@ -415,7 +415,7 @@ def test_a_plot_that_cannot_be_made_is_told_before_anything_is_computed(
     name, message, store, tmp_path, capsys
 ):
     with pytest.raises(InputError, match=message):
-        layers_command.trends(store.path, ["bank"], plot=tmp_path / name)
+        layers_command.layers(store.path, ["bank"], plot=tmp_path / name)
     assert capsys.readouterr().out == ""
 
 
@@ -423,7 +423,7 @@ def test_a_missing_matplotlib_is_told_in_one_line(store, tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('gone', name='matplotlib')\n")
     paths = os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     found = subprocess.run(
-        command("trends", store.path, "bank", "--plot", tmp_path / "a.png"),
+        command("layers", store.path, "bank", "--plot", tmp_path / "a.png"),
         capture_output=True,
         text=True,
         check=False,

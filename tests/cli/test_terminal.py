@@ -40,7 +40,7 @@ def hostile(tiny, tmp_path_factory):
         (["verify", "OUT", "--sources"], 0),
         (["search", "OUT", "The [apple] and an apple.", "--explain", "--context", "1"], 0),
         (["senses", "OUT", "apple", "--groups", "1"], 0),
-        (["trends", "OUT", "apple"], 0),
+        (["layers", "OUT", "apple"], 0),
         (["search", "OUT", f"The {HOSTILE} and."], 2),
         (["search", "OUT", f"The [apple] and {HOSTILE.replace('[', '')}."], 0),
         (["stats", f"OUT{HOSTILE}"], 2),
@@ -73,13 +73,13 @@ def test_a_log_has_a_line_for_each_record_whatever_names_hold(hostile, cli):
     )
 
 
-@pytest.mark.parametrize("command", ["search", "stats", "senses", "trends"])
+@pytest.mark.parametrize("command", ["search", "stats", "senses", "layers"])
 def test_json_is_harmless_and_means_the_same(hostile, cli, command):
     _, out, _ = hostile
     queries = {
         "search": ["The [apple] and an apple."],
         "senses": ["apple", "--groups", "1"],
-        "trends": ["apple"],
+        "layers": ["apple"],
     }
     done = cli(command, out, *queries.get(command, []), "--json")
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,7 @@
 """The slow, obviously right version: one sentence at a time, fp32, eager attention, plain numpy.
 
-Shares no code with the package. Written from the definitions in the README: what a word is, which
-window it comes from, how pieces are pooled, what the shift is, what salience is.
+Shares no code with the package. Written from the definitions in README.md and the guide: what a word is,
+which window it comes from, how pieces are pooled, what the shift is, what salience is.
 """
 
 import unicodedata

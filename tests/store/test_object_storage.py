@@ -391,7 +391,7 @@ def test_what_reads_vectors_says_what_copies_them_here(finished, cli):
     for arguments in (
         ["search", finished, "An [apple]."],
         ["index", finished],
-        ["trends", finished],
+        ["layers", finished],
         ["senses", finished, "apple"],
     ):
         result = cli(*arguments)

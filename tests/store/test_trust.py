@@ -211,7 +211,7 @@ def test_sealed_files_are_written_as_they_ever_were():
     assert sealed.unseal(written, "x") == content
 
 
-@pytest.mark.parametrize("command", ["stats", "status", "trends"])
+@pytest.mark.parametrize("command", ["stats", "status", "layers"])
 def test_a_damaged_shard_is_named_where_a_store_is_shown(command, copy, cli):
     (copy / "shards" / "000001" / "shard.json").write_text("{}")
     result = cli(command, copy)

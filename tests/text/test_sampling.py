@@ -146,7 +146,7 @@ def test_words_in_no_sentence_leave_a_store_without_rows(tiny, text, tmp_path, c
     stats = json.loads(cli("stats", out, "--json").stdout)
     assert (stats["rows"], stats["sentences"], stats["words"]) == (0, 13, None)
     assert stats["selection"] == {"words": 1, "sample": None, "top_salient": None}
-    for command in (["search", out, "a [want]"], ["trends", out], ["senses", out, "want"]):
+    for command in (["search", out, "a [want]"], ["layers", out], ["senses", out, "want"]):
         failed = cli(*command)
         assert failed.returncode in (2, 3, 4)
         assert failed.stderr.count("\n") == 1
