@@ -98,8 +98,8 @@ def run(
 
     Raises:
         InputError: An input, an option or the model cannot be used as it is.
-        StoreError: ``out`` is no store, is damaged, or was made with another configuration or text.
-        ResourceError: The disk, a permission or another run stands in the way; run again when mended.
+        StoreError: ``out`` is not a store, is damaged, or was made with another configuration or text.
+        ResourceError: The disk, a permission or another run stands in the way; fix that and run again.
     """
     from ctxbatch.execution import run
 
@@ -134,7 +134,7 @@ def pull(url: str, out: str | Path, *, quiet: bool = True) -> "ctxbatch.PullRepo
         quiet: Show no progress on standard error.
 
     Raises:
-        InputError: ``url`` is no URL.
+        InputError: ``url`` is not a URL.
         StoreError: There is no store, or the folder is something else.
         ResourceError: The network, the disk, a permission or another run stands in the way.
     """
@@ -172,7 +172,7 @@ def open(out: str | Path) -> "ctxbatch.Store":  # noqa: A001 (users write `ctxba
     """Open a store for reading, by its folder; of a URL only what its commits say can be read.
 
     Raises:
-        StoreError: It is no store, or its manifest is damaged.
+        StoreError: It is not a store, or its manifest is damaged.
         ResourceError: The network fails.
     """
     from ctxbatch.store.reader import Store

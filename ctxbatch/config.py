@@ -59,7 +59,7 @@ class RunConfig:
     for the i-th of n parts of a run, i from 1.
 
     Raises:
-        InputError: An option has a value out of its range, or has no meaning beside the others.
+        InputError: An option has a value out of its range, or cannot be used beside the others.
     """
 
     model: str = DEFAULT_MODEL
@@ -136,21 +136,21 @@ class RunConfig:
         self._check_shift()
         self._check_selection()
         if self.split == "none" and self.lang is not None:
-            raise InputError("--lang has no meaning with --split none: leave one of them out")
+            raise InputError("--lang cannot be used with --split none: leave one of them out")
 
     def _check_engine(self) -> None:
         _check_choice("--engine", self.engine, get_args(EngineName))
         if self.engine == "local":
             if self.address is not None:
-                raise InputError("--address has no meaning with --engine local: leave it out, or take ray")
+                raise InputError("--address cannot be used with --engine local: leave it out, or take ray")
             return
         if self.devices is not None:
             raise InputError(
-                "--devices has no meaning with --engine ray, which takes all GPUs of the cluster or all "
+                "--devices cannot be used with --engine ray, which takes all GPUs of the cluster or all "
                 "its CPUs: leave it out; --workers says how many"
             )
         if self.shard_range is not None:
-            raise InputError("--shard-range has no meaning with --engine ray, which divides the work itself")
+            raise InputError("--shard-range cannot be used with --engine ray, which divides the work itself")
         if self.address is not None and not re.fullmatch(r"auto|(ray://)?[^\s:/]+:\d+", self.address):
             raise InputError(f"--address {self.address!r} must be auto, HOST:PORT or ray://HOST:PORT")
 
@@ -184,17 +184,17 @@ class RunConfig:
         if self.static is not None:
             _check_choice("--static", self.static, get_args(StaticKind))
             if self.vectors == ("contextual",):
-                raise InputError("--static has no meaning with --vectors contextual: leave one of them out")
+                raise InputError("--static cannot be used with --vectors contextual: leave one of them out")
 
     def _check_static_only(self) -> None:
         if self.layers is not None:
-            raise InputError("--layers has no meaning with --vectors static: static vectors have no layer")
+            raise InputError("--layers cannot be used with --vectors static: static vectors have no layer")
         if self.precision != "auto":
-            raise InputError("--precision has no meaning with --vectors static: they are always fp32")
+            raise InputError("--precision cannot be used with --vectors static: they are always fp32")
         if self.compile == "on":
-            raise InputError("--compile on has no meaning with --vectors static: no layer is run")
+            raise InputError("--compile on cannot be used with --vectors static: no layer is run")
         if self.wants_salience:
-            raise InputError("salience has no meaning with --vectors static: no layer's attention is run")
+            raise InputError("salience cannot be used with --vectors static: no layer's attention is run")
 
     @property
     def wants_salience(self) -> bool:
@@ -211,7 +211,7 @@ class RunConfig:
             if not self.words:
                 raise InputError("--words names no words: write one a line")
             if blank := [word for word in self.words if not word.strip()]:
-                raise InputError(f"--words holds {blank[0]!r}, which is no word: leave it out")
+                raise InputError(f"--words holds {blank[0]!r}, which is not a word: leave it out")
 
     def _check_shift(self) -> None:
         if self.shift is not None:
@@ -220,12 +220,12 @@ class RunConfig:
         if "shift" not in self.vectors:
             for option, value in given.items():
                 if value is not None:
-                    raise InputError(f"{option} has no meaning without shift in --vectors")
+                    raise InputError(f"{option} cannot be used without shift in --vectors")
         kind = self.shift or "log_ratio"
         if self.floor is not None and kind != "log_ratio":
-            raise InputError(f"--floor belongs to --shift log_ratio and has no meaning with {kind}")
+            raise InputError(f"--floor belongs to --shift log_ratio and cannot be used with {kind}")
         if self.delta is not None and kind != "asinh":
-            raise InputError(f"--delta belongs to --shift asinh and has no meaning with {kind}")
+            raise InputError(f"--delta belongs to --shift asinh and cannot be used with {kind}")
         if self.floor is not None and not 0 <= self.floor < float("inf"):
             raise InputError(f"--floor {self.floor} must be 0 or a positive number")
         if self.delta is not None and not 0 < self.delta < float("inf"):
@@ -394,7 +394,7 @@ class ResolvedConfig:
         name = on
         if layer is not None:
             if on == "static":
-                raise InputError("--layer has no meaning with --on static: static vectors have no layer")
+                raise InputError("--layer cannot be used with --on static: static vectors have no layer")
             name = f"{on}_{layer + self.n_layers + 1 if layer < 0 else layer}"
         elif on not in self.columns and self.layers:
             name = f"{on}_{self.layers[0]}"

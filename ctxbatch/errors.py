@@ -26,7 +26,7 @@ class TooManyRejectsError(CtxbatchError):
 
 
 class ResourceError(CtxbatchError):
-    """The environment stopped the run (disk, network, permissions, lock, memory): mend it and run again."""
+    """The environment stopped the run (disk, network, permissions, lock, memory): fix that and run again."""
 
     exit_status = 4
 

@@ -126,7 +126,7 @@ def open_to_write(path: Path, mode: int) -> int:
     """Open, or make, a file of a store that is written to in its place; returns the descriptor.
 
     Raises:
-        StoreError: It is a link, or no regular file.
+        StoreError: It is a link, or not a regular file.
         OSError: The disk refuses.
     """
     flags = mode | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -144,7 +144,7 @@ def open_to_write(path: Path, mode: int) -> int:
 
 def refused_link(path: Path) -> str:
     """What is said of a link where one may not be."""
-    return f"{path} is a link or no regular file, and ctxbatch writes only inside a store: remove it"
+    return f"{path} is a link or not a regular file, and ctxbatch writes only inside a store: remove it"
 
 
 # --- room, and a disk that refuses ------------------------------------------------------------
@@ -176,7 +176,7 @@ def as_resource_error(error: OSError, out: Path) -> ResourceError:
     """Say in one line what stopped the writing of a store, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError(f"the disk of {out} is full: make room and run the same command again")
-    return ResourceError(f"{out} cannot be written to ({error.strerror or error}): mend it and run again")
+    return ResourceError(f"{out} cannot be written to ({error.strerror or error}): fix that and run again")
 
 
 # --- the cache --------------------------------------------------------------------------------

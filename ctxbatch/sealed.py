@@ -46,7 +46,7 @@ def unseal(raw: bytes, name: object) -> dict[str, Any]:
     """Return the JSON object that `seal` made these bytes of; ``name`` says where they are from.
 
     Raises:
-        StoreError: They are no JSON object, or not byte for byte what was written.
+        StoreError: They are not a JSON object, or not byte for byte what was written.
     """
     try:
         content: dict[str, Any] = json.loads(raw)
@@ -81,7 +81,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: It is not there.
-        StoreError: It is no regular file, no JSON object, or not byte for byte what was written.
+        StoreError: It is not a regular file, no JSON object, or not byte for byte what was written.
         ResourceError: The disk or a permission does not let it be read.
     """
     return unseal(read_bytes(path), path)
@@ -92,7 +92,7 @@ def read_bytes(path: Path) -> bytes:
 
     Raises:
         FileNotFoundError: It is not there.
-        StoreError: It is no regular file, or larger than `MAX_BYTES`.
+        StoreError: It is not a regular file, or larger than `MAX_BYTES`.
         ResourceError: The disk or a permission does not let it be read.
     """
     with open_regular(path) as stream:
@@ -111,12 +111,12 @@ def open_regular(path: Path) -> BufferedReader:
 
     Raises:
         FileNotFoundError: It is not there.
-        StoreError: It is no regular file.
+        StoreError: It is not a regular file.
         ResourceError: The disk or a permission does not let it be opened.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # before opening: to open a device may already do something
-            raise StoreError(f"{path} is damaged: it is no regular file")
+            raise StoreError(f"{path} is damaged: it is not a regular file")
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in _MISSING:
@@ -124,7 +124,7 @@ def open_regular(path: Path) -> BufferedReader:
         raise not_readable(path, error) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise StoreError(f"{path} is damaged: it is no regular file")
+        raise StoreError(f"{path} is damaged: it is not a regular file")
     return os.fdopen(descriptor, "rb")
 
 
@@ -163,7 +163,7 @@ def file_digest(path: Path) -> str:
 
     Raises:
         FileNotFoundError: It is not there.
-        StoreError: It is no regular file.
+        StoreError: It is not a regular file.
         ResourceError: The disk or a permission does not let it be read.
     """
     with open_regular(path) as stream:

@@ -26,23 +26,23 @@ from ctxbatch.model import resolve
         ({"workers": -1}, r"--workers -1 is too small"),
         (
             {"shift": "asinh", "floor": 0.1},
-            r"--floor belongs to --shift log_ratio and has no meaning with asinh",
+            r"--floor belongs to --shift log_ratio and cannot be used with asinh",
         ),
-        ({"delta": 0.1}, r"--delta belongs to --shift asinh and has no meaning with log_ratio"),
+        ({"delta": 0.1}, r"--delta belongs to --shift asinh and cannot be used with log_ratio"),
         ({"floor": -1.0}, r"--floor -1.0 must be 0 or a positive number"),
         ({"floor": float("nan")}, r"--floor nan must be"),
         ({"shift": "asinh", "delta": 0.0}, r"--delta 0.0 must be a positive number"),
         (
             {"vectors": ("contextual",), "shift": "asinh"},
-            r"--shift has no meaning without shift in --vectors",
+            r"--shift cannot be used without shift in --vectors",
         ),
         (
             {"vectors": ("contextual",), "static": "lookup"},
-            r"--static has no meaning with --vectors contextual",
+            r"--static cannot be used with --vectors contextual",
         ),
-        ({"vectors": ("static",), "layers": (1,)}, r"--layers has no meaning with --vectors static"),
-        ({"vectors": ("static",), "precision": "bf16"}, r"--precision has no meaning with --vectors static"),
-        ({"split": "none", "lang": "en"}, r"--lang has no meaning with --split none"),
+        ({"vectors": ("static",), "layers": (1,)}, r"--layers cannot be used with --vectors static"),
+        ({"vectors": ("static",), "precision": "bf16"}, r"--precision cannot be used with --vectors static"),
+        ({"split": "none", "lang": "en"}, r"--lang cannot be used with --split none"),
     ],
 )
 def test_a_wrong_option_is_refused_with_value_and_remedy(options, message):
@@ -58,7 +58,7 @@ def test_a_wrong_option_is_refused_with_value_and_remedy(options, message):
         ({"layers": (3, -1)}, r"--layers 3,-1 names a layer of .* twice"),
         ({"lang": "english"}, r"--lang 'english' is unknown"),
         ({"precision": "fp16"}, r"--precision fp16 needs a GPU"),
-        ({"revision": "main"}, r"--revision main has no meaning"),
+        ({"revision": "main"}, r"--revision main cannot be used"),
     ],
 )
 def test_an_option_that_the_model_or_machine_cannot_meet_is_refused(options, message, tiny):

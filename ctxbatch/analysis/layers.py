@@ -129,7 +129,7 @@ def kinds_of(config: ResolvedConfig) -> tuple[str, ...]:
         kinds.append(config.shift)
     if not kinds:
         raise InputError(
-            "the store holds raw rows of the embedding matrix alone, which are no layer: "
+            "the store holds raw rows of the embedding matrix alone, which are not a layer: "
             "run with --vectors static,contextual into another -o"
         )
     return tuple(kinds)

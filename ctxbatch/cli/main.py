@@ -401,7 +401,7 @@ def _status_of_command() -> int:
     except MemoryError:
         return _complain("this machine is out of memory: free some, then run the same command again", 4)
     except OSError as error:
-        return _complain(f"{error.filename or 'the disk'}: {error.strerror}: mend it and run again", 4)
+        return _complain(f"{error.filename or 'the disk'}: {error.strerror}: fix that and run again", 4)
     return status
 
 

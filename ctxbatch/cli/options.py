@@ -157,7 +157,7 @@ def run_options(
         str,
         Option(
             metavar=_choices(config.DecodeErrors),
-            help="Bytes that are no text: reject their record, or replace them by U+FFFD.",
+            help="Bytes that are not text: reject their record, or replace them by U+FFFD.",
         ),
     ] = "strict",
     delimiter: Annotated[
@@ -356,7 +356,7 @@ def parse_size(option: str, text: str, or_else: str = "") -> int:
     """A number of bytes, as 4MB or 4000000; ``or_else`` says what else the option takes.
 
     Raises:
-        InputError: The text is no size.
+        InputError: The text is not a size.
     """
     units = {
         "kb": 1 << 10,

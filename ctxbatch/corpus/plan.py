@@ -48,7 +48,7 @@ def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
     """Settle how the sources are read.
 
     Raises:
-        InputError: An option was given that has no meaning for any of the sources' formats.
+        InputError: An option was given that applies to none of the sources' formats.
     """
     formats = {source.format for source in sources}
     if config.record != "line" and formats != {"txt"}:
@@ -57,11 +57,11 @@ def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
     if formats == {"txt"}:
         for option, value in (("--text-field", config.text_field), ("--id-field", config.id_field)):
             if value is not None:
-                raise InputError(f"{option} {value} has no meaning: none of the inputs has fields")
+                raise InputError(f"{option} {value} cannot be used: none of the inputs has fields")
     if config.delimiter is not None and not formats & {"csv", "tsv"}:
-        raise InputError(f"--delimiter {config.delimiter} has no meaning: none of the inputs is CSV or TSV")
+        raise InputError(f"--delimiter {config.delimiter} cannot be used: none of the inputs is CSV or TSV")
     if config.encoding is not None and all(source.is_table for source in sources):
-        raise InputError(f"--encoding {config.encoding} has no meaning: tables are UTF-8")
+        raise InputError(f"--encoding {config.encoding} cannot be used: tables are UTF-8")
     return Reading(
         format=config.format,
         record=config.record,

@@ -124,10 +124,10 @@ def telling_of_memory(path: str) -> Iterator[None]:
 
 def unreadable(path: str, error: OSError) -> CtxbatchError:
     """Say in one line that a source cannot be read."""
-    kind = ResourceError if may_be_mended(error) else InputError
+    kind = ResourceError if may_be_fixed(error) else InputError
     return kind(f"{path} cannot be read: {error.strerror or error}")
 
 
-def may_be_mended(error: OSError) -> bool:
+def may_be_fixed(error: OSError) -> bool:
     """Whether the disk, the network or an access is the matter, so that the same run may go on later."""
     return error.errno not in _WRONG_NAME

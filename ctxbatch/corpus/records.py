@@ -76,7 +76,7 @@ def to_record(unit: Unit, number: int, source: OpenSource) -> Record | Reject:
     except _BadRecordError as error:
         return Reject(number, unit.number, start, str(error))
     except UnicodeEncodeError:
-        return Reject(number, unit.number, start, "holds half of a surrogate pair, which is no text")
+        return Reject(number, unit.number, start, "holds half of a surrogate pair, which is not text")
     except RecursionError:  # of an id that is an object
         return Reject(number, unit.number, start, "not JSON: nested too deeply")
     except MemoryError as error:
@@ -267,7 +267,7 @@ class Reader:
         return self._open
 
     def _units(self, source: OpenSource, segment: Segment) -> Iterator[Unit]:
-        # Never one unit more than the segment has: going back in a compressed source means beginning anew.
+        # Never one unit more than the segment has: to go back in a compressed source is to begin again.
         for unit in source.units(segment.start, segment.first_record, segment.end):
             yield unit
             if unit.end >= segment.end:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 
 from ctxbatch.config import FormatName
 from ctxbatch.corpus import listing
-from ctxbatch.corpus.read_errors import may_be_mended, unreadable
+from ctxbatch.corpus.read_errors import may_be_fixed, unreadable
 from ctxbatch.corpus.streams import COMPRESSIONS, Compression, find_compression
 from ctxbatch.errors import InputError
 from ctxbatch.filesystem import Entry, is_remote, look_up, read_file, without_password
@@ -235,7 +235,7 @@ def _data_set(folder: Path, names: Sequence[str]) -> list[Path] | None:
     files = None if listed is None else [folder / name for name in listed]
     for file in files or ():
         if not file.is_file():
-            raise InputError(f"{file} is no regular file, and {folder / _STATE} lists it: restore it")
+            raise InputError(f"{file} is not a regular file, and {folder / _STATE} lists it: restore it")
     return files
 
 
@@ -407,6 +407,6 @@ def current_size(source: Source) -> int | None:
     try:
         return size_and_time(source.path)[0]
     except OSError as error:
-        if may_be_mended(error):
+        if may_be_fixed(error):
             raise unreadable(source.path, error) from error
         return None

@@ -76,7 +76,7 @@ def open_source(path: str) -> IO[bytes]:
 
 
 def refuse_special(path: str) -> None:
-    """Refuse what is no regular file, such as a pipe, which would be waited for: a store may name one.
+    """Refuse what is not a regular file, such as a pipe, which would be waited for: a store may name one.
 
     Raises:
         OSError: It is none, or cannot be looked at.
@@ -85,7 +85,7 @@ def refuse_special(path: str) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "it is no regular file", path)
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
 
 
 class _Decompressed(io.RawIOBase):
@@ -246,7 +246,7 @@ def _zstd_window(path: str) -> str:
 class ByteStream:
     """A source's bytes, decompressed. ``position`` is the byte that comes next.
 
-    Forward seeks in a compressed source skip; backward ones begin anew.
+    Forward seeks in a compressed source skip; backward ones begin again.
 
     Raises:
         InputError: The source cannot be opened.

@@ -65,7 +65,7 @@ def reached() -> Iterator[None]:
     except (ConnectionError, ray.exceptions.RayError) as error:
         log.debug("Ray says: %s", error)
         raise ResourceError(
-            f"the cluster cannot be reached any more ({type(error).__name__}): mend it and run again"
+            f"the cluster cannot be reached any more ({type(error).__name__}): fix that and run again"
         ) from error
 
 
@@ -134,7 +134,7 @@ def _find(ray: Any, asked: str) -> str:  # noqa: ANN401 (a module)
     if not found.startswith("ray://"):
         host, _, port = found.rpartition(":")
         if not port.isdigit():
-            raise ValueError(f"{found} is no HOST:PORT")
+            raise ValueError(f"{found} is not a HOST:PORT")
         socket.create_connection((host, int(port)), timeout=_SILENT_SECONDS).close()
     return found
 

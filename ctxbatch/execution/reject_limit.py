@@ -56,5 +56,5 @@ class RejectWatch:
             limit = f"{100 * self._limit:g}%" if is_share else f"{self._limit:,}"
             raise TooManyRejectsError(
                 f"{rejected:,} of {records:,} records are rejected{self._example}: that is more than "
-                f"--max-rejects {limit}; mend input or options, or raise it to go on in {self._out}"
+                f"--max-rejects {limit}; fix the input or the options, or raise it to go on in {self._out}"
             )

@@ -37,7 +37,7 @@ def find_damage(out: str | Path) -> Iterator[Damage]:
     A shard that is missing is not damage but unfinished work, and not named here.
 
     Raises:
-        StoreError: The folder is no store, or its manifest is damaged.
+        StoreError: The folder is not a store, or its manifest is damaged.
         ResourceError: The disk, a permission or the network does not let something be read.
     """
     location = location_of(out)
@@ -47,14 +47,14 @@ def find_damage(out: str | Path) -> Iterator[Damage]:
         return
     index = location.folder / INDEX
     if is_there(index) and not index.is_dir():
-        yield Damage(f"{index} is no folder: remove it", index=INDEX)
+        yield Damage(f"{index} is not a folder: remove it", index=INDEX)
     for path in index_files(location.folder):
         for text in check_index(path, manifest):
             yield Damage(text, index=path.stem)
 
 
 def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = True) -> RepairReport:
-    """Make damaged and missing shards anew from the sources, and damaged indexes from the shards.
+    """Rebuild damaged and missing shards from the sources, and damaged indexes from the shards.
 
     Args:
         out: The store's folder.
@@ -64,7 +64,7 @@ def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = Tru
 
     Raises:
         InputError: A source or the model is not there any more, or has changed.
-        StoreError: The folder is no store, or its manifest is damaged; or its model cannot be found.
+        StoreError: The folder is not a store, or its manifest is damaged; or its model cannot be found.
         ResourceError: The disk, a permission or another run stands in the way.
     """
     location = location_of(out)

@@ -75,7 +75,7 @@ def check_sources(out: Path | str, manifest: Manifest, sources: Sequence[Source]
         if path not in stored and (as_before := places.get(real_place(path))):
             raise StoreError(f"{path} was named {as_before} when {out} was made: name it so to resume")
         if path not in stored:
-            raise StoreError(f"{path} is no source of {out}, which has {len(stored)}: {another}")
+            raise StoreError(f"{path} is not a source of {out}, which has {len(stored)}: {another}")
     if stored != asked:
         missing = [path for path in stored if path not in asked]
         what = f"{missing[0]} is missing from" if missing else "the order differs of"

@@ -180,7 +180,7 @@ def _check_words(config: ResolvedConfig) -> None:
     if not never:
         return
     shown = ", ".join(map(repr, never[:_SHOWN_LEFT_OUT])) + (", …" if len(never) > _SHOWN_LEFT_OUT else "")
-    what = f"{len(never)} of {len(config.words)} --words are no single words to {config.model}: {shown}"
+    what = f"{len(never)} of {len(config.words)} --words are not single words for {config.model}: {shown}"
     if len(never) == len(config.words):
         raise InputError(f"{what}; give surface words, without spaces or punctuation")
     log.warning("%s; they will not be found", what)
@@ -215,7 +215,7 @@ def _check_for_object_storage(out: Path | str, config: RunConfig) -> None:
             "--engine ray, or another -o"
         )
     if config.force:
-        raise InputError(f"--force has no meaning for {out}: nobody knows how much room is there")
+        raise InputError(f"--force cannot be used with {out}: nobody knows how much room is there")
 
 
 def _tell_left_out(left_out: Sequence[str]) -> None:
@@ -285,7 +285,7 @@ def _begin(
         engine.make_program(resolved)
     except CompilingError as error:
         if config.compile == "on":
-            raise CompilingError(f"{error}; mend the compiler or take --compile off") from error
+            raise CompilingError(f"{error}; fix the compiler or take --compile off") from error
         log.warning("%s; going on without", error)
         return replace(resolved, compiled=False)
     return resolved

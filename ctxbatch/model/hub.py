@@ -52,7 +52,7 @@ class ModelFolder:
         """The safetensors files that transformers loads, sorted.
 
         Raises:
-            InputError: There are none, or the index of several names what is no file of the folder.
+            InputError: There are none, or the index of several names what is not a file of the folder.
         """
         if (self.path / _WEIGHTS).is_file():
             return [self.path / _WEIGHTS]
@@ -79,7 +79,9 @@ class ModelFolder:
             raise InputError(f"{damaged}: it names no weights")
         for name in names:
             if not _is_inside(name) or not name.endswith(".safetensors"):
-                raise InputError(f"{damaged}: it names {name!r}, which is no .safetensors file of the folder")
+                raise InputError(
+                    f"{damaged}: it names {name!r}, which is not a .safetensors file of the folder"
+                )
             if not (self.path / name).is_file():
                 raise InputError(f"{damaged}: it names {name!r}, which is missing")
         return [self.path / name for name in names]
@@ -131,7 +133,7 @@ def find_model(name: str, revision: str | None) -> ModelFolder:
     """
     folder = _local_folder(name) or _package_folder(name)
     if folder is not None and revision is not None:
-        raise InputError(f"--revision {revision} has no meaning: {name} is at {folder.path}, not on the hub")
+        raise InputError(f"--revision {revision} cannot be used: {name} is at {folder.path}, not on the hub")
     folder = folder or _hub_folder(name, revision)
     _check_folder(folder)
     return folder
@@ -172,7 +174,7 @@ def find_stored_model(name: str, revision: str | None, out: Path) -> ModelFolder
     if Path(name).is_absolute():
         folder = _folder_outside(name, out)
         if folder is None:
-            raise StoreError(f"{out} was made with the model {name}, which is no folder here: {remedy}")
+            raise StoreError(f"{out} was made with the model {name}, which is not a folder here: {remedy}")
     else:
         folder = _package_folder(name) or _cached_folder(name, revision)
         if folder is None:

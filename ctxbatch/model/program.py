@@ -34,7 +34,7 @@ class Program:
         create = library.AOTInductorModelContainerCreateWithDevice
         create.argtypes = (pointer, size, ctypes.c_char_p, ctypes.c_char_p)
         if create(ctypes.byref(self._container), 1, b"cpu", None):
-            raise OSError(f"{path} cannot be loaded: delete it, it is made anew")
+            raise OSError(f"{path} cannot be loaded: delete it, and the next run rebuilds it")
         count = pointer()
         count_outputs = library.AOTInductorModelContainerGetNumOutputs
         count_outputs.argtypes = (pointer, pointer)

@@ -310,7 +310,7 @@ def read_facts(path: Path) -> FileOrigin:
 
 
 def rebuild_command(path: Path) -> str:
-    """The command that makes an index anew."""
+    """Return the command that rebuilds an index."""
     kind, _, layer = path.stem.partition("_")
     wanted = "" if kind == WORD_ROWS else f" --on {kind}" + (f" --layer {layer}" if layer else "")
     return f"ctxbatch index {path.parent.parent}{wanted}"

@@ -162,7 +162,7 @@ def ensure(store: Store, column: str, *, quiet: bool = True) -> IndexReport:
 
 
 def rebuild(store: Store, damaged: Sequence[str], *, quiet: bool = True) -> tuple[str, ...]:
-    """Build anew what is damaged, by the names of the JSON files; returns the names."""
+    """Rebuild what is damaged, by the names of the JSON files; returns the names."""
     known = tuple(name for name in damaged if name in (WORD_ROWS, *store.config.columns))
     for name in known:
         if name == WORD_ROWS:

@@ -89,7 +89,7 @@ def _read(store: Store, path: Path) -> list[pa.RecordBatch]:
     with checked(path):
         reader = pa.ipc.open_file(pa.BufferReader(mapped(path)))
         if not reader.schema.equals(_SCHEMA) or reader.num_record_batches != len(store.commits):
-            raise ValueError("it is no table of this store's words")
+            raise ValueError("it is not a table of this store's words")
         batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         for batch, commit in zip(batches, store.commits.values(), strict=True):
             batch.validate(full=True)

@@ -61,12 +61,12 @@ def parse_query(query: str) -> MarkedSentence:
     try:
         query.encode()
     except UnicodeEncodeError:
-        raise InputError(f"{query!r} is not Unicode text: mend its encoding") from None
+        raise InputError(f"{query!r} is not Unicode text: fix its encoding") from None
     parts = re.split(r"(?<!\\)([\[\]])", query)
     texts = [part.replace("\\[", "[").replace("\\]", "]") for part in parts[::2]]
     if parts[1::2] != ["[", "]"] * (len(parts) // 4):
         raise InputError(
-            f"the brackets in {query!r} are no pairs, and literal ones are written \\[ and \\]: {_EXAMPLE}"
+            f"the brackets in {query!r} do not pair up, and literal ones are written \\[ and \\]: {_EXAMPLE}"
         )
     if not all(text.strip() for text in texts[1::2]):
         raise InputError(f"the brackets in {query!r} are empty: {_EXAMPLE}")
@@ -164,7 +164,7 @@ class QueryEncoder:
             if not inside:
                 marked = sentence.text[start:end]
                 yield InputError(
-                    f"[{marked}] is no word of the sentence as the store counts words: mark a word"
+                    f"[{marked}] is not a word of the sentence as the store counts words: mark a word"
                 )
             for word in inside:
                 if len(word.vectors_VD):

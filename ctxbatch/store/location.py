@@ -107,12 +107,12 @@ class FolderLocation:
         """The commit records of all shards that count, by shard, in order.
 
         Raises:
-            StoreError: The place of the shards is no folder.
+            StoreError: The place of the shards is not a folder.
             ResourceError: The disk or a permission does not let one be read.
         """
         shards = self.folder / SHARDS
         if is_there(shards) and not shards.is_dir():
-            raise StoreError(f"{shards} is damaged: it is no folder")
+            raise StoreError(f"{shards} is damaged: it is not a folder")
         found = ((spec.shard, self.commit_of(manifest, spec)) for spec in manifest.shards)
         return {shard: commit for shard, commit in found if commit is not None}
 
@@ -396,7 +396,7 @@ def manifest_of(location: StoreLocation) -> Manifest:
     """
     manifest = location.manifest()
     if manifest is None:
-        raise StoreError(f"{location.out} is no ctxbatch store: it has no {MANIFEST}")
+        raise StoreError(f"{location.out} is not a ctxbatch store: it has no {MANIFEST}")
     return manifest
 
 

@@ -76,7 +76,7 @@ class Manifest:
         try:
             return cls.from_bytes(read_bytes(out / MANIFEST), out)
         except FileNotFoundError:
-            raise StoreError(f"{out} is no ctxbatch store: it has no {MANIFEST}") from None
+            raise StoreError(f"{out} is not a ctxbatch store: it has no {MANIFEST}") from None
 
     @classmethod
     def from_bytes(cls, raw: bytes, out: object) -> "Manifest":

@@ -41,7 +41,7 @@ def pull(url: str, out: str | Path, *, quiet: bool = True) -> PullReport:
     """What `ctxbatch.pull` does; arguments and errors are described there."""
     source, target = location_of(url), location_of(out)
     if not isinstance(source, BucketLocation):
-        raise InputError(f"{url} is no URL: name a store on object storage, as s3://bucket/store")
+        raise InputError(f"{url} is not a URL: name a store on object storage, as s3://bucket/store")
     if not isinstance(target, FolderLocation):
         raise InputError(f"{out} is on object storage too: name a folder to copy to")
     manifest = manifest_of(source)

@@ -75,7 +75,7 @@ class Store:
         out: Its folder, or its URL.
 
     Raises:
-        StoreError: It is no store, or its manifest is damaged.
+        StoreError: It is not a store, or its manifest is damaged.
         ResourceError: The network fails.
     """
 

@@ -109,7 +109,7 @@ def file_damage(folder: Path, name: str, commit: Commit) -> Iterator[str]:
         except FileNotFoundError:
             yield f"{name}/{file} is missing"
         except StoreError:
-            yield f"{name}/{file} is damaged: it is no regular file"
+            yield f"{name}/{file} is damaged: it is not a regular file"
 
 
 # --- content --------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def find_source_changes(out: str | Path) -> Iterator[str]:
     """Yield a line for every source that no longer holds the bytes that were planned; reads them all.
 
     Raises:
-        StoreError: The folder is no store, or its manifest is damaged.
+        StoreError: The folder is not a store, or its manifest is damaged.
         ResourceError: The network fails, so that nothing can be said.
     """
     manifest = manifest_of(location_of(out))

@@ -63,7 +63,7 @@ class Words:
         return Words(*(getattr(self, name)[chosen] for name in self.__slots__))
 
     def without_punctuation(self, pieces: "Pieces") -> "Words":
-        """Words with at least one letter or digit, numbered anew within each sentence."""
+        """Words with at least one letter or digit, numbered from 0 in each sentence."""
         letters_C = pieces.cumulated(_marks_letters_and_digits())
         base_N = pieces.text_start_S[self.sentence_N]
         count_N = letters_C[base_N + self.char_end_N] - letters_C[base_N + self.char_start_N]

@@ -68,7 +68,7 @@ def _read_json(path: Path) -> Iterator[Pair]:
         try:
             given = json.loads(line)
         except ValueError as error:
-            raise InputError(f"{place}: the line is no JSON ({error})") from None
+            raise InputError(f"{place}: the line is not JSON ({error})") from None
         missing = [name for name in _FIELDS if not isinstance(given, dict) or name not in given]
         if missing:
             raise InputError(f"{place}: the line must be an object with {', '.join(missing)}")

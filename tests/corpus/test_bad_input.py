@@ -55,7 +55,7 @@ REJECTED = {
     "half a surrogate pair": (
         "a.jsonl",
         b'{"text": "\\ud800"}\n',
-        [(0, 0, "holds half of a surrogate pair, which is no text")],
+        [(0, 0, "holds half of a surrogate pair, which is not text")],
     ),
     "json with invalid bytes": ("a.jsonl", b'{"text": "\xe4"}\n', [(0, 0, "not UTF-8 at byte 10")]),
     "a number of too many digits": (

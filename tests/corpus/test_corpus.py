@@ -128,7 +128,7 @@ def test_json_lines_give_text_and_id_and_reject_the_rest_by_name(tmp_path):
         5: "field 'text' is an array, not a string",
         6: "not a JSON object but an array",
         8: "not UTF-8 at byte 145",
-        9: "holds half of a surrogate pair, which is no text",
+        9: "holds half of a surrogate pair, which is not text",
         10: "not JSON: nested too deeply",
     }
     for number, reject in rejects.items():
@@ -230,7 +230,7 @@ def test_a_source_named_twice_and_a_folder_without_text_are_refused(tmp_path):
 def test_options_without_a_meaning_for_the_inputs_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     (tmp_path / "b.jsonl").write_text("{}")
-    with pytest.raises(InputError, match="--text-field body has no meaning"):
+    with pytest.raises(InputError, match="--text-field body cannot be used"):
         read_all([tmp_path / "a.txt"], text_field="body")
     with pytest.raises(InputError, match="--record paragraph is for text files"):
         read_all([tmp_path / "b.jsonl"], record="paragraph")

@@ -386,7 +386,7 @@ def test_another_delimiter_can_be_given_and_is_guessed_in_the_refusal(tmp_path):
     with pytest.raises(InputError, match=r"has id;text: name one by --text-field; or say --delimiter ';'"):
         read_all([path])
     (tmp_path / "b.txt").write_text("one")
-    with pytest.raises(InputError, match=r"--delimiter ; has no meaning"):
+    with pytest.raises(InputError, match=r"--delimiter ; cannot be used"):
         read_all([tmp_path / "b.txt"], delimiter=";")
 
 

@@ -43,7 +43,7 @@ REFUSED = {
     "a header of invalid bytes": ({"a.csv": b"t\xffxt\n1\n"}, ["a.csv"], {}, r"a.csv has no header"),
     "an unknown encoding": (GOOD, ["a.txt"], {"encoding": "utf-9"}, r"--encoding 'utf-9' is unknown"),
     "an encoding without lines": (GOOD, ["a.txt"], {"encoding": "cp037"}, r"--encoding cp037 cannot be read"),
-    "fields of text": (GOOD, ["a.txt"], {"text_field": "body"}, r"--text-field body has no meaning"),
+    "fields of text": (GOOD, ["a.txt"], {"text_field": "body"}, r"--text-field body cannot be used"),
     "paragraphs of json": (
         {"a.jsonl": b"{}"},
         ["a.jsonl"],

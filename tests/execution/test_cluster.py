@@ -187,8 +187,8 @@ def test_what_ray_says_stands_in_one_line(ray_says, we_say, cluster, monkeypatch
     ("options", "message"),
     [
         ({"engine": "dask"}, "--engine 'dask' is not one of local, ray"),
-        ({"address": "auto"}, "--address has no meaning with --engine local"),
-        ({"engine": "ray", "devices": ("cpu",)}, "--devices has no meaning with --engine ray"),
+        ({"address": "auto"}, "--address cannot be used with --engine local"),
+        ({"engine": "ray", "devices": ("cpu",)}, "--devices cannot be used with --engine ray"),
         ({"engine": "ray", "address": "somewhere"}, "--address 'somewhere' must be auto, HOST:PORT or ray:"),
     ],
 )

@@ -173,8 +173,8 @@ def test_other_sources_are_refused_by_name(tiny, tmp_path):
     out, config = tmp_path / "out", RunConfig(model=str(tiny()))
     make_store(out, [one, two], config)
     for inputs, message in (
-        ([one, two, more], r"more.txt is no source of .*out, which has 2"),
-        ([more], r"more.txt is no source of"),
+        ([one, two, more], r"more.txt is not a source of .*out, which has 2"),
+        ([more], r"more.txt is not a source of"),
         ([one], r"two.txt is missing from the sources that .*out was made from"),
         ([two, one], r"the order differs of the sources that .*out was made from"),
     ):

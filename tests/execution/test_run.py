@@ -226,11 +226,11 @@ def assert_refused(result, status, message):
         (["run", "", "-o", "out"], "an input is empty: name a file or a folder"),
         (["run", "a" * 300, "-o", "out"], "cannot be read: File name too long"),
         (["run", "a.txt", "-o", "out", "--model", "~nosuchuser/x"], "--model ~nosuchuser/x cannot be read"),
-        (["run", "a.txt", "-o", "out", "--vectors", "static", "--layers", "2"], "--layers has no meaning"),
-        (["search", "out", "[a]"], "out is no ctxbatch store: it has no manifest.json"),
+        (["run", "a.txt", "-o", "out", "--vectors", "static", "--layers", "2"], "--layers cannot be used"),
+        (["search", "out", "[a]"], "out is not a ctxbatch store: it has no manifest.json"),
         (["search", "out", "[a]", "--same-word", "--other-words"], "exclude each other"),
-        (["stats", "."], ". is no ctxbatch store"),
-        (["verify", "."], ". is no ctxbatch store"),
+        (["stats", "."], ". is not a ctxbatch store"),
+        (["verify", "."], ". is not a ctxbatch store"),
     ],
 )
 def test_a_mistake_is_one_line_with_value_and_remedy(arguments, message, cli, tmp_path):

@@ -164,7 +164,7 @@ def test_an_index_names_files_of_its_folder_alone(name, model):
     names = list(load_file(model / "model.safetensors"))
     (model / "model.safetensors").rename(model.parent / "x.safetensors")
     write_index(model, dict.fromkeys(names, name))
-    with pytest.raises(InputError, match=r"which is no .safetensors file of the folder"):
+    with pytest.raises(InputError, match=r"which is not a .safetensors file of the folder"):
         find_model(str(model), None)
 
 

@@ -73,7 +73,7 @@ def test_vectors_are_the_same_bits_with_salience_and_without(tiny, text, tmp_pat
         ({"salience_layer": 3, "layers": (1, 2)}, "--salience-layer 3 lies above 2, the highest layer"),
         ({"salience_layer": 9}, r"--salience-layer 9: .* has layers 1 to 3 \(or -3 to -1\)"),
         ({"salience_head": 5}, r"--salience-head 5: .* has heads 1 to 4 \(or -4 to -1\)"),
-        ({"salience": True, "vectors": ("static",)}, "salience has no meaning with --vectors static"),
+        ({"salience": True, "vectors": ("static",)}, "salience cannot be used with --vectors static"),
         ({"top_salient": 0}, "--top-salient 0 is too small"),
     ],
 )

@@ -254,8 +254,8 @@ GOOD = {"lemma": "a", "s1": "a b", "span1": [0, 1], "s2": "b a", "span2": [2, 3]
 @pytest.mark.parametrize(
     ("line", "wrong"),
     [
-        ("{", "pairs.jsonl:2: the line is no JSON"),
-        ("", "pairs.jsonl:2: the line is no JSON"),
+        ("{", "pairs.jsonl:2: the line is not JSON"),
+        ("", "pairs.jsonl:2: the line is not JSON"),
         ("[1]", "pairs.jsonl:2: the line must be an object with lemma, s1"),
         ({"span2": None}, r"pairs.jsonl:2: span2 is None, it must be \[begin, end\]"),
         ({"span1": [1, 9]}, r"pairs.jsonl:2: span1 is \[1, 9\].* within the 3 characters of s1"),

@@ -74,7 +74,7 @@ def test_a_word_of_several_pieces_queries_with_each_where_rows_are_pieces(corpus
         ("not] opened", "are no pairs"),
         ("[nested [marks]]", "are no pairs"),
         ("empty [ ] mark", "are empty"),
-        ("just [...] points", r"\[...\] is no word of the sentence"),
+        ("just [...] points", r"\[...\] is not a word of the sentence"),
         ("[two] marked [words]", r"marks several words \('two', 'words'\): mark one, or use Searcher.ask"),
         (3 << 40, "has no row 3298534883328"),
         (-1, "has no row -1"),

@@ -416,7 +416,7 @@ def test_places_that_cannot_hold_the_store_are_refused_before_any_work(bucket, s
         short(Path("s3://bucket/out"))
     for options, message in (
         ({"shard_range": (1, 2)}, "--shard-range needs a folder that all machines share"),
-        ({"force": True}, "--force has no meaning for s3:.*: nobody knows how much room is there"),
+        ({"force": True}, "--force cannot be used for s3:.*: nobody knows how much room is there"),
     ):
         for command in (ctxbatch.run, ctxbatch.estimate):
             with pytest.raises(InputError, match=message):
@@ -464,11 +464,11 @@ def test_a_store_is_resumed_with_its_own_options_alone(finished, corpus, config)
 
 
 def test_copies_go_from_object_storage_into_folders(finished, short, tmp_path):
-    with pytest.raises(InputError, match=f"{tmp_path} is no URL: name a store on object storage, as s3:"):
+    with pytest.raises(InputError, match=f"{tmp_path} is not a URL: name a store on object storage, as s3:"):
         ctxbatch.pull(str(tmp_path), tmp_path / "copy")
     with pytest.raises(InputError, match=f"{finished} is on object storage too: name a folder"):
         ctxbatch.pull(finished, finished)
-    with pytest.raises(StoreError, match="s3://finished/none is no ctxbatch store: it has no manifest"):
+    with pytest.raises(StoreError, match="s3://finished/none is not a ctxbatch store: it has no manifest"):
         ctxbatch.pull("s3://finished/none", tmp_path / "copy")
     short(tmp_path / "own")
     with pytest.raises(StoreError, match=f"{tmp_path}/own is another store than {finished}: name a new f"):

@@ -128,7 +128,7 @@ def test_what_is_no_regular_file_is_never_opened(name, copy, cli):
     os.mkfifo(path)
     result = cli("verify", copy)
     assert result.returncode == 3
-    assert f"{name} is damaged: it is no regular file" in result.stdout
+    assert f"{name} is damaged: it is not a regular file" in result.stdout
 
 
 @pytest.mark.parametrize("name", [".lock", "run.log", "index", "shards/000001"])

@@ -65,7 +65,7 @@ def test_a_model_that_has_moved_is_named_by_the_user_and_compared(out, model, ti
     model.rename(tmp_path / "moved")
     result = cli("search", out, QUERY)
     assert result.returncode == 2
-    assert f"made with the model {model}, which is no folder here" in result.stderr
+    assert f"made with the model {model}, which is not a folder here" in result.stderr
     found = cli("search", out, QUERY, "--json", "--model", tmp_path / "moved")
     assert (found.returncode, found.stdout) == (0, expected)
     wrong = cli("search", out, QUERY, "--model", tiny("distilbert"))
@@ -126,7 +126,7 @@ def test_a_source_that_is_no_regular_file_is_not_opened(out, cli, tmp_path):
     replace(manifest, sources=(replace(manifest.sources[0], path=str(tmp_path / "pipe"), size=0),)).write(out)
     result = cli("verify", out, "--sources")
     assert result.returncode == 3
-    assert "pipe cannot be read: it is no regular file" in result.stdout
+    assert "pipe cannot be read: it is not a regular file" in result.stdout
 
 
 def test_a_repair_takes_the_model_that_the_user_names(out, model, cli, tmp_path):

@@ -328,7 +328,7 @@ def test_phrases_that_are_no_words_are_told_in_one_line(tiny, text, tmp_path, cl
     done = cli("run", text, "-o", tmp_path / "out", *given)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "2 of 2 --words are no single words to " in done.stderr
+    assert "2 of 2 --words are not single words for " in done.stderr
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
@@ -337,7 +337,7 @@ def test_words_that_the_tokenizer_splits_are_named(tiny, text, tmp_path, cli):
     command = ["run", text, "-o", tmp_path / "out", "--model", tiny(), "--words", tmp_path / "words", "-q"]
     done = cli(*command)
     assert done.returncode == 0
-    assert "2 of 3 --words are no single words to" in done.stderr
+    assert "2 of 3 --words are not single words for " in done.stderr
     assert "'!', 'want an'; they will not be found" in done.stderr
 
 
