@@ -18,7 +18,7 @@ from typer import Argument, Option
 
 import ctxbatch
 from ctxbatch import terminal
-from ctxbatch.cli import guide, layers, search, senses
+from ctxbatch.cli import cache, guide, layers, search, senses
 from ctxbatch.cli.options import (
     AsJson,
     Layer,
@@ -330,7 +330,7 @@ def verify(
 
 
 @app.command()
-def status(out: StoreName) -> None:
+def status(out: StoreName, as_json: AsJson = False) -> None:
     """Show how far a run has come, and whether one is going on."""
     from ctxbatch.execution.partition import shard_list
     from ctxbatch.store.location import location_of
@@ -341,27 +341,33 @@ def status(out: StoreName) -> None:
     store.tell_damage()
     out = str(store.location.out)
     done, planned = len(store.commits), len(store.manifest.shards)
-    unfinished = "interrupted: run the same command again"
-    if not store.location.is_here:
-        unfinished = (
-            "unfinished, and no run on this machine: if none is elsewhere, run the same command again"
-        )
-    state = "running" if running else "finished" if store.complete else unfinished
+    state = "running" if running else "finished" if store.complete else "interrupted"
     size = sum(spec.size for spec in store.manifest.shards)
     size_done = sum(spec.size for spec in store.manifest.shards if spec.shard in store.commits)
+    missing = [spec.shard for spec in store.manifest.shards if spec.shard not in store.commits]
+    in_work = claimed(store.path, missing)
+    if as_json:
+        found = {"store": out, "state": state, "shards": done, "planned": planned, "bytes": size_done}
+        found |= {"bytes_planned": size, "rows": store.n_rows, "missing": missing, "in_work": in_work}
+        terminal.show([terminal.json_line(found)])
+        return
+    if state == "interrupted":
+        state = "interrupted: run the same command again"
+        if not store.location.is_here:
+            state = "unfinished, and no run on this machine: if none is elsewhere, run the same command again"
     share = size_done / size if size else 1.0
     lines = [
         f"{out}: {state}; {done} of {planned} shards, {share:.0%} of {_size_of(size)} of text, "
         f"{store.n_rows:,} rows"
     ]
-    missing = [spec.shard for spec in store.manifest.shards if spec.shard not in store.commits]
     if missing:
         lines.append(f"missing: {shard_list(missing)}")
-    if in_work := claimed(store.path, missing):
+    if in_work:
         lines.append(f"of these in work: {shard_list(in_work)}")
     terminal.show(lines)
 
 
+app.command()(cache.cache)
 app.command()(guide.guide)
 
 

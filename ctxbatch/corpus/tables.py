@@ -162,7 +162,7 @@ class Table:
         """Batches from the one on that holds row ``start``.
 
         Where it is being read a little before it, reading goes on: a row group of a Parquet file has no other
-        way to a row in its middle, and remote files are not fetched again. Local Arrow files are opened again.
+        way to a row in its middle, and remote files are not fetched again. Local Arrow files open again.
         """
         first = self._batch[0] if self._batch is not None else 0
         goes_on = self._is_parquet or is_remote(self._path)

@@ -37,3 +37,11 @@ def test_a_store_of_before_is_searched(out, cli):
         assert result.returncode == 0, result.stderr
         assert len(result.stdout.splitlines()) == 3
         assert all(json.loads(line)["source"] == "text.txt" for line in result.stdout.splitlines())
+
+
+def test_the_status_of_a_store_is_for_machines_too(out, cli):
+    shutil.rmtree(out / "shards" / "000001")
+    found = json.loads(cli("status", out, "--json").stdout)
+    assert found["state"] == "interrupted"
+    assert (found["shards"], found["planned"], found["missing"], found["in_work"]) == (2, 3, [1], [])
+    assert (found["rows"], found["store"]) == (92, str(out))
