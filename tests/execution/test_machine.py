@@ -8,7 +8,7 @@ import pytest
 
 COUNT = """
 import ctxbatch, torch
-from ctxbatch.devices import choose_workers
+from ctxbatch.model.devices import choose_workers
 print(len(choose_workers(None, ["cpu"])))
 """
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -237,9 +238,9 @@ def test_a_killed_build_leaves_an_index_that_the_same_command_makes_whole(store,
     """Killed at every file that it writes, by a signal that nothing can catch."""
     script = """
 import os, signal, sys
-from ctxbatch import indexing, layout
-from ctxbatch.store import Store
-indexing.SCAN_ROWS, writes = 100, 0
+from ctxbatch.search import index_build
+from ctxbatch.store.reader import Store
+index_build.SCAN_ROWS, writes = 100, 0
 real = os.fsync
 def fsync(descriptor):
     global writes
@@ -248,7 +249,7 @@ def fsync(descriptor):
         os.kill(os.getpid(), signal.SIGKILL)
     real(descriptor)
 os.fsync = fsync
-indexing.build(Store(sys.argv[1]), "shift_3")
+index_build.build(Store(sys.argv[1]), "shift_3")
 """
     out = tmp_path / "out"
     shutil.copytree(store.path, out)
@@ -258,6 +259,7 @@ indexing.build(Store(sys.argv[1]), "shift_3")
         done = subprocess.run([sys.executable, "-c", script, str(out), str(at)], check=False)
         if done.returncode == 0:
             break
+        assert done.returncode == -signal.SIGKILL
         searcher = Searcher([Store(out)])
         assert len(searcher.search(QUERIES[0])) == 10
     assert at > 4
