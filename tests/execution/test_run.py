@@ -222,7 +222,7 @@ def assert_refused(result, status, message):
         (["search", "out"], "a query is missing: add a sentence with a word marked"),
         (["search", "out", "-x [y]"], "a query that starts with - goes after --"),
         (["search", "out", "-know [y]"], "a query that starts with - goes after --"),
-        (["search", "out", "[a"], "the brackets in '[a' are no pairs"),
+        (["search", "out", "[a"], "the brackets in '[a' do not pair up"),
         (["run", "", "-o", "out"], "an input is empty: name a file or a folder"),
         (["run", "a" * 300, "-o", "out"], "cannot be read: File name too long"),
         (["run", "a.txt", "-o", "out", "--model", "~nosuchuser/x"], "--model ~nosuchuser/x cannot be read"),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import ctxbatch
 from ctxbatch import Filters, RunConfig
 from ctxbatch.model.hub import find_model
 from tests.helpers.oracle import Oracle
@@ -41,9 +42,9 @@ def test_bf16_is_close_to_fp32(stores):
 
 def test_nearest_contexts_of_a_word_are_of_that_word_and_of_related_ones(stores):
     store = stores["fp32"]
-    found = store.searcher("shift").search("This [book] was written long ago.", 5)
+    found = ctxbatch.searcher(store, "shift").search("This [book] was written long ago.", 5)
     assert {hit.word.casefold() for hit in found} <= {"book", "books"}
-    others = store.searcher("contextual").search(
+    others = ctxbatch.searcher(store, "contextual").search(
         "This [book] was written long ago.", 5, Filters(other_words=True)
     )
     assert {hit.word.casefold() for hit in others} & {

@@ -224,13 +224,13 @@ def test_the_words_of_rows_are_as_in_the_store_with_and_without_the_table(indexe
 
 
 def test_a_damaged_table_of_words_is_refused_and_mended(indexed):
-    from ctxbatch.execution.run import repair
+    from ctxbatch.execution.repair import repair_store
 
     path = indexed.path / "index" / "words.arrow"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(StoreError, match=r"words.arrow is damaged: .*; rebuild it with `ctxbatch index"):
         Searcher([indexed])
-    assert repair(indexed.path).indexes == ("words",)
+    assert repair_store(indexed.path).indexes == ("words",)
     assert Searcher([Store(indexed.path)]).search(QUERIES[0], 3, Filters(same_word=True))
 
 

@@ -21,7 +21,7 @@ from tests.helpers.stores import make_store
 
 @pytest.mark.parametrize("on", ["shift", "contextual", "static"])
 def test_hits_are_those_of_brute_force_in_order_of_cosine(store, on):
-    searcher = store.searcher(on)
+    searcher = ctxbatch.searcher(store, on)
     for query in QUERIES:
         hits = searcher.search(query, 10)
         every = cosines(store, searcher.column, query_vectors(searcher, query)[0])
@@ -40,7 +40,7 @@ def test_the_query_is_encoded_as_the_store_was(store, corpus):
     text = lines[number]
     start = text.index("bank")
     query = f"{text[:start]}[bank]{text[start + 4 :]}"
-    hit = store.searcher("contextual", 1).search(query, 1)[0]
+    hit = ctxbatch.searcher(store, "contextual", 1).search(query, 1)[0]
     assert text.startswith(hit.text)
     assert hit.word == "bank"
     assert hit.score > 0.999
@@ -70,9 +70,9 @@ def test_a_word_of_several_pieces_queries_with_each_where_rows_are_pieces(corpus
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("not [closed", "are no pairs"),
-        ("not] opened", "are no pairs"),
-        ("[nested [marks]]", "are no pairs"),
+        ("not [closed", "do not pair up"),
+        ("not] opened", "do not pair up"),
+        ("[nested [marks]]", "do not pair up"),
         ("empty [ ] mark", "are empty"),
         ("just [...] points", r"\[...\] is not a word of the sentence"),
         ("[two] marked [words]", r"marks several words \('two', 'words'\): mark one, or use Searcher.ask"),
@@ -104,7 +104,7 @@ def test_many_queries_are_answered_as_each_alone_is(store):
         before, after = answer.text[: answer.char_start], answer.text[answer.char_end :]
         alone = f"{before}[{answer.word}]{after}" if answer.query < 11 else queries[answer.query]
         assert [hit.row_id for hit in answer.hits] == [hit.row_id for hit in searcher.search(alone, 5)]
-    with pytest.raises(InputError, match="are no pairs"):
+    with pytest.raises(InputError, match="do not pair up"):
         searcher.ask(queries)
     table = hits_table(answers)
     assert table.num_rows == 5 * len(answers)
@@ -295,7 +295,7 @@ def test_the_command_answers_a_file_of_queries_and_names_those_it_cannot(store, 
         (3, "bank"),
         (3, "river"),
     ]
-    assert "queries.txt, line 3: the brackets in 'no [closing' are no pairs" in result.stderr
+    assert "queries.txt, line 3: the brackets in 'no [closing' do not pair up" in result.stderr
     assert "1 of 3 queries were not answered in full" in result.stderr
     shown = cli("search", store.path, "--row", 0, "-k", 2, "--context", 1, "--explain").stdout
     assert "dimensions are not zero in both" in shown
