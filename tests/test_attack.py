@@ -11,7 +11,7 @@ ATTACK = Path(__file__).parents[1] / "scripts" / "checks" / "attack.py"
 
 @pytest.mark.parametrize(
     "arguments",
-    [["files", "--cases", "80", "--seed", "23"], ["io", "--every", "60"]],
+    [["files", "--cases", "40", "--seed", "23"], ["io", "--every", "120"]],
     ids=["files", "calls"],
 )
 def test_nothing_crashes_lies_or_is_written_elsewhere(arguments, tmp_path):
