@@ -38,6 +38,8 @@ MOST_DECOMPRESSIONS = 3
 AGREEMENT = 0.15
 FEW = 1_000
 RARE = ("aardvark", "quincunx", "zephyr", "obelisk", "fjord", "gypsum", "larynx", "psalm", "sphinx", "wyvern")
+# The same text as it is, which comes first.
+PLAIN = ("",)
 COMPRESSED: dict[str, Callable[[Path], Any]] = {
     ".gz": partial(gzip.open, mode="wb", compresslevel=6),
     ".bz2": partial(bz2.open, mode="wb", compresslevel=1),
@@ -121,7 +123,7 @@ def write(name: str, path: Path, blocks: Iterator[bytes], stream: IO[bytes]) -> 
 
 def make_compressed(folder: Path, scale: float) -> Iterator[Case]:
     """64 MB of text in each compression, and first as it is, to compare with."""
-    for suffix in ("", *COMPRESSED):
+    for suffix in (*PLAIN, *COMPRESSED):
         path = folder / f"text.txt{suffix}"
         stream = COMPRESSED[suffix](path) if suffix else path.open("wb")
         case = write(f"64 MB text {suffix}", path, lines(64e6 * scale, 1, 50_000, 30), stream)

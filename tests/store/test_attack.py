@@ -10,7 +10,7 @@ from tests.helpers.running import ROOT
 
 @pytest.mark.parametrize(
     "arguments",
-    [["files", "--cases", "80", "--seed", "23"], ["io", "--every", "60"]],
+    [["files", "--cases", "40", "--seed", "23"], ["io", "--every", "120"]],
     ids=["files", "calls"],
 )
 def test_nothing_crashes_lies_or_is_written_elsewhere(arguments, tmp_path):
