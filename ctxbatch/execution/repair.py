@@ -11,9 +11,8 @@ from ctxbatch.errors import StoreError
 from ctxbatch.execution.engines import LocalEngine
 from ctxbatch.execution.session import Session, plan_again, warn_of_mixture, writing_to
 from ctxbatch.model.hub import model_of_store
-from ctxbatch.sealed import is_there
 from ctxbatch.search import index, index_build
-from ctxbatch.search.index import check_index, index_files
+from ctxbatch.search.index import check_index, folder_damage, index_files
 from ctxbatch.store.location import location_of, manifest_of
 from ctxbatch.store.manifest import INDEX, log_path
 from ctxbatch.store.reader import Store
@@ -45,9 +44,8 @@ def find_damage(out: str | Path) -> Iterator[Damage]:
     yield from find_shard_damage(location, manifest)
     if not location.is_here:
         return
-    index = location.folder / INDEX
-    if is_there(index) and not index.is_dir():
-        yield Damage(f"{index} is not a folder: remove it", index=INDEX)
+    for text in folder_damage(location.folder):
+        yield Damage(text, index=INDEX)
     for path in index_files(location.folder):
         for text in check_index(path, manifest):
             yield Damage(text, index=path.stem)

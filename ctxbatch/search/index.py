@@ -20,6 +20,7 @@ import numpy as np
 from ctxbatch.arrays import Floats, Ints
 from ctxbatch.cores import count_cores
 from ctxbatch.errors import InputError, ResourceError, StoreError
+from ctxbatch.files import refused_link
 from ctxbatch.sealed import Count, Positive, Sha256, file_digest, is_there, read_json, size_of, typed
 from ctxbatch.search.exact import Selection, among, exact
 from ctxbatch.search.postings import Postings
@@ -316,11 +317,22 @@ def rebuild_command(path: Path) -> str:
     return f"ctxbatch index {path.parent.parent}{wanted}"
 
 
+def folder_damage(out: Path) -> Iterator[str]:
+    """Yield what is wrong with the folder of a store's indexes; a store need not have one."""
+    folder = out / INDEX
+    if folder.is_symlink():
+        yield refused_link(folder)
+    elif is_there(folder) and not folder.is_dir():
+        yield f"{folder} is not a folder: remove it"
+
+
 def _intact_facts(store: Store, name: str) -> FileOrigin | None:
     path = facts_path(store.path, name)
     if not is_there(path):
         if path in index_files(store.path):  # as a build leaves it that is killed, or somebody's hand
             log.warning("%s is missing: all rows are read; rebuild it with `%s`", path, rebuild_command(path))
+        for damage in folder_damage(store.path):
+            raise StoreError(damage)
         return None
     for damage in check_index(path, store.manifest):
         raise StoreError(damage)

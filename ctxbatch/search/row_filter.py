@@ -17,7 +17,7 @@ from ctxbatch.errors import InputError
 from ctxbatch.search.exact import Selection
 from ctxbatch.search.filters import Filters
 from ctxbatch.search.postings import Postings
-from ctxbatch.store.commits import SENTENCES, WORDS
+from ctxbatch.store.commits import SENTENCES
 from ctxbatch.store.reader import Store
 
 
@@ -70,8 +70,7 @@ class Selector:
                 sentences &= _is_in(paths, matching)
             if docs:
                 sentences &= _is_in(store.read(shard, SENTENCES, "doc_id"), docs)
-            sentence_of_row = store.read(shard, WORDS, "sentence_id").to_numpy() & 0xFFFFFFFF
-            masks.append(sentences[sentence_of_row])
+            masks.append(sentences[store.sentences_of_rows(shard)])
         return np.concatenate(masks)
 
 

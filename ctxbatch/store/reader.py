@@ -223,8 +223,33 @@ class Store:
 
     def sentence_ids_at(self, positions: Ints) -> Ints:
         """The sentence_ids of the rows at some positions."""
-        ids: Ints = self._gather(WORDS, self.row_ids(positions), ["sentence_id"])["sentence_id"].to_numpy()
+        row_ids = self.row_ids(positions)
+        ids: Ints = self._gather(WORDS, row_ids, ["sentence_id"])["sentence_id"].to_numpy()
+        for shard in np.unique(row_ids >> 32).tolist():
+            self._check_sentences(shard, ids[row_ids >> 32 == shard])
         return ids
+
+    def sentences_of_rows(self, shard: int) -> Ints:
+        """The number in its shard of each row's sentence, for all rows of a shard.
+
+        Raises:
+            StoreError: A row names a sentence that its shard does not have.
+        """
+        ids: Ints = self.read(shard, WORDS, "sentence_id").to_numpy()
+        self._check_sentences(shard, ids)
+        return ids & 0xFFFFFFFF
+
+    def _check_sentences(self, shard: int, ids: Ints) -> None:
+        """Make sure that the rows of a shard are of its sentences; what a row says may be wrong."""
+        if len(ids) and not (shard << 32 <= ids.min() and ids.max() < self._end_of_sentences(shard)):
+            wrong = int(ids.max()) if ids.max() >= self._end_of_sentences(shard) else int(ids.min())
+            raise StoreError(
+                f"{self.path} is damaged: a row of shard {shard:06d} names sentence {wrong}, which is not "
+                "there: run `ctxbatch verify` on the store"
+            )
+
+    def _end_of_sentences(self, shard: int) -> int:
+        return (shard << 32) + self.commits[shard].counts.sentences
 
     def word_places_at(self, positions: Ints) -> tuple[Ints, Ints]:
         """The sentence_ids of the rows at some positions, and the word_indexes in their sentences."""

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 
 import pyarrow as pa
@@ -217,3 +218,39 @@ def test_a_damaged_shard_is_named_where_a_store_is_shown(command, copy, cli):
     result = cli(command, copy)
     assert result.returncode == 0
     assert f"{copy}/shards/000001 is damaged: `ctxbatch verify {copy}` says how" in result.stderr
+
+
+@pytest.mark.parametrize("sentence", [2**31 - 1, -1, 1 << 40])
+def test_rows_of_sentences_that_are_not_there_are_damage(sentence, copy, cli):
+    """Under right checksums, and without those of record batches."""
+    path = copy / "shards" / "000001" / "words.arrow"
+    with pa.memory_map(str(path)) as source:
+        data = source.read_buffer()
+        batch = pa.ipc.open_file(pa.BufferReader(data)).get_batch(0)
+        at = batch["sentence_id"].buffers()[1].address - data.address
+
+    def change(content):
+        content[at + 80 : at + 88] = sentence.to_bytes(8, "little", signed=True)
+        return content
+
+    rewritten(copy, "words.arrow", change)
+    result = cli("search", copy, "--row", 5, "--source", "*.txt")
+    assert result.returncode == 2
+    assert re.search(
+        r"is damaged: a row of shard 000001 names sentence -?\d+, which is not there", result.stderr
+    )
+    assert cli("verify", copy).returncode == 3
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_folder_of_indexes_that_is_none_is_damage(kind, copy, cli, tmp_path):
+    if kind == "file":
+        (copy / "index").write_text("")
+    else:
+        (tmp_path / "elsewhere").mkdir()
+        (copy / "index").symlink_to(tmp_path / "elsewhere")
+    said = f"{copy}/index is a link" if kind == "link" else f"{copy}/index is not a folder"
+    for command in (("verify", copy), ("search", copy, "--row", 5)):
+        result = cli(*command)
+        assert result.returncode in (2, 3)
+        assert said in result.stdout + result.stderr
