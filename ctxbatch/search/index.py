@@ -372,6 +372,9 @@ def _load(store: Store, column: str, path: Path) -> Any:  # noqa: ANN401 (any FA
     if (index.ntotal, index.d, n_listed) != (n_rows, dimension, n_rows):
         why = f"it holds {index.ntotal:,} vectors of {index.d}, the store {n_rows:,} of {dimension}"
         raise StoreError(_not_an_index(store, column, path, why))
+    for part in (index, index.quantizer):
+        if not part.is_trained or part.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise StoreError(_not_an_index(store, column, path, "it is not trained for cosines"))
     if (index.quantizer.ntotal, index.quantizer.d) != (index.nlist, dimension):
         raise StoreError(_not_an_index(store, column, path, "its lists have no centroids"))
     return index
