@@ -21,7 +21,7 @@ from ctxbatch.errors import InputError, StoreError
 from ctxbatch.model.hub import CONFIG, ModelFolder, find_model
 from ctxbatch.model.pooling import AllRows, KeptRows
 from ctxbatch.model.program import COMPILED_LEAST, COMPILED_TOKENS, Program
-from ctxbatch.model.resolve import FAMILIES, Family, first_line, is_out_of_memory, model_error
+from ctxbatch.model.resolve import Family, family_of, first_line, is_out_of_memory, model_error
 from ctxbatch.model.salience import Watch, attention_name
 from ctxbatch.model.shift import SHIFTS
 from ctxbatch.text.batching import TokenBatch
@@ -84,7 +84,12 @@ class WordModel(nn.Module):
         self._model = _load_model(folder, name)
         self._hidden: dict[int, Tensor] = {}
         self._rows: AllRows | KeptRows
-        self._prepare(FAMILIES[config.model_type])
+        if self._model.config.model_type != config.model_type:
+            raise StoreError(
+                f"{folder.path} is a {self._model.config.model_type}, and the store was made with a "
+                f"{config.model_type}"
+            )
+        self._prepare(family_of(config))
         self._shift = _shift_function(config)
 
     def _prepare(self, family: Family) -> None:

@@ -75,6 +75,19 @@ FAMILIES = {
 }
 
 
+def family_of(config: ResolvedConfig) -> Family:
+    """Return the family that a store says its model is of.
+
+    Raises:
+        StoreError: It says none that there is.
+    """
+    if config.model_type not in FAMILIES:
+        raise StoreError(
+            f"the store names a model of the type {config.model_type!r}; supported are {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[config.model_type]
+
+
 def resolve(config: RunConfig, device: str, corpus_bytes: int = 0) -> ResolvedConfig:
     """Find the model and settle every option that depends on it, the kind of device or the corpus.
 

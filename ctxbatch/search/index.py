@@ -131,7 +131,13 @@ class Proposer:
             found_QC = np.empty((len(queries_QD), n_candidates), np.int64)
             arrays = (queries_QD, n_candidates, lists_QL, coarse_QL, estimates_QC, found_QC)
             pointers = [each if isinstance(each, int) else faiss.swig_ptr(each) for each in arrays]
-            self._index.search_preassigned_c(len(queries_QD), *pointers, False, options)
+            try:
+                self._index.search_preassigned_c(len(queries_QD), *pointers, False, options)
+            except RuntimeError as error:  # its file was made by somebody who can compute checksums
+                why = str(error).rpartition("failed: ")[2][:200]
+                raise StoreError(
+                    f"the index cannot be searched ({why}): rebuild it with `ctxbatch index`"
+                ) from error
             take(first, estimates_QC, found_QC)
 
         for begin in range(0, len(queries_QD), _BATCH_QUERIES):

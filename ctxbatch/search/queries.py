@@ -88,9 +88,9 @@ class QueryEncoder:
 
     def __init__(self, config: ResolvedConfig, column: str, model: ModelFolder) -> None:
         from ctxbatch.model.encoder import Encoder  # torch comes last: mistakes are told at once
-        from ctxbatch.model.resolve import FAMILIES, read_tokenizer
+        from ctxbatch.model.resolve import family_of, read_tokenizer
 
-        self._shows_attention = FAMILIES[config.model_type].shows_attention
+        self._shows_attention = family_of(config).shows_attention
         config = config.of_queries(salient=self._shows_attention)
         self._maker = BatchMaker(read_tokenizer(config, model), config)
         self._encoder = Encoder(config, "cpu", model=model)

@@ -20,7 +20,7 @@ from ctxbatch.arrays import Ints, Vectors
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.read_errors import is_our_trouble
 from ctxbatch.errors import StoreError
-from ctxbatch.sealed import file_digest, open_regular, typed
+from ctxbatch.sealed import file_digest, open_regular, size_of, typed
 from ctxbatch.store.arrow_files import ArrowFile, check_all, is_vector
 from ctxbatch.store.commits import REJECTS, SENTENCES, WORDS, Commit, Counts, FileName, shard_folder
 from ctxbatch.store.location import damaged_shards, location_of, manifest_of
@@ -389,7 +389,8 @@ def read_rejects(folder: Path, commit: Commit) -> Iterator[dict[str, Any]]:
         return
     path = folder / REJECTS
     try:
-        intact = file_digest(path) == commit.files[REJECTS].sha256
+        facts = commit.files[REJECTS]
+        intact = size_of(path) == facts.bytes and file_digest(path) == facts.sha256
         with open_regular(path) as lines:
             for line in lines if intact else ():
                 yield typed(json.loads(line), dict[str, Any], path)

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shutil
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -16,7 +17,10 @@ from ctxbatch.corpus import tables
 from ctxbatch.corpus.read_errors import DamagedError
 from ctxbatch.execution.repair import find_damage
 from ctxbatch.files import write_json
+from ctxbatch.model.hub import find_model
 from ctxbatch.sealed import file_digest, read_json
+from ctxbatch.search.queries import QueryEncoder
+from ctxbatch.store.manifest import Manifest
 from ctxbatch.store.reader import Store
 from tests.helpers.corpora import as_table, write_parquet
 from tests.helpers.stores import make_store
@@ -254,3 +258,23 @@ def test_a_folder_of_indexes_that_is_none_is_damage(kind, copy, cli, tmp_path):
         result = cli(*command)
         assert result.returncode in (2, 3)
         assert said in result.stdout + result.stderr
+
+
+def test_a_file_of_rejects_that_never_ends_is_not_read(tmp_path, tiny, cli):
+    (tmp_path / "a.jsonl").write_text('{"text": "one two"}\n{"text": 3}\n')
+    out = make_store(tmp_path / "out", [tmp_path / "a.jsonl"], RunConfig(model=str(tiny()))).path
+    with (out / "shards" / "000000" / "rejects.jsonl").open("wb") as file:
+        file.truncate(1 << 42)  # reading that would take hours
+    result = cli("verify", out)
+    assert result.returncode == 3
+    assert "rejects.jsonl is damaged" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("gpt", "a model of the type 'gpt'"), ("electra", "is a bert, and")]
+)
+def test_a_family_that_the_model_is_not_of_is_refused(name, said, copy):
+    manifest = Manifest.read(copy)
+    config = replace(manifest.config, model_type=name)
+    with pytest.raises(StoreError, match=said):
+        QueryEncoder(config, "shift_3", find_model(config.model, None))
