@@ -25,7 +25,7 @@ from pathlib import Path
 
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.errors import InputError, ResourceError, StoreError
-from ctxbatch.files import cache_folder
+from ctxbatch.files import cache_folder, remove
 from ctxbatch.filesystem import (
     OF_BUCKETS,
     Entry,
@@ -209,7 +209,7 @@ class BucketLocation:
             ResourceError: The network fails, or access is denied.
         """
         remove_leftovers(self.folder)
-        shutil.rmtree(self.folder / SHARDS, ignore_errors=True)
+        remove(self.folder / SHARDS)
         self.copy_manifest(manifest)
         kept = {
             self._object(shard, name, commit.attempt)
@@ -230,7 +230,7 @@ class BucketLocation:
         for path in (self.folder / SHARDS).glob("*"):
             shard = int(path.name.lstrip(".").partition(".")[0])
             if claims.take(shard):
-                shutil.rmtree(path, ignore_errors=True)
+                remove(path)
                 claims.release(shard)
 
     def commits(self, manifest: Manifest) -> dict[int, Commit]:

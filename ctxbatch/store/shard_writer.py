@@ -24,7 +24,7 @@ import pyarrow as pa
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.records import Reject
 from ctxbatch.corpus.sources import Source
-from ctxbatch.files import sync, temporary_name, write_json
+from ctxbatch.files import remove, sync, temporary_name, write_json
 from ctxbatch.model.unbatch import Gathered
 from ctxbatch.store.arrow_files import frame_facts
 from ctxbatch.store.commits import COMMIT, REJECTS, SENTENCES, WORDS, Commit, Counts, commit_of, shard_folder
@@ -257,10 +257,7 @@ def put_in_place(beside: Path, place: Path) -> None:
         place.rename(aside)  # whole: half of it must not count
         beside.rename(place)
     sync(place.parent)
-    if aside.is_dir():
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        aside.unlink(missing_ok=True)
+    remove(aside)
 
 
 def remove_leftovers(out: Path, process: str | None = None) -> None:
@@ -273,7 +270,7 @@ def remove_leftovers(out: Path, process: str | None = None) -> None:
     """
     pattern = temporary_name("*", "*" if process is None else glob.escape(process))
     for folder in (out / SHARDS).glob(pattern):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
     for file in (*out.glob(pattern), *(out / INDEX).glob(pattern)):
         file.unlink(missing_ok=True)
 
@@ -281,7 +278,7 @@ def remove_leftovers(out: Path, process: str | None = None) -> None:
 def remove_unfinished(out: Path, shard: int) -> None:
     """Remove what killed processes have left of a shard. Only under its claim."""
     for folder in (out / SHARDS).glob(temporary_name(shard_folder(out, shard).name, "*")):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
 
 
 def _vectors(vectors_ND: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:

@@ -278,3 +278,10 @@ def test_a_family_that_the_model_is_not_of_is_refused(name, said, copy):
     config = replace(manifest.config, model_type=name)
     with pytest.raises(StoreError, match=said):
         QueryEncoder(config, "shift_3", find_model(config.model, None))
+
+
+def test_a_pipe_with_the_name_of_an_unfinished_shard_is_removed_and_not_waited_for(copy, cli):
+    os.mkfifo(copy / "shards" / ".000000.nobody.1.tmp")
+    result = cli("verify", copy, "--repair")
+    assert result.returncode == 0
+    assert not (copy / "shards" / ".000000.nobody.1.tmp").exists()
