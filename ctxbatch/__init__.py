@@ -5,27 +5,25 @@ Importing this package is cheap; torch and transformers load with the first func
 
 import importlib
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ctxbatch  # itself: so that type hints resolve to classes that load at their first use
 from ctxbatch import cores as _cores  # noqa: F401 (before any library that binds this process to a core)
-from ctxbatch.config import RunConfig
 from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
-from ctxbatch.search.filters import Filters
 
 if TYPE_CHECKING:
     from ctxbatch.analysis.layers import measure as measure_layers
     from ctxbatch.analysis.senses import find_senses
     from ctxbatch.execution.estimate import Estimate
     from ctxbatch.execution.run import RunReport
+    from ctxbatch.run_config import RunConfig
+    from ctxbatch.search.filters import Filters
     from ctxbatch.search.hits import Answer, Hit, hits_table
     from ctxbatch.search.searcher import Searcher
     from ctxbatch.store.pull import PullReport
     from ctxbatch.store.reader import Store
 
-__version__ = metadata.version("ctxbatch")
 __all__ = [
     "Answer",
     "CtxbatchError",
@@ -49,12 +47,14 @@ __all__ = [
     "run",
     "searcher",
 ]
-# Where the names are that load at their first use: they need torch, pyarrow or faiss.
+# Where the names are that load at their first use: they need torch, pyarrow, faiss or cyclopts.
 _LAZY = {
     "Answer": ("search.hits", "Answer"),
     "Estimate": ("execution.estimate", "Estimate"),
+    "Filters": ("search.filters", "Filters"),
     "Hit": ("search.hits", "Hit"),
     "PullReport": ("store.pull", "PullReport"),
+    "RunConfig": ("run_config", "RunConfig"),
     "RunReport": ("execution.run", "RunReport"),
     "Searcher": ("search.searcher", "Searcher"),
     "Store": ("store.reader", "Store"),
@@ -70,6 +70,10 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever has the name)
     Raises:
         AttributeError: There is no such name.
     """
+    if name == "__version__":
+        from importlib import metadata  # which takes as long as all else here
+
+        return metadata.version("ctxbatch")
     if name not in _LAZY:
         raise AttributeError(f"module 'ctxbatch' has no attribute {name!r}")
     module, attribute = _LAZY[name]
@@ -84,7 +88,7 @@ def __dir__() -> list[str]:
 def run(
     inputs: Sequence[str | Path] | str | Path,
     out: str | Path,
-    config: RunConfig | None = None,
+    config: "ctxbatch.RunConfig | None" = None,
     *,
     quiet: bool = True,
 ) -> "ctxbatch.RunReport":
@@ -107,7 +111,7 @@ def run(
 
 
 def estimate(
-    inputs: Sequence[str | Path] | str | Path, out: str | Path, config: RunConfig | None = None
+    inputs: Sequence[str | Path] | str | Path, out: str | Path, config: "ctxbatch.RunConfig | None" = None
 ) -> "ctxbatch.Estimate":
     """Say what a run would come to, from a sample of the inputs: words, bytes on disk, time. Writes nothing.
 

@@ -4,6 +4,9 @@ Every message is one line that names the value, the place and the remedy. Anythi
 raised is a defect of the program and keeps its traceback.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 
 class CtxbatchError(Exception):
     """Base of all errors that end a command with one line instead of a traceback."""
@@ -34,13 +37,14 @@ class ResourceError(CtxbatchError):
 class Stopped(BaseException):
     """A signal asked the program to stop.
 
-    No ``Exception``, so that it passes every ``except Exception`` of the libraries on its way out, and no
-    ``KeyboardInterrupt`` either, which typer makes into an exit status of its own.
+    It is no ``Exception``, so that it passes every ``except Exception`` of the libraries on its way out.
+    ``remedy`` says how to go on, if there is something to go on with.
     """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
+        self.remedy = ""
 
     @property
     def exit_status(self) -> int:
@@ -48,6 +52,16 @@ class Stopped(BaseException):
         import signal
 
         return 128 + (signal.SIGTERM if self.signum == signal.SIGHUP else self.signum)
+
+
+@contextlib.contextmanager
+def resumable(remedy: str) -> Iterator[None]:
+    """Add a remedy to a signal that stops the program meanwhile."""
+    try:
+        yield
+    except Stopped as stopped:
+        stopped.remedy = remedy
+        raise
 
 
 def error_of_kind(kind: str, message: str) -> CtxbatchError:

@@ -16,11 +16,14 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ctxbatch.errors import ResourceError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Control characters (C0, DEL, C1), what Unicode calls Bidi_Control, separators of lines and paragraphs, and
 # surrogates: the bytes of a file name that are not UTF-8, or halves of characters.
@@ -62,6 +65,19 @@ def json_line(value: Any) -> str:  # noqa: ANN401 (any JSON value)
     except UnicodeEncodeError:
         return json.dumps(value).replace("\x7f", "\\u007f")
     return text
+
+
+def readable_size(n_bytes: float) -> str:
+    """Return a number of bytes in the unit that suits it; units are powers of 1000."""
+    unit, name = next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if n_bytes >= u), (1, "B"))
+    return f"{n_bytes / unit:,.1f} {name}" if unit > 1 else f"{n_bytes:,.0f} B"
+
+
+def readable_time(seconds: float) -> str:
+    """Return a duration in hours and minutes, minutes and seconds, or seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _escaped(char: re.Match[str]) -> str:
@@ -134,6 +150,18 @@ def show_paged(lines: Sequence[Styled]) -> None:
             pydoc.pager("\n".join(lines) + "\n")
     finally:
         signal.signal(signal.SIGINT, heeded)
+
+
+def drawn(draw: "Callable[[Console], None]", width: int) -> list[Styled]:
+    """Return what rich draws on a console so wide, line by line, styled if results go to a terminal.
+
+    Only for text that ships with the program: nothing in it is escaped.
+    """
+    from rich.console import Console
+
+    file = io.StringIO()
+    draw(Console(file=file, force_terminal=has_terminal(), no_color=not has_colors(), width=width))
+    return [Styled(line.rstrip()) for line in file.getvalue().splitlines()]
 
 
 def flush() -> None:

@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
-from ctxbatch.config import ResolvedConfig, RunConfig
+from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.model import resolve
+from ctxbatch.run_config import RunConfig
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 import ctxbatch
 
-COSTLY = ("torch", "transformers", "pyarrow", "faiss", "typer")
+COSTLY = ("torch", "transformers", "pyarrow", "faiss", "cyclopts", "rich")
 
 
 @pytest.mark.parametrize("name", ctxbatch.__all__)

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ctxbatch.arrays import Floats, Ints
-from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR, Kept, ResolvedConfig
+from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR
+from ctxbatch.config import Kept, ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.model.shift import SHIFTS, is_defined
 from ctxbatch.search.exact import normalised

@@ -14,7 +14,8 @@ import numpy as np
 from ctxbatch.analysis.clustering import Clustering, check_installed, cluster, n_different
 from ctxbatch.analysis.keyness import typical_words
 from ctxbatch.arrays import Floats, Ints
-from ctxbatch.config import ResolvedConfig, VectorKind
+from ctxbatch.choices import VectorKind
+from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.hits import Hit

@@ -5,11 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from cyclopts import Parameter
 
 from ctxbatch import terminal
 from ctxbatch.cli.options import AsJson
-from ctxbatch.files import as_resource_error, cache_folder
 
 # What is kept, by the name that it has in the folder.
 _KINDS = {
@@ -20,12 +19,13 @@ _KINDS = {
 
 
 def cache(
-    clear: Annotated[
-        bool, Option("--clear", help="Remove all of it but what a run on this machine is using.")
-    ] = False,
+    *,
+    clear: Annotated[bool, Parameter(help="Remove everything that no run on this machine is using.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is kept on this machine between runs. All of it can be made again."""
+    """Show the files that ctxbatch keeps on this machine between runs. All of them can be rebuilt."""
+    from ctxbatch.files import as_resource_error, cache_folder
+
     folder = cache_folder()
     if clear:
         try:

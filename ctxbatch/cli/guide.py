@@ -4,13 +4,12 @@ Owns the order of the topics and how Markdown looks on a terminal. The pages are
 """
 
 import difflib
-import io
 import re
 from collections.abc import Iterator
 from importlib import resources
 from typing import Annotated
 
-from typer import Argument
+from cyclopts import Parameter
 
 from ctxbatch import terminal
 from ctxbatch.errors import InputError
@@ -37,10 +36,7 @@ _LINK_TO_PAGE = re.compile(r"\[([^]]+)\]\(([a-z-]+)\.md\)")
 
 
 def guide(
-    topic: Annotated[
-        str | None,
-        Argument(metavar="TOPIC", help="The page to show. Without it, list all topics.", show_default=False),
-    ] = None,
+    topic: Annotated[str | None, Parameter(help="The page to show. Without it, list all topics.")] = None, /
 ) -> None:
     """Show a page of the guide, or list its topics."""
     if topic is None:
@@ -80,14 +76,8 @@ def _contents() -> Iterator[str]:
 
 
 def _rendered(page: str, width: int) -> list[terminal.Styled]:
-    from rich.console import Console
     from rich.markdown import Markdown
 
     text = _LINK_TO_PAGE.sub(r"\1 (`ctxbatch guide \2`)", page)
-    console = Console(
-        file=io.StringIO(), force_terminal=True, no_color=not terminal.has_colors(), width=width
-    )
-    console.print(Markdown(text, hyperlinks=False, code_theme="ansi_light"))
-    assert isinstance(console.file, io.StringIO)
-    # The pages ship with the program, and only rich writes control sequences here: nothing to escape.
-    return [terminal.Styled(line.rstrip()) for line in console.file.getvalue().splitlines()]
+    shown = Markdown(text, hyperlinks=False, code_theme="ansi_light")
+    return terminal.drawn(lambda console: console.print(shown), width)

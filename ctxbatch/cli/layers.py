@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
+from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
@@ -43,22 +43,21 @@ class _Section:
 
 def layers(
     out: StoreHere,
-    words: Annotated[
-        list[str] | None,
-        Argument(
-            metavar="WORD",
-            help="Words, compared casefolded. Without any, a sample of those that occur often enough.",
-            show_default=False,
+    /,
+    *words: Annotated[
+        str,
+        Parameter(
+            help="Words, in upper or lower case. Without any, a sample of those that occur often enough."
         ),
-    ] = None,
+    ],
     as_json: AsJson = False,
     plot: Annotated[
-        Path | None,
-        Option(metavar="FILE", help="Also draw the measures into FILE, which ends in .png, .svg or .pdf."),
+        str | None,
+        Parameter(metavar="FILE", help="Also draw the measures into FILE, which ends in .png, .svg or .pdf."),
     ] = None,
 ) -> None:
-    """Measure how words' vectors change from layer to layer: similarities, length of the shift."""
-    draw = None if plot is None else _drawing(plot)
+    """Measure how words' vectors change from layer to layer: similarities and shift lengths."""
+    draw = None if plot is None else _drawing(Path(plot))
     from ctxbatch.analysis.layers import kinds_of, measure
     from ctxbatch.store.reader import check_has_rows
 
@@ -67,7 +66,7 @@ def layers(
     check_has_rows(store)
     for note in _notes(store, kinds_of(store.config)):
         log.warning("%s", note)
-    found = measure(store, words or ())
+    found = measure(store, words)
     terminal.show([terminal.json_line(found.as_dict())] if as_json else _lines(found))
     if draw is not None:
         draw(found)

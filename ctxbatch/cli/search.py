@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-from typer import Argument, Option
+from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
@@ -26,69 +25,40 @@ if TYPE_CHECKING:
 log = logging.getLogger("ctxbatch")
 
 
+_NO_FILTERS = Filters()
+
+
 def search(
-    outs: Annotated[
-        list[str],
-        Argument(
-            metavar="OUT... [QUERY]",
-            help="Stores of one configuration, then a sentence with a word "
-            'marked: "I will send her a [card]." Without a mark its most salient word is meant.',
-            show_default=False,
+    *out_and_query: Annotated[
+        str,
+        Parameter(
+            name="OUT... [QUERY]",
+            required=True,
+            help="Stores of one configuration, then a sentence with a word marked: "
+            '"I will send her a [card]." Without a mark, the query is its most salient word.',
         ),
     ],
-    k: Annotated[int, Option("-k", metavar="N", help="How many hits.")] = 10,
+    k: Annotated[int, Parameter(name="-k", metavar="N", help="Hits to show.")] = 10,
     row: Annotated[
-        int | None, Option(metavar="ID", help="More like this row of the first store, in place of QUERY.")
+        int | None, Parameter(metavar="ID", help="Search for more like this row of the first store.")
     ] = None,
     queries: Annotated[
         str | None,
-        Option(
-            metavar="FILE",
-            help="Answer the queries of a file, one a line, in place of QUERY; - is standard input.",
-        ),
+        Parameter(metavar="FILE", help="Answer the queries of a file, one a line; - is standard input."),
     ] = None,
     on: VectorKind = None,
     layer: Layer = None,
-    same_word: Annotated[bool, Option("--same-word", help="Only occurrences of the marked word.")] = False,
-    other_words: Annotated[bool, Option("--other-words", help="Only occurrences of other words.")] = False,
-    word: Annotated[
-        list[str] | None, Option(metavar="W", help="Only occurrences of this word; may be repeated.")
-    ] = None,
-    exclude_word: Annotated[
-        list[str] | None, Option(metavar="W", help="No occurrences of this word; may be repeated.")
-    ] = None,
-    source: Annotated[
-        list[str] | None,
-        Option(metavar="GLOB", help="Only from sources that match, as 'letters/*.txt'; may be repeated."),
-    ] = None,
-    doc: Annotated[
-        list[str] | None, Option(metavar="ID", help="Only from this document; may be repeated.")
-    ] = None,
-    min_score: Annotated[float | None, Option(metavar="X", help="Only cosines of X or more.")] = None,
-    distinct: Annotated[
-        str | None,
-        Option(metavar="sentence|document|word", help="At most one hit of each: the best."),
-    ] = None,
-    context: Annotated[int, Option(metavar="N", help="Show N sentences before and after, too.")] = 0,
-    explain: Annotated[bool, Option("--explain", help="Show which dimensions a score comes from.")] = False,
+    filters: Annotated[Filters, Parameter(name="*")] = _NO_FILTERS,
+    context: Annotated[int, Parameter(metavar="N", help="Also show N sentences before and after.")] = 0,
+    explain: Annotated[bool, Parameter(help="Show the dimensions that a score comes from.")] = False,
     model: StoredModel = None,
     as_json: AsJson = False,
-) -> None:
+) -> int:
     r"""Find the nearest contexts of a word used in a sentence.
 
     A query that starts with - goes after --; \[ is a literal bracket.
     """
-    filters = Filters(
-        same_word=same_word,
-        other_words=other_words,
-        words=tuple(word or ()),
-        exclude_words=tuple(exclude_word or ()),
-        sources=tuple(source or ()),
-        docs=tuple(doc or ()),
-        min_score=min_score,
-        distinct=distinct,  # type: ignore[arg-type]  # `Filters` checks it
-    )
-    folders, asked = _split_queries(outs, row, queries)
+    folders, asked = _split_queries(list(out_and_query), row, queries)
     searcher = ctxbatch.searcher(folders, on, layer, model)
     _tell_unindexed(searcher)
     rejected: list[int] = []
@@ -115,7 +85,8 @@ def search(
         log.warning("no row of the store matches")
     if rejected:
         log.warning("%d of %d queries were not answered in full", len(set(rejected)), len(wanted))
-        raise typer.Exit(3)
+        return 3
+    return 0
 
 
 def _split_queries(

@@ -4,8 +4,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
-from wcwidth import wrap
+from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
@@ -20,24 +19,26 @@ log = logging.getLogger("ctxbatch")
 
 def senses(
     out: StoreHere,
-    word: Annotated[str, Argument(metavar="WORD", help="The word; upper and lower case are one.")],
+    word: Annotated[str, Parameter(help="The word, in upper or lower case.")],
+    /,
+    *,
     groups: Annotated[
         int | None,
-        Option(metavar="N", help="How many groups. [default: 1 to 10, as the silhouette says]"),
+        Parameter(metavar="N", show_default="1 to 10, by silhouette", help="Groups."),
     ] = None,
     on: Annotated[
         str | None,
-        Option(
-            "--on",
+        Parameter(
             metavar="KIND",
-            help="Vectors: contextual, shift or static. [default: the first of these that is stored]",
+            show_default="the first of these that is stored",
+            help="Vectors: contextual, shift or static.",
         ),
     ] = None,
     layer: Layer = None,
-    lines: Annotated[int, Option("-n", "--lines", metavar="N", help="How many lines of each group.")] = 5,
+    lines: Annotated[int, Parameter(name=["--lines", "-n"], metavar="N", help="Lines of each group.")] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Group a word's occurrences by sense, and show the most central ones of each group."""
+    """Group a word's occurrences by sense, and show the most central occurrences of each group."""
     from ctxbatch.analysis.senses import find_senses
 
     store = ctxbatch.open(out)
@@ -60,6 +61,8 @@ def _tell_positions(store: "Store", column: str) -> None:
 
 
 def _lines(found: "Senses", width: int) -> Iterator[str]:
+    from wcwidth import wrap
+
     from ctxbatch.search.concordance import keyword_in_context
 
     yield from wrap(terminal.printable(_summary(found)), width)

@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from ctxbatch.config import RunConfig
 from ctxbatch.corpus.raw_records import OpenSource, Reading, Unit
 from ctxbatch.corpus.read_errors import DamagedError, telling_of_memory, unreadable
 from ctxbatch.corpus.records import Segment, has_json_field, json_field_names, json_object
@@ -19,6 +18,7 @@ from ctxbatch.corpus.sources import Source, size_and_time
 from ctxbatch.corpus.streams import ByteStream, check_encoding, marked_encoding
 from ctxbatch.corpus.tables import Table, column_type, find_column, is_text
 from ctxbatch.errors import InputError
+from ctxbatch.run_config import RunConfig
 from ctxbatch.sealed import Count
 
 # What a record is taken to hold where only the order of size matters.

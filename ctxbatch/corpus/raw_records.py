@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ctxbatch.config import DecodeErrors, FormatName, RecordKind
+from ctxbatch.choices import DecodeErrors, FormatName, RecordKind
 from ctxbatch.corpus.read_errors import DamagedError, telling_of_memory
 from ctxbatch.corpus.sources import Source
 from ctxbatch.corpus.streams import MAX_RECORD_BYTES, ByteStream, decode, newline_of

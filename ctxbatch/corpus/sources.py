@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from ctxbatch.config import FormatName
+from ctxbatch.choices import FormatName
 from ctxbatch.corpus import listing
 from ctxbatch.corpus.read_errors import may_be_fixed, unreadable
 from ctxbatch.corpus.streams import COMPRESSIONS, Compression, find_compression

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from ctxbatch.config import ResolvedConfig, RunConfig
+from ctxbatch.config import ResolvedConfig
 from ctxbatch.cores import describe_limit
 from ctxbatch.execution.local_pool import ENVIRONMENT, Pool
 from ctxbatch.execution.ray_cluster import ask_node, connected, count
 from ctxbatch.execution.ray_worker import compile_here, resolve_here
 from ctxbatch.model.compiling import make_program
+from ctxbatch.run_config import RunConfig
 from ctxbatch.store.location import StoreLocation
 
 if TYPE_CHECKING:

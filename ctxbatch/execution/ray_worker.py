@@ -14,10 +14,11 @@ import threading
 import time
 from pathlib import Path
 
-from ctxbatch.config import ResolvedConfig, RunConfig
+from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.execution.messages import Job, Logged, Message, Placed
 from ctxbatch.execution.worker import run_shards, telling
+from ctxbatch.run_config import RunConfig
 from ctxbatch.store.location import BucketLocation, StoreLocation, location_of, manifest_of
 from ctxbatch.store.manifest import Manifest
 

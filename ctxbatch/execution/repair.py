@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctxbatch.config import RunConfig
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.errors import StoreError
 from ctxbatch.execution.engines import LocalEngine
 from ctxbatch.execution.session import Session, plan_again, warn_of_mixture, writing_to
 from ctxbatch.model.hub import model_of_store
+from ctxbatch.run_config import RunConfig
 from ctxbatch.search import index, index_build
 from ctxbatch.search.index import check_index, folder_damage, index_files
 from ctxbatch.store.location import location_of, manifest_of

@@ -5,11 +5,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from ctxbatch.config import ResolvedConfig, RunConfig
+from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.raw_records import Reading
 from ctxbatch.corpus.records import Reader, place_of
 from ctxbatch.corpus.sources import Source, real_place
 from ctxbatch.errors import StoreError
+from ctxbatch.run_config import RunConfig
 from ctxbatch.store.manifest import Manifest
 
 _SHOWN_OF_LIST = 12

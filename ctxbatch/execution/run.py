@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ctxbatch.config import ResolvedConfig, RunConfig
+from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.plan import ShardSpec, corpus_bytes, examine, plan, resolve_reading
 from ctxbatch.corpus.raw_records import Reading
 from ctxbatch.corpus.sources import Source, find_sources
@@ -24,6 +24,7 @@ from ctxbatch.execution.resume import check_options, check_sources
 from ctxbatch.execution.session import Session, plan_again, warn_of_mixture, writing_to
 from ctxbatch.files import check_room
 from ctxbatch.model.compiling import CompilingError
+from ctxbatch.run_config import RunConfig
 from ctxbatch.search import index_build
 from ctxbatch.store.commits import Commit, shard_folder
 from ctxbatch.store.location import StoreLocation, location_of, manifest_of

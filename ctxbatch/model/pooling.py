@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from ctxbatch.config import Pooling
+from ctxbatch.choices import Pooling
 
 
 class AllRows:

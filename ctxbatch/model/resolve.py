@@ -17,12 +17,14 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
-from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR, ResolvedConfig, RunConfig, StaticKind
+from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR, StaticKind
+from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
 from ctxbatch.files import cache_folder
 from ctxbatch.model.consistency import Parts, check_config, check_tokenizer, read_shapes
 from ctxbatch.model.devices import multiplies_bf16
 from ctxbatch.model.hub import CONFIG, ModelFolder, find_model
+from ctxbatch.run_config import RunConfig
 from ctxbatch.text.sentences import resolve_language
 
 transformers.utils.logging.set_verbosity_error()

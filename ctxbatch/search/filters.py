@@ -1,40 +1,54 @@
-"""What a search may be asked to leave out; light to import, like the configuration of a run."""
+"""The conditions on hits (`Filters`), as the command line and Python take them.
+
+A field is an option of ``ctxbatch search``, its docstring the help.
+"""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from cyclopts import Group, Parameter
 
 from ctxbatch.errors import InputError
 
 Distinct = Literal["sentence", "document", "word"]
+_GROUP = Group("Filters", sort_key=2)
+
+
+def _option(name: str, metavar: str | None = None) -> Parameter:
+    return Parameter(name=name, metavar=metavar, group=_GROUP, show_default=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What hits have to be; every condition given has to hold.
-
-    Args:
-        same_word: Of the query's word.
-        other_words: Of another word than the query's.
-        words: Of one of these words.
-        exclude_words: Of none of these words.
-        sources: From a source that one of these globs matches, whole or from its end: ``*.txt``, ``b/*``.
-        docs: From a document with one of these ids.
-        min_score: Of this cosine at least.
-        distinct: At most one hit of a sentence, of a document (a source, where documents have no ids), or
-            of a word: the best.
+    """The conditions that every hit must meet, all of them.
 
     Raises:
         InputError: Conditions exclude each other, or a value is out of its range.
     """
 
-    same_word: bool = False
-    other_words: bool = False
-    words: tuple[str, ...] = ()
-    exclude_words: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
-    docs: tuple[str, ...] = ()
-    min_score: float | None = None
-    distinct: Distinct | None = None
+    same_word: Annotated[bool, _option("--same-word")] = False
+    """Only occurrences of the query's word."""
+
+    other_words: Annotated[bool, _option("--other-words")] = False
+    """Only occurrences of other words than the query's."""
+
+    words: Annotated[tuple[str, ...], _option("--word", "W")] = ()
+    """Only occurrences of this word; may be repeated."""
+
+    exclude_words: Annotated[tuple[str, ...], _option("--exclude-word", "W")] = ()
+    """No occurrences of this word; may be repeated."""
+
+    sources: Annotated[tuple[str, ...], _option("--source", "GLOB")] = ()
+    """Only from sources that match, whole or from the end, such as 'letters/*.txt'; may be repeated."""
+
+    docs: Annotated[tuple[str, ...], _option("--doc", "ID")] = ()
+    """Only from the document of this id; may be repeated."""
+
+    min_score: Annotated[float | None, _option("--min-score", "X")] = None
+    """Only cosines of X or more."""
+
+    distinct: Annotated[Distinct | None, _option("--distinct")] = None
+    """At most one hit, the best, of each sentence, document (source, where documents have no ids) or word."""
 
     def __post_init__(self) -> None:
         for name in ("words", "exclude_words", "sources", "docs"):

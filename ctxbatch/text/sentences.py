@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from sentencex import get_sentence_boundaries
 
-from ctxbatch.config import RunConfig
 from ctxbatch.corpus.records import Record
 from ctxbatch.errors import InputError
+from ctxbatch.run_config import RunConfig
 
 # sentencex answers any code, falling back on English, so a typo would pass unnoticed. Known here are
 # the ISO 639-1 codes and the others for which sentencex has rules or a fallback of its own.

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from ctxbatch.config import ResolvedConfig, RunConfig
+    from ctxbatch.config import ResolvedConfig
+    from ctxbatch.run_config import RunConfig
     from ctxbatch.text.batching import TokenBatch
 
 _BATCH_LINES = 32
@@ -172,8 +173,8 @@ def sentence_transformers(options: argparse.Namespace) -> dict[str, float]:
 
 def encode_only(options: argparse.Namespace) -> dict[str, int]:
     """The run's own batches through its own encoder, one share of them; from a common start."""
-    from ctxbatch.config import RunConfig
     from ctxbatch.model import compiling, devices, encoder, resolve
+    from ctxbatch.run_config import RunConfig
 
     devices.use_one_thread()
     config = RunConfig(

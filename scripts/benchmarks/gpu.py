@@ -75,8 +75,8 @@ def parse() -> argparse.Namespace:
 
 def measure(model: Path, text: Path, work: Path, repeats: int) -> dict[str, Any]:
     """Medians of all rounds for one model."""
-    from ctxbatch.config import RunConfig
     from ctxbatch.model.resolve import resolve
+    from ctxbatch.run_config import RunConfig
 
     size = text.stat().st_size
     config = RunConfig(model=str(model), shard_size=-(-size // 8), index=False, devices=(_DEVICE,))

@@ -144,9 +144,9 @@ def has_sentence_transformers() -> bool:
 def prepare(options: argparse.Namespace, work: Path) -> Job:
     """Model and text for all contenders, in the folder where they work."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    from ctxbatch.config import RunConfig
     from ctxbatch.model.hub import find_model
     from ctxbatch.model.resolve import resolve
+    from ctxbatch.run_config import RunConfig
 
     model = find_model(options.model, None).path
     if options.random:

@@ -35,8 +35,8 @@ _GPU_BUDGETS = [4096, 8192, 16384, 32768, 65536]
 def main() -> int:
     """Run the sweep; returns the exit status."""
     options = parse()
-    from ctxbatch.config import RunConfig
     from ctxbatch.model import compiling, devices, encoder, resolve
+    from ctxbatch.run_config import RunConfig
 
     devices.choose_devices([options.device])
     devices.use_one_thread()

@@ -21,7 +21,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: models are looked up, never downloaded
 
-from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR
+from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR
 from ctxbatch.errors import CtxbatchError, InputError
 from ctxbatch.model.hub import ModelFolder, find_model
 from scripts.benchmarks import measuring

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ctxbatch.config import DEFAULT_DELTA, DEFAULT_FLOOR
+from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR
 from ctxbatch.errors import CtxbatchError, InputError
 from scripts.benchmarks import measuring
 from scripts.benchmarks.measuring import say

@@ -158,7 +158,7 @@ def test_without_static_vectors_the_stored_shift_is_measured_and_the_rest_named(
 )
 def test_any_vectors_are_measured_as_far_as_they_go(vectors, left_out, make, tmp_path, capsys, caplog):
     store = make(vectors=vectors, layers=None if vectors == ("static",) else LAYERS)
-    layers_command.layers(store.path, ["the", "bank"], plot=tmp_path / "a.svg")
+    layers_command.layers(str(store.path), "the", "bank", plot=str(tmp_path / "a.svg"))
     assert len(caplog.messages) == (left_out is not None)
     assert left_out is None or f"left out are {left_out};" in caplog.messages[0]
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
@@ -345,7 +345,7 @@ def test_what_needs_all_words_is_left_out_and_said_where_some_are_kept(options, 
 @pytest.mark.parametrize("options", [{"top_salient": 1}, {"sample": 0.7}])
 def test_tables_and_plots_show_what_there_is(options, make, tmp_path, capsys):
     store = make(TEXT * 8, **options)
-    layers_command.layers(store.path, plot=tmp_path / "a.svg")
+    layers_command.layers(str(store.path), plot=str(tmp_path / "a.svg"))
     shown = capsys.readouterr().out
     assert_fits(shown)
     assert ("baseline: " in shown) == ("sample" in options)
@@ -391,7 +391,7 @@ def test_wordpieces_as_rows_are_told(make, cli):
 )
 def test_a_plot_is_a_file_of_the_kind_that_its_suffix_says(suffix, beginning, store, tmp_path, capsys):
     path = tmp_path / f"plot{suffix}"
-    layers_command.layers(store.path, ["bank", "the", "nobody"], plot=path)
+    layers_command.layers(str(store.path), "bank", "the", "nobody", plot=str(path))
     assert capsys.readouterr().out.startswith(f"{store.n_rows:,} rows, ")
     assert path.read_bytes().startswith(beginning)
     assert path.stat().st_size > 5000
@@ -416,7 +416,7 @@ def test_a_plot_that_cannot_be_made_is_told_before_anything_is_computed(
     name, message, store, tmp_path, capsys
 ):
     with pytest.raises(InputError, match=message):
-        layers_command.layers(store.path, ["bank"], plot=tmp_path / name)
+        layers_command.layers(str(store.path), "bank", plot=str(tmp_path / name))
     assert capsys.readouterr().out == ""
 
 

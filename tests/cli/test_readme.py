@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 
 from ctxbatch import RunConfig
 from ctxbatch.cli.main import app
@@ -18,7 +17,11 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "ctxbatch" / "guide").glob("*.md"))]
 TEXT_OF = {page: page.read_text(encoding="utf-8") for page in PAGES}
 ALL_TEXT = "\n".join(TEXT_OF.values())
-COMMANDS = typer.main.get_command(app).commands
+COMMANDS = {
+    name: [each for each in app[name].assemble_argument_collection(parse_docstring=True) if each.show]
+    for name in app
+    if name[0] != "-"
+}
 BLOCKS = [
     pytest.param(block, id=f"{page.stem}-{number}")
     for page, text in TEXT_OF.items()
@@ -33,14 +36,13 @@ OF_OTHERS = {"--head", "--num-cpus", "--index-url"}
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_option_has_help(name):
-    command = COMMANDS[name]
-    assert command.help
-    for parameter in command.params:
-        assert parameter.help, f"{name} {parameter.name}"
+    assert app[name].help
+    for argument in COMMANDS[name]:
+        assert argument.parameter.help, f"{name} {argument.name}"
 
 
 def options_of(name):
-    return {option for parameter in COMMANDS[name].params for option in parameter.opts if option[0] == "-"}
+    return {option for argument in COMMANDS[name] for option in argument.names if option[0] == "-"}
 
 
 def test_the_readme_is_short():
@@ -75,9 +77,9 @@ def test_every_command_that_is_shown_exists_and_has_the_options_beside_it(page):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_option_is_shown(name):
     assert f"ctxbatch {name}" in ALL_TEXT
-    for parameter in COMMANDS[name].params:
-        shown = [re.search(rf"(?<![\w-]){option}(?![\w-])", ALL_TEXT) for option in parameter.opts]
-        assert parameter.param_type_name == "argument" or any(shown), f"{name} {parameter.opts}"
+    for argument in COMMANDS[name]:
+        shown = [re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", ALL_TEXT) for option in argument.names]
+        assert argument.name[0] != "-" or any(shown), f"{name} {argument.names}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -100,8 +102,8 @@ def test_nothing_is_left_to_be_filled_in(page):
 
 
 def test_every_option_of_run_is_in_the_configuration():
-    plain = {p.name for p in COMMANDS["run"].params} - {"inputs", "out", "quiet", "help", "no_index"}
-    assert plain <= set(RunConfig.__slots__)
+    names = {argument.field_info.name for argument in COMMANDS["run"]} - {"inputs", "out", "quiet"}
+    assert names == set(RunConfig.__slots__)
 
 
 def test_the_tour_names_every_module():

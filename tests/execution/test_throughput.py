@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import ctxbatch
-from ctxbatch.config import RunConfig
 from ctxbatch.errors import InputError, ResourceError
 from ctxbatch.model.devices import choose_devices, choose_workers
 from ctxbatch.model.encoder import WordModel
+from ctxbatch.run_config import RunConfig
 from ctxbatch.store.stats import bottleneck, totals
 from tests.helpers.models import PLAIN_TEXT
 from tests.helpers.stores import make_store

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 
-from ctxbatch.config import RunConfig
 from ctxbatch.corpus.plan import examine, plan, resolve_reading
 from ctxbatch.corpus.records import Reader
 from ctxbatch.corpus.sources import find_sources
+from ctxbatch.run_config import RunConfig
 
 
 def read_all(files, **options):

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 import ctxbatch
-from ctxbatch.config import RunConfig
 from ctxbatch.corpus.plan import corpus_bytes
 from ctxbatch.corpus.sources import Source
 from ctxbatch.errors import InputError
 from ctxbatch.model import compiling, encoder, resolve
 from ctxbatch.model.compiling import CompilingError, make_program
+from ctxbatch.run_config import RunConfig
 from ctxbatch.store.reader import Store
 from tests.helpers.models import FAMILIES
 from tests.helpers.oracle import Oracle

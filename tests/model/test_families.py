@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from ctxbatch.config import RunConfig
 from ctxbatch.errors import InputError
+from ctxbatch.run_config import RunConfig
 from ctxbatch.text import batching
 from tests.helpers import oracle as slow
 from tests.helpers.models import FAMILIES, TEXT, make_model

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import ctxbatch
-from ctxbatch.config import RunConfig
+from ctxbatch.run_config import RunConfig
 from ctxbatch.store.reader import Store
 from ctxbatch.store.stats import totals
 from tests.helpers.models import PLAIN_TEXT

@@ -8,11 +8,11 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from ctxbatch.config import RunConfig
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.model.encoder import Encoder
 from ctxbatch.model.hub import find_model
 from ctxbatch.model.resolve import resolve
+from ctxbatch.run_config import RunConfig
 from tests.helpers.models import make_model, set_tokenizer_option
 
 

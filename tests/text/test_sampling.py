@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctxbatch import InputError, ResourceError, RunConfig
-from ctxbatch.cli.options import run_options
+from ctxbatch.cli.main import app
 from ctxbatch.corpus.records import Record
 from ctxbatch.model import unbatch
 from ctxbatch.model.compiling import make_program
@@ -306,7 +306,7 @@ def test_runs_with_selections_give_the_same_bytes_however_they_are_run(tiny, tex
         ({"words": "bytes"}, "--words bytes cannot be read: it is not UTF-8"),
         ({"sample": "0"}, "--sample 0.0 must be a share of the words, as 0.01 or 1%"),
         ({"sample": "200%"}, "--sample 2.0 must be a share of the words, as 0.01 or 1%"),
-        ({"sample": "few"}, "--sample 'few' must be a share, as 0.01 or 1%"),
+        ({"sample": "few"}, "--sample 'few' must be a share, such as 0.01 or 1%"),
         ({"top_salient": 0}, "--top-salient 0 is too small: it must be 1 or more"),
         ({"layers": "every"}, "--layers 'every' must be all, or layer numbers such as -1 or 2,4,6"),
         ({"layers": "2,2"}, "--layers '2,2' must name layers, each once"),
@@ -317,8 +317,10 @@ def test_selections_that_make_no_sense_are_refused(given, message, tiny, tmp_pat
     monkeypatch.chdir(tmp_path)
     Path("empty").write_text("\n \n")
     Path("bytes").write_bytes(b"\xff\n")
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     with pytest.raises(InputError) as refused:
-        resolve(run_options(**{"model": str(tiny()), **given}), "cpu")
+        _, bound, _ = app.parse_args(["run", "a.txt", "-o", "out", "--model", str(tiny()), *options])
+        resolve(bound.arguments["options"], "cpu")
     assert str(refused.value).startswith(message)
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctxbatch.config import RunConfig
 from ctxbatch.corpus.records import Record
 from ctxbatch.model import resolve
+from ctxbatch.run_config import RunConfig
 from ctxbatch.text import batching
 from ctxbatch.text.batching import BatchMaker
 from ctxbatch.text.sentences import Sentence

@@ -1,0 +1,22 @@
+"""Names what options choose from, and their defaults."""
+
+from typing import Literal, get_args
+
+VectorKind = Literal["static", "contextual", "shift"]
+StaticKind = Literal["embeddings", "lookup"]
+ShiftKind = Literal["log_ratio", "asinh", "difference"]
+Pooling = Literal["mean", "first", "none"]
+RecordKind = Literal["line", "paragraph", "file"]
+SplitKind = Literal["sentence", "none"]
+StoredType = Literal["float16", "float32"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+FormatName = Literal["txt", "jsonl", "csv", "tsv", "parquet", "arrow"]
+DecodeErrors = Literal["strict", "replace"]
+CompileChoice = Literal["auto", "on", "off"]
+AllLayers = Literal["all"]
+EngineName = Literal["local", "ray"]
+
+VECTOR_KINDS: tuple[VectorKind, ...] = get_args(VectorKind)
+DEFAULT_MODEL = "bert-base-uncased"
+DEFAULT_FLOOR = 1e-3
+DEFAULT_DELTA = 0.1

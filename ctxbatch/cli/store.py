@@ -1,0 +1,186 @@
+"""The commands on a whole store: index, pull, stats, verify, status."""
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+import ctxbatch
+from ctxbatch import terminal
+from ctxbatch.cli.options import AsJson, Layer, Quiet, StoredModel, StoreHere, StoreName, VectorKind
+from ctxbatch.errors import InputError, resumable
+from ctxbatch.option_values import size as size_of
+
+
+def index(
+    out: StoreHere,
+    /,
+    *,
+    on: VectorKind = None,
+    layer: Layer = None,
+    memory: Annotated[
+        str, Parameter(metavar="BYTES", help="Memory that a search may take for the index, such as 500MB.")
+    ] = "4GB",
+    recall: Annotated[
+        float, Parameter(metavar="SHARE", help="Share of the ten nearest rows that a search must find.")
+    ] = 0.95,
+    factory: Annotated[
+        str | None,
+        Parameter(metavar="STRING", help="FAISS factory string of the index to build, such as IVF1024,Flat."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Build the search index on one kind of vector."""
+    from ctxbatch.search.index import IndexOptions
+    from ctxbatch.search.index_build import build
+    from ctxbatch.store.locks import locked
+    from ctxbatch.store.shard_writer import remove_leftovers
+
+    n_bytes = size_of("--memory", memory)
+    options = IndexOptions(n_bytes, recall, factory)
+    store = ctxbatch.open(out)
+    store.check_is_here()
+    column = store.config.column(on, layer)
+    with locked(store.path):
+        remove_leftovers(store.path)
+        report = build(store, column, options, quiet=quiet)
+    if not quiet:
+        terminal.show([str(report)])
+
+
+def pull(
+    url: Annotated[str, Parameter(help="The store, such as s3://bucket/store.")],
+    out: Annotated[str, Parameter(help="The folder to copy it to; created, or completed.")],
+    /,
+    *,
+    quiet: Quiet = False,
+) -> int:
+    """Copy a store from object storage into a folder, to index and to search it there.
+
+    The same command again copies what is missing; every file is compared with its checksum.
+    """
+    with resumable("what is copied is kept; to resume, run the same command again"):
+        report = ctxbatch.pull(url, out, quiet=quiet)
+    terminal.show(report.damaged)
+    incomplete = report.held < report.planned
+    if incomplete or not quiet:
+        terminal.tell(str(report))
+    if report.damaged:
+        terminal.tell(f"`ctxbatch verify {url} --repair` rebuilds what is damaged")
+    return 3 if incomplete else 0
+
+
+def stats(out: StoreName, /, *, as_json: AsJson = False) -> None:
+    """Show what a store holds and what it took."""
+    from ctxbatch.store.stats import totals
+
+    store = ctxbatch.open(out)
+    store.tell_damage()
+    found = totals(store)
+    lines = (f"{name.replace('_', ' '):<22} {_readable(name, value)}" for name, value in found.items())
+    terminal.show([terminal.json_line(found)] if as_json else lines)
+
+
+def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
+    if name.endswith("bytes") or name.startswith("bytes"):
+        return terminal.readable_size(value)
+    if name == "padding":
+        return f"{value:.1%}"
+    if name == "stages":
+        return "; ".join(
+            f"{stage} {each['busy']:,.1f} s at work, {each['starved'] + each['blocked']:,.1f} s waiting"
+            for stage, each in value.items()
+        )
+    if name == "selection":
+        from ctxbatch.config import Kept
+
+        return "all words" if value is None else str(Kept(**value))
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {'/'.join(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(value)
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def verify(
+    out: StoreName,
+    /,
+    *,
+    sources: Annotated[
+        bool, Parameter(help="Also read the sources again and compare them with the plan.")
+    ] = False,
+    repair: Annotated[bool, Parameter(help="Rebuild damaged or missing shards and damaged indexes.")] = False,
+    model: StoredModel = None,
+    quiet: Quiet = False,
+) -> int:
+    """Check every file of a store and what is in it; exit status 3 if something is damaged."""
+    from ctxbatch.execution.repair import find_damage, repair_store
+    from ctxbatch.store.verify import find_source_changes, tell_sources
+
+    store = ctxbatch.open(out)
+    out = str(store.location.out)
+    if model is not None and not repair:
+        raise InputError(f"--model {model} is only for --repair: add that, or leave it out")
+    if repair:
+        repaired = repair_store(out, model, quiet=quiet)
+        if repaired.shards:
+            terminal.show([f"rebuilt: shards {', '.join(f'{shard:06d}' for shard in repaired.shards)}"])
+        if repaired.indexes:
+            terminal.show([f"rebuilt: {', '.join(f'index/{name}' for name in repaired.indexes)}"])
+        store = ctxbatch.open(out)
+    damages = list(find_damage(out))
+    found = [damage.text for damage in damages]
+    if any(damage.shard is not None for damage in damages):
+        found.append(f"`ctxbatch verify {out} --repair` rebuilds what is damaged from the sources")
+    if sources:
+        tell_sources(out, store.manifest.sources)
+    if sources and (changes := list(find_source_changes(out))):
+        found += [*changes, "restore the sources, or start a new run with another -o"]
+    missing, planned = len(store.manifest.shards) - len(store.commits), len(store.manifest.shards)
+    if missing:
+        found.append(
+            f"{out}: {missing} of {planned} shards are missing: run the same command, or add --repair"
+        )
+    terminal.show(found)
+    if found:
+        return 3
+    terminal.show([f"{out}: {planned} of {planned} shards committed, all intact"])
+    return 0
+
+
+def status(out: StoreName, /, *, as_json: AsJson = False) -> None:
+    """Show how far a run has come, and whether one is going on."""
+    from ctxbatch.execution.partition import shard_list
+    from ctxbatch.store.location import location_of
+    from ctxbatch.store.locks import claimed, is_locked
+
+    running = is_locked(location_of(out).folder)
+    store = ctxbatch.open(out)
+    store.tell_damage()
+    out = str(store.location.out)
+    done, planned = len(store.commits), len(store.manifest.shards)
+    state = "running" if running else "finished" if store.complete else "interrupted"
+    size = sum(spec.size for spec in store.manifest.shards)
+    size_done = sum(spec.size for spec in store.manifest.shards if spec.shard in store.commits)
+    missing = [spec.shard for spec in store.manifest.shards if spec.shard not in store.commits]
+    in_work = claimed(store.path, missing)
+    if as_json:
+        found = {"store": out, "state": state, "shards": done, "planned": planned, "bytes": size_done}
+        found |= {"bytes_planned": size, "rows": store.n_rows, "missing": missing, "in_work": in_work}
+        terminal.show([terminal.json_line(found)])
+        return
+    if state == "interrupted":
+        state = "interrupted: run the same command again"
+        if not store.location.is_here:
+            state = "unfinished, and no run on this machine: if none is elsewhere, run the same command again"
+    share = size_done / size if size else 1.0
+    lines = [
+        f"{out}: {state}; {done} of {planned} shards, {share:.0%} of {terminal.readable_size(size)} of text, "
+        f"{store.n_rows:,} rows"
+    ]
+    if missing:
+        lines.append(f"missing: {shard_list(missing)}")
+    if in_work:
+        lines.append(f"of these in work: {shard_list(in_work)}")
+    terminal.show(lines)

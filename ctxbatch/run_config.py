@@ -1,0 +1,367 @@
+"""The options of a run (`RunConfig`), as the command line and Python take them.
+
+A field is an option: its type and annotation say how the command line reads it, its docstring is the help.
+Owns the validation of options. Reads no file but that of ``--words`` and imports no model code.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
+
+from cyclopts import Group, Parameter, Token
+
+from ctxbatch.choices import (
+    DEFAULT_DELTA,
+    DEFAULT_FLOOR,
+    DEFAULT_MODEL,
+    VECTOR_KINDS,
+    AllLayers,
+    CompileChoice,
+    DecodeErrors,
+    EngineName,
+    FormatName,
+    Pooling,
+    Precision,
+    RecordKind,
+    ShiftKind,
+    SplitKind,
+    StaticKind,
+    StoredType,
+    VectorKind,
+)
+from ctxbatch.errors import InputError
+from ctxbatch.option_values import (
+    character,
+    count_or_auto,
+    count_or_share,
+    layer_numbers,
+    names,
+    part,
+    share,
+    size_or_auto,
+    words_of_file,
+)
+
+_VECTORS = Group("Model and vectors", sort_key=2)
+_WORDS = Group("Which words are stored", sort_key=3)
+_INPUT = Group("Reading the input", sort_key=4)
+_COMPUTING = Group("Computing", sort_key=5)
+_STORE = Group("The store", sort_key=6)
+
+
+def _option(
+    group: Group,
+    metavar: str | None = None,
+    *,
+    read: Callable[[str, str], Any] | None = None,
+    default: str | None = None,
+) -> Parameter:
+    """Return how the command line shows and reads a field.
+
+    ``read`` makes a value of the option's name and text, where the field's type does not say how;
+    ``default`` says what holds where the field is ``None``.
+    """
+
+    def convert(_kind: object, tokens: Sequence[Token]) -> Any:  # noqa: ANN401 (whatever `read` makes)
+        assert read is not None
+        return read(tokens[0].keyword or "", tokens[0].value)
+
+    return Parameter(
+        group=group,
+        metavar=metavar,
+        converter=convert if read else None,
+        n_tokens=1 if read else None,
+        allow_leading_hyphen=read is not None,
+        show_choices=read is None,
+        show_default=default or (lambda value: None if value in (None, False) else value),
+    )
+
+
+def _check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{option} {value!r} is not one of {', '.join(choices)}")
+
+
+def _check_positive(option: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise InputError(f"{option} {value} is too small: it must be 1 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """The options of ``ctxbatch run``, by the names they have on the command line.
+
+    ``None`` means "not given": the default then holds. An option that the others leave without effect, such
+    as ``floor`` with the asinh shift, is an error.
+
+    ``max_rejects`` is a number of records as an ``int``, a share of them as a ``float``. ``words`` are the
+    words themselves, which the command line reads from a file. Of ``words``, ``sample`` and ``top_salient``
+    each keeps occurrences by itself, and stored are those that all of them keep. ``shard_range`` is (i, n)
+    for the i-th of n parts of a run, i from 1.
+
+    Raises:
+        InputError: An option has a value out of its range, or cannot be used beside the others.
+    """
+
+    model: Annotated[str, _option(_VECTORS, "NAME")] = DEFAULT_MODEL
+    """A local folder, a model that an installed package carries, or a name on the Hugging Face hub."""
+
+    revision: Annotated[str | None, _option(_VECTORS, "R")] = None
+    """Branch, tag or commit of the model on the hub."""
+
+    layers: Annotated[
+        tuple[int, ...] | AllLayers | None,
+        _option(_VECTORS, "all|N[,N...]", read=layer_numbers, default="-1"),
+    ] = None
+    """Layers to store: from 1 up, or from -1, the last, down. Search uses the first, of all the last."""
+
+    vectors: Annotated[
+        tuple[VectorKind, ...],
+        _option(_VECTORS, "KIND[,KIND...]", read=names, default=",".join(VECTOR_KINDS)),
+    ] = VECTOR_KINDS
+    """Kinds of vectors to store."""
+
+    static: Annotated[StaticKind | None, _option(_VECTORS, default="embeddings")] = None
+    """Static vectors: the embedding layer's output, or the raw row of the embedding matrix."""
+
+    shift: Annotated[ShiftKind | None, _option(_VECTORS, default="log_ratio")] = None
+    """How to compare contextual with static vectors."""
+
+    floor: Annotated[float | None, _option(_VECTORS, "X", default=str(DEFAULT_FLOOR))] = None
+    """For log_ratio: count smaller values as zero."""
+
+    delta: Annotated[float | None, _option(_VECTORS, "X", default=str(DEFAULT_DELTA))] = None
+    """For asinh: the value where it turns from linear to logarithmic."""
+
+    pool: Annotated[Pooling, _option(_VECTORS)] = "mean"
+    """Vector of a word of several wordpieces: their mean, the first one, or a row for each."""
+
+    keep_punctuation: Annotated[bool, _option(_WORDS)] = False
+    """Also store words without a letter or digit."""
+
+    words: Annotated[tuple[str, ...] | None, _option(_WORDS, "FILE", read=words_of_file)] = None
+    """Store only occurrences of the words in a file, one a line, in upper or lower case."""
+
+    sample: Annotated[float | None, _option(_WORDS, "RATE", read=share)] = None
+    """Store only a share of the words, such as 0.01 or 1%: the same words in every run."""
+
+    salience: Annotated[bool, _option(_WORDS)] = False
+    """Also store how much attention each word receives."""
+
+    salience_layer: Annotated[int | None, _option(_WORDS, "N", default="the highest layer that is run")] = (
+        None
+    )
+    """Layer whose attention counts; turns --salience on."""
+
+    salience_head: Annotated[int | None, _option(_WORDS, "N", default="the mean of all heads")] = None
+    """Attention head that counts; turns --salience on."""
+
+    top_salient: Annotated[int | None, _option(_WORDS, "K")] = None
+    """Store only the K most salient words of each sentence; turns --salience on."""
+
+    record: Annotated[RecordKind, _option(_INPUT)] = "line"
+    """What a record of a text file is."""
+
+    split: Annotated[SplitKind, _option(_INPUT)] = "sentence"
+    """Split records into sentences, or take them whole."""
+
+    lang: Annotated[str | None, _option(_INPUT, "CODE", default="en")] = None
+    """Language of the text, for sentence splitting."""
+
+    format: Annotated[FormatName | None, _option(_INPUT, default="by suffix")] = None
+    """Format of all inputs, whatever their suffixes say."""
+
+    text_field: Annotated[str | None, _option(_INPUT, "NAME", default="text")] = None
+    """Field or column with the text; dots lead into nested fields, as in meta.body."""
+
+    id_field: Annotated[str | None, _option(_INPUT, "NAME", default="id, if there is one")] = None
+    """Field or column with the document's id."""
+
+    encoding: Annotated[str | None, _option(_INPUT, "NAME", default="utf-8")] = None
+    """Encoding of text without a byte order mark."""
+
+    errors: Annotated[DecodeErrors, _option(_INPUT)] = "strict"
+    """Bytes that are not text: reject their record, or replace them by U+FFFD."""
+
+    delimiter: Annotated[
+        str | None, _option(_INPUT, "CHAR", read=character, default="a comma, in .tsv a tab")
+    ] = None
+    r"""Character between the fields of CSV; \t is a tab."""
+
+    max_rejects: Annotated[int | float | None, _option(_INPUT, "N|SHARE", read=count_or_share)] = None
+    """Stop when more records than this are rejected, such as 100 or 1%."""
+
+    limit: Annotated[int | None, _option(_INPUT, "RECORDS")] = None
+    """Stop after this many records."""
+
+    precision: Annotated[Precision, _option(_COMPUTING)] = "auto"
+    """Arithmetic of the model; auto is bf16 where the device multiplies it natively, else fp32."""
+
+    compile: Annotated[CompileChoice, _option(_COMPUTING)] = "auto"
+    """Compile the model for this CPU, once, and keep it; auto does so where the corpus repays it."""
+
+    devices: Annotated[
+        tuple[str, ...] | None, _option(_COMPUTING, "D[,D...]", read=names, default="all GPUs, else cpu")
+    ] = None
+    """cpu, or GPUs such as cuda:0,cuda:1."""
+
+    workers: Annotated[int | None, _option(_COMPUTING, "N", read=count_or_auto, default="auto")] = None
+    """Worker processes; auto is one a GPU, or one a physical CPU core."""
+
+    tokens_per_batch: Annotated[int | None, _option(_COMPUTING, "N", read=count_or_auto, default="auto")] = (
+        None
+    )
+    """Tokens of a batch, padding included; auto depends on the kind of device."""
+
+    engine: Annotated[EngineName, _option(_COMPUTING)] = "local"
+    """Work on this machine, or on a Ray cluster."""
+
+    address: Annotated[str | None, _option(_COMPUTING, "auto|HOST:PORT|ray://HOST:PORT", default="auto")] = (
+        None
+    )
+    """The Ray cluster: auto for the one this machine belongs to, its head, or its Ray Client server."""
+
+    shard_range: Annotated[tuple[int, int] | None, _option(_COMPUTING, "I/N", read=part)] = None
+    """Run only the I-th of N parts, beside the others, on other machines too; I counts from 1."""
+
+    dtype: Annotated[StoredType, _option(_STORE)] = "float16"
+    """Type of the stored vectors."""
+
+    shard_size: Annotated[int | None, _option(_STORE, "BYTES", read=size_or_auto, default="auto")] = None
+    """Input per shard, such as 4MB; auto depends on the size of the corpus."""
+
+    index: Annotated[bool, Parameter(group=_STORE, name="--index", negative="--no-index")] = True
+    """Build the search index at the end."""
+
+    force: Annotated[bool, _option(_STORE)] = False
+    """Begin even if the disk seems too small for the result."""
+
+    def __post_init__(self) -> None:
+        _check_choice("--pool", self.pool, get_args(Pooling))
+        _check_choice("--record", self.record, get_args(RecordKind))
+        _check_choice("--split", self.split, get_args(SplitKind))
+        if self.format is not None:
+            _check_choice("--format", self.format, get_args(FormatName))
+        _check_choice("--errors", self.errors, get_args(DecodeErrors))
+        _check_choice("--dtype", self.dtype, get_args(StoredType))
+        _check_choice("--precision", self.precision, get_args(Precision))
+        _check_choice("--compile", self.compile, get_args(CompileChoice))
+        self._check_engine()
+        self._check_devices()
+        if self.shard_range is not None and not 1 <= self.shard_range[0] <= self.shard_range[1]:
+            number, of = self.shard_range
+            raise InputError(f"--shard-range {number}/{of} must name a part of all, as 1/4 to 4/4 do of four")
+        for option, value in (
+            ("--limit", self.limit),
+            ("--workers", self.workers),
+            ("--shard-size", self.shard_size),
+            ("--tokens-per-batch", self.tokens_per_batch),
+            ("--top-salient", self.top_salient),
+        ):
+            _check_positive(option, value)
+        if self.max_rejects is not None:
+            highest = 1 if isinstance(self.max_rejects, float) else float("inf")
+            if not 0 <= self.max_rejects <= highest:
+                given = f"{self.max_rejects:.0%}" if highest == 1 else self.max_rejects
+                raise InputError(f"--max-rejects {given} must be a count or a share up to 100%")
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise InputError(f"--delimiter {self.delimiter!r} must be one character, as ; or \\t")
+        self._check_vectors()
+        self._check_shift()
+        self._check_selection()
+        if self.split == "none" and self.lang is not None:
+            raise InputError("--lang cannot be used with --split none: leave one of them out")
+
+    def _check_engine(self) -> None:
+        _check_choice("--engine", self.engine, get_args(EngineName))
+        if self.engine == "local":
+            if self.address is not None:
+                raise InputError("--address cannot be used with --engine local: leave it out, or take ray")
+            return
+        if self.devices is not None:
+            raise InputError(
+                "--devices cannot be used with --engine ray, which takes all GPUs of the cluster or all "
+                "its CPUs: leave it out; --workers says how many"
+            )
+        if self.shard_range is not None:
+            raise InputError("--shard-range cannot be used with --engine ray, which divides the work itself")
+        if self.address is not None and not re.fullmatch(r"auto|(ray://)?[^\s:/]+:\d+", self.address):
+            raise InputError(f"--address {self.address!r} must be auto, HOST:PORT or ray://HOST:PORT")
+
+    def _check_devices(self) -> None:
+        if self.devices is None:
+            return
+        given = ",".join(self.devices)
+        for device in self.devices:
+            if not re.fullmatch(r"cpu|cuda:\d+", device):
+                raise InputError(f"--devices {given!r} must be cpu or GPUs such as cuda:0,cuda:1")
+        if not given or len(set(self.devices)) != len(self.devices):
+            raise InputError(
+                f"--devices {given!r} must name devices, each once; --workers says how many work"
+            )
+        if "cpu" in self.devices and len(self.devices) > 1:
+            raise InputError(f"--devices {given!r} mixes kinds, whose results differ: take cpu or GPUs")
+        if self.workers is not None and self.workers < len(self.devices):
+            raise InputError(f"--workers {self.workers} leaves some of --devices {given} without work")
+
+    def _check_vectors(self) -> None:
+        for kind in self.vectors:
+            _check_choice("--vectors", kind, VECTOR_KINDS)
+        if not self.vectors or len(set(self.vectors)) != len(self.vectors):
+            raise InputError(f"--vectors {','.join(self.vectors)!r} must name one to three kinds, each once")
+        if isinstance(self.layers, str):
+            _check_choice("--layers", self.layers, get_args(AllLayers))
+        elif self.layers is not None and (not self.layers or len(set(self.layers)) != len(self.layers)):
+            raise InputError(f"--layers {','.join(map(str, self.layers))!r} must name layers, each once")
+        if self.vectors == ("static",):
+            self._check_static_only()
+        if self.static is not None:
+            _check_choice("--static", self.static, get_args(StaticKind))
+            if self.vectors == ("contextual",):
+                raise InputError("--static cannot be used with --vectors contextual: leave one of them out")
+
+    def _check_static_only(self) -> None:
+        if self.layers is not None:
+            raise InputError("--layers cannot be used with --vectors static: static vectors have no layer")
+        if self.precision != "auto":
+            raise InputError("--precision cannot be used with --vectors static: they are always fp32")
+        if self.compile == "on":
+            raise InputError("--compile on cannot be used with --vectors static: no layer is run")
+        if self.wants_salience:
+            raise InputError("salience cannot be used with --vectors static: no layer's attention is run")
+
+    @property
+    def wants_salience(self) -> bool:
+        """Whether some option asks for the salience of words."""
+        options = (self.salience_layer, self.salience_head, self.top_salient)
+        return self.salience or any(option is not None for option in options)
+
+    def _check_selection(self) -> None:
+        if self.sample is not None and not 0 < self.sample <= 1:
+            raise InputError(f"--sample {self.sample} must be a share of the words, as 0.01 or 1%")
+        if self.words is not None:
+            if isinstance(self.words, str):
+                raise InputError(f"--words {self.words!r} is one text: give a tuple of words")
+            if not self.words:
+                raise InputError("--words names no words: write one a line")
+            if blank := [word for word in self.words if not word.strip()]:
+                raise InputError(f"--words holds {blank[0]!r}, which is not a word: leave it out")
+
+    def _check_shift(self) -> None:
+        if self.shift is not None:
+            _check_choice("--shift", self.shift, get_args(ShiftKind))
+        given = {"--shift": self.shift, "--floor": self.floor, "--delta": self.delta}
+        if "shift" not in self.vectors:
+            for option, value in given.items():
+                if value is not None:
+                    raise InputError(f"{option} cannot be used without shift in --vectors")
+        kind = self.shift or "log_ratio"
+        if self.floor is not None and kind != "log_ratio":
+            raise InputError(f"--floor belongs to --shift log_ratio and cannot be used with {kind}")
+        if self.delta is not None and kind != "asinh":
+            raise InputError(f"--delta belongs to --shift asinh and cannot be used with {kind}")
+        if self.floor is not None and not 0 <= self.floor < float("inf"):
+            raise InputError(f"--floor {self.floor} must be 0 or a positive number")
+        if self.delta is not None and not 0 < self.delta < float("inf"):
+            raise InputError(f"--delta {self.delta} must be a positive number")
