@@ -1,6 +1,6 @@
 """The commands run and plan: from text to a store, and what that will come to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -42,9 +42,10 @@ def run(*inputs: Inputs, out: NewOut, options: Options = _DEFAULTS, quiet: Quiet
     """
     with resumable("what is committed is kept; to resume, run the same command again"):
         report = ctxbatch.run(inputs, out, options, quiet=quiet)
-    if not quiet:
-        _tell_of_store(report)
-    _tell_of_losses(report)
+    for line in _trouble(report) if quiet else (*_summary(report), *_trouble(report)):
+        terminal.tell(line)
+    if quiet and (rejected := _rejected(report)):
+        terminal.tell(f"rejected  {rejected}")
     return 0 if report.clean else 3
 
 
@@ -81,48 +82,48 @@ def _estimate_lines(found: "Estimate", out: str) -> Iterator[str]:
     yield f"free disk  {terminal.readable_size(found.bytes_free)} for {out}{short}"
 
 
-def _tell_of_store(report: "RunReport") -> None:
-    """Say what a run has come to."""
+def _summary(report: "RunReport") -> Iterator[str]:
+    """Say what a run has stored and rejected, how long it took, and where the result is."""
     totals, part = report.totals, report.part
-    if part is not None:
-        terminal.tell(f"{report.out}: {part}")
-    elif not report.n_run and not report.given_up:
-        terminal.tell(f"{report.out} was finished before: nothing to do")
-    what = report.out if part is None else "this part"
-    terminal.tell(
-        f"{what}: {totals['rows']:,} rows {_of_words(totals['words'])}in "
-        f"{totals['sentences']:,} sentences, {terminal.readable_size(totals['bytes_written'])}, "
-        f"{totals['tokens_per_second']:,.0f} tokens/s"
-    )
-    if report.index is not None:
-        terminal.tell(str(report.index))
-    if isinstance(report.out, str) and not (report.given_up or report.missing):
-        terminal.tell(f"to index and search it: `ctxbatch pull {report.out} OUT` copies it here")
-    if part is not None and part.to_index is not None:
-        terminal.tell(
-            f"the store is complete: `ctxbatch index {report.out}` builds the index on {part.to_index}"
-        )
+    if part is None and not (report.n_run or report.given_up):
+        yield f"{report.out} was finished before: nothing to do"
+    words = "" if totals["words"] is None else f" of {totals['words']:,} words"
+    size, time = terminal.readable_size(totals["bytes_written"]), terminal.readable_time(totals["seconds"])
+    yield f"stored    {totals['rows']:,} rows{words} in {totals['sentences']:,} sentences, {size}"
+    yield f"rejected  {_rejected(report) or 'nothing'}"
+    yield f"time      {time} of work, {totals['tokens_per_second']:,.0f} tokens/s"
+    yield f"index     {_index(report)}"
+    yield f"store     {report.out if part is None else f'{report.out}: {part}'}"
 
 
-def _tell_of_losses(report: "RunReport") -> None:
-    """Say why a run ends with status 3, whether or not it is to be quiet."""
+def _rejected(report: "RunReport") -> str | None:
     from ctxbatch.store.manifest import rejects_of
 
-    totals = report.totals
-    if totals["rejected"] or totals["rejected_words"]:
-        terminal.tell(
-            f"rejected: {totals['rejected']:,} records, {totals['rejected_words']:,} words; "
-            f"see {rejects_of(report.out)}"
-        )
+    records, words = report.totals["rejected"], report.totals["rejected_words"]
+    return f"{records:,} records, {words:,} words: see {rejects_of(report.out)}" if records or words else None
+
+
+def _index(report: "RunReport") -> str:
+    """Return what was built, or the command that builds an index."""
+    if report.index is not None:
+        return str(report.index)
+    if report.given_up or report.missing or (report.part and report.part.missing):
+        return "none: the store is not complete"
+    if isinstance(report.out, str):
+        return f"none: `ctxbatch pull {report.out} OUT` copies the store here, to index and search it"
+    return f"none: `ctxbatch index {report.out}` builds one"
+
+
+def _trouble(report: "RunReport") -> Iterator[str]:
+    """Say which shards are not there, and what to do."""
     if report.missing:
-        shards = ", ".join(f"{shard:06d}" for shard in report.missing)
-        terminal.tell(
-            f"gone again, as if another run had been at work there: shards {shards}; run again, alone"
+        yield (
+            f"shards {_numbers(report.missing)} are gone again, as if another run had been at work there: "
+            "let one run at a time write, and run again"
         )
     if report.given_up:
-        shards = ", ".join(f"{shard:06d}" for shard in report.given_up)
-        terminal.tell(f"given up: shards {shards}; see {report.log}, then run again")
+        yield f"shards {_numbers(report.given_up)} are given up: see {report.log}, then run again"
 
 
-def _of_words(n_words: int | None) -> str:
-    return "" if n_words is None else f"of {n_words:,} words "
+def _numbers(shards: Iterable[int]) -> str:
+    return ", ".join(f"{shard:06d}" for shard in shards)

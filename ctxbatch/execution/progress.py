@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, a line every half minute elsewhere, nothing if quiet."""
+"""Shows the progress of a run: a bar on a terminal, a line a minute elsewhere, nothing if quiet."""
 
 import logging
 import sys
@@ -18,7 +18,7 @@ from ctxbatch.execution.messages import (
     Taken,
 )
 
-_LOG_SECONDS = 30.0
+_LOG_SECONDS = 60.0
 log = logging.getLogger("ctxbatch")
 
 

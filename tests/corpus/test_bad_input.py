@@ -310,7 +310,7 @@ def test_a_folder_of_bad_files_is_run_to_the_end_and_every_record_accounted_for(
     _, _, items = read_all([bad_folder])
     blank = sum(isinstance(item, Record) and not item.text.strip() for item in items)
     assert found["records"] == len(items) == len(stored) + len(rejected) + blank
-    assert f"rejected: {len(lines)} records" in result.stderr
+    assert f"rejected  {len(lines)} records" in result.stderr
 
 
 def test_max_rejects_stops_a_hopeless_run_early(tmp_path, tiny, cli):
@@ -334,7 +334,7 @@ def test_max_rejects_stops_a_hopeless_run_early(tmp_path, tiny, cli):
     result = cli(*command, "--max-rejects", "30%")
     assert result.returncode == 3
     assert ctxbatch.open(out).complete
-    assert "rejected: 300 records" in result.stderr
+    assert "rejected  300 records" in result.stderr
 
 
 @pytest.mark.parametrize("value", ["-1", "many", "150%", "1.5"])

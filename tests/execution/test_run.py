@@ -41,7 +41,7 @@ def test_run_ends_with_a_summary_and_status_3_where_something_was_rejected(finis
     out, result = finished
     assert result.returncode == 3, result.stderr
     assert result.stdout == ""
-    assert "rejected: 1 records, 1 words" in result.stderr
+    assert "rejected  1 records, 1 words" in result.stderr
     assert "searched exactly, no index needed" in result.stderr
     assert "Traceback" not in result.stderr
     named = [
