@@ -59,7 +59,8 @@ def layers(
 ) -> None:
     """Measure how words' vectors change from layer to layer: similarities, length of the shift."""
     draw = None if plot is None else _drawing(plot)
-    from ctxbatch.analysis.layers import kinds_of, measure
+    from ctxbatch.analysis.layer_vectors import kinds_of
+    from ctxbatch.analysis.layers import measure
     from ctxbatch.store.reader import check_has_rows
 
     store = ctxbatch.open(out)
@@ -166,7 +167,7 @@ def _lines(found: "Trends") -> Iterator[str]:
 
 
 def _heading(found: "Trends", trend: "Trend") -> Iterator[str]:
-    from ctxbatch.analysis.layers import SAMPLE_MIN_OCCURRENCES, SAMPLE_OCCURRENCES
+    from ctxbatch.analysis.layer_rows import SAMPLE_MIN_OCCURRENCES, SAMPLE_OCCURRENCES
 
     # Where none is measured, as the store holds no whole one, there is no share of them to tell.
     sentences = _of(trend.measured_sentences or trend.sentences, trend.sentences, "sentence")
