@@ -25,7 +25,7 @@ from ctxbatch.sealed import Count, Positive, Sha256, file_digest, is_there, read
 from ctxbatch.search.exact import Selection, among, exact
 from ctxbatch.search.postings import Postings
 from ctxbatch.store.commits import WORDS, Commit
-from ctxbatch.store.location import FolderLocation
+from ctxbatch.store.folder_location import FolderLocation
 from ctxbatch.store.manifest import INDEX, Manifest
 from ctxbatch.store.reader import Column, Store
 

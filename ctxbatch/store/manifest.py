@@ -29,9 +29,6 @@ LOCK = ".lock"
 _LOGS = re.compile(r"run(\.\d+-of-\d+)?\.log")
 
 
-# --- writing files --------------------------------------------------------------------------------
-
-
 # --- the manifest ---------------------------------------------------------------------------------
 
 
@@ -73,10 +70,24 @@ class Manifest:
             StoreError: There is none, it is damaged, or it is of another format.
             ResourceError: The disk or a permission does not let it be read.
         """
+        manifest = cls.find(out)
+        if manifest is None:
+            raise not_a_store(out)
+        return manifest
+
+    @classmethod
+    def find(cls, out: Path) -> "Manifest | None":
+        """Read a store's manifest; ``None`` where none was begun.
+
+        Raises:
+            StoreError: It is damaged, or it is of another format.
+            ResourceError: The disk or a permission does not let it be read.
+        """
         try:
-            return cls.from_bytes(read_bytes(out / MANIFEST), out)
+            raw = read_bytes(out / MANIFEST)
         except FileNotFoundError:
-            raise StoreError(f"{out} is not a ctxbatch store: it has no {MANIFEST}") from None
+            return None
+        return cls.from_bytes(raw, out)
 
     @classmethod
     def from_bytes(cls, raw: bytes, out: object) -> "Manifest":
@@ -108,6 +119,11 @@ class Manifest:
         if problem := _contradiction(manifest, content):
             raise _not_to_be_trusted(f"{name} is damaged: {problem}")
         return manifest
+
+
+def not_a_store(out: object) -> StoreError:
+    """Return the error for a folder or a URL that has no manifest."""
+    return StoreError(f"{out} is not a ctxbatch store: it has no {MANIFEST}")
 
 
 def _not_to_be_trusted(why: object) -> StoreError:
@@ -185,6 +201,3 @@ def refuse_links(out: Path) -> None:
             for entry in entries:
                 if entry.is_symlink():
                     raise StoreError(refused_link(Path(entry.path)))
-
-
-# --- a disk that refuses --------------------------------------------------------------------------
