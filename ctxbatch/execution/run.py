@@ -28,7 +28,8 @@ from ctxbatch.search import index_build
 from ctxbatch.store.commits import Commit, shard_folder
 from ctxbatch.store.location import StoreLocation, location_of, manifest_of
 from ctxbatch.store.manifest import Manifest, log_path
-from ctxbatch.store.reader import Store, misread
+from ctxbatch.store.reader import Store
+from ctxbatch.store.rejects import misread
 from ctxbatch.store.stats import totals
 
 log = logging.getLogger("ctxbatch")

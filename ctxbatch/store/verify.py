@@ -30,7 +30,7 @@ from ctxbatch.store.commits import (
 )
 from ctxbatch.store.location import StoreLocation, location_of, manifest_of
 from ctxbatch.store.manifest import SHARDS, Manifest
-from ctxbatch.store.reader import misread
+from ctxbatch.store.rejects import misread
 from ctxbatch.store.schema import sentences_schema, words_schema
 
 log = logging.getLogger("ctxbatch")

@@ -159,7 +159,7 @@ def test_a_vector_that_overflows_half_floats_rejects_its_word_by_name(tiny, tmp_
     (tmp_path / "a.txt").write_text("one two\n")
     config = {"model": str(folder), "precision": "fp32"}
     store = make_store(tmp_path / "half", [tmp_path / "a.txt"], RunConfig(**config))
-    from ctxbatch.store.reader import rejects
+    from ctxbatch.store.rejects import rejects
     from ctxbatch.store.stats import totals
 
     assert [(r["word"], r["reason"]) for r in rejects(store)] == [
