@@ -15,7 +15,7 @@ from ctxbatch.analysis.group_sums import add_up, mean_between, mean_to_centre, m
 from ctxbatch.analysis.layer_rows import Subject, baseline_rows, named_subject, sampled_subject
 from ctxbatch.analysis.layer_vectors import LayerVectors, delta_of, floor_of, kinds_of, layers_of
 from ctxbatch.config import Kept
-from ctxbatch.search.index import open_postings
+from ctxbatch.search.index_files import open_postings
 from ctxbatch.store.reader import Store, check_has_rows
 
 

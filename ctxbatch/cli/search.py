@@ -173,8 +173,8 @@ def _read_queries(path: str) -> Iterator[tuple[int, str | int]]:
 
 
 def _tell_unindexed(searcher: "Searcher") -> None:
-    from ctxbatch.search.index import facts_path, rebuild_command
     from ctxbatch.search.index_build import SCAN_ROWS
+    from ctxbatch.search.index_files import facts_path, rebuild_command
 
     for store in searcher.unindexed:
         if store.n_rows >= SCAN_ROWS:
