@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ctxbatch.config import RunConfig
+from ctxbatch.corpus.encoding import check_encoding, marked_encoding
 from ctxbatch.corpus.raw_records import OpenSource, Reading, Unit
 from ctxbatch.corpus.read_errors import DamagedError, telling_of_memory, unreadable
 from ctxbatch.corpus.records import Segment, has_json_field, json_field_names, json_object
-from ctxbatch.corpus.sources import Source, size_and_time
-from ctxbatch.corpus.streams import ByteStream, check_encoding, marked_encoding
+from ctxbatch.corpus.source_files import size_and_time
+from ctxbatch.corpus.sources import Source
+from ctxbatch.corpus.streams import ByteStream
 from ctxbatch.corpus.tables import Table, column_type, find_column, is_text
 from ctxbatch.errors import InputError
 from ctxbatch.sealed import Count

@@ -13,10 +13,11 @@ from pathlib import Path, PurePath
 
 from ctxbatch.config import FormatName
 from ctxbatch.corpus import listing
-from ctxbatch.corpus.read_errors import may_be_fixed, unreadable
-from ctxbatch.corpus.streams import COMPRESSIONS, Compression, find_compression
+from ctxbatch.corpus.compression import COMPRESSIONS, Compression, find_compression
+from ctxbatch.corpus.read_errors import unreadable
+from ctxbatch.corpus.source_files import real_place
 from ctxbatch.errors import InputError
-from ctxbatch.filesystem import Entry, is_remote, look_up, read_file, without_password
+from ctxbatch.filesystem import Entry, is_remote, read_file, without_password
 from ctxbatch.sealed import Count
 
 FORMATS: dict[str, FormatName] = {
@@ -375,38 +376,3 @@ def _remote_source(entry: Entry, format_name: FormatName | None) -> Source | str
 def _check_new(found: _Found, name: str) -> None:
     if name in found.sources:
         raise InputError(f"{name} is named twice among the inputs: name it once")
-
-
-# --- looking again --------------------------------------------------------------------------------
-
-
-def real_place(path: str) -> str:
-    """What two names of one file have in common."""
-    return path if is_remote(path) else str(Path(path).resolve())
-
-
-def size_and_time(path: str) -> tuple[int, int]:
-    """The size and the time of a file now.
-
-    Raises:
-        OSError: It cannot be looked up.
-    """
-    if is_remote(path):
-        entry = look_up(path)
-        return entry.size, entry.mtime_ns
-    status = Path(path).stat()
-    return status.st_size, status.st_mtime_ns
-
-
-def current_size(source: Source) -> int | None:
-    """The size of a source now; ``None`` where it is not there.
-
-    Raises:
-        ResourceError: The network fails.
-    """
-    try:
-        return size_and_time(source.path)[0]
-    except OSError as error:
-        if may_be_fixed(error):
-            raise unreadable(source.path, error) from error
-        return None

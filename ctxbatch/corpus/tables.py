@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ctxbatch.corpus.read_errors import DamagedError, meaning_of
-from ctxbatch.corpus.streams import refuse_special
+from ctxbatch.corpus.source_files import refuse_special
 from ctxbatch.errors import InputError
 from ctxbatch.filesystem import is_remote, open_file
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ctxbatch.config import ResolvedConfig
+from ctxbatch.corpus.encoding import check_encoding
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.raw_records import Reading
 from ctxbatch.corpus.sources import Source
-from ctxbatch.corpus.streams import check_encoding
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.files import create, refused_link, write_atomically
 from ctxbatch.sealed import read_bytes, seal, typed, unseal

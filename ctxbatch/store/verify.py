@@ -13,7 +13,8 @@ import numpy as np
 
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.records import Reader, place_of
-from ctxbatch.corpus.sources import Source, current_size
+from ctxbatch.corpus.source_files import current_size
+from ctxbatch.corpus.sources import Source
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.filesystem import without_password
 from ctxbatch.sealed import file_digest, read_bytes, size_of
@@ -184,7 +185,7 @@ def find_source_changes(out: str | Path) -> Iterator[str]:
     manifest = manifest_of(location_of(out))
     named: set[int] = set()
     for number, source in enumerate(manifest.sources):
-        size = current_size(source)
+        size = current_size(source.path)
         if size is not None and size != source.size:
             named.add(number)
             yield f"{source.path} has {size} bytes and had {source.size} when it was planned"
