@@ -150,12 +150,13 @@ def _split_queries(
 
 
 def _is_store(argument: str) -> bool:
+    from ctxbatch.corpus.store_marker import MANIFEST
     from ctxbatch.filesystem import is_remote  # which loads pyarrow
 
     if is_remote(argument) and not re.search(r"[\s\[]", argument):
         return True
     try:
-        return (Path(argument) / "manifest.json").exists()
+        return (Path(argument) / MANIFEST).exists()
     except OSError:  # a query may be too long for a path
         return False
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ctxbatch.config import ResolvedConfig, RunConfig
+from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.plan import ShardSpec, corpus_bytes, examine, plan, resolve_reading
 from ctxbatch.corpus.raw_records import Reading
-from ctxbatch.corpus.sources import Source, find_sources
+from ctxbatch.corpus.sources import Source
 from ctxbatch.errors import InputError
 from ctxbatch.execution.engines import Engine, open_engine
 from ctxbatch.execution.estimate import Estimate, estimate, remember_rate

@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ctxbatch.corpus.plan import ShardSpec
+from ctxbatch.corpus.store_marker import MANIFEST
 from ctxbatch.errors import InputError, ResourceError, StoreError
 from ctxbatch.files import cache_folder, remove
 from ctxbatch.filesystem import (
@@ -40,7 +41,7 @@ from ctxbatch.filesystem import (
 from ctxbatch.sealed import seal
 from ctxbatch.store.commits import COMMIT, Commit, is_of_plan, parse_commit, shard_folder
 from ctxbatch.store.locks import Claims
-from ctxbatch.store.manifest import MANIFEST, SHARDS, Manifest
+from ctxbatch.store.manifest import SHARDS, Manifest
 from ctxbatch.store.shard_writer import remove_leftovers
 
 # Small objects that are read or removed at the same time.

@@ -16,12 +16,12 @@ from ctxbatch.corpus.encoding import check_encoding
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.raw_records import Reading
 from ctxbatch.corpus.sources import Source
+from ctxbatch.corpus.store_marker import A_STORE, MANIFEST, STORE_FORMAT
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.files import create, refused_link, write_atomically
 from ctxbatch.sealed import read_bytes, seal, typed, unseal
 
 FORMAT_VERSION = 4
-MANIFEST = "manifest.json"
 SHARDS = "shards"
 INDEX = "index"
 LOG = "run.log"
@@ -52,7 +52,7 @@ class Manifest:
     def as_bytes(self) -> bytes:
         """What the manifest's file holds."""
         content = {
-            "format": "ctxbatch store",
+            "format": STORE_FORMAT,
             "format_version": FORMAT_VERSION,
             "fingerprint": self.config.fingerprint,
             "config": self.config.as_dict(),
@@ -123,7 +123,7 @@ class Manifest:
 
 def not_a_store(out: object) -> StoreError:
     """Return the error for a folder or a URL that has no manifest."""
-    return StoreError(f"{out} is not a ctxbatch store: it has no {MANIFEST}")
+    return StoreError(f"{out} is not {A_STORE}: it has no {MANIFEST}")
 
 
 def _not_to_be_trusted(why: object) -> StoreError:

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctxbatch.config import RunConfig
+from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.plan import plan, resolve_reading
 from ctxbatch.corpus.records import Reader, Record, Reject
-from ctxbatch.corpus.sources import find_sources
 from ctxbatch.errors import InputError
 from ctxbatch.text.sentences import split_sentences
 from tests.helpers.corpora import read_all

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from ctxbatch import RunConfig
 from ctxbatch.corpus import compression, streams
+from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.plan import examine, plan, resolve_reading
 from ctxbatch.corpus.records import Reader, Record, Reject
-from ctxbatch.corpus.sources import find_sources
 from ctxbatch.errors import InputError
 from tests.helpers.corpora import (
     COMPRESS,

@@ -13,9 +13,9 @@ import pyarrow.feather
 import pyarrow.parquet
 
 from ctxbatch.config import RunConfig
+from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.plan import examine, plan, resolve_reading
 from ctxbatch.corpus.records import Reader
-from ctxbatch.corpus.sources import find_sources
 
 
 def read_all(files, **options):

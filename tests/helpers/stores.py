@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from ctxbatch.config import RunConfig
+from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.plan import examine, plan, resolve_reading
-from ctxbatch.corpus.sources import find_sources
 from ctxbatch.execution.pipeline import ShardPipeline
 from ctxbatch.model import resolve
 from ctxbatch.store.manifest import Manifest
