@@ -19,7 +19,8 @@ from ctxbatch.corpus.records import Segment, has_json_field, json_field_names, j
 from ctxbatch.corpus.source_files import size_and_time
 from ctxbatch.corpus.sources import Source
 from ctxbatch.corpus.streams import ByteStream
-from ctxbatch.corpus.tables import Table, column_type, find_column, is_text
+from ctxbatch.corpus.table_columns import column_type, find_column, is_text
+from ctxbatch.corpus.tables import Table
 from ctxbatch.errors import InputError
 from ctxbatch.sealed import Count
 
