@@ -25,6 +25,8 @@ from typing import IO, Any, NamedTuple, TypeVar
 import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
+from ctxbatch.errors import SHOWN_REASON, one_line
+
 log = logging.getLogger("ctxbatch")
 Answer = TypeVar("Answer")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)", re.IGNORECASE)
@@ -50,7 +52,6 @@ _TIMES = ("mtime", "LastModified", "last_modified", "modified", "updated", "crea
 # How long an answer is waited for in silence.
 _SILENT_SECONDS = 10.0
 _NOTHING = "no such object, folder or bucket"
-_SHOWN = 200
 
 
 class RemoteError(OSError):
@@ -288,9 +289,9 @@ def _fsspec_file_system(url: str) -> tuple[Any, str]:
         file_system, path = url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         hint = "install that, or 'ctxbatch[remote]' for http and https"
-        raise RemoteError(errno.EINVAL, f"{_one_line(error)}: {hint}") from error
+        raise RemoteError(errno.EINVAL, f"{_reason(error)}: {hint}") from error
     except ValueError as error:
-        why = f"neither pyarrow nor fsspec opens it ({_one_line(error)}): name a local file, s3:// or gs://"
+        why = f"neither pyarrow nor fsspec opens it ({_reason(error)}): name a local file, s3:// or gs://"
         raise RemoteError(errno.EINVAL, why) from error
     return arrow_fs.PyFileSystem(_Handler(file_system)), path
 
@@ -377,7 +378,7 @@ def _wait_for(url: str, do: Callable[[], Answer]) -> Answer:
 
 
 def _as_remote_error(error: Exception, url: str) -> RemoteError:
-    text = _one_line(error)
+    text = _reason(error)
     if isinstance(error, FileNotFoundError) or any(sign in text for sign in _ABSENT):
         return RemoteError(errno.ENOENT, _NOTHING)
     if isinstance(error, NotImplementedError):
@@ -387,10 +388,10 @@ def _as_remote_error(error: Exception, url: str) -> RemoteError:
     return RemoteError(errno.EIO, f"{text}: check the network and the endpoint, and run again")
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+def _reason(error: Exception) -> str:
+    text = one_line(error) or type(error).__name__
     text = text[max(text.find("AWS Error"), 0) :].partition(" (Request ID")[0]
-    return text[:_SHOWN].rstrip(". ")
+    return text[:SHOWN_REASON].rstrip(". ")
 
 
 def _credentials(url: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ctxbatch.arrays import Floats, Ints
 from ctxbatch.cores import count_cores
-from ctxbatch.errors import InputError, StoreError
+from ctxbatch.errors import SHOWN_REASON, InputError, StoreError
 from ctxbatch.sealed import Positive
 from ctxbatch.search.exact import Selection, among, exact
 from ctxbatch.store.reader import Column
@@ -126,7 +126,7 @@ class Proposer:
                 self._index.search_preassigned_c(len(queries_QD), *pointers, False, options)
             except RuntimeError as error:  # its file was made by somebody who can compute checksums
                 raise StoreError(
-                    f"the index cannot be searched ({said_by_faiss(error)[:200]}): rebuild it with "
+                    f"the index cannot be searched ({said_by_faiss(error)[:SHOWN_REASON]}): rebuild it with "
                     "`ctxbatch index`"
                 ) from error
             take(first, estimates_QC, found_QC)

@@ -13,9 +13,9 @@ from typing import Any
 
 import faiss
 
-from ctxbatch.errors import ResourceError, StoreError
+from ctxbatch.errors import SHOWN_REASON, StoreError, cannot_be_read, out_of_memory
 from ctxbatch.files import refused_link
-from ctxbatch.sealed import Count, Sha256, file_digest, is_there, read_json, size_of, typed
+from ctxbatch.sealed import Count, Sha256, is_intact, is_there, read_json, typed
 from ctxbatch.search.index import Effort, Index, IndexOptions, Proposer, said_by_faiss
 from ctxbatch.search.postings import Postings
 from ctxbatch.store.commits import WORDS, Commit
@@ -94,7 +94,7 @@ def check_index(path: Path, manifest: Manifest) -> Iterator[str]:
 
 def _damage(facts: FileOrigin, path: Path, manifest: Manifest) -> str | None:
     file = path.parent / facts.file
-    if size_of(file) not in (None, facts.bytes) or file_digest(file) != facts.sha256:
+    if not is_intact(file, facts.bytes, facts.sha256):
         return f"{file} is damaged: its content does not match its checksum"
     if facts.built_from != built_from(FolderLocation(path.parent.parent).commits(manifest)):
         return f"{file} was built from other shards than those that are there"
@@ -166,11 +166,11 @@ def _load(store: Store, column: str, path: Path) -> Any:  # noqa: ANN401 (any FA
     try:
         index: Any = faiss.read_index(str(path))
     except MemoryError as error:
-        raise ResourceError(f"{path} cannot be loaded: there is not enough memory") from error
+        raise out_of_memory(path) from error
     except (RuntimeError, ValueError, OverflowError) as error:
         why = said_by_faiss(error)
         if _NOT_READ.search(why):
-            raise ResourceError(f"{path} cannot be read ({why[:200]}): fix that and run again") from error
+            raise cannot_be_read(path, why[:SHOWN_REASON]) from error
         raise StoreError(_not_an_index(store, column, path, why)) from error
     if not isinstance(index, faiss.IndexIVF):
         raise StoreError(_not_an_index(store, column, path, "it holds no IVF index"))

@@ -19,7 +19,7 @@ from ctxbatch.arrays import Ints, Vectors
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import StoreError
 from ctxbatch.store.arrow_files import ArrowFile, check_all, is_vector
-from ctxbatch.store.commits import SENTENCES, WORDS, Counts, FileName, shard_folder
+from ctxbatch.store.commits import SENTENCES, WORDS, Counts, FileName, damaged, shard_folder
 from ctxbatch.store.location import damaged_shards, location_of, manifest_of
 from ctxbatch.store.schema import sentences_schema, words_schema
 
@@ -100,8 +100,8 @@ class Store:
 
     def tell_damage(self) -> None:
         """Warn of shards that are there and do not count: what is read of the store is less than it was."""
-        for damaged in damaged_shards(self.location, self.manifest, self.commits):
-            log.warning("%s", damaged)
+        for damage in damaged_shards(self.location, self.manifest, self.commits):
+            log.warning("%s", damage)
 
     def check_is_here(self) -> None:
         """Make sure that the store's files can be read.
@@ -240,10 +240,8 @@ class Store:
         """Make sure that the rows of a shard are of its sentences; what a row says may be wrong."""
         if len(ids) and not (shard << 32 <= ids.min() and ids.max() < self._end_of_sentences(shard)):
             wrong = int(ids.max()) if ids.max() >= self._end_of_sentences(shard) else int(ids.min())
-            raise StoreError(
-                f"{self.path} is damaged: a row of shard {shard:06d} names sentence {wrong}, which is not "
-                "there: run `ctxbatch verify` on the store"
-            )
+            what = f"a row of shard {shard:06d} names sentence {wrong}, which is not there"
+            raise damaged(self.path, what)
 
     def _end_of_sentences(self, shard: int) -> int:
         return (shard << 32) + self.commits[shard].counts.sentences
@@ -317,10 +315,8 @@ class Store:
         counts = self.commits[shard].counts if shard in self.commits else Counts()
         n_rows = counts.rows if file == WORDS else counts.sentences
         if not n_rows or int(inside.max()) >= n_rows:
-            raise StoreError(
-                f"{self.path} is damaged: a row names row {int(inside.max())} of {file} in shard "
-                f"{shard:06d}, which is not there: run `ctxbatch verify` on the store"
-            )
+            what = f"a row names row {int(inside.max())} of {file} in shard {shard:06d}, which is not there"
+            raise damaged(self.path, what)
         return self.file(shard, file)
 
     def read(self, shard: int, file: FileName, name: str) -> pa.ChunkedArray:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ctxbatch.corpus.read_errors import is_our_trouble
-from ctxbatch.errors import StoreError
-from ctxbatch.sealed import file_digest, open_regular, size_of, typed
-from ctxbatch.store.commits import REJECTS, Commit, shard_folder
+from ctxbatch.sealed import is_intact, open_regular, typed
+from ctxbatch.store.commits import REJECTS, Commit, damaged, shard_folder
 from ctxbatch.store.reader import Store
 
 
@@ -34,14 +33,14 @@ def read_rejects(folder: Path, commit: Commit) -> Iterator[dict[str, Any]]:
     path = folder / REJECTS
     try:
         facts = commit.files[REJECTS]
-        intact = size_of(path) == facts.bytes and file_digest(path) == facts.sha256
+        intact = is_intact(path, facts.bytes, facts.sha256)
         with open_regular(path) as lines:
             for line in lines if intact else ():
                 yield typed(json.loads(line), dict[str, Any], path)
     except (FileNotFoundError, ValueError, RecursionError):
         intact = False
     if not intact:
-        raise StoreError(f"{path} is damaged or missing: run `ctxbatch verify` on the store")
+        raise damaged(path, "it is not what was written")
 
 
 def misread(folder: Path, commit: Commit) -> str | None:

@@ -17,7 +17,7 @@ from ctxbatch.corpus.source_files import current_size
 from ctxbatch.corpus.sources import Source
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.filesystem import without_password
-from ctxbatch.sealed import file_digest, read_bytes, size_of
+from ctxbatch.sealed import is_intact, read_bytes
 from ctxbatch.store.arrow_files import ArrowFile
 from ctxbatch.store.commits import (
     COMMIT,
@@ -105,7 +105,7 @@ def file_damage(folder: Path, name: str, commit: Commit) -> Iterator[str]:
     for file, facts in commit.files.items():
         path = folder / file
         try:
-            if size_of(path) not in (None, facts.bytes) or file_digest(path) != facts.sha256:
+            if not is_intact(path, facts.bytes, facts.sha256):
                 yield f"{name}/{file} is damaged: its content does not match the checksum in {COMMIT}"
         except FileNotFoundError:
             yield f"{name}/{file} is missing"

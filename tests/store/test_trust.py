@@ -242,7 +242,7 @@ def test_rows_of_sentences_that_are_not_there_are_damage(sentence, copy, cli):
     result = cli("search", copy, "--row", 5, "--source", "*.txt")
     assert result.returncode == 2
     assert re.search(
-        r"is damaged: a row of shard 000001 names sentence -?\d+, which is not there", result.stderr
+        r"is damaged \(a row of shard 000001 names sentence -?\d+, which is not there", result.stderr
     )
     assert cli("verify", copy).returncode == 3
 
