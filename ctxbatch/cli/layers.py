@@ -92,14 +92,11 @@ def _drawing(path: Path) -> "Callable[[Trends], None]":
 def _notes(store: "Store", kinds: Sequence[str]) -> Iterator[str]:
     """What a reader of the measures has to know of the store."""
     from ctxbatch.model.shift import SHIFTS
+    from ctxbatch.store.reader import unfinished
 
     config = store.config
     if not store.complete:
-        done, planned = len(store.commits), len(store.manifest.shards)
-        yield (
-            f"{store.path} is unfinished: measuring {done} of {planned} shards; "
-            "the command that began it goes on with it"
-        )
+        yield unfinished(store, ", and only these are measured")
     missing = [kind for kind in ("static", "contextual") if kind not in config.vectors]
     if missing:
         left_out = [kind for kind in SHIFTS if kind not in kinds]

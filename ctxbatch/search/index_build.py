@@ -34,7 +34,7 @@ from ctxbatch.search.index_files import (
 from ctxbatch.search.index_tuning import choose_rows, hold_out, measure, tune
 from ctxbatch.search.postings import Postings, write
 from ctxbatch.store.manifest import INDEX
-from ctxbatch.store.reader import Column, Store
+from ctxbatch.store.reader import Column, Store, check_finished
 
 log = logging.getLogger("ctxbatch")
 
@@ -198,11 +198,7 @@ def build(
         OSError: The disk refuses.
     """
     options = options or IndexOptions()
-    if not store.complete:
-        missing = len(store.manifest.shards) - len(store.commits)
-        raise StoreError(
-            f"{store.path} lacks {missing} of its shards: finish it with the `ctxbatch run` that began it"
-        )
+    check_finished(store)
     facts_file = facts_path(store.path, column)
     path = store.path / INDEX / f"{column}.faiss"
     if store.n_rows < SCAN_ROWS and options.factory is None:

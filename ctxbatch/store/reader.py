@@ -339,6 +339,22 @@ class Store:
         return self._files[key]
 
 
+def unfinished(store: Store, so: str = "") -> str:
+    """Return what is said of an unfinished store: how far it is, what follows from that, and what to do."""
+    far = f"{len(store.commits)} of {len(store.manifest.shards)} shards"
+    return f"{store.path} is unfinished ({far}){so}: run the command that began it to its end"
+
+
+def check_finished(store: Store) -> None:
+    """Make sure that every planned shard is committed.
+
+    Raises:
+        StoreError: Some are not.
+    """
+    if not store.complete:
+        raise StoreError(unfinished(store))
+
+
 def check_has_rows(store: Store) -> None:
     """Raise an error where a store has no rows, which says why.
 
@@ -349,11 +365,7 @@ def check_has_rows(store: Store) -> None:
     if store.n_rows:
         return
     if not store.complete:
-        done, planned = len(store.commits), len(store.manifest.shards)
-        raise StoreError(
-            f"{store.path} is unfinished ({done} of {planned} shards) and holds no rows yet: "
-            "run the command that began it to its end"
-        )
+        raise StoreError(unfinished(store, " and holds no rows yet"))
     kept = store.config.kept or "all words"
     raise StoreError(
         f"{store.path} is finished but empty: what it keeps ({kept}) is in no sentence: "
