@@ -21,7 +21,7 @@ from ctxbatch.corpus.sources import Source
 from ctxbatch.corpus.streams import ByteStream
 from ctxbatch.corpus.table_columns import column_type, find_column, is_text
 from ctxbatch.corpus.tables import Table
-from ctxbatch.errors import InputError
+from ctxbatch.errors import InputError, shortened
 from ctxbatch.sealed import Count
 
 # What a record is taken to hold where only the order of size matters.
@@ -231,7 +231,7 @@ def _check_json(source: Source, reading: Reading, config: RunConfig) -> None:
 
 
 def _no_field(source: Source, option: str, name: str, there: Sequence[str], hint: str = "") -> InputError:
-    shown = ", ".join(map(_shown, there[:_SHOWN_FIELDS])) + (", …" if len(there) > _SHOWN_FIELDS else "")
+    shown = shortened(map(_shown, there), _SHOWN_FIELDS)
     return InputError(f"{source.path} has no field {name!r}; it has {shown}: name one by {option}{hint}")
 
 

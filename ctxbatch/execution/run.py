@@ -15,7 +15,7 @@ from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.plan import ShardSpec, corpus_bytes, examine, plan, resolve_reading
 from ctxbatch.corpus.raw_records import Reading
 from ctxbatch.corpus.sources import Source
-from ctxbatch.errors import InputError
+from ctxbatch.errors import InputError, shortened
 from ctxbatch.execution.engines import Engine, open_engine
 from ctxbatch.execution.estimate import Estimate, estimate, remember_rate
 from ctxbatch.execution.messages import Left, Message
@@ -181,7 +181,7 @@ def _check_words(config: ResolvedConfig) -> None:
     never = [word for word, is_word in zip(config.words, possible, strict=True) if not is_word]
     if not never:
         return
-    shown = ", ".join(map(repr, never[:_SHOWN_LEFT_OUT])) + (", …" if len(never) > _SHOWN_LEFT_OUT else "")
+    shown = shortened(map(repr, never), _SHOWN_LEFT_OUT)
     what = f"{len(never)} of {len(config.words)} --words are not single words for {config.model}: {shown}"
     if len(never) == len(config.words):
         raise InputError(f"{what}; give surface words, without spaces or punctuation")
@@ -222,8 +222,7 @@ def _check_for_object_storage(out: Path | str, config: RunConfig) -> None:
 
 def _tell_left_out(left_out: Sequence[str]) -> None:
     if left_out:
-        rest = ", …" if len(left_out) > _SHOWN_LEFT_OUT else ""
-        log.warning("left out %d: %s%s", len(left_out), ", ".join(left_out[:_SHOWN_LEFT_OUT]), rest)
+        log.warning("left out %d: %s", len(left_out), shortened(left_out, _SHOWN_LEFT_OUT))
         for each in left_out[_SHOWN_LEFT_OUT:]:
             log.debug("left out %s", each)
 

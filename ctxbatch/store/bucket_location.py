@@ -41,7 +41,7 @@ from ctxbatch.filesystem import (
 from ctxbatch.sealed import seal
 from ctxbatch.store.commits import COMMIT, Commit, is_of_plan, parse_commit, shard_folder
 from ctxbatch.store.locks import Claims
-from ctxbatch.store.manifest import SHARDS, Manifest
+from ctxbatch.store.manifest import SHARDS, Manifest, holds_other_things
 from ctxbatch.store.shard_writer import remove_leftovers
 
 # Small objects that are read or removed at the same time.
@@ -84,7 +84,7 @@ class BucketLocation:
                 return
         names = sorted(entry.url.rpartition("/")[2] for entry in entries)
         if names and MANIFEST not in names:
-            raise StoreError(f"-o {self.out} holds other things ({names[0]}, …) and no store: name a new one")
+            raise holds_other_things(self.out, names)
 
     def manifest(self) -> Manifest | None:
         """The store's manifest; ``None`` where none was begun.

@@ -6,7 +6,7 @@ Owns the first bytes of a store.
 import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.raw_records import Reading
 from ctxbatch.corpus.sources import Source
 from ctxbatch.corpus.store_marker import A_STORE, MANIFEST, STORE_FORMAT
-from ctxbatch.errors import InputError, StoreError
+from ctxbatch.errors import InputError, StoreError, shortened
 from ctxbatch.files import create, refused_link, write_atomically
 from ctxbatch.sealed import read_bytes, seal, typed, unseal
 
@@ -162,7 +162,12 @@ def check_folder(out: Path) -> None:
     names = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
     foreign = [name for name in names if not _is_ours_from_the_first(name)]
     if foreign and MANIFEST not in names:
-        raise StoreError(f"-o {out} holds other things ({foreign[0]}, …) and no store: name a new folder")
+        raise holds_other_things(out, foreign)
+
+
+def holds_other_things(out: object, names: Sequence[str]) -> StoreError:
+    """Return the error for a place that cannot become a store."""
+    return StoreError(f"-o {out} holds other things ({shortened(names, 1)}) and no store: name a new one")
 
 
 def _is_ours_from_the_first(name: str) -> bool:

@@ -407,9 +407,7 @@ def test_what_reads_vectors_says_what_copies_them_here(finished, cli):
 
 def test_places_that_cannot_hold_the_store_are_refused_before_any_work(bucket, short, corpus, config):
     root = bucket({"other/thing.txt": b"x"})
-    with pytest.raises(
-        StoreError, match=rf"-o {root}/other holds other things \(thing.txt, …\) and no store"
-    ):
+    with pytest.raises(StoreError, match=rf"-o {root}/other holds other things \(thing.txt\) and no store"):
         short(f"{root}/other")
     with pytest.raises(InputError, match="s3://no-such-bucket/out: no such object, folder or bucket"):
         short("s3://no-such-bucket/out")
