@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ctxbatch
-from ctxbatch import InputError, ResourceError, RunConfig, StoreError, filesystem
+from ctxbatch import InputError, ResourceError, RunConfig, StoreError, filesystem, storage_backends
 from ctxbatch.execution.repair import find_damage
 from ctxbatch.sealed import read_json, seal, unseal
 from ctxbatch.store import bucket_location
@@ -186,9 +186,9 @@ def test_with_errors_and_timeouts_in_between_nothing_is_lost(
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    filesystem._arrow_file_system.cache_clear()
+    storage_backends.arrow_file_system.cache_clear()
     yield
-    filesystem._arrow_file_system.cache_clear()
+    storage_backends.arrow_file_system.cache_clear()
 
 
 @pytest.mark.usefixtures("impatient")
