@@ -115,7 +115,7 @@ def open_regular(path: Path) -> BufferedReader:
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # before opening: to open a device may already do something
-            raise StoreError(f"{path} is damaged: it is not a regular file")
+            raise _not_regular(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in _MISSING:
@@ -123,8 +123,12 @@ def open_regular(path: Path) -> BufferedReader:
         raise not_readable(path, error) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise StoreError(f"{path} is damaged: it is not a regular file")
+        raise _not_regular(path)
     return os.fdopen(descriptor, "rb")
+
+
+def _not_regular(path: Path) -> StoreError:
+    return StoreError(f"{path} is damaged: it is not a regular file")
 
 
 def is_there(path: Path) -> bool:
