@@ -1,29 +1,28 @@
-"""Remote file systems: names with a scheme, such as ``s3://bucket/key``.
+"""Looks up, lists, opens, reads and writes what has a name with a scheme, such as ``s3://bucket/key``.
 
-Owns which names are remote, and how what they name is looked up, listed, opened, read and written. pyarrow
-opens S3, Google Cloud Storage, Azure and HDFS, fsspec what else it knows. Credentials, regions and endpoints
-come from the environment alone; retries are the libraries' own, on S3 as many as AWS_MAX_ATTEMPTS says.
-Whatever fails is a `RemoteError`, and has a number: an `OSError` without one would be taken for a damage in
-what is read, and records would be lost. The main thread lets others ask, and so heeds signals meanwhile.
+Owns which names are remote. Credentials, regions and endpoints come from the environment alone; retries are
+the libraries' own, on S3 as many as AWS_MAX_ATTEMPTS says. Whatever fails is a `RemoteError`, and has a
+number: an `OSError` without one would be taken for a damage in what is read, and records would be lost. The
+main thread lets others ask, and so heeds signals meanwhile.
 """
 
 import contextlib
 import errno
-import functools
 import io
 import logging
-import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs as arrow_fs
+
+from ctxbatch.errors import SHOWN_REASON, one_line
+from ctxbatch.storage_backends import arrow_file_system, fsspec_file_system
 
 log = logging.getLogger("ctxbatch")
 Answer = TypeVar("Answer")
@@ -32,11 +31,7 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)", re.IGNORECASE)
 _BUFFER = 1 << 20
 # Of a file that is copied whole.
 _BLOCK = 16 << 20
-# pyarrow's own default is over in seconds; this many take a minute and a half.
-_S3_ATTEMPTS = 9
 OF_BUCKETS = ("s3", "gs", "gcs")
-# Google's library goes on trying for a quarter of an hour, unless it is told.
-_GOOGLE = "?retry_limit_seconds=60"
 _DENIED = (
     "ACCESS_DENIED",
     "INVALID_ACCESS_KEY",
@@ -46,11 +41,9 @@ _DENIED = (
     "OAuth2",
 )
 _ABSENT = ("NO_SUCH_BUCKET", "NO_SUCH_KEY", "RESOURCE_NOT_FOUND")
-_TIMES = ("mtime", "LastModified", "last_modified", "modified", "updated", "created")
 # How long an answer is waited for in silence.
 _SILENT_SECONDS = 10.0
 _NOTHING = "no such object, folder or bucket"
-_SHOWN = 200
 
 
 class RemoteError(OSError):
@@ -253,78 +246,22 @@ def _locate(url: str) -> tuple[Any, str]:
     match = _SCHEME.match(url)
     assert match is not None
     scheme, host = match[1].lower(), match[2]
-    root = f"{scheme}://{host}"
     try:
-        file_system, path = _arrow_file_system(root + (_GOOGLE if scheme in ("gs", "gcs") else ""))
+        file_system, path = arrow_file_system(scheme, host)
     except (pa.ArrowInvalid, NotImplementedError):
-        return _fsspec_file_system(root + url[match.end() :])
+        return _by_fsspec(f"{scheme}://{host}{url[match.end() :]}")
     return file_system, path + url[match.end() :]
 
 
-@functools.cache
-def _arrow_file_system(root: str) -> tuple[Any, str]:
-    # Only the root is read as a URI: in an object's name ?, # and % stand for themselves.
-    file_system, path = arrow_fs.FileSystem.from_uri(root)
-    return _patient_s3(file_system) if file_system.type_name == "s3" else file_system, path
-
-
-def _patient_s3(found: Any) -> Any:  # noqa: ANN401 (pyarrow has no types)
-    """The same file system with more attempts, which a URI cannot ask for."""
-    attempts = os.environ.get("AWS_MAX_ATTEMPTS", "")
-    return arrow_fs.S3FileSystem(
-        region=found.region or None,
-        endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
-        allow_delayed_open=True,  # small objects in one request rather than three
-        retry_strategy=arrow_fs.AwsStandardS3RetryStrategy(
-            max_attempts=int(attempts) if attempts.isdigit() else _S3_ATTEMPTS
-        ),
-    )
-
-
-def _fsspec_file_system(url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
+def _by_fsspec(url: str) -> tuple[Any, str]:
     try:
-        file_system, path = url_to_fs(url, use_listings_cache=False)
+        return fsspec_file_system(url)
     except ImportError as error:
         hint = "install that, or 'ctxbatch[remote]' for http and https"
-        raise RemoteError(errno.EINVAL, f"{_one_line(error)}: {hint}") from error
+        raise RemoteError(errno.EINVAL, f"{_reason(error)}: {hint}") from error
     except ValueError as error:
-        why = f"neither pyarrow nor fsspec opens it ({_one_line(error)}): name a local file, s3:// or gs://"
+        why = f"neither pyarrow nor fsspec opens it ({_reason(error)}): name a local file, s3:// or gs://"
         raise RemoteError(errno.EINVAL, why) from error
-    return arrow_fs.PyFileSystem(_Handler(file_system)), path
-
-
-class _Handler(arrow_fs.FSSpecHandler):  # type: ignore[misc]  # pyarrow has no types
-    """A file system of fsspec's with the times of its files.
-
-    pyarrow's own handler knows no times, and passes over folders that cannot be listed.
-    """
-
-    def get_file_info(self, paths: list[str]) -> list[Any]:
-        return [self._look_up(path) for path in paths]
-
-    def _look_up(self, path: str) -> Any:  # noqa: ANN401 (pyarrow has no types)
-        try:
-            return _file_info(self.fs.info(path))
-        except FileNotFoundError:
-            return arrow_fs.FileInfo(path, arrow_fs.FileType.NotFound)
-
-    def get_file_info_selector(self, selector: Any) -> list[Any]:  # noqa: ANN401 (pyarrow has no types)
-        depth = None if selector.recursive else 1
-        found = []
-        for _, folders, files in self.fs.walk(selector.base_dir, depth, detail=True, on_error="raise"):
-            found += [_file_info(facts) for facts in [*folders.values(), *files.values()]]
-        return found
-
-
-def _file_info(facts: Mapping[str, Any]) -> Any:  # noqa: ANN401 (pyarrow has no types)
-    if facts["type"] == "directory":
-        return arrow_fs.FileInfo(facts["name"], arrow_fs.FileType.Directory)
-    time = next((facts[name] for name in _TIMES if isinstance(facts.get(name), datetime | float | int)), None)
-    if isinstance(time, float | int):
-        time = datetime.fromtimestamp(time, UTC)
-    return arrow_fs.FileInfo(facts["name"], arrow_fs.FileType.File, size=facts["size"], mtime=time)
 
 
 def _entry(url: str, info: Any) -> Entry:  # noqa: ANN401 (pyarrow has no types)
@@ -377,7 +314,7 @@ def _wait_for(url: str, do: Callable[[], Answer]) -> Answer:
 
 
 def _as_remote_error(error: Exception, url: str) -> RemoteError:
-    text = _one_line(error)
+    text = _reason(error)
     if isinstance(error, FileNotFoundError) or any(sign in text for sign in _ABSENT):
         return RemoteError(errno.ENOENT, _NOTHING)
     if isinstance(error, NotImplementedError):
@@ -387,10 +324,10 @@ def _as_remote_error(error: Exception, url: str) -> RemoteError:
     return RemoteError(errno.EIO, f"{text}: check the network and the endpoint, and run again")
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+def _reason(error: Exception) -> str:
+    text = one_line(error) or type(error).__name__
     text = text[max(text.find("AWS Error"), 0) :].partition(" (Request ID")[0]
-    return text[:_SHOWN].rstrip(". ")
+    return text[:SHOWN_REASON].rstrip(". ")
 
 
 def _credentials(url: str) -> str:

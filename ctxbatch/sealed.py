@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
+from ctxbatch.errors import CtxbatchError, InputError, StoreError, cannot_be_read, one_line, out_of_memory
 
 Content = TypeVar("Content")
 # The manifest of a million sources takes about 400 MB.
@@ -72,8 +72,7 @@ def typed(content: Mapping[str, Any], kind: type[Content], name: object) -> Cont
     try:
         return msgspec.convert(content, kind)
     except (msgspec.ValidationError, RecursionError, InputError) as error:
-        why = " ".join(str(error).split())
-        raise StoreError(f"{name} is damaged: {why}") from error
+        raise StoreError(f"{name} is damaged: {one_line(error)}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -103,7 +102,7 @@ def read_bytes(path: Path) -> bytes:
         except OSError as error:
             raise not_readable(path, error) from error
         except MemoryError as error:
-            raise ResourceError(f"{path} cannot be read: there is not enough memory") from error
+            raise out_of_memory(path) from error
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -116,7 +115,7 @@ def open_regular(path: Path) -> BufferedReader:
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # before opening: to open a device may already do something
-            raise StoreError(f"{path} is damaged: it is not a regular file")
+            raise _not_regular(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in _MISSING:
@@ -124,8 +123,12 @@ def open_regular(path: Path) -> BufferedReader:
         raise not_readable(path, error) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise StoreError(f"{path} is damaged: it is not a regular file")
+        raise _not_regular(path)
     return os.fdopen(descriptor, "rb")
+
+
+def _not_regular(path: Path) -> StoreError:
+    return StoreError(f"{path} is damaged: it is not a regular file")
 
 
 def is_there(path: Path) -> bool:
@@ -173,6 +176,17 @@ def file_digest(path: Path) -> str:
             raise not_readable(path, error) from error
 
 
+def is_intact(path: Path, size: int, sha256: str) -> bool:
+    """Return True if a file has the size and the checksum that were noted when it was written.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        StoreError: It is not a regular file.
+        ResourceError: The disk or a permission does not let it be read.
+    """
+    return size_of(path) in (None, size) and file_digest(path) == sha256
+
+
 def not_readable(path: Path, error: OSError) -> CtxbatchError:
     """Return the error that says why a file which is there cannot be read.
 
@@ -180,5 +194,5 @@ def not_readable(path: Path, error: OSError) -> CtxbatchError:
     """
     if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
         return StoreError(f"{path} is damaged: {error.strerror}")
-    why = error if error.errno is None else os.strerror(error.errno)  # Arrow's own words name the file again
-    return ResourceError(f"{path} cannot be read ({why}): fix that and run again")
+    why = str(error) if error.errno is None else os.strerror(error.errno)  # Arrow's own words name the file
+    return cannot_be_read(path, why)

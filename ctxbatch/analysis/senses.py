@@ -19,7 +19,7 @@ from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.hits import Hit
-from ctxbatch.search.index import open_postings
+from ctxbatch.search.index_files import open_postings
 from ctxbatch.search.searcher import check_searchable, hit_of_row
 from ctxbatch.store.reader import Column, Store
 

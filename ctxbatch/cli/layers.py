@@ -58,7 +58,8 @@ def layers(
 ) -> None:
     """Measure how words' vectors change from layer to layer: similarities and shift lengths."""
     draw = None if plot is None else _drawing(Path(plot))
-    from ctxbatch.analysis.layers import kinds_of, measure
+    from ctxbatch.analysis.layer_vectors import kinds_of
+    from ctxbatch.analysis.layers import measure
     from ctxbatch.store.reader import check_has_rows
 
     store = ctxbatch.open(out)
@@ -90,14 +91,11 @@ def _drawing(path: Path) -> "Callable[[Trends], None]":
 def _notes(store: "Store", kinds: Sequence[str]) -> Iterator[str]:
     """What a reader of the measures has to know of the store."""
     from ctxbatch.model.shift import SHIFTS
+    from ctxbatch.store.reader import unfinished
 
     config = store.config
     if not store.complete:
-        done, planned = len(store.commits), len(store.manifest.shards)
-        yield (
-            f"{store.path} is unfinished: measuring {done} of {planned} shards; "
-            "the command that began it goes on with it"
-        )
+        yield unfinished(store, ", and only these are measured")
     missing = [kind for kind in ("static", "contextual") if kind not in config.vectors]
     if missing:
         left_out = [kind for kind in SHIFTS if kind not in kinds]
@@ -165,7 +163,7 @@ def _lines(found: "Trends") -> Iterator[str]:
 
 
 def _heading(found: "Trends", trend: "Trend") -> Iterator[str]:
-    from ctxbatch.analysis.layers import SAMPLE_MIN_OCCURRENCES, SAMPLE_OCCURRENCES
+    from ctxbatch.analysis.layer_rows import SAMPLE_MIN_OCCURRENCES, SAMPLE_OCCURRENCES
 
     # Where none is measured, as the store holds no whole one, there is no share of them to tell.
     sentences = _of(trend.measured_sentences or trend.sentences, trend.sentences, "sentence")

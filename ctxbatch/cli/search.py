@@ -121,12 +121,13 @@ def _split_queries(
 
 
 def _is_store(argument: str) -> bool:
+    from ctxbatch.corpus.store_marker import MANIFEST
     from ctxbatch.filesystem import is_remote  # which loads pyarrow
 
     if is_remote(argument) and not re.search(r"[\s\[]", argument):
         return True
     try:
-        return (Path(argument) / "manifest.json").exists()
+        return (Path(argument) / MANIFEST).exists()
     except OSError:  # a query may be too long for a path
         return False
 
@@ -144,8 +145,8 @@ def _read_queries(path: str) -> Iterator[tuple[int, str | int]]:
 
 
 def _tell_unindexed(searcher: "Searcher") -> None:
-    from ctxbatch.search.index import facts_path, rebuild_command
     from ctxbatch.search.index_build import SCAN_ROWS
+    from ctxbatch.search.index_files import facts_path, rebuild_command
 
     for store in searcher.unindexed:
         if store.n_rows >= SCAN_ROWS:

@@ -9,11 +9,8 @@ import glob
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from ctxbatch.filesystem import Entry, RemoteError, list_folder, look_up, read_file
-
-STORE_FILE = "manifest.json"
-_STORE_SIGN = b'"ctxbatch store"'
-_HEAD_BYTES = 200
+from ctxbatch.corpus.store_marker import A_STORE, MANIFEST, is_remote_store
+from ctxbatch.filesystem import Entry, RemoteError, list_folder, look_up
 
 # Objects by the URL of their folder and their name in it.
 Folders = dict[str, dict[str, Entry]]
@@ -90,29 +87,10 @@ def folders_below(url: str) -> tuple[Folders, list[str]]:
         else:
             folder, _, name = entry.url.rpartition("/")
             folders.setdefault(folder, {})[name] = entry
-    stores = {folder for folder, files in folders.items() if STORE_FILE in files and is_store(folder)}
-    left_out += [f"{folder} (a ctxbatch store)" for folder in stores if stores.isdisjoint(parents(folder))]
+    stores = {folder for folder, files in folders.items() if MANIFEST in files and is_remote_store(folder)}
+    left_out += [f"{folder} ({A_STORE})" for folder in stores if stores.isdisjoint(parents(folder))]
     kept = {name: files for name, files in folders.items() if stores.isdisjoint((name, *parents(name)))}
     return kept, sorted(left_out)
-
-
-def is_manifest(head: bytes) -> bool:
-    """Whether a file called `STORE_FILE` that begins so is that of a store of this program."""
-    return _STORE_SIGN in head[:_HEAD_BYTES]
-
-
-def is_store(folder: str) -> bool:
-    """Whether a folder is a store of this program, whose files are no text to read.
-
-    Raises:
-        RemoteError: The network fails.
-    """
-    try:
-        return is_manifest(read_file(f"{folder.rstrip('/')}/{STORE_FILE}", _HEAD_BYTES))
-    except RemoteError as error:
-        if error.errno == errno.EIO:
-            raise
-        return False
 
 
 def is_in_store(folder: str) -> bool:
@@ -122,7 +100,7 @@ def is_in_store(folder: str) -> bool:
         RemoteError: The network fails.
     """
     folder = folder.rstrip("/")
-    return any(map(is_store, (folder, *parents(folder))))
+    return any(map(is_remote_store, (folder, *parents(folder))))
 
 
 def parents(url: str) -> list[str]:

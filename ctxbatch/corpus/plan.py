@@ -11,13 +11,16 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from ctxbatch.corpus.encoding import check_encoding, marked_encoding
 from ctxbatch.corpus.raw_records import OpenSource, Reading, Unit
 from ctxbatch.corpus.read_errors import DamagedError, telling_of_memory, unreadable
 from ctxbatch.corpus.records import Segment, has_json_field, json_field_names, json_object
-from ctxbatch.corpus.sources import Source, size_and_time
-from ctxbatch.corpus.streams import ByteStream, check_encoding, marked_encoding
-from ctxbatch.corpus.tables import Table, column_type, find_column, is_text
-from ctxbatch.errors import InputError
+from ctxbatch.corpus.source_files import size_and_time
+from ctxbatch.corpus.sources import Source
+from ctxbatch.corpus.streams import ByteStream
+from ctxbatch.corpus.table_columns import column_type, find_column, is_text
+from ctxbatch.corpus.tables import Table
+from ctxbatch.errors import InputError, shortened
 from ctxbatch.run_config import RunConfig
 from ctxbatch.sealed import Count
 
@@ -228,7 +231,7 @@ def _check_json(source: Source, reading: Reading, config: RunConfig) -> None:
 
 
 def _no_field(source: Source, option: str, name: str, there: Sequence[str], hint: str = "") -> InputError:
-    shown = ", ".join(map(_shown, there[:_SHOWN_FIELDS])) + (", …" if len(there) > _SHOWN_FIELDS else "")
+    shown = shortened(map(_shown, there), _SHOWN_FIELDS)
     return InputError(f"{source.path} has no field {name!r}; it has {shown}: name one by {option}{hint}")
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ctxbatch.choices import DecodeErrors, FormatName, RecordKind
+from ctxbatch.corpus.encoding import decode, newline_of
 from ctxbatch.corpus.read_errors import DamagedError, telling_of_memory
 from ctxbatch.corpus.sources import Source
-from ctxbatch.corpus.streams import MAX_RECORD_BYTES, ByteStream, decode, newline_of
+from ctxbatch.corpus.streams import MAX_RECORD_BYTES, ByteStream
 from ctxbatch.corpus.tables import Row, Table
 from ctxbatch.sealed import Count, Positive
 

@@ -18,7 +18,16 @@ import mmap
 import re
 from collections.abc import Iterator
 
-from ctxbatch.errors import CtxbatchError, InputError, ResourceError
+from ctxbatch.errors import (
+    SHOWN_REASON,
+    CtxbatchError,
+    InputError,
+    ResourceError,
+    cannot_be_read,
+    one_line,
+    out_of_memory,
+)
+from ctxbatch.filesystem import RemoteError
 
 # What says that a name is wrong, rather than that the file behind it could not be read.
 _WRONG_NAME = (
@@ -62,13 +71,13 @@ def meaning_of(error: Exception, path: str, what: str, size: int = _NOBODY_HAS) 
     Returns:
         A `DamagedError` if the source's bytes are the matter, else an `InputError` or a `ResourceError`.
     """
-    why = " ".join(str(error).split())
+    why = one_line(error)
     if isinstance(error, OSError) and error.errno is not None:
         return unreadable(path, error)
     if hidden := _NUMBERED.search(why):
         return unreadable(path, OSError(int(hidden[1]), hidden[2]))
     if _CODEC.search(why):
-        return ResourceError(f"{path} cannot be read: {why}: install a pyarrow that has it")
+        return ResourceError(f"{path} cannot be read ({why}): install a pyarrow that has it")
     if asked := _asked_beyond(why, size):
         # Words that do not sound like ours, unless it is more than anybody has, which cannot be taken for it.
         return _damage(what, why if asked > _NOBODY_HAS else f"it claims to hold {asked:,} bytes")
@@ -78,7 +87,7 @@ def meaning_of(error: Exception, path: str, what: str, size: int = _NOBODY_HAS) 
 
 
 def _damage(what: str, why: str) -> DamagedError:
-    return DamagedError(f"the {what} data are damaged ({why[:200]})")
+    return DamagedError(f"the {what} data are damaged ({why[:SHOWN_REASON]})")
 
 
 def is_our_trouble(reason: str) -> bool:
@@ -107,25 +116,22 @@ def _is_memory_left() -> bool:
     return True
 
 
-def out_of_memory(path: str, why: str = "") -> ResourceError:
-    """Say in one line that a source cannot be read for want of memory."""
-    shown = f" ({why[:200]})" if why else ""
-    return ResourceError(f"{path} cannot be read: memory is short{shown}: free some, and run again")
-
-
 @contextlib.contextmanager
 def telling_of_memory(path: str) -> Iterator[None]:
     """Turn a `MemoryError` into a `ResourceError` that names the source being read."""
     try:
         yield
     except MemoryError as error:
-        raise out_of_memory(path, " ".join(str(error).split())) from error
+        raise out_of_memory(path, one_line(error)) from error
 
 
 def unreadable(path: str, error: OSError) -> CtxbatchError:
-    """Say in one line that a source cannot be read."""
-    kind = ResourceError if may_be_fixed(error) else InputError
-    return kind(f"{path} cannot be read: {error.strerror or error}")
+    """Return the error that says why a source cannot be read."""
+    if not may_be_fixed(error):
+        return InputError(f"{path} cannot be read: {error.strerror or error}")
+    if isinstance(error, RemoteError):  # which says what to do
+        return ResourceError(f"{path} cannot be read: {error.strerror}")
+    return cannot_be_read(path, error)
 
 
 def may_be_fixed(error: OSError) -> bool:

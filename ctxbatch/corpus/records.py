@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ctxbatch.corpus.raw_records import OpenSource, Reading, Unit, without_line_end
-from ctxbatch.corpus.read_errors import out_of_memory
 from ctxbatch.corpus.sources import Source
-from ctxbatch.errors import InputError
+from ctxbatch.errors import InputError, out_of_memory
 from ctxbatch.sealed import Count, Sha256
 
 

@@ -1,40 +1,32 @@
-"""Rows of Arrow and Parquet files: the text and the id of each, from any row on, a few at a time.
+"""Reads rows of Arrow and Parquet files: the text and the id of each, from any row on, a few at a time.
 
-Owns how a column is named and which columns hold text, and that few rows are in memory at once, however
-many a file stores as one piece. Local files are read, not mapped: of a mapped one that somebody cuts short
-meanwhile nothing is left but a SIGBUS.
+Owns that few rows are in memory at once, however many a file stores as one piece. Local files are read, not
+mapped: of a mapped one that somebody cuts short meanwhile nothing is left but a SIGBUS.
 """
 
 import contextlib
 import itertools
-import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ctxbatch.corpus.read_errors import DamagedError, meaning_of
-from ctxbatch.corpus.streams import refuse_special
+from ctxbatch.corpus.source_files import refuse_special, size_and_time
+from ctxbatch.corpus.table_columns import BROKEN, DECODED_BYTES, column_names, find_column, ids, texts
 from ctxbatch.errors import InputError
 from ctxbatch.filesystem import is_remote, open_file
 
 _IPC_FILE = b"ARROW1"
 _FEATHER_1 = b"FEA1"
 _ROWS = 1024
-_BAD_ID = b"\xff"  # no UTF-8, so the row is rejected
-# What pyarrow raises on a file that was damaged; much of it says nothing of files.
-_BROKEN = (pa.ArrowException, MemoryError, OSError, SystemError, ValueError, OverflowError, KeyError)
 # How much of a column of a Parquet file is read ahead.
 _AHEAD = 1 << 20
 # A row group that is larger is not fetched whole from a remote file.
 _FETCHED = 64 << 20
-# The texts of so many rows are decoded at once as come to so many bytes, or of one row.
-_DECODED = 64 << 20
 _ROWS_OF_DIFFERENCES = 16
 _PAGE_HEAD = 16
 _LENGTH_BYTES = 4
@@ -71,7 +63,7 @@ class Table:
             else:
                 self.schema = self._open_arrow().schema
             self.columns = column_names(self.schema)
-        except _BROKEN as error:
+        except BROKEN as error:
             raise self._damage(error) from error
 
     def _opened(self) -> Any:  # noqa: ANN401 (a file of pyarrow's)
@@ -151,11 +143,11 @@ class Table:
                 try:
                     yield from zip(
                         itertools.count(first + begin + skipped),
-                        _texts(part, paths[0], skipped),
-                        _ids(part, paths[1], skipped),
+                        texts(part, paths[0], skipped),
+                        ids(part, paths[1], skipped),
                         strict=False,
                     )
-                except _BROKEN as error:
+                except BROKEN as error:
                     raise self._damage(error) from error
 
     def _batches_from(self, start: int, paths: tuple[list[str] | None, ...]) -> Iterator[_Batch]:
@@ -206,7 +198,7 @@ class Table:
                 for batch in self._parquet.iter_batches(rows, row_groups=[group], columns=columns):
                     yield first, batch
                     first += batch.num_rows
-            except _BROKEN as error:
+            except BROKEN as error:
                 raise self._damage(error) from error
 
     def _rows_at_once(self, group: int, columns: Sequence[str]) -> int:
@@ -225,11 +217,11 @@ class Table:
             if self._metadata.schema.column(number).path not in columns:
                 continue
             chunk = facts.column(number)
-            rows = min(rows, _DECODED * facts.num_rows // max(1, chunk.total_uncompressed_size))
+            rows = min(rows, DECODED_BYTES * facts.num_rows // max(1, chunk.total_uncompressed_size))
             if "DELTA_BYTE_ARRAY" in chunk.encodings:
                 rows = min(rows, _ROWS_OF_DIFFERENCES)
             if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY":
-                rows = min(rows, _DECODED // max(1, self._longest_in_dictionary(group, chunk)))
+                rows = min(rows, DECODED_BYTES // max(1, self._longest_in_dictionary(group, chunk)))
         self._rows[group] = max(1, rows)
         return self._rows[group]
 
@@ -237,7 +229,7 @@ class Table:
         """The bytes of a column chunk's longest value in its dictionary, or of all where that is enough."""
         name = chunk.path_in_schema
         size = _page_bytes(self._opened().read_at(_PAGE_HEAD, chunk.dictionary_page_offset))
-        if size * _ROWS <= _DECODED:
+        if size * _ROWS <= DECODED_BYTES:
             return size
         file = self._open_parquet(few=True, dictionaries=[name])
         batch = next(file.iter_batches(1, row_groups=[group], columns=[name]), None)
@@ -266,17 +258,15 @@ class Table:
                 if first + batch.num_rows > start:
                     yield first, batch
                 first += batch.num_rows
-        except _BROKEN as error:
+        except BROKEN as error:
             raise self._damage(error) from error
 
 
 def _state_of(path: str) -> tuple[int, int] | None:
     """The size and the time of a local file now; ``None`` where it is gone."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
+    with contextlib.suppress(OSError):
+        return size_and_time(path)
+    return None
 
 
 def _page_bytes(head: bytes) -> int:
@@ -299,159 +289,3 @@ def _page_bytes(head: bytes) -> int:
         position += 1
         numbers.append(number >> 1)  # its lowest bit is the sign
     return numbers[1]
-
-
-# --- columns --------------------------------------------------------------------------------------
-
-
-def find_column(schema: pa.Schema, name: str) -> list[str] | None:
-    """The way to a column: a name as it stands, or through structs, with dots; ``None`` if there is none.
-
-    There is none either where several columns have the name.
-    """
-    if schema.get_field_index(name) >= 0:
-        return [name]
-    parts = name.split(".")
-    if schema.get_field_index(parts[0]) < 0:
-        return None
-    kind = schema.field(parts[0]).type
-    for part in parts[1:]:
-        if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
-            return None
-        kind = kind.field(part).type
-    return parts
-
-
-def column_type(schema: pa.Schema, path: list[str]) -> pa.DataType:
-    """The type at the end of a way that `find_column` has found."""
-    kind = schema.field(path[0]).type
-    for part in path[1:]:
-        kind = kind.field(part).type
-    return kind
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column's values are strings, or bytes that may be such."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-        if pa.types.is_string_view(kind):  # which pyarrow cannot decode
-            return False
-    types = pa.types
-    return bool(
-        types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_string_view(kind)
-        or types.is_binary(kind)
-        or types.is_large_binary(kind)
-        or types.is_null(kind)
-    )
-
-
-def column_names(schema: pa.Schema) -> list[str]:
-    """The names of all columns, those inside structs with dots."""
-    names: list[str] = []
-
-    def add(prefix: str, fields: Any) -> None:  # noqa: ANN401 (fields of a schema or of a struct)
-        for field in fields:
-            if pa.types.is_struct(field.type):
-                add(f"{prefix}{field.name}.", field.type)
-            else:
-                names.append(prefix + field.name)
-
-    add("", schema)
-    return names
-
-
-def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
-    """A column, checked for offsets and indices that would lead out of its buffers."""
-    column = batch.column(path[0])
-    column.validate()
-    for part in path[1:]:
-        column = pc.struct_field(column, part)
-    if isinstance(column, pa.ExtensionArray):
-        column = column.storage
-    if isinstance(column, pa.DictionaryArray):
-        values = column.dictionary
-        if is_text(values.type):
-            values = values.cast(pa.large_binary())  # as below
-        column = pa.DictionaryArray.from_arrays(column.indices, values, safe=False)
-        column.validate(full=True)
-    elif pa.types.is_string_view(column.type):
-        column.validate(full=True)
-    elif is_text(column.type):
-        # As bytes: whether they are UTF-8 is for the one who makes records of them to say.
-        column = column.cast(pa.large_binary())
-    if pa.types.is_large_binary(column.type) or pa.types.is_nested(column.type):
-        column.validate(full=True)  # only what has offsets can lead out of its buffers
-    return column
-
-
-def _pieces(column: pa.Array, skipped: int) -> Iterator[pa.Array]:
-    """A checked column but its first rows decoded, at once or, where that comes to many bytes, row by row."""
-    step = len(column) if _decoded_bytes(column) <= _DECODED else 1
-    for begin in range(skipped, len(column), max(1, step)):
-        piece = column.slice(begin, step)
-        if isinstance(piece, pa.DictionaryArray):
-            piece = piece.dictionary_decode()
-        elif pa.types.is_string_view(piece.type):
-            piece = piece.cast(pa.large_string()).cast(pa.large_binary())
-        yield piece
-
-
-def _decoded_bytes(column: pa.Array) -> int:
-    """How many bytes the values of a checked column come to, each counted as often as it stands there."""
-    if pa.types.is_string_view(column.type):
-        views = np.frombuffer(column.buffers()[1], np.int32).reshape(-1, 4)
-        return int(views[column.offset : column.offset + len(column), 0].sum(dtype=np.int64))
-    if isinstance(column, pa.DictionaryArray) and pa.types.is_large_binary(column.dictionary.type):
-        lengths = pc.take(pc.binary_length(column.dictionary), column.indices)
-    elif pa.types.is_large_binary(column.type):
-        lengths = pc.binary_length(column)
-    else:
-        return int(column.nbytes)
-    return int(pc.sum(lengths).as_py() or 0)
-
-
-def _texts(batch: pa.RecordBatch, path: list[str] | None, skipped: int) -> Iterable[bytes | None]:
-    if path is None:
-        return itertools.repeat(None, batch.num_rows - skipped)
-    pieces = _pieces(_column(batch, path), skipped)
-    return itertools.chain.from_iterable(piece.to_pylist() for piece in pieces)
-
-
-def _ids(batch: pa.RecordBatch, path: list[str] | None, skipped: int) -> Iterable[bytes | None]:
-    if path is None:
-        return itertools.repeat(None, batch.num_rows - skipped)
-    return itertools.chain.from_iterable(map(_shown_ids, _pieces(_column(batch, path), skipped)))
-
-
-def _shown_ids(column: pa.Array) -> list[bytes | None]:
-    try:
-        return _id_values(column)
-    except MemoryError:
-        raise
-    except _BROKEN:  # a value that no one can show rejects its row, not the file
-        return [_id_value(column.slice(row, 1)) for row in range(len(column))]
-
-
-def _id_value(column: pa.Array) -> bytes | None:
-    try:
-        return _id_values(column)[0]
-    except MemoryError:
-        raise
-    except _BROKEN:
-        return _BAD_ID
-
-
-def _id_values(column: pa.Array) -> list[bytes | None]:
-    if pa.types.is_fixed_size_binary(column.type):
-        return [None if v is None else v.hex().encode() for v in column.to_pylist()]
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp(column.type.unit))
-    if pa.types.is_nested(column.type):
-        values = column.to_pylist()
-        return [None if v is None else json.dumps(v, default=str).encode() for v in values]
-    if not pa.types.is_large_binary(column.type):
-        column = column.cast(pa.large_string()).cast(pa.large_binary())
-    found: list[bytes | None] = column.to_pylist()
-    return found

@@ -24,7 +24,8 @@ from ctxbatch.corpus.tables import Table
 from ctxbatch.errors import ResourceError
 from ctxbatch.files import cache_folder, free_bytes, write_atomically
 from ctxbatch.search.index_build import expected_bytes
-from ctxbatch.text.batching import BatchMaker, Buffer
+from ctxbatch.text.batching import BatchMaker
+from ctxbatch.text.buffers import Buffer
 from ctxbatch.text.sentences import split_sentences
 
 log = logging.getLogger("ctxbatch")

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ctxbatch.corpus.plan import ShardSpec
+from ctxbatch.errors import shortened
 
 # How long a shard that another process has claimed is waited for: a worker whose coordinator was killed is
 # gone by then.
@@ -54,5 +55,4 @@ def part_of(shards: Sequence[ShardSpec], part: tuple[int, int] | None) -> Sequen
 
 def shard_list(shards: Iterable[int]) -> str:
     """Shards by number, as many as fit a line."""
-    names = [f"{shard:06d}" for shard in shards]
-    return ", ".join(names[:_SHOWN_SHARDS]) + (" …" if len(names) > _SHOWN_SHARDS else "")
+    return shortened((f"{shard:06d}" for shard in shards), _SHOWN_SHARDS)

@@ -30,7 +30,8 @@ from ctxbatch.model.unbatch import Gathered, gather
 from ctxbatch.store.commits import Commit
 from ctxbatch.store.manifest import Manifest
 from ctxbatch.store.shard_writer import ShardWriter
-from ctxbatch.text.batching import BatchMaker, Buffer
+from ctxbatch.text.batching import BatchMaker
+from ctxbatch.text.buffers import Buffer
 from ctxbatch.text.sentences import Sentence, split_sentences
 
 log = logging.getLogger("ctxbatch")

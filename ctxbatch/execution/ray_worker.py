@@ -19,7 +19,8 @@ from ctxbatch.errors import InputError
 from ctxbatch.execution.messages import Job, Logged, Message, Placed
 from ctxbatch.execution.worker import run_shards, telling
 from ctxbatch.run_config import RunConfig
-from ctxbatch.store.location import BucketLocation, StoreLocation, location_of, manifest_of
+from ctxbatch.store.bucket_location import BucketLocation
+from ctxbatch.store.location import StoreLocation, location_of, manifest_of
 from ctxbatch.store.manifest import Manifest
 
 # How long a question for news waits for some, and how long a worker lives on without being asked: longer than

@@ -11,8 +11,8 @@ from ctxbatch.execution.engines import LocalEngine
 from ctxbatch.execution.session import Session, plan_again, warn_of_mixture, writing_to
 from ctxbatch.model.hub import model_of_store
 from ctxbatch.run_config import RunConfig
-from ctxbatch.search import index, index_build
-from ctxbatch.search.index import check_index, folder_damage, index_files
+from ctxbatch.search import index_build
+from ctxbatch.search.index_files import check_index, folder_damage, index_files
 from ctxbatch.store.location import location_of, manifest_of
 from ctxbatch.store.manifest import INDEX, log_path
 from ctxbatch.store.reader import Store
@@ -87,8 +87,8 @@ def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = Tru
         if given_up := site.work(todo, lambda _: None, damaged):
             raise StoreError(f"shards {given_up} of {out} cannot be made: see {log_path(location.folder)}")
         store = Store(out)
-        files = index.index_files(location.folder) if location.is_here else []
-        stale = [path.stem for path in files if list(index.check_index(path, manifest))]
+        files = index_files(location.folder) if location.is_here else []
+        stale = [path.stem for path in files if list(check_index(path, manifest))]
         indexes = index_build.rebuild(store, stale, quiet=quiet)
         warn_of_mixture(totals(store))
     return RepairReport(tuple(spec.shard for spec in todo), indexes)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ctxbatch.config import ResolvedConfig
+from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.plan import ShardSpec, corpus_bytes, examine, plan, resolve_reading
 from ctxbatch.corpus.raw_records import Reading
-from ctxbatch.corpus.sources import Source, find_sources
-from ctxbatch.errors import InputError
+from ctxbatch.corpus.sources import Source
+from ctxbatch.errors import InputError, shortened
 from ctxbatch.execution.engines import Engine, open_engine
 from ctxbatch.execution.estimate import Estimate, estimate, remember_rate
 from ctxbatch.execution.messages import Left, Message
@@ -29,7 +30,8 @@ from ctxbatch.search import index_build
 from ctxbatch.store.commits import Commit, shard_folder
 from ctxbatch.store.location import StoreLocation, location_of, manifest_of
 from ctxbatch.store.manifest import Manifest, log_path
-from ctxbatch.store.reader import Store, misread
+from ctxbatch.store.reader import Store
+from ctxbatch.store.rejects import misread
 from ctxbatch.store.stats import totals
 
 log = logging.getLogger("ctxbatch")
@@ -180,7 +182,7 @@ def _check_words(config: ResolvedConfig) -> None:
     never = [word for word, is_word in zip(config.words, possible, strict=True) if not is_word]
     if not never:
         return
-    shown = ", ".join(map(repr, never[:_SHOWN_LEFT_OUT])) + (", …" if len(never) > _SHOWN_LEFT_OUT else "")
+    shown = shortened(map(repr, never), _SHOWN_LEFT_OUT)
     what = f"{len(never)} of {len(config.words)} --words are not single words for {config.model}: {shown}"
     if len(never) == len(config.words):
         raise InputError(f"{what}; give surface words, without spaces or punctuation")
@@ -221,8 +223,7 @@ def _check_for_object_storage(out: Path | str, config: RunConfig) -> None:
 
 def _tell_left_out(left_out: Sequence[str]) -> None:
     if left_out:
-        rest = ", …" if len(left_out) > _SHOWN_LEFT_OUT else ""
-        log.warning("left out %d: %s%s", len(left_out), ", ".join(left_out[:_SHOWN_LEFT_OUT]), rest)
+        log.warning("left out %d: %s", len(left_out), shortened(left_out, _SHOWN_LEFT_OUT))
         for each in left_out[_SHOWN_LEFT_OUT:]:
             log.debug("left out %s", each)
 

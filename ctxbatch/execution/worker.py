@@ -32,7 +32,8 @@ from ctxbatch.execution.messages import (
     decode_job,
     encode,
 )
-from ctxbatch.store.location import BucketLocation, StoreLocation, location_of
+from ctxbatch.store.bucket_location import BucketLocation
+from ctxbatch.store.location import StoreLocation, location_of
 from ctxbatch.store.locks import Claims
 from ctxbatch.terminal import escape_tracebacks, file_handler
 

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
-from ctxbatch.errors import InputError, ResourceError
+from ctxbatch.errors import InputError, cannot_be_read
 from ctxbatch.model.hub import ModelFolder
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -54,7 +54,7 @@ def read_shapes(folder: ModelFolder) -> Shapes:
         except SafetensorError as error:
             raise InputError(f"{damaged}: {error}") from error
         except OSError as error:
-            raise ResourceError(f"{path} cannot be read: {error.strerror or error}") from error
+            raise cannot_be_read(path, error) from error
     return shapes
 
 

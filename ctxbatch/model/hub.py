@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from ctxbatch.config import ResolvedConfig
-from ctxbatch.errors import InputError, ResourceError, StoreError
+from ctxbatch.errors import InputError, StoreError, cannot_be_read
 
 CONFIG = "config.json"
 # What transformers looks for in a folder, in this order.
@@ -71,7 +71,7 @@ class ModelFolder:
                 raise InputError(f"{damaged}: it has more than {_INDEX_BYTES >> 20} MiB")
             found = msgspec.json.decode(index.read_bytes(), type=_WeightsIndex)
         except OSError as error:
-            raise ResourceError(f"{index} cannot be read: {error.strerror}") from error
+            raise cannot_be_read(index, error) from error
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise InputError(f"{damaged}: {error}") from error
         names = sorted(set(found.weight_map.values()))
@@ -104,7 +104,7 @@ class ModelFolder:
                 with path.open("rb") as stream:
                     digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
         except OSError as error:
-            raise ResourceError(f"{error.filename or path} cannot be read: {error.strerror}") from error
+            raise cannot_be_read(error.filename or path, error) from error
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -209,7 +209,7 @@ def _cached_folder(name: str, revision: str | None) -> ModelFolder | None:
     except (HFValidationError, LocalEntryNotFoundError, ValueError):
         return None
     except OSError as error:
-        raise ResourceError(f"{error.filename or name} cannot be read: {error.strerror}") from error
+        raise cannot_be_read(error.filename or name, error) from error
     return ModelFolder(name, path, path.name)
 
 

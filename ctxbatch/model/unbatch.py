@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ctxbatch.config import ResolvedConfig
-from ctxbatch.text.batching import Buffer, TokenBatch
+from ctxbatch.text.batching import TokenBatch
+from ctxbatch.text.buffers import Buffer
 
 if TYPE_CHECKING:
     from ctxbatch.model.encoder import (

@@ -1,7 +1,7 @@
 """Building indexes: the choice by rows and memory, training, adding, writing.
 
 Owns what is built and why; `ctxbatch.search.index_tuning` says how it is searched, `ctxbatch.search.index`
-searches it.
+searches it, and `ctxbatch.search.index_files` checks and loads it.
 """
 
 import logging
@@ -21,12 +21,10 @@ from ctxbatch.errors import InputError, StoreError
 from ctxbatch.files import replacing, write_json
 from ctxbatch.sealed import file_digest
 from ctxbatch.search.exact import normalised
-from ctxbatch.search.index import (
+from ctxbatch.search.index import Index, IndexOptions, Proposer, said_by_faiss
+from ctxbatch.search.index_files import (
     WORD_ROWS,
-    Index,
     IndexFacts,
-    IndexOptions,
-    Proposer,
     built_from,
     check_index,
     effort_facts,
@@ -36,7 +34,7 @@ from ctxbatch.search.index import (
 from ctxbatch.search.index_tuning import choose_rows, hold_out, measure, tune
 from ctxbatch.search.postings import Postings, write
 from ctxbatch.store.manifest import INDEX
-from ctxbatch.store.reader import Column, Store
+from ctxbatch.store.reader import Column, Store, check_finished
 
 log = logging.getLogger("ctxbatch")
 
@@ -200,11 +198,7 @@ def build(
         OSError: The disk refuses.
     """
     options = options or IndexOptions()
-    if not store.complete:
-        missing = len(store.manifest.shards) - len(store.commits)
-        raise StoreError(
-            f"{store.path} lacks {missing} of its shards: finish it with the `ctxbatch run` that began it"
-        )
+    check_finished(store)
     facts_file = facts_path(store.path, column)
     path = store.path / INDEX / f"{column}.faiss"
     if store.n_rows < SCAN_ROWS and options.factory is None:
@@ -355,9 +349,8 @@ def _make(
     try:
         empty.train(normalised(column.take(choose_rows(random, len(column), size))))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].rpartition("failed: ")[2]
         raise InputError(
-            f"--factory {options.factory!r} cannot be trained: {reason}: choose another"
+            f"--factory {options.factory!r} cannot be trained: {said_by_faiss(error)}: choose another"
         ) from None
     with tqdm(
         total=len(column), unit=" rows", desc="indexing", disable=quiet or None, leave=False

@@ -17,7 +17,8 @@ from ctxbatch.corpus.records import Record
 from ctxbatch.errors import InputError
 from ctxbatch.model.hub import ModelFolder
 from ctxbatch.search.exact import normalised
-from ctxbatch.text.batching import BatchMaker, Buffer
+from ctxbatch.text.batching import BatchMaker
+from ctxbatch.text.buffers import Buffer
 from ctxbatch.text.sampling import most_salient
 from ctxbatch.text.sentences import Sentence
 

@@ -13,7 +13,7 @@ import numpy as np
 from ctxbatch.arrays import Floats, Ints
 from ctxbatch.search.exact import Selection, exact, normalised
 from ctxbatch.search.filters import Filters
-from ctxbatch.search.index import open_index, open_postings
+from ctxbatch.search.index_files import open_index, open_postings
 from ctxbatch.search.queries import QueryWord
 from ctxbatch.search.row_filter import Selector
 from ctxbatch.store.reader import Store

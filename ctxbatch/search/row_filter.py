@@ -13,12 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctxbatch.arrays import Ints, Mask
-from ctxbatch.errors import InputError
+from ctxbatch.errors import InputError, shortened
 from ctxbatch.search.exact import Selection
 from ctxbatch.search.filters import Filters
 from ctxbatch.search.postings import Postings
 from ctxbatch.store.commits import SENTENCES
 from ctxbatch.store.reader import Store
+
+_SHOWN_SOURCES = 3
 
 
 class Selector:
@@ -83,7 +85,7 @@ def check_sources(stores: Sequence[Store], globs: Sequence[str]) -> None:
     paths = [source.path for store in stores for source in store.manifest.sources]
     for glob in globs:
         if not any(_matches(path, [glob]) for path in paths):
-            known = ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")
+            known = shortened(paths, _SHOWN_SOURCES)
             raise InputError(f"--source {glob!r} matches no source of the store: there are {known}")
 
 

@@ -21,7 +21,7 @@ from ctxbatch.search.hits import Answer, Explanation, Hit
 from ctxbatch.search.queries import MarkedSentence, QueryEncoder, QueryWord, parse_query
 from ctxbatch.search.ranking import Question, Ranked, Ranking
 from ctxbatch.search.row_filter import check_sources
-from ctxbatch.store.reader import Store, check_has_rows
+from ctxbatch.store.reader import Store, check_finished, check_has_rows
 
 # Sentences that are encoded, and queries that are answered, together.
 _GROUP = 128
@@ -274,11 +274,7 @@ def check_searchable(store: Store) -> None:
     Raises:
         StoreError: It is.
     """
-    if not store.complete:
-        done, planned = len(store.commits), len(store.manifest.shards)
-        raise StoreError(
-            f"{store.path} is not finished ({done} of {planned} shards): run it to the end first"
-        )
+    check_finished(store)
     check_has_rows(store)
 
 

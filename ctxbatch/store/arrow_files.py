@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 
 from ctxbatch.arrays import Ints, Vectors
-from ctxbatch.errors import ResourceError, StoreError
+from ctxbatch.errors import one_line, out_of_memory
 from ctxbatch.sealed import not_readable, size_of
-from ctxbatch.store.commits import FileFacts
+from ctxbatch.store.commits import FileFacts, damaged
 
 # Where a batch's buffers begin, where those of the vectors do, where all end, the plain buffers' checksum.
 _Batch = tuple[int, int, int, str]
@@ -43,13 +43,13 @@ def checked(path: Path) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:  # Arrow's own is one
-        raise ResourceError(f"{path} cannot be read: there is not enough memory ({error})") from error
+        raise out_of_memory(path, one_line(error)) from error
     except OSError as error:
         if error.errno is None:
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
         raise not_readable(path, error) from error
     except _BROKEN as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def mapped(path: Path) -> pa.Buffer:
@@ -63,11 +63,6 @@ def mapped(path: Path) -> pa.Buffer:
             return source.read_buffer()
     except OSError as error:  # Arrow's often have no number
         raise not_readable(path, error) from error
-
-
-def _damaged(path: Path, error: object) -> StoreError:
-    why = " ".join(str(error).split())[:200]
-    return StoreError(f"{path} is damaged ({why}): run `ctxbatch verify` on the store")
 
 
 def is_vector(field: pa.Field) -> bool:
@@ -96,7 +91,7 @@ class ArrowFile:
         self._expected = facts.batches
         self._checked: dict[int, pa.RecordBatch] = {}
         if size_of(path) != facts.bytes:
-            raise StoreError(f"{path} is damaged or missing: run `ctxbatch verify` on the store")
+            raise damaged(path, "it is not there in full length")
         with checked(path):
             self._data = mapped(path)
             if facts.batches is not None:
@@ -112,7 +107,7 @@ class ArrowFile:
                 batch.validate()
         self.firsts: Ints = np.cumsum([0, *map(len, self._batches)], dtype=np.int64)
         if self.firsts[-1] != n_rows:
-            raise _damaged(path, f"it has {self.firsts[-1]:,} rows, its commit record says {n_rows:,}")
+            raise damaged(path, f"it has {self.firsts[-1]:,} rows, its commit record says {n_rows:,}")
 
     def __len__(self) -> int:
         """Return the number of record batches."""

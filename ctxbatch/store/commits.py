@@ -12,7 +12,7 @@ import msgspec
 
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.records import Segment
-from ctxbatch.errors import StoreError
+from ctxbatch.errors import SHOWN_REASON, StoreError, one_line
 from ctxbatch.sealed import Count, Positive, Sha256, read_bytes, size_of, typed, unseal
 from ctxbatch.store.manifest import SHARDS, Manifest
 
@@ -135,6 +135,12 @@ def commit_of(content: dict[str, Any], name: object, shard: int) -> Commit:
     if max(commit.counts.rows, commit.counts.sentences) > 1 << 32:
         raise StoreError(f"{name} is damaged: it counts more rows than a shard can have")
     return commit
+
+
+def damaged(name: object, why: object) -> StoreError:
+    """Return the error for a store, or a file of a shard, that is not what was written."""
+    said = one_line(why)[:SHOWN_REASON]
+    return StoreError(f"{name} is damaged ({said}): run `ctxbatch verify` on the store")
 
 
 def shard_folder(out: Path, shard: int) -> Path:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ctxbatch.errors import ResourceError
-from ctxbatch.files import host_name, open_to_write
+from ctxbatch.files import as_resource_error, host_name, open_to_write
 from ctxbatch.store.manifest import LOCK, refuse_links
 
 # What each byte stands for. The first two are held for one run alone, or shared by the parts of one.
@@ -62,7 +62,7 @@ def _held(out: Path, kind: int) -> Iterator[int]:
             refuse_links(out)
             coordinators, writers = (open_to_write(out / LOCK, os.O_RDWR) for _ in range(2))
         except OSError as error:
-            raise ResourceError(f"{out} cannot be written to: {error.strerror}") from error
+            raise as_resource_error(error, out) from error
         opened.callback(os.close, coordinators)
         opened.callback(os.close, writers)
         if not _take(coordinators, kind, _COORDINATORS):

@@ -6,30 +6,27 @@ Owns the first bytes of a store.
 import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ctxbatch.config import ResolvedConfig
+from ctxbatch.corpus.encoding import check_encoding
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.raw_records import Reading
 from ctxbatch.corpus.sources import Source
-from ctxbatch.corpus.streams import check_encoding
-from ctxbatch.errors import InputError, StoreError
+from ctxbatch.corpus.store_marker import A_STORE, MANIFEST, STORE_FORMAT
+from ctxbatch.errors import InputError, StoreError, shortened
 from ctxbatch.files import create, refused_link, write_atomically
 from ctxbatch.sealed import read_bytes, seal, typed, unseal
 
 FORMAT_VERSION = 4
-MANIFEST = "manifest.json"
 SHARDS = "shards"
 INDEX = "index"
 LOG = "run.log"
 LOCK = ".lock"
 _LOGS = re.compile(r"run(\.\d+-of-\d+)?\.log")
-
-
-# --- writing files --------------------------------------------------------------------------------
 
 
 # --- the manifest ---------------------------------------------------------------------------------
@@ -55,7 +52,7 @@ class Manifest:
     def as_bytes(self) -> bytes:
         """What the manifest's file holds."""
         content = {
-            "format": "ctxbatch store",
+            "format": STORE_FORMAT,
             "format_version": FORMAT_VERSION,
             "fingerprint": self.config.fingerprint,
             "config": self.config.as_dict(),
@@ -73,10 +70,24 @@ class Manifest:
             StoreError: There is none, it is damaged, or it is of another format.
             ResourceError: The disk or a permission does not let it be read.
         """
+        manifest = cls.find(out)
+        if manifest is None:
+            raise not_a_store(out)
+        return manifest
+
+    @classmethod
+    def find(cls, out: Path) -> "Manifest | None":
+        """Read a store's manifest; ``None`` where none was begun.
+
+        Raises:
+            StoreError: It is damaged, or it is of another format.
+            ResourceError: The disk or a permission does not let it be read.
+        """
         try:
-            return cls.from_bytes(read_bytes(out / MANIFEST), out)
+            raw = read_bytes(out / MANIFEST)
         except FileNotFoundError:
-            raise StoreError(f"{out} is not a ctxbatch store: it has no {MANIFEST}") from None
+            return None
+        return cls.from_bytes(raw, out)
 
     @classmethod
     def from_bytes(cls, raw: bytes, out: object) -> "Manifest":
@@ -108,6 +119,11 @@ class Manifest:
         if problem := _contradiction(manifest, content):
             raise _not_to_be_trusted(f"{name} is damaged: {problem}")
         return manifest
+
+
+def not_a_store(out: object) -> StoreError:
+    """Return the error for a folder or a URL that has no manifest."""
+    return StoreError(f"{out} is not {A_STORE}: it has no {MANIFEST}")
 
 
 def _not_to_be_trusted(why: object) -> StoreError:
@@ -146,7 +162,12 @@ def check_folder(out: Path) -> None:
     names = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
     foreign = [name for name in names if not _is_ours_from_the_first(name)]
     if foreign and MANIFEST not in names:
-        raise StoreError(f"-o {out} holds other things ({foreign[0]}, …) and no store: name a new folder")
+        raise holds_other_things(out, foreign)
+
+
+def holds_other_things(out: object, names: Sequence[str]) -> StoreError:
+    """Return the error for a place that cannot become a store."""
+    return StoreError(f"-o {out} holds other things ({shortened(names, 1)}) and no store: name a new one")
 
 
 def _is_ours_from_the_first(name: str) -> bool:
@@ -185,6 +206,3 @@ def refuse_links(out: Path) -> None:
             for entry in entries:
                 if entry.is_symlink():
                     raise StoreError(refused_link(Path(entry.path)))
-
-
-# --- a disk that refuses --------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from tqdm import tqdm
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.files import as_resource_error, check_room, sync, temporary_name, write_json
 from ctxbatch.sealed import read_json
+from ctxbatch.store.bucket_location import BucketLocation
 from ctxbatch.store.commits import COMMIT, Commit, commit_of, shard_folder
-from ctxbatch.store.location import BucketLocation, FolderLocation, damaged_shards, location_of, manifest_of
+from ctxbatch.store.folder_location import FolderLocation
+from ctxbatch.store.location import damaged_shards, location_of, manifest_of
 from ctxbatch.store.locks import locked
 from ctxbatch.store.manifest import SHARDS, Manifest, check_folder
 from ctxbatch.store.shard_writer import put_in_place

@@ -1,9 +1,8 @@
-"""Reading a store: which shards are committed, memory-mapped vectors, datasets, totals.
+"""Reads a store: which shards are committed, their rows, memory-mapped vectors and datasets.
 
 Nothing here writes. Vectors are numpy views on the mapped files: they cost address space, not memory.
 """
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -18,11 +17,9 @@ import pyarrow.dataset as ds
 
 from ctxbatch.arrays import Ints, Vectors
 from ctxbatch.config import ResolvedConfig
-from ctxbatch.corpus.read_errors import is_our_trouble
 from ctxbatch.errors import StoreError
-from ctxbatch.sealed import file_digest, open_regular, size_of, typed
 from ctxbatch.store.arrow_files import ArrowFile, check_all, is_vector
-from ctxbatch.store.commits import REJECTS, SENTENCES, WORDS, Commit, Counts, FileName, shard_folder
+from ctxbatch.store.commits import SENTENCES, WORDS, Counts, FileName, damaged, shard_folder
 from ctxbatch.store.location import damaged_shards, location_of, manifest_of
 from ctxbatch.store.schema import sentences_schema, words_schema
 
@@ -103,8 +100,8 @@ class Store:
 
     def tell_damage(self) -> None:
         """Warn of shards that are there and do not count: what is read of the store is less than it was."""
-        for damaged in damaged_shards(self.location, self.manifest, self.commits):
-            log.warning("%s", damaged)
+        for damage in damaged_shards(self.location, self.manifest, self.commits):
+            log.warning("%s", damage)
 
     def check_is_here(self) -> None:
         """Make sure that the store's files can be read.
@@ -243,10 +240,8 @@ class Store:
         """Make sure that the rows of a shard are of its sentences; what a row says may be wrong."""
         if len(ids) and not (shard << 32 <= ids.min() and ids.max() < self._end_of_sentences(shard)):
             wrong = int(ids.max()) if ids.max() >= self._end_of_sentences(shard) else int(ids.min())
-            raise StoreError(
-                f"{self.path} is damaged: a row of shard {shard:06d} names sentence {wrong}, which is not "
-                "there: run `ctxbatch verify` on the store"
-            )
+            what = f"a row of shard {shard:06d} names sentence {wrong}, which is not there"
+            raise damaged(self.path, what)
 
     def _end_of_sentences(self, shard: int) -> int:
         return (shard << 32) + self.commits[shard].counts.sentences
@@ -320,10 +315,8 @@ class Store:
         counts = self.commits[shard].counts if shard in self.commits else Counts()
         n_rows = counts.rows if file == WORDS else counts.sentences
         if not n_rows or int(inside.max()) >= n_rows:
-            raise StoreError(
-                f"{self.path} is damaged: a row names row {int(inside.max())} of {file} in shard "
-                f"{shard:06d}, which is not there: run `ctxbatch verify` on the store"
-            )
+            what = f"a row names row {int(inside.max())} of {file} in shard {shard:06d}, which is not there"
+            raise damaged(self.path, what)
         return self.file(shard, file)
 
     def read(self, shard: int, file: FileName, name: str) -> pa.ChunkedArray:
@@ -346,6 +339,22 @@ class Store:
         return self._files[key]
 
 
+def unfinished(store: Store, so: str = "") -> str:
+    """Return what is said of an unfinished store: how far it is, what follows from that, and what to do."""
+    far = f"{len(store.commits)} of {len(store.manifest.shards)} shards"
+    return f"{store.path} is unfinished ({far}){so}: run the command that began it to its end"
+
+
+def check_finished(store: Store) -> None:
+    """Make sure that every planned shard is committed.
+
+    Raises:
+        StoreError: Some are not.
+    """
+    if not store.complete:
+        raise StoreError(unfinished(store))
+
+
 def check_has_rows(store: Store) -> None:
     """Raise an error where a store has no rows, which says why.
 
@@ -356,60 +365,9 @@ def check_has_rows(store: Store) -> None:
     if store.n_rows:
         return
     if not store.complete:
-        done, planned = len(store.commits), len(store.manifest.shards)
-        raise StoreError(
-            f"{store.path} is unfinished ({done} of {planned} shards) and holds no rows yet: "
-            "run the command that began it to its end"
-        )
+        raise StoreError(unfinished(store, " and holds no rows yet"))
     kept = store.config.kept or "all words"
     raise StoreError(
         f"{store.path} is finished but empty: what it keeps ({kept}) is in no sentence: "
         "run on other text, or to keep more, into another -o"
     )
-
-
-def rejects(store: Store) -> Iterator[dict[str, Any]]:
-    """Yield what was not processed: source, record, byte_start and reason, and the word if it is only that.
-
-    Raises:
-        StoreError: A file of rejects is not what was written.
-    """
-    store.check_is_here()
-    for shard, commit in store.commits.items():
-        yield from read_rejects(shard_folder(store.path, shard), commit)
-
-
-def read_rejects(folder: Path, commit: Commit) -> Iterator[dict[str, Any]]:
-    """Yield the rejects of a shard whose files lie in a folder.
-
-    Raises:
-        StoreError: Their file is not what was written.
-    """
-    if REJECTS not in commit.files:
-        return
-    path = folder / REJECTS
-    try:
-        facts = commit.files[REJECTS]
-        intact = size_of(path) == facts.bytes and file_digest(path) == facts.sha256
-        with open_regular(path) as lines:
-            for line in lines if intact else ():
-                yield typed(json.loads(line), dict[str, Any], path)
-    except (FileNotFoundError, ValueError, RecursionError):
-        intact = False
-    if not intact:
-        raise StoreError(f"{path} is damaged or missing: run `ctxbatch verify` on the store")
-
-
-def misread(folder: Path, commit: Commit) -> str | None:
-    """Return a reject of a shard that blames intact text for what this machine lacked; ``None`` if none does.
-
-    Versions before 0.2 took a lack of memory, or of a codec, for damage in a source.
-
-    Raises:
-        StoreError: The file of rejects is not what was written.
-    """
-    for line in read_rejects(folder, commit):
-        reason, source = line.get("reason"), line.get("source")
-        if isinstance(reason, str) and is_our_trouble(reason):
-            return f"rejects what is not known to be damaged: {source}: {reason}"
-    return None

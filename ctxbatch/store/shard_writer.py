@@ -30,7 +30,7 @@ from ctxbatch.store.arrow_files import frame_facts
 from ctxbatch.store.commits import COMMIT, REJECTS, SENTENCES, WORDS, Commit, Counts, commit_of, shard_folder
 from ctxbatch.store.manifest import FORMAT_VERSION, INDEX, SHARDS
 from ctxbatch.store.schema import sentences_schema, words_schema
-from ctxbatch.text.batching import Buffer
+from ctxbatch.text.buffers import Buffer
 from ctxbatch.text.sentences import Sentence
 
 BATCH_ROWS = 65_536

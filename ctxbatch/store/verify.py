@@ -13,10 +13,11 @@ import numpy as np
 
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.records import Reader, place_of
-from ctxbatch.corpus.sources import Source, current_size
+from ctxbatch.corpus.source_files import current_size
+from ctxbatch.corpus.sources import Source
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.filesystem import without_password
-from ctxbatch.sealed import file_digest, read_bytes, size_of
+from ctxbatch.sealed import is_intact, read_bytes
 from ctxbatch.store.arrow_files import ArrowFile
 from ctxbatch.store.commits import (
     COMMIT,
@@ -30,7 +31,7 @@ from ctxbatch.store.commits import (
 )
 from ctxbatch.store.location import StoreLocation, location_of, manifest_of
 from ctxbatch.store.manifest import SHARDS, Manifest
-from ctxbatch.store.reader import misread
+from ctxbatch.store.rejects import misread
 from ctxbatch.store.schema import sentences_schema, words_schema
 
 log = logging.getLogger("ctxbatch")
@@ -104,7 +105,7 @@ def file_damage(folder: Path, name: str, commit: Commit) -> Iterator[str]:
     for file, facts in commit.files.items():
         path = folder / file
         try:
-            if size_of(path) not in (None, facts.bytes) or file_digest(path) != facts.sha256:
+            if not is_intact(path, facts.bytes, facts.sha256):
                 yield f"{name}/{file} is damaged: its content does not match the checksum in {COMMIT}"
         except FileNotFoundError:
             yield f"{name}/{file} is missing"
@@ -184,7 +185,7 @@ def find_source_changes(out: str | Path) -> Iterator[str]:
     manifest = manifest_of(location_of(out))
     named: set[int] = set()
     for number, source in enumerate(manifest.sources):
-        size = current_size(source)
+        size = current_size(source.path)
         if size is not None and size != source.size:
             named.add(number)
             yield f"{source.path} has {size} bytes and had {source.size} when it was planned"

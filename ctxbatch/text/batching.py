@@ -1,4 +1,4 @@
-"""From sentences to token batches: tokenising, buffers, length-sorted batches.
+"""Makes token batches of sentences: tokenises them, fills buffers, and sorts their windows by length.
 
 Owns which sentences share a buffer and which windows share a batch. Knows nothing of models, devices
 or files.
@@ -14,17 +14,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.records import Record, Reject
 from ctxbatch.errors import InputError
-from ctxbatch.text.sampling import Marks, Targets, leading, most_salient, sampled
+from ctxbatch.text.buffers import Buffer, Rows, split
+from ctxbatch.text.sampling import Marks, Targets, leading, sampled
 from ctxbatch.text.sentences import Sentence
 from ctxbatch.text.windows import Windows, cut_windows
 from ctxbatch.text.words import (
-    Indexer,
     Ints,
     LongEncoding,
     Pieces,
@@ -40,63 +39,6 @@ BUFFER_PIECES = 65_536
 _BUFFER_CHARACTERS = 1 << 20
 _GROUP_CHARACTERS = 16_384
 _PART_CHARACTERS = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The rows that a buffer will store, in source order; one array entry per row.
-
-    ``window_N`` and ``piece_N`` say where a row's first wordpiece stands: the window, and the position
-    among that window's pieces, special tokens not counted. ``n_pieces_N`` pieces are pooled. Rows that are
-    not ``wanted_N`` are there for their salience to be compared, and not stored.
-    """
-
-    sentence_N: Ints
-    word_index_N: Ints
-    char_start_N: Ints
-    char_end_N: Ints
-    n_pieces_N: Ints
-    window_N: Ints
-    piece_N: Ints
-    wanted_N: Marks
-
-    def __len__(self) -> int:
-        return len(self.sentence_N)
-
-    def take(self, chosen: Indexer) -> "Rows":
-        """The selected rows."""
-        return Rows(*(getattr(self, name)[chosen] for name in self.__slots__))
-
-
-@dataclass(frozen=True, slots=True)
-class Buffer:
-    """Some sentences of a shard, tokenised and cut into windows; all arrays index into this buffer.
-
-    A sentence larger than a buffer fills several: the first carries it, the others carry none and
-    count backwards in ``rows.sentence_N``, -1 being the last sentence carried before them. Sentences that
-    are not ``read_S`` cannot hold a word that is wanted, and were not tokenised.
-    """
-
-    sentences: Sequence[Sentence]
-    read_S: Marks
-    n_words_S: Ints
-    n_pieces_S: Ints
-    ids_P: npt.NDArray[np.int32]
-    window_start_W: Ints
-    window_length_W: Ints
-    rows: Rows
-    words: WordTexts
-    unknown_words: int
-    rejects: Sequence[Reject]
-
-    def stored(self, salience_N: npt.NDArray[np.float32], top_salient: int) -> Marks:
-        """Which rows are stored where only the most salient words of a sentence are: shape (N,)."""
-        rows = self.rows
-        return rows.wanted_N & most_salient(rows.sentence_N, rows.word_index_N, salience_N, top_salient)
-
-    def take(self, chosen: Indexer) -> "Buffer":
-        """The buffer with the selected rows alone."""
-        return replace(self, rows=self.rows.take(chosen), words=self.words.take(chosen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +214,7 @@ class BatchMaker:
             rejects=[self._reject(sentences, needed, int(number)) for number in lost],
         )
         # The most salient words of a sentence are known when all of it has been seen.
-        yield from [buffer] if self._config.top_salient is not None else _split(buffer)
+        yield from [buffer] if self._config.top_salient is not None else split(buffer, BUFFER_PIECES)
 
     def _select(self, sentences: Sequence[Sentence], pieces: Pieces, words: Words) -> tuple[Words, Marks]:
         """The words that are needed, and which of them are wanted: needed for more is only salience."""
@@ -329,37 +271,6 @@ class BatchMaker:
             n_pieces_N=np.ones_like(piece_M),
             piece_N=piece_M - start_W[window_N[word_M]],
         ), texts.take(word_M)
-
-
-def _split(buffer: Buffer) -> Iterator[Buffer]:
-    """Cut a buffer that one long sentence made too large into several, between windows."""
-    filled_W = np.cumsum(buffer.window_length_W)
-    if not len(filled_W) or len(filled_W) == 1 or filled_W[-1] <= 2 * BUFFER_PIECES:
-        yield buffer
-        return
-    part_W = (filled_W - 1) // BUFFER_PIECES
-    edges = np.flatnonzero(np.diff(part_W, prepend=-1))
-    for number, (begin, end) in enumerate(itertools.pairwise([*edges, len(part_W)])):
-        inside = slice(*np.searchsorted(buffer.rows.window_N, [begin, end]))
-        rows = buffer.rows.take(inside)
-        head = number == 0
-        yield Buffer(
-            sentences=buffer.sentences if head else [],
-            read_S=buffer.read_S if head else buffer.read_S[:0],
-            n_words_S=buffer.n_words_S if head else buffer.n_words_S[:0],
-            n_pieces_S=buffer.n_pieces_S if head else buffer.n_pieces_S[:0],
-            ids_P=buffer.ids_P,
-            window_start_W=buffer.window_start_W[begin:end],
-            window_length_W=buffer.window_length_W[begin:end],
-            rows=replace(
-                rows,
-                sentence_N=rows.sentence_N if head else rows.sentence_N - len(buffer.sentences),
-                window_N=rows.window_N - begin,
-            ),
-            words=buffer.words.take(inside),
-            unknown_words=buffer.unknown_words if head else 0,
-            rejects=buffer.rejects if head else [],
-        )
 
 
 _NOT_READ = LongEncoding(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros((0, 2), np.int64))

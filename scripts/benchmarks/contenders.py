@@ -201,9 +201,9 @@ def encode_only(options: argparse.Namespace) -> dict[str, int]:
 
 def run_batches(text: Path, config: "RunConfig", resolved: "ResolvedConfig") -> "list[TokenBatch]":
     """The batches that a run makes of a text, from its own shards, in their order."""
+    from ctxbatch.corpus.inputs import find_sources
     from ctxbatch.corpus.plan import examine, plan, resolve_reading
     from ctxbatch.corpus.records import Reader, Record
-    from ctxbatch.corpus.sources import find_sources
     from ctxbatch.model.resolve import read_tokenizer
     from ctxbatch.text.batching import BatchMaker
     from ctxbatch.text.sentences import split_sentences

@@ -165,7 +165,7 @@ def build(
 ) -> tuple[dict[str, Any], Search]:
     """Build the index of ctxbatch by its command and load it."""
     import ctxbatch
-    from ctxbatch.search.index import open_index
+    from ctxbatch.search.index_files import open_index
 
     say(f"building: ctxbatch index {' '.join(settings)}")
     command = [sys.executable, "-m", "ctxbatch.cli.main", "index", str(out), "--on", "shift", *settings]

@@ -145,7 +145,7 @@ def read(out: str) -> int:
 
     import ctxbatch
     from ctxbatch.errors import CtxbatchError
-    from ctxbatch.store.reader import rejects
+    from ctxbatch.store.rejects import rejects
 
     try:
         store = ctxbatch.open(out)

@@ -37,7 +37,7 @@ _ERRORS = {"mmap": (errno.ENOMEM,), "write": (errno.EIO, errno.ENOSPC)}
 SCENARIOS = ("run", "resume", "index", "pull", "verify", "search")
 # What intact data must not be called; and lines that are no complaint.
 _BLAMES = re.compile(
-    r"\b(damaged|missing|lacks \d|not a ctxbatch store|changed after|has changed|corrupt\w*)\b"
+    r"\b(damaged|missing|unfinished|not a ctxbatch store|changed after|has changed|corrupt\w*)\b"
 )
 _INFORMS = re.compile(r"^ctxbatch: (resuming: |index on |left out |.*no index on )")
 

@@ -273,7 +273,8 @@ _plain_seconds: list[float] = []
 def time_plan(case: Case, folder: Path, model: Path) -> None:
     """Time a plan in this process, where all is imported, against decompressing the input once."""
     import ctxbatch
-    from ctxbatch.corpus.streams import ByteStream, find_compression
+    from ctxbatch.corpus.compression import find_compression
+    from ctxbatch.corpus.streams import ByteStream
 
     config = ctxbatch.RunConfig(model=str(model), words=tuple(RARE), vectors=("static",))
     seconds = min(seconds_of(lambda: ctxbatch.estimate(case.path, folder / "new", config)) for _ in range(3))

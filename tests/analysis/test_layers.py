@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ctxbatch import InputError, RunConfig, StoreError
-from ctxbatch.analysis import layer_plot, layers
+from ctxbatch.analysis import group_sums, layer_plot, layer_rows, layers
 from ctxbatch.cli import layers as layers_command
 from ctxbatch.store.reader import Store
 from tests.helpers.models import PLAIN_TEXT
@@ -225,10 +225,10 @@ def test_without_words_a_sample_is_measured_the_same_every_time(make, cli, monke
     found = cli("layers", store.path).stdout
     assert f"sample: mean of {len(frequent)} words that occur 5 times or more\n" in found
 
-    monkeypatch.setattr(layers, "SAMPLE_WORDS", 9)
-    monkeypatch.setattr(layers, "SAMPLE_OCCURRENCES", 6)
-    monkeypatch.setattr(layers, "SENTENCES", 4)
-    monkeypatch.setattr(layers, "BASELINE_ROWS", 50)
+    monkeypatch.setattr(layer_rows, "SAMPLE_WORDS", 9)
+    monkeypatch.setattr(layer_rows, "SAMPLE_OCCURRENCES", 6)
+    monkeypatch.setattr(layer_rows, "SENTENCES", 4)
+    monkeypatch.setattr(layer_rows, "BASELINE_ROWS", 50)
     found = layers.measure(store)
     (sample,) = found.trends
     assert found == layers.measure(store)
@@ -242,8 +242,8 @@ def test_without_words_a_sample_is_measured_the_same_every_time(make, cli, monke
 
 def test_occurrences_of_a_sample_are_of_their_own_words(make, monkeypatch):
     store = make(TEXT * 4)
-    monkeypatch.setattr(layers, "SAMPLE_OCCURRENCES", 6)
-    _, sample = layers._sample(store, layers.open_postings(store))
+    monkeypatch.setattr(layer_rows, "SAMPLE_OCCURRENCES", 6)
+    _, sample = layer_rows.sampled_subject(store, layers.open_postings(store))
     of_rows = [word.casefold() for word in store.words_at(sample.of_words.positions_N)]
     assert of_rows == [sample.words[group] for group in sample.of_words.group_N]
     assert len(set(sample.of_words.positions_N.tolist())) == len(of_rows)
@@ -251,7 +251,7 @@ def test_occurrences_of_a_sample_are_of_their_own_words(make, monkeypatch):
 
 def test_a_large_group_is_added_up_block_by_block(store, monkeypatch):
     whole = layers.measure(store, ["the", "bank"])
-    monkeypatch.setattr(layers, "_BLOCK_ROWS", 3)
+    monkeypatch.setattr(group_sums, "_BLOCK_ROWS", 3)
     for one, other in zip(whole.trends, layers.measure(store, ["the", "bank"]).trends, strict=True):
         for each, same in zip(one.measures, other.measures, strict=True):
             assert each.self_similarity == pytest.approx(same.self_similarity)
@@ -279,7 +279,7 @@ def test_an_unfinished_store_is_measured_as_far_as_it_is_and_one_without_rows_re
     shutil.rmtree(store.path / "shards" / "000000")
     found = cli("layers", store.path, "bank")
     assert found.returncode == 0
-    assert f"is unfinished: measuring {planned - 1} of {planned} shards" in found.stderr
+    assert f"is unfinished ({planned - 1} of {planned} shards), and only these are measured" in found.stderr
     assert found.stderr.count("\n") == 1
 
 
@@ -368,7 +368,7 @@ def plotted(store):
 
 def test_of_a_frequent_word_a_sample_is_measured_and_said(make, monkeypatch):
     store = make(TEXT * 4)
-    monkeypatch.setattr(layers, "NAMED_OCCURRENCES", 7)
+    monkeypatch.setattr(layer_rows, "NAMED_OCCURRENCES", 7)
     found = layers.measure(store, ["the", "nobody"])
     assert found == layers.measure(store, ["the", "nobody"])
     the, nobody = found.trends

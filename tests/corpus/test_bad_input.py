@@ -298,7 +298,7 @@ def test_a_folder_of_bad_files_is_run_to_the_end_and_every_record_accounted_for(
     assert result.returncode == 3, result.stderr
     assert "Traceback" not in result.stderr + (out / "run.log").read_text()
     store = ctxbatch.open(out)
-    from ctxbatch.store.reader import rejects
+    from ctxbatch.store.rejects import rejects
     from ctxbatch.store.stats import totals
 
     found = totals(store)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.plan import plan, resolve_reading
 from ctxbatch.corpus.records import Reader, Record, Reject
-from ctxbatch.corpus.sources import find_sources
 from ctxbatch.errors import InputError
 from ctxbatch.run_config import RunConfig
 from ctxbatch.text.sentences import split_sentences

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctxbatch import RunConfig
-from ctxbatch.corpus import streams
+from ctxbatch.corpus import compression, streams
+from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.plan import examine, plan, resolve_reading
 from ctxbatch.corpus.records import Reader, Record, Reject
-from ctxbatch.corpus.sources import find_sources
 from ctxbatch.errors import InputError
 from tests.helpers.corpora import (
     COMPRESS,
@@ -142,7 +142,7 @@ def test_compression_is_seen_without_its_suffix(tmp_path):
 def decompressed(monkeypatch):
     """Counts how often sources are opened and how many bytes come out of decompressors."""
     counts = {"opened": 0, "bytes": 0}
-    original_open, original_next = streams.ByteStream._open, streams._Decompressed._next
+    original_open, original_next = streams.ByteStream._open, compression._Decompressed._next
 
     def counted_open(self):
         counts["opened"] += 1
@@ -154,7 +154,7 @@ def decompressed(monkeypatch):
         return data
 
     monkeypatch.setattr(streams.ByteStream, "_open", counted_open)
-    monkeypatch.setattr(streams._Decompressed, "_next", counted_next)
+    monkeypatch.setattr(compression._Decompressed, "_next", counted_next)
     return counts
 
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from ctxbatch import filesystem
+from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.read_errors import is_our_trouble
-from ctxbatch.corpus.sources import find_sources
 from ctxbatch.errors import InputError
 from tests.helpers.corpora import as_table, read_all, write_arrow_file, write_parquet
 from tests.helpers.running import ROOT

@@ -11,8 +11,8 @@ import pytest
 
 import ctxbatch
 from ctxbatch import RunConfig, filesystem
+from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.records import Reject
-from ctxbatch.corpus.sources import find_sources
 from ctxbatch.errors import InputError, ResourceError, StoreError
 from ctxbatch.execution.repair import repair_store
 from ctxbatch.store.verify import find_source_changes
@@ -328,7 +328,7 @@ def test_denied_access_and_a_server_that_is_not_there_are_told_in_one_line(bucke
 def test_local_inputs_need_nothing_of_remote_ones(tmp_path):
     (tmp_path / "a.txt").write_text("text\n")
     code = (
-        "import sys; from pathlib import Path; from ctxbatch.corpus.sources import find_sources;"
+        "import sys; from pathlib import Path; from ctxbatch.corpus.inputs import find_sources;"
         f"find_sources([{str(tmp_path)!r}], Path('/nowhere')); print('fsspec' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

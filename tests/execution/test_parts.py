@@ -19,7 +19,7 @@ from ctxbatch.execution.repair import find_damage
 from ctxbatch.files import create
 from ctxbatch.sealed import read_json, seal
 from ctxbatch.search import index_build
-from ctxbatch.store.location import FolderLocation
+from ctxbatch.store.folder_location import FolderLocation
 from ctxbatch.store.locks import Claims, claimed, is_locked, locked, shared
 from ctxbatch.store.manifest import Manifest
 from tests.helpers.running import committed, start, wait_for

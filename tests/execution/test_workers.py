@@ -12,7 +12,7 @@ from ctxbatch.execution.local_pool import Pool, WorkersFailedError
 from ctxbatch.execution.messages import Committed, Failed, GivenUp, Stopped
 from ctxbatch.execution.worker import telling
 from ctxbatch.store.commits import Counts
-from ctxbatch.store.location import FolderLocation
+from ctxbatch.store.folder_location import FolderLocation
 
 # Stands in for Python, which would import torch: fails in shards that it is told to, and notes every start.
 WORKER = """#!{python}

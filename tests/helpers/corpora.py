@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 
+from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.plan import examine, plan, resolve_reading
 from ctxbatch.corpus.records import Reader
-from ctxbatch.corpus.sources import find_sources
 from ctxbatch.run_config import RunConfig
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.plan import examine, plan, resolve_reading
-from ctxbatch.corpus.sources import find_sources
 from ctxbatch.execution.pipeline import ShardPipeline
 from ctxbatch.model import resolve
 from ctxbatch.run_config import RunConfig

@@ -116,7 +116,7 @@ def test_word_longer_than_a_window_is_rejected_by_name_and_the_rest_stored(tiny,
     store = make_store(tmp_path / "out", [path], config)
     rejected = assert_equal_rows(store, oracle(), layers=(3,))
     assert rejected
-    from ctxbatch.store.reader import rejects
+    from ctxbatch.store.rejects import rejects
     from ctxbatch.store.stats import totals
 
     named = list(rejects(store))

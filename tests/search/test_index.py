@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ctxbatch import Filters, InputError, RunConfig, StoreError
-from ctxbatch.search import index, index_build
+from ctxbatch.search import index, index_build, index_files
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.index import IndexOptions
 from ctxbatch.search.searcher import Searcher
@@ -122,7 +122,7 @@ def test_few_rows_are_scanned_without_an_index(store):
 def test_what_recall_is_said_is_what_is_found(indexed):
     """Every row as a query, without itself, against brute force."""
     facts = json.loads((indexed.path / "index" / "shift_3.json").read_text())
-    found = index.open_index(indexed, "shift_3")
+    found = index_files.open_index(indexed, "shift_3")
     column = indexed.column("shift_3")
     vectors = normalised(column.take(np.arange(indexed.n_rows)))
     every = (vectors @ vectors.T).round(6)
@@ -190,7 +190,7 @@ def test_a_factory_string_is_taken_or_refused(store, tmp_path):
     shutil.copytree(store.path, out)
     report = index_build.build(Store(out), "contextual_1", IndexOptions(factory="IVF16,Flat"))
     assert report.recall >= 0.95
-    assert index.open_index(Store(out), "contextual_1") is not None
+    assert index_files.open_index(Store(out), "contextual_1") is not None
     for wrong in ("HNSW32", "IVF0,Flat", "IVF16,PQ7x4fs", "nonsense", "IVF99999,Flat"):
         with pytest.raises(InputError, match=f"--factory '{wrong}'"):
             index_build.build(Store(out), "contextual_1", IndexOptions(factory=wrong))
@@ -218,7 +218,7 @@ def test_a_wrong_index_command_is_refused_in_one_line(store, cli, options, messa
 
 def test_the_words_of_rows_are_as_in_the_store_with_and_without_the_table(indexed, store):
     words = np.array([word.casefold() for word in store.words.to_table(columns=["word"])["word"].to_pylist()])
-    for postings in (index.open_postings(indexed), index.open_postings(store)):
+    for postings in (index_files.open_postings(indexed), index_files.open_postings(store)):
         for word in ("Bank", "THE", "1", "no such word", ""):
             assert postings.positions(word).tolist() == np.flatnonzero(words == word.casefold()).tolist()
 

@@ -263,9 +263,10 @@ def test_an_unfinished_store_is_not_searched(store, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(store.path, out)
     shutil.rmtree(out / "shards" / "000001")
-    with pytest.raises(StoreError, match=r"is not finished \(\d+ of \d+ shards\)"):
+    unfinished = r"is unfinished \(\d+ of \d+ shards\): run the command that began it to its end"
+    with pytest.raises(StoreError, match=unfinished):
         ctxbatch.searcher(Store(out))
-    with pytest.raises(StoreError, match="lacks 1 of its shards"):
+    with pytest.raises(StoreError, match=unfinished):
         index_build.build(Store(out), "shift_3")
 
 

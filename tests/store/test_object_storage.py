@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 import ctxbatch
-from ctxbatch import InputError, ResourceError, RunConfig, StoreError, filesystem
+from ctxbatch import InputError, ResourceError, RunConfig, StoreError, filesystem, storage_backends
 from ctxbatch.execution.repair import find_damage
 from ctxbatch.sealed import read_json, seal, unseal
-from ctxbatch.store import location
-from ctxbatch.store.location import BucketLocation, location_of
+from ctxbatch.store import bucket_location
+from ctxbatch.store.bucket_location import BucketLocation
+from ctxbatch.store.location import location_of
 from tests.helpers.running import start, wait_for
 from tests.helpers.stores import arrow_digests, make_store
 
@@ -115,7 +116,7 @@ def test_a_killed_run_resumes_and_its_copy_is_the_store_that_a_folder_would_hold
     assert cli("verify", url).stdout == f"{url}: 10 of 10 shards committed, all intact\n"
     assert cli("status", url).stdout.startswith(f"{url}: finished; 10 of 10 shards, 100% of ")
     assert json.loads(cli("stats", url, "--json").stdout)["shards"] == 10
-    monkeypatch.setattr(location, "_UNSETTLED_SECONDS", 0)
+    monkeypatch.setattr(bucket_location, "_UNSETTLED_SECONDS", 0)
     assert ctxbatch.run(corpus, url, config).n_run == 0  # and removes what killed attempts have left
     names = {re.sub(r"\.[0-9a-f]{12}\.", ".", name) for name in objects(server, url)}
     assert len(objects(server, url)) == len(names)
@@ -185,9 +186,9 @@ def test_with_errors_and_timeouts_in_between_nothing_is_lost(
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    filesystem._arrow_file_system.cache_clear()
+    storage_backends.arrow_file_system.cache_clear()
     yield
-    filesystem._arrow_file_system.cache_clear()
+    storage_backends.arrow_file_system.cache_clear()
 
 
 @pytest.mark.usefixtures("impatient")
@@ -244,7 +245,7 @@ def test_what_killed_attempts_have_left_is_removed_and_nothing_else(server, buck
     put(dict.fromkeys([left, *foreign], b"of somebody"))
     assert short(url).n_run == 0
     assert left.removeprefix("out/") in objects(server, url)
-    monkeypatch.setattr(location, "_UNSETTLED_SECONDS", 0)
+    monkeypatch.setattr(bucket_location, "_UNSETTLED_SECONDS", 0)
     assert short(url).n_run == 0
     names = objects(server, url)
     assert left.removeprefix("out/") not in names
@@ -406,9 +407,7 @@ def test_what_reads_vectors_says_what_copies_them_here(finished, cli):
 
 def test_places_that_cannot_hold_the_store_are_refused_before_any_work(bucket, short, corpus, config):
     root = bucket({"other/thing.txt": b"x"})
-    with pytest.raises(
-        StoreError, match=rf"-o {root}/other holds other things \(thing.txt, …\) and no store"
-    ):
+    with pytest.raises(StoreError, match=rf"-o {root}/other holds other things \(thing.txt\) and no store"):
         short(f"{root}/other")
     with pytest.raises(InputError, match="s3://no-such-bucket/out: no such object, folder or bucket"):
         short("s3://no-such-bucket/out")

@@ -22,6 +22,7 @@ from ctxbatch.sealed import file_digest, read_json
 from ctxbatch.search.queries import QueryEncoder
 from ctxbatch.store.manifest import Manifest
 from ctxbatch.store.reader import Store
+from ctxbatch.store.rejects import rejects
 from tests.helpers.corpora import as_table, write_parquet
 from tests.helpers.stores import make_store
 
@@ -196,12 +197,12 @@ def test_a_store_that_took_a_lack_of_memory_for_damage_is_read_again(tmp_path, t
 def test_rejects_that_are_not_what_was_written_are_refused(tmp_path, tiny):
     (tmp_path / "a.jsonl").write_text('{"text": "one two"}\n{"text": 3}\n')
     out = make_store(tmp_path / "out", [tmp_path / "a.jsonl"], RunConfig(model=str(tiny()))).path
-    assert len(list(ctxbatch.store.reader.rejects(Store(out)))) == 1
+    assert len(list(rejects(Store(out)))) == 1
     path = out / "shards" / "000000" / "rejects.jsonl"
     line = json.loads(path.read_text())
     path.write_text(path.read_text().replace(line["reason"][0], "X", 1))
     with pytest.raises(StoreError, match=r"rejects.jsonl is damaged"):
-        list(ctxbatch.store.reader.rejects(Store(out)))
+        list(rejects(Store(out)))
 
 
 def test_sealed_files_are_written_as_they_ever_were():
@@ -241,7 +242,7 @@ def test_rows_of_sentences_that_are_not_there_are_damage(sentence, copy, cli):
     result = cli("search", copy, "--row", 5, "--source", "*.txt")
     assert result.returncode == 2
     assert re.search(
-        r"is damaged: a row of shard 000001 names sentence -?\d+, which is not there", result.stderr
+        r"is damaged \(a row of shard 000001 names sentence -?\d+, which is not there", result.stderr
     )
     assert cli("verify", copy).returncode == 3
 

@@ -1,0 +1,81 @@
+"""Tells which files of a Hugging Face data set on disk are its data: it holds caches and facts besides."""
+
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from ctxbatch.corpus.read_errors import unreadable
+from ctxbatch.errors import InputError
+from ctxbatch.filesystem import Entry, read_file
+
+_STATE = "state.json"
+_MAX_STATE_BYTES = 64 << 20
+_DATA_SET = {_STATE, "dataset_info.json"}
+_DICT = "dataset_dict.json"
+
+
+def local_data_files(folder: Path, names: Sequence[str]) -> list[Path] | None:
+    """Return the data files of a folder that is a data set, or holds some; ``None`` if neither.
+
+    Args:
+        folder: The folder.
+        names: The names of the files in it.
+
+    Raises:
+        InputError: It lists a file that is missing, or that is not beside the list.
+        ResourceError: The disk or a permission does not let its list be read.
+    """
+    if _DICT in names:
+        return [folder / name for name in names if not name.startswith((".", "dataset_dict."))]
+    if not _DATA_SET.issubset(names):
+        return None
+    if not (folder / _STATE).is_file():
+        return None
+    try:
+        with (folder / _STATE).open("rb") as stream:
+            state = stream.read(_MAX_STATE_BYTES)
+    except OSError as error:
+        raise unreadable(f"{folder / _STATE}", error) from error
+    listed = _listed_files(state, str(folder), names)
+    files = None if listed is None else [folder / name for name in listed]
+    for file in files or ():
+        if not file.is_file():
+            raise InputError(f"{file} is not a regular file, and {folder / _STATE} lists it: restore it")
+    return files
+
+
+def remote_data_files(folder: str, files: Mapping[str, Entry]) -> list[Entry]:
+    """Return the files of a remote folder or, if it is a data set, those that are its data.
+
+    Args:
+        folder: The folder's URL.
+        files: The objects in it, by name.
+
+    Raises:
+        InputError: It lists a file that is missing, or that is not beside the list.
+        RemoteError: The network fails.
+    """
+    if _DICT in files:
+        return [entry for name, entry in files.items() if not name.startswith("dataset_dict.")]
+    if not _DATA_SET.issubset(files):
+        return list(files.values())
+    listed = _listed_files(read_file(f"{folder}/{_STATE}", _MAX_STATE_BYTES), folder, files)
+    return list(files.values()) if listed is None else [files[name] for name in listed]
+
+
+def _listed_files(state: bytes, folder: str, names: Collection[str]) -> list[str] | None:
+    """The names of the files that a data set's state lists; ``None`` if it is no such state.
+
+    Whoever made a data set may list no file from anywhere else: only ``names``, which lie beside the state.
+    """
+    try:
+        listed = [os.fspath(entry["filename"]) for entry in json.loads(state)["_data_files"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    for name in listed:
+        if not isinstance(name, str) or not name or name.startswith(".") or "/" in name:
+            raise InputError(f"{folder}/{_STATE} lists {name!r}, which is not the name of a file beside it")
+        if name not in names:
+            raise InputError(f"{folder}/{name} is missing, and {folder}/{_STATE} lists it: restore it")
+    return listed

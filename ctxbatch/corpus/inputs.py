@@ -1,0 +1,230 @@
+"""Finds the files behind the inputs: files, folders and patterns, local and remote.
+
+Owns what is left out of a folder.
+"""
+
+import glob
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ctxbatch.choices import FormatName
+from ctxbatch.corpus import listing
+from ctxbatch.corpus.data_sets import local_data_files, remote_data_files
+from ctxbatch.corpus.read_errors import unreadable
+from ctxbatch.corpus.source_files import real_place
+from ctxbatch.corpus.sources import Source, known_formats, local_source, printable, remote_source
+from ctxbatch.corpus.store_marker import A_STORE, is_store
+from ctxbatch.errors import InputError
+from ctxbatch.filesystem import is_remote, without_password
+
+# Objects whose first bytes are asked for side by side.
+_AT_ONCE = 16
+_NOTHING_INSIDE = "no file in it can be read"
+
+
+@dataclass(slots=True)
+class _Found:
+    """What has been found so far: sources by what they really are, and what folders hold besides."""
+
+    out: Path
+    format: FormatName | None
+    sources: dict[str, Source] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    def is_written_by_us(self, path: Path) -> bool:
+        """Whether a path is the store that is being made, another one, or in one."""
+        places = (path.resolve(), *path.resolve().parents)
+        return self.out in places or any(is_store(place) for place in places)
+
+    def leave_out(self, name: object, why: str) -> None:
+        """Note what is not read."""
+        self.left_out.append(f"{name} ({why})")
+
+    def check_new(self, real: str, name: object) -> None:
+        """Raise an error if a file was found before, by another input."""
+        if real in self.sources:
+            raise InputError(f"{name} is named twice among the inputs: name it once")
+
+
+def find_sources(
+    inputs: Sequence[str | Path], out: Path, format_name: FormatName | None = None
+) -> tuple[list[Source], list[str]]:
+    """List the files behind the inputs; folders are walked recursively, in sorted order.
+
+    Args:
+        inputs: Files, folders and glob patterns, as the user named them; also with ``s3://`` and the like.
+        out: The store's folder, which is never read as input.
+        format_name: The format of all files, whatever their suffixes say.
+
+    Returns:
+        The sources, and what was left out of folders, each with the reason in brackets. Hidden files are
+        passed over.
+
+    Raises:
+        InputError: An input is missing, unreadable, of an unknown format or named twice, or there are none.
+        ResourceError: The network fails.
+    """
+    found = _Found(out.resolve(), format_name)
+    for given in inputs:
+        if not str(given):
+            raise InputError("an input is empty: name a file or a folder")
+        if _is_remote_input(str(given)):
+            _add_remote(found, str(given))
+            continue
+        path = Path(given)
+        if not glob.has_magic(str(path)) or os.path.lexists(path):
+            _add(found, path)
+            continue
+        matches = _matches(path)
+        for match in matches:
+            if not found.is_written_by_us(match):
+                _add(found, match)
+    if not inputs:
+        raise InputError("no input given: name one or more files or folders")
+    if not found.sources:
+        where = ", ".join(map(str, inputs))
+        raise InputError(f"{where} holds no file that can be read ({known_formats()})")
+    if not sum(source.size for source in found.sources.values()):
+        raise InputError(f"the inputs are empty: {', '.join(map(str, inputs))}")
+    return list(found.sources.values()), found.left_out
+
+
+def _matches(pattern: Path) -> list[Path]:
+    """The paths that a pattern stands for, sorted."""
+    matches = [Path(m) for m in sorted(glob.glob(str(pattern), recursive=True))]  # noqa: PTH207 (takes any path)
+    if not matches:
+        raise InputError(f"{pattern}: no file matches this pattern")
+    # With ** a folder matches as well as the files in it; they are not named twice by that.
+    folders = {match for match in matches if match.is_dir()}
+    return [match for match in matches if folders.isdisjoint(match.parents)]
+
+
+def _add(found: _Found, path: Path) -> None:
+    if not _is_folder(path):
+        _add_file(found, path)
+    elif found.is_written_by_us(path):
+        found.leave_out(path, A_STORE)
+    else:
+        _add_folder(found, path)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # a name too long, say
+        raise unreadable(str(path), error) from error
+
+
+def _add_file(found: _Found, path: Path) -> None:
+    try:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+        if not path.is_file():
+            raise InputError(f"{path} is not a regular file: write its text to a file first")
+    except OSError as error:
+        raise unreadable(str(path), error) from error
+    real = real_place(str(path))
+    found.check_new(real, path)
+    found.sources[real] = _named_source(str(path), local_source(path, found.format))
+
+
+def _named_source(name: str, source: Source | str) -> Source:
+    """The source of a file that was named; raises the reason if it is none."""
+    if not isinstance(source, str):
+        return source
+    hint = "; if it holds JSON lines, say --format jsonl" if name.lower().endswith(".json") else ""
+    known = f"; known are {known_formats()}; --format names one{hint}" if source.startswith("unknown") else ""
+    raise InputError(f"{name}: {source}{known}")
+
+
+def _add_folder(found: _Found, folder: Path) -> None:
+    inside: dict[str, Source] = {}
+    for path in _walk(found, folder):
+        if not path.is_file():
+            what = "a broken link" if path.is_symlink() and not path.exists() else "no regular file"
+            found.leave_out(path, what)
+        elif (real := real_place(str(path))) in inside:
+            found.leave_out(path, f"the same file as {inside[real].path}")
+        else:
+            found.check_new(real, path)
+            source = local_source(path, found.format)
+            if isinstance(source, str):
+                found.leave_out(printable(path), source)
+            else:
+                inside[real] = source
+    if not inside:
+        found.leave_out(folder, _NOTHING_INSIDE)
+    found.sources |= inside
+
+
+def _walk(found: _Found, folder: Path) -> list[Path]:
+    """The files below a folder, sorted; links are followed, each folder entered once."""
+    files: list[Path] = []
+    entered: set[Path] = set()
+    for root, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        here = Path(root)
+        real = here.resolve()
+        if real in entered or real == found.out:
+            folders.clear()
+            continue
+        entered.add(real)
+        if is_store(here):
+            folders.clear()
+            found.leave_out(here, A_STORE)
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        data_files = local_data_files(here, names)
+        if data_files is None:
+            data_files = [here / name for name in names if not name.startswith(".")]
+        files += data_files
+    return sorted(files)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise unreadable(str(error.filename), error) from error
+
+
+# --- remote inputs --------------------------------------------------------------------------------
+
+
+def _is_remote_input(given: str) -> bool:
+    """Whether an input is a URL; no local file loses its name to one, even if a folder is called ``s3:``."""
+    if not is_remote(given):
+        return False
+    matches = glob.glob(given, recursive=True) if glob.has_magic(given) else []  # noqa: PTH207 (takes any path)
+    return not any(map(os.path.lexists, [given, *matches]))
+
+
+def _add_remote(found: _Found, url: str) -> None:
+    try:
+        for entry in listing.named_by(url):
+            if entry.is_folder:
+                _add_remote_folder(found, entry.url.rstrip("/"))
+            else:
+                found.check_new(entry.url, entry.url)
+                found.sources[entry.url] = _named_source(entry.url, remote_source(entry, found.format))
+    except OSError as error:
+        raise unreadable(without_password(url), error) from error
+
+
+def _add_remote_folder(found: _Found, folder: str) -> None:
+    if listing.is_in_store(folder):
+        found.leave_out(folder, A_STORE)
+        return
+    folders, left_out = listing.folders_below(folder)
+    found.left_out += left_out
+    entries = [entry for place, files in folders.items() for entry in remote_data_files(place, files)]
+    entries.sort(key=lambda entry: entry.url.split("/"))  # as local ones are
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        sources = list(pool.map(lambda entry: remote_source(entry, found.format), entries))
+    for entry, source in zip(entries, sources, strict=True):
+        found.check_new(entry.url, entry.url)
+        if isinstance(source, str):
+            found.leave_out(entry.url, source)
+        else:
+            found.sources[entry.url] = source
+    if all(isinstance(source, str) for source in sources):
+        found.leave_out(folder, _NOTHING_INSIDE)

@@ -1,0 +1,207 @@
+"""Checks and loads the files under OUT/index: an index on a column, and the table of each word's rows.
+
+Each has a JSON file, written last, that names what it was built from. Without an intact JSON there is no
+index.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+
+from ctxbatch.errors import SHOWN_REASON, StoreError, cannot_be_read, out_of_memory
+from ctxbatch.files import refused_link
+from ctxbatch.sealed import Count, Sha256, is_intact, is_there, read_json, typed
+from ctxbatch.search.index import Effort, Index, IndexOptions, Proposer, said_by_faiss
+from ctxbatch.search.postings import Postings
+from ctxbatch.store.commits import WORDS, Commit
+from ctxbatch.store.folder_location import FolderLocation
+from ctxbatch.store.manifest import INDEX, Manifest
+from ctxbatch.store.reader import Store
+
+log = logging.getLogger("ctxbatch")
+# What FAISS says where a file that is there cannot be read, rather than be understood.
+_NOT_READ = re.compile(r"could not open .* for reading|read error in .*\((?!Success\))")
+# The table of each word's rows.
+WORD_ROWS = "words"
+
+
+@dataclass(frozen=True, slots=True)
+class FileOrigin:
+    """What every JSON file of an index says: which file it is of, and what that was built from.
+
+    ``built_from`` are the checksums of the shards' words, by shard.
+    """
+
+    file: str
+    bytes: Count
+    sha256: Sha256
+    built_from: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexFacts(FileOrigin):
+    """What the JSON file of an index on a column says."""
+
+    column: str
+    rows: Count
+    factory: str
+    options: IndexOptions
+    plain: Effort
+    filtered: Effort
+    recall_at_10: float
+    filtered_recall_at_10: float
+    seconds: float
+    faiss_version: str
+
+
+def facts_path(out: Path, name: str) -> Path:
+    """Where the JSON lies that makes an index on a column, or the table of words, count."""
+    return out / INDEX / f"{name}.json"
+
+
+def index_files(out: Path) -> list[Path]:
+    """The JSON files of all indexes of a store and of its table of words; also where only it is missing."""
+    folder = out / INDEX
+    orphans = (path.with_suffix(".json") for path in (*folder.glob("*.faiss"), *folder.glob("*.arrow")))
+    return sorted({*folder.glob("*.json"), *orphans})
+
+
+def built_from(commits: Mapping[int, Commit]) -> dict[str, str]:
+    """The checksums of the shards' words, by shard: what an index has to match."""
+    return {str(shard): commit.files[WORDS].sha256 for shard, commit in commits.items()}
+
+
+def check_index(path: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield a line if an index, named by its JSON file, is damaged or not of this store's shards.
+
+    Raises:
+        ResourceError: The disk or a permission does not let it be read.
+    """
+    try:
+        damage = _damage(read_facts(path), path, manifest)
+    except FileNotFoundError as error:
+        damage = f"{error.filename} is missing"
+    except StoreError as error:
+        damage = str(error)
+    if damage is not None:
+        yield f"{damage}; rebuild it with `{rebuild_command(path)}`"
+
+
+def _damage(facts: FileOrigin, path: Path, manifest: Manifest) -> str | None:
+    file = path.parent / facts.file
+    if not is_intact(file, facts.bytes, facts.sha256):
+        return f"{file} is damaged: its content does not match its checksum"
+    if facts.built_from != built_from(FolderLocation(path.parent.parent).commits(manifest)):
+        return f"{file} was built from other shards than those that are there"
+    return None
+
+
+def read_facts(path: Path) -> FileOrigin:
+    """Read the JSON file of an index, or of the table of words.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        StoreError: It is damaged.
+        ResourceError: The disk or a permission does not let it be read.
+    """
+    kind, suffix = (FileOrigin, ".arrow") if path.stem == WORD_ROWS else (IndexFacts, ".faiss")
+    facts = typed(read_json(path), kind, path)
+    if facts.file != path.stem + suffix:
+        raise StoreError(f"{path} is damaged: it names the file {facts.file!r}")
+    if isinstance(facts, IndexFacts) and facts.column != path.stem:
+        raise StoreError(f"{path} is damaged: it is of the column {facts.column!r}")
+    return facts
+
+
+def rebuild_command(path: Path) -> str:
+    """Return the command that rebuilds an index."""
+    kind, _, layer = path.stem.partition("_")
+    wanted = "" if kind == WORD_ROWS else f" --on {kind}" + (f" --layer {layer}" if layer else "")
+    return f"ctxbatch index {path.parent.parent}{wanted}"
+
+
+def folder_damage(out: Path) -> Iterator[str]:
+    """Yield what is wrong with the folder of a store's indexes; a store need not have one."""
+    folder = out / INDEX
+    if folder.is_symlink():
+        yield refused_link(folder)
+    elif is_there(folder) and not folder.is_dir():
+        yield f"{folder} is not a folder: remove it"
+
+
+def _intact_facts(store: Store, name: str) -> FileOrigin | None:
+    path = facts_path(store.path, name)
+    if not is_there(path):
+        if path in index_files(store.path):  # as a build leaves it that is killed, or somebody's hand
+            log.warning("%s is missing: all rows are read; rebuild it with `%s`", path, rebuild_command(path))
+        for damage in folder_damage(store.path):
+            raise StoreError(damage)
+        return None
+    for damage in check_index(path, store.manifest):
+        raise StoreError(damage)
+    return read_facts(path)
+
+
+def open_index(store: Store, column: str) -> Index | None:
+    """Load the index on a column; ``None`` where there is none.
+
+    Raises:
+        StoreError: It is damaged or was built from other shards; the message says how to rebuild it.
+        ResourceError: The disk, a permission or the memory does not let it be loaded.
+    """
+    facts = _intact_facts(store, column)
+    if not isinstance(facts, IndexFacts):
+        return None
+    index = _load(store, column, store.path / INDEX / facts.file)
+    return Index(Proposer(index), store.column(column), facts.plain, facts.filtered)
+
+
+def _load(store: Store, column: str, path: Path) -> Any:  # noqa: ANN401 (any FAISS index)
+    """Load a FAISS file, and make sure that it is an index of the store's rows."""
+    try:
+        index: Any = faiss.read_index(str(path))
+    except MemoryError as error:
+        raise out_of_memory(path) from error
+    except (RuntimeError, ValueError, OverflowError) as error:
+        why = said_by_faiss(error)
+        if _NOT_READ.search(why):
+            raise cannot_be_read(path, why[:SHOWN_REASON]) from error
+        raise StoreError(_not_an_index(store, column, path, why)) from error
+    if not isinstance(index, faiss.IndexIVF):
+        raise StoreError(_not_an_index(store, column, path, "it holds no IVF index"))
+    n_rows, dimension = store.n_rows, store.config.hidden_size
+    lists: Any = index.invlists
+    n_listed = sum(lists.list_size(number) for number in range(min(index.nlist, lists.nlist)))
+    if (index.ntotal, index.d, n_listed) != (n_rows, dimension, n_rows):
+        why = f"it holds {index.ntotal:,} vectors of {index.d}, the store {n_rows:,} of {dimension}"
+        raise StoreError(_not_an_index(store, column, path, why))
+    for part in (index, index.quantizer):
+        if not part.is_trained or part.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise StoreError(_not_an_index(store, column, path, "it is not trained for cosines"))
+    if (index.quantizer.ntotal, index.quantizer.d) != (index.nlist, dimension):
+        raise StoreError(_not_an_index(store, column, path, "its lists have no centroids"))
+    return index
+
+
+def _not_an_index(store: Store, column: str, path: Path, why: str) -> str:
+    return f"{path} is damaged ({why}); rebuild it with `{rebuild_command(facts_path(store.path, column))}`"
+
+
+def open_postings(store: Store) -> Postings:
+    """The rows of each word, from their table where there is one.
+
+    Raises:
+        StoreError: The table is damaged or was built from other shards; the message says how to rebuild it.
+    """
+    facts = _intact_facts(store, WORD_ROWS)
+    return Postings(store, None if facts is None else store.path / INDEX / facts.file)
+
+
+def effort_facts(index: Index) -> dict[str, Any]:
+    """What `open_index` reads of an index's efforts."""
+    return {"plain": asdict(index.plain), "filtered": asdict(index.filtered)}

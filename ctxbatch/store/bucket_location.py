@@ -1,0 +1,280 @@
+"""A store on object storage: which of its shards count, how one is published, and how its files are got at.
+
+It is written through a folder of this machine, with the lock, the log, a copy of the manifest and the shards
+that are being made; nothing in it is missed when it is gone. On object storage nothing can be renamed, so
+every attempt to write a shard has names of its own:
+
+    URL/manifest.json
+    URL/shards/000000/words.ATTEMPT.arrow     and the same of the shard's other files
+    URL/shards/000000/shard.json              the commit record, which names the attempt; written last
+"""
+
+import contextlib
+import errno
+import hashlib
+import re
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from ctxbatch.corpus.plan import ShardSpec
+from ctxbatch.corpus.store_marker import MANIFEST
+from ctxbatch.errors import InputError, ResourceError, StoreError
+from ctxbatch.files import cache_folder, remove
+from ctxbatch.filesystem import (
+    OF_BUCKETS,
+    Entry,
+    RemoteError,
+    delete_file,
+    download,
+    list_folder,
+    look_up,
+    read_file,
+    upload,
+    write_file,
+)
+from ctxbatch.sealed import seal
+from ctxbatch.store.commits import COMMIT, Commit, is_of_plan, parse_commit, shard_folder
+from ctxbatch.store.locks import Claims
+from ctxbatch.store.manifest import SHARDS, Manifest, holds_other_things
+from ctxbatch.store.shard_writer import remove_leftovers
+
+# Small objects that are read or removed at the same time.
+_AT_ONCE = 16
+# An upload that takes longer than this, from a file to the record that names it, may be taken for dead.
+_UNSETTLED_SECONDS = 900.0
+_ATTEMPT = re.compile(rf"{SHARDS}/\d{{6}}/\w+\.[0-9a-f]{{12}}\.(arrow|jsonl)")
+
+
+class BucketLocation:
+    """A store on object storage.
+
+    Args:
+        url: Its name, with a scheme.
+    """
+
+    is_here = False
+
+    def __init__(self, url: str) -> None:
+        self.out = url.rstrip("/")
+        named = f"{self.out.rpartition('/')[2]}-{hashlib.sha256(self.out.encode()).hexdigest()[:12]}"
+        self.folder = cache_folder() / "remote" / named
+
+    def check(self) -> None:
+        """Make sure that there can be, or is, a store.
+
+        Raises:
+            InputError: There is no such bucket.
+            StoreError: There is something else.
+            ResourceError: The network fails, or access is denied.
+        """
+        with self._told():
+            try:
+                entries = list_folder(self.out, recursive=False)
+            except RemoteError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                if self.out.partition("://")[0].lower() in OF_BUCKETS:
+                    look_up("/".join(self.out.split("/")[:3]))
+                return
+        names = sorted(entry.url.rpartition("/")[2] for entry in entries)
+        if names and MANIFEST not in names:
+            raise holds_other_things(self.out, names)
+
+    def manifest(self) -> Manifest | None:
+        """The store's manifest; ``None`` where none was begun.
+
+        Raises:
+            StoreError: It is damaged, or of another format.
+            ResourceError: The network fails, or access is denied.
+        """
+        raw = self._read(MANIFEST)
+        return None if raw is None else Manifest.from_bytes(raw, self.out)
+
+    def begin(self, manifest: Manifest, *, first: bool) -> bool:  # noqa: ARG002 (nobody can know that there)
+        """Begin a store.
+
+        Raises:
+            ResourceError: The network fails, or access is denied.
+        """
+        with self._told():
+            write_file(f"{self.out}/{MANIFEST}", manifest.as_bytes())
+        return True
+
+    def copy_manifest(self, manifest: Manifest) -> None:
+        """Have the manifest in the folder, where workers look for it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        manifest.write(self.folder)
+
+    def make_ready(self, manifest: Manifest, commits: Mapping[int, Commit]) -> None:
+        """Remove what killed runs have left, here and there. Only for who holds the folder alone.
+
+        There only what is old enough that nobody can be about to name it.
+
+        Raises:
+            ResourceError: The network fails, or access is denied.
+        """
+        remove_leftovers(self.folder)
+        remove(self.folder / SHARDS)
+        self.copy_manifest(manifest)
+        kept = {
+            self._object(shard, name, commit.attempt)
+            for shard, commit in commits.items()
+            for name in commit.files
+        }
+        settled = time.time_ns() - int(_UNSETTLED_SECONDS * 1e9)
+        left = [
+            name
+            for name, entry in self._objects(SHARDS).items()
+            if _ATTEMPT.fullmatch(name) and name not in kept and 0 < entry.mtime_ns <= settled
+        ]
+        with self._told(), ThreadPoolExecutor(_AT_ONCE) as threads:
+            list(threads.map(lambda name: delete_file(f"{self.out}/{name}"), left))
+
+    def remove_unclaimed(self, claims: Claims) -> None:
+        """Remove shards that dead workers of this machine have left in the folder."""
+        for path in (self.folder / SHARDS).glob("*"):
+            shard = int(path.name.lstrip(".").partition(".")[0])
+            if claims.take(shard):
+                remove(path)
+                claims.release(shard)
+
+    def commits(self, manifest: Manifest) -> dict[int, Commit]:
+        """The commit records of all shards that count, by shard, in order.
+
+        Raises:
+            ResourceError: The network fails, or access is denied.
+        """
+        objects = self._objects(SHARDS)
+        begun = [spec for spec in manifest.shards if self._object(spec.shard, COMMIT) in objects]
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            found = list(threads.map(lambda spec: self._commit_of(manifest, spec, objects), begun))
+        return {spec.shard: commit for spec, commit in zip(begun, found, strict=True) if commit is not None}
+
+    def commit_of(self, manifest: Manifest, spec: ShardSpec) -> Commit | None:
+        """A shard's commit record, if the shard counts.
+
+        It counts as one in a folder does: `ctxbatch.store.commits.read_commit` says when.
+
+        Raises:
+            ResourceError: The network fails, or access is denied.
+        """
+        return self._commit_of(manifest, spec, self._objects(f"{SHARDS}/{spec.shard:06d}"))
+
+    def broken(self, manifest: Manifest, commits: Mapping[int, Commit]) -> list[int]:
+        """The shards that have a commit record and do not count."""
+        objects = self._objects(SHARDS)
+        shards = (spec.shard for spec in manifest.shards if spec.shard not in commits)
+        return [shard for shard in shards if self._object(shard, COMMIT) in objects]
+
+    def _commit_of(self, manifest: Manifest, spec: ShardSpec, objects: Mapping[str, Entry]) -> Commit | None:
+        raw = self._read(self._object(spec.shard, COMMIT))
+        if raw is None:
+            return None
+        try:
+            commit = parse_commit(raw, self.out, spec.shard)
+        except StoreError:
+            return None
+        return commit if self._is_whole(commit, objects) and is_of_plan(commit, manifest, spec) else None
+
+    def _is_whole(self, commit: Commit, objects: Mapping[str, Entry]) -> bool:
+        """Whether all files of a commit record are there in full length."""
+        files = {
+            self._object(commit.shard, name, commit.attempt): facts for name, facts in commit.files.items()
+        }
+        return all(name in objects and objects[name].size == facts.bytes for name, facts in files.items())
+
+    def publish(self, commit: Commit) -> None:
+        """Make a shard that is complete in the folder the store's, and remove it from the folder.
+
+        Raises:
+            ResourceError: The network fails, or access is denied.
+        """
+        published = replace(commit, attempt=uuid.uuid4().hex[:12])
+        shard, folder = commit.shard, shard_folder(self.folder, commit.shard)
+        with self._told():
+            for name in commit.files:
+                upload(folder / name, f"{self.out}/{self._object(shard, name, published.attempt)}")
+            write_file(f"{self.out}/{self._object(shard, COMMIT)}", seal(published.as_dict()))
+        if not self._is_whole(published, self._objects(f"{SHARDS}/{shard:06d}")):
+            raise ResourceError(
+                f"{self.out}: files of shard {shard:06d} went away while it was written, as if another run "
+                "were at work there: let one run at a time write, and run again"
+            )
+        shutil.rmtree(folder)
+
+    @contextlib.contextmanager
+    def shard_files(self, shard: int) -> Iterator[Path | None]:
+        """A folder with copies of a shard's files, as long as they are looked at.
+
+        ``None`` where no commit record is there. What the record names and is not there has no copy either.
+
+        Raises:
+            ResourceError: The network fails, or access is denied.
+        """
+        with tempfile.TemporaryDirectory(prefix="ctxbatch-") as scratch:
+            yield Path(scratch) if self.copy_shard(shard, Path(scratch)) else None
+
+    def copy_shard(self, shard: int, folder: Path) -> bool:
+        """Copy a shard's files into a folder, under the names that they have in a local store.
+
+        Their content is not checked. A file that is not there is left out, and so are all where the commit
+        record is damaged. Returns True if there is a commit record.
+
+        Raises:
+            ResourceError: The network fails, or access is denied.
+        """
+        raw = self._read(self._object(shard, COMMIT))
+        if raw is None:
+            return False
+        (folder / COMMIT).write_bytes(raw)
+        try:
+            commit = parse_commit(raw, self.out, shard)
+        except StoreError:
+            return True
+        for name in commit.files:
+            with self._told(), _absent():
+                download(f"{self.out}/{self._object(shard, name, commit.attempt)}", folder / name)
+        return True
+
+    def _object(self, shard: int, name: str, attempt: str | None = None) -> str:
+        """The name of a shard's object below the URL."""
+        stem, _, suffix = name.partition(".")
+        return f"{SHARDS}/{shard:06d}/{name if attempt is None else f'{stem}.{attempt}.{suffix}'}"
+
+    def _objects(self, under: str) -> dict[str, Entry]:
+        """The objects in a folder of the store by their names below the URL."""
+        with self._told(), _absent():
+            entries = list_folder(f"{self.out}/{under}", recursive=True)
+            return {entry.url[len(self.out) + 1 :]: entry for entry in entries if not entry.is_folder}
+        return {}
+
+    def _read(self, name: str) -> bytes | None:
+        """A small object; ``None`` where it is not there."""
+        with self._told(), _absent():
+            return read_file(f"{self.out}/{name}")
+        return None
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say in one line what is the matter with the place."""
+        try:
+            yield
+        except RemoteError as error:
+            kind = InputError if error.errno in (errno.ENOENT, errno.EINVAL) else ResourceError
+            raise kind(f"{self.out}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _absent() -> Iterator[None]:
+    """Pass over an object that is not there."""
+    try:
+        yield
+    except RemoteError as error:
+        if error.errno != errno.ENOENT:
+            raise
