@@ -1,4 +1,4 @@
-"""Names for numpy arrays by what they hold; a comment or a name's last letters say their shape."""
+"""Names the types of numpy arrays. A comment or a variable's last letters give the shape."""
 
 from typing import Any
 

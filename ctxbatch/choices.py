@@ -1,4 +1,4 @@
-"""Names what options choose from, and their defaults."""
+"""Defines the choices of options, and some defaults."""
 
 from typing import Literal, get_args
 

@@ -1,4 +1,4 @@
-"""What decides which vectors a text gives (`ResolvedConfig`), with its fingerprint.
+"""Defines `ResolvedConfig`, all that decides which vectors a text gives, and its fingerprint.
 
 Reads no file and imports no model code.
 """
@@ -15,15 +15,16 @@ from ctxbatch.choices import Pooling, ShiftKind, SplitKind, StaticKind, StoredTy
 from ctxbatch.errors import InputError
 from ctxbatch.sealed import Count, Positive, canonical_json
 
-# No model has more dimensions, layers or positions.
-_MOST = 1 << 20
+# No model has more dimensions, layers or positions than this.
+_MAX_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is stored where not all is: occurrences of so many words, a share of all, so many of a sentence.
+    """A selection of occurrences: those that all of its criteria keep. ``None`` is a criterion not set.
 
-    ``None`` is what does not select; each selects by itself, and stored are those that all of them keep.
+    ``words`` is the number of chosen words, ``sample`` a share of all words, ``top_salient`` a number of
+    words per sentence.
     """
 
     words: int | None
@@ -32,7 +33,7 @@ class Kept:
 
     @property
     def of_words(self) -> bool:
-        """Whether what is kept depends on the word, so that rows are no random words of the text."""
+        """True if the selection depends on the word, so that rows are not a random sample of the text."""
         return self.words is not None or self.top_salient is not None
 
     def __str__(self) -> str:
@@ -50,10 +51,10 @@ class Kept:
 class ResolvedConfig:
     """Everything that decides which vectors a text gives, with nothing left open.
 
-    ``layers`` are positive and in the order asked for; options without a meaning beside the others
-    are ``None``. ``max_tokens`` is the longest window in tokens, special tokens included. ``compiled``
-    says whether the model runs as a compiled program, which rounds differently. ``words`` are casefolded
-    and sorted. Layers and heads count from 1; without a ``salience_head`` salience is the mean of all.
+    ``layers`` are positive and in the order asked for. An option that cannot take effect is ``None``.
+    ``max_tokens`` is the longest window in tokens, special tokens included. ``compiled`` says whether the
+    model runs as a compiled program, which rounds differently. ``words`` are casefolded and sorted. Layers
+    and heads count from 1; without a ``salience_head``, salience is the mean over all heads.
     """
 
     model: str
@@ -87,17 +88,17 @@ class ResolvedConfig:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the canonical JSON of every field: equal fingerprints, comparable vectors."""
+        """The sha256 of the canonical JSON of all fields. Equal fingerprints mean comparable vectors."""
         return hashlib.sha256(canonical_json(self.as_dict()).encode()).hexdigest()
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON knows them."""
+        """Return the fields as JSON values."""
         fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # tuples become lists
         return fields
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ResolvedConfig":
-        """Return the configuration that `as_dict` made these fields of.
+        """Return the configuration from the output of `as_dict`.
 
         Raises:
             msgspec.ValidationError: A field is missing or of another type.
@@ -105,39 +106,39 @@ class ResolvedConfig:
         return msgspec.convert(fields, cls)
 
     def contradiction(self) -> str | None:
-        """Return what of a configuration that was read cannot be; ``None`` if nothing."""
+        """Return why a configuration that was read is invalid, or ``None``."""
         layers = (*self.layers, *([self.salience_layer] if self.salience_layer else ()))
         if (
             not self.vectors
             or len({*self.vectors}) < len(self.vectors)
             or bool(self.layers) == (self.vectors == ("static",))
         ):
-            return "it names no vectors, or some twice, or none of their layers"
+            return "its vectors are missing, repeated or do not fit its layers"
         if max(layers, default=1) > self.n_layers or len({*self.layers}) < len(self.layers):
-            return "it names layers that the model does not have"
-        if max(self.hidden_size, self.n_layers, self.max_tokens) > _MOST:
-            return "it names a model larger than any"
+            return "its layers are repeated or not in the model"
+        if max(self.hidden_size, self.n_layers, self.max_tokens) > _MAX_SIZE:
+            return "its model is larger than any model"
         needed = {"log_ratio": self.floor, "asinh": self.delta, "difference": 1.0, None: 1.0}[self.shift]
         if needed is None or ("shift" in self.vectors) != (self.shift is not None):
-            return "its shift is not defined"
+            return "its shift is incomplete or does not fit its vectors"
         if not {"weights", "tokenizer", "model_config"} <= self.digests.keys():
-            return "it names no checksums of its model"
+            return "it lacks checksums of its model"
         return None
 
     def meaning(self) -> dict[str, Any]:
-        """The fields that decide what vectors mean: not those that only round them, or choose among them."""
+        """Return the fields that define the vectors, without those that only round or select them."""
         rounding = ("compiled", "tokens_per_batch")
         choosing = ("words", "sample", "top_salient", "salience_layer", "salience_head")
         return {name: value for name, value in self.as_dict().items() if name not in rounding + choosing}
 
     @property
     def highest_layer(self) -> int:
-        """The last layer that is run; the first shows what goes into it, so one is run always."""
+        """The last layer to run. Layer 1 always runs, because its input holds the static vectors."""
         return max(self.layers, default=1)
 
     @property
     def kept(self) -> Kept | None:
-        """Which occurrences are stored; ``None`` where all are."""
+        """The selection of occurrences to store, or ``None`` for all."""
         n_words = None if self.words is None else len(self.words)
         if n_words is None and self.sample is None and self.top_salient is None:
             return None
@@ -145,11 +146,11 @@ class ResolvedConfig:
 
     @property
     def kept_by_model(self) -> int | None:
-        """How many rows of a sentence the model itself keeps, if it chooses: where a row is a whole word."""
+        """The number of rows the model keeps per sentence; ``None`` if it keeps all, or rows are pieces."""
         return None if self.pool == "none" else self.top_salient
 
     def of_queries(self, *, salient: bool) -> "ResolvedConfig":
-        """The configuration for sentences of which every word is wanted, with or without its salience."""
+        """Return the configuration for queries, which need every word, with or without its salience."""
         layer = (self.salience_layer or self.highest_layer) if salient else None
         head = self.salience_head if salient else None
         return replace(
@@ -158,7 +159,7 @@ class ResolvedConfig:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the vector columns, in the order in which they are stored."""
+        """The names of the vector columns, in stored order."""
         names = ["static"] if "static" in self.vectors else []
         for kind in ("contextual", "shift"):
             if kind in self.vectors:
@@ -166,7 +167,7 @@ class ResolvedConfig:
         return tuple(names)
 
     def column(self, on: str | None = None, layer: int | None = None) -> str:
-        """The name of the stored column for a kind of vector and a layer.
+        """Return the name of the stored column for a kind of vector and a layer.
 
         Args:
             on: ``shift``, ``contextual``, ``static`` or a column's full name; ``None`` takes the first
@@ -174,7 +175,7 @@ class ResolvedConfig:
             layer: A layer's number, negative from the end; ``None`` takes the first layer of the run.
 
         Raises:
-            InputError: The store does not hold such a column.
+            InputError: The store has no such column.
         """
         if on is None:
             on = next(kind for kind in ("shift", "contextual", "static") if kind in self.vectors)

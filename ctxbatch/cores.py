@@ -1,7 +1,7 @@
-"""The cores that this process may use, whatever the libraries that it loads do to it.
+"""Counts the cores that this process may use, and undoes the thread binding of OpenMP.
 
-Where OpenMP is told to bind threads to cores, loading a library that uses it binds the thread that loads it,
-and with it all threads and processes that this thread starts. The package imports this module before others.
+If OpenMP is told to bind threads to cores, loading a library that uses it binds the loading thread, and all
+threads and processes that this thread starts. The package therefore imports this module first.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import os
 
 _AT_START = os.sched_getaffinity(0)
 _BINDING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
-# The environment of processes that are not to be bound.
+# The environment of processes that must not be bound.
 UNBOUND = {"OMP_PROC_BIND": "false", "KMP_AFFINITY": "disabled"}
 _LIMIT = "LOKY_MAX_CPU_COUNT"
 
@@ -17,12 +17,12 @@ _LIMIT = "LOKY_MAX_CPU_COUNT"
 def unbind() -> None:
     """Give this thread, and what it starts from now on, the cores that it had at the start."""
     if any(os.environ.get(name) for name in _BINDING):
-        with contextlib.suppress(OSError):  # some of them have been taken away since
+        with contextlib.suppress(OSError):  # some of these cores have since been taken away
             os.sched_setaffinity(0, _AT_START)
 
 
 def count_cores() -> int:
-    """How many physical cores this process may use, by its affinity mask and the quota of its cgroup."""
+    """Return the number of physical cores this process may use, by affinity mask and cgroup quota."""
     from joblib import cpu_count
 
     unbind()
@@ -30,7 +30,7 @@ def count_cores() -> int:
 
 
 def describe_limit() -> str | None:
-    """Why this process may use fewer cores than the machine has; ``None`` if all, or as the user says."""
+    """Return why this process may not use all cores; ``None`` if it may, or if the user set the number."""
     from joblib import cpu_count
 
     unbind()

@@ -1,13 +1,13 @@
-"""The errors that a user can cause or meet, each with the exit status that the command line gives it.
+"""Defines the errors that a user can cause or meet, and the exit status of each.
 
-Every message is one line that names the value, the place and the remedy. Anything else that is
-raised is a defect of the program and keeps its traceback. Wordings that several packages need are here too.
+Every message is one line that names the value, the place and the remedy. Any other exception is a defect of
+the program and keeps its traceback. Also owns wordings that several packages share.
 """
 
 import contextlib
 from collections.abc import Iterable, Iterator
 
-# So many characters of what a library says go into a message.
+# The most characters that a message quotes from a library's error.
 SHOWN_REASON = 200
 
 
@@ -18,15 +18,15 @@ class CtxbatchError(Exception):
 
 
 class InputError(CtxbatchError):
-    """A command, an option, a model or a source that cannot be used as it is."""
+    """A command, an option, a model or a source cannot be used as it is."""
 
 
 class StoreError(CtxbatchError):
-    """A store or an index that is damaged, stale, of another configuration or not one at all."""
+    """A store or an index is damaged, stale, of another configuration, or not one at all."""
 
 
 class TooManyRejectsError(CtxbatchError):
-    """More of the input is rejected than ``--max-rejects`` allows; what is committed is kept."""
+    """More records are rejected than ``--max-rejects`` allows. Committed shards are kept."""
 
     exit_status = 3
 
@@ -40,8 +40,8 @@ class ResourceError(CtxbatchError):
 class Stopped(BaseException):
     """A signal asked the program to stop.
 
-    It is no ``Exception``, so that it passes every ``except Exception`` of the libraries on its way out.
-    ``remedy`` says how to go on, if there is something to go on with.
+    It is not an ``Exception``, so that no ``except Exception`` of a library catches it. ``remedy`` says how
+    to resume, if that is possible.
     """
 
     def __init__(self, signum: int) -> None:
@@ -51,7 +51,7 @@ class Stopped(BaseException):
 
     @property
     def exit_status(self) -> int:
-        """128 + the number of the signal, as shells report it; a hang-up counts as a termination."""
+        """128 + the signal's number, as shells report it; a hang-up counts as a termination."""
         import signal
 
         return 128 + (signal.SIGTERM if self.signum == signal.SIGHUP else self.signum)
@@ -59,7 +59,7 @@ class Stopped(BaseException):
 
 @contextlib.contextmanager
 def resumable(remedy: str) -> Iterator[None]:
-    """Add a remedy to a signal that stops the program meanwhile."""
+    """Add a remedy to a `Stopped` that is raised in the block."""
     try:
         yield
     except Stopped as stopped:
@@ -68,7 +68,7 @@ def resumable(remedy: str) -> Iterator[None]:
 
 
 def error_of_kind(kind: str, message: str) -> CtxbatchError:
-    """The error that a worker met in another process, by the name of its class."""
+    """Return the error that another process raised, from the name of its class and its message."""
     kinds = {each.__name__: each for each in (InputError, StoreError, TooManyRejectsError, ResourceError)}
     return kinds.get(kind, CtxbatchError)(message)
 
@@ -77,23 +77,23 @@ def error_of_kind(kind: str, message: str) -> CtxbatchError:
 
 
 def cannot_be_read(path: object, why: OSError | str) -> ResourceError:
-    """Return the error for a file that is there, and that the disk or a permission does not let be read."""
+    """Return the error for an existing file that the disk or a permission does not let us read."""
     said = why if isinstance(why, str) else why.strerror or why
     return ResourceError(f"{path} cannot be read ({said}): fix that and run again")
 
 
 def out_of_memory(path: object, why: str = "") -> ResourceError:
-    """Return the error for a file that cannot be read for want of memory; ``why`` is what a library says."""
+    """Return the error for a file that does not fit into memory; ``why`` is a library's message."""
     said = f" ({why[:SHOWN_REASON]})" if why else ""
-    return ResourceError(f"{path} cannot be read: there is not enough memory{said}: free some, and run again")
+    return ResourceError(f"{path} cannot be read: not enough memory{said}: free some and run again")
 
 
 def one_line(error: object) -> str:
-    """Return what a library's error says on one line."""
+    """Return an error's message on one line."""
     return " ".join(str(error).split())
 
 
 def shortened(names: Iterable[str], at_most: int) -> str:
-    """Return names in one line: all of them, or the first ones and an ellipsis."""
+    """Return names on one line: all of them, or the first ``at_most`` and an ellipsis."""
     names = list(names)
     return ", ".join(names[:at_most]) + (", …" if len(names) > at_most else "")

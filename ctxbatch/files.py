@@ -1,7 +1,7 @@
-"""Writing files: whole or not at all, inside the store alone, and only where there is room.
+"""Writes files whole or not at all, only inside a store, and only if the disk has room.
 
-A file that is written once is written beside its place, synced and renamed. The names of what is being
-written are hidden, and no other process's anywhere. Also the folder of what this machine keeps for a user.
+A file that is written once is written beside its place, synced and renamed. Its temporary name is hidden, and
+unique to the process on all machines. Also owns the location of the user's cache folder.
 """
 
 import errno
@@ -36,9 +36,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def create(path: Path, content: bytes) -> bool:
-    """Like `write_atomically`, unless the file is there already; returns whether this one has its place.
+    """Write a file atomically unless it exists; return True if this call created it.
 
-    Of several processes on several machines exactly one succeeds: a link is made whole and replaces nothing.
+    Of several processes on several machines, exactly one succeeds: a link appears whole and replaces nothing.
 
     Raises:
         OSError: The disk refuses.
@@ -64,7 +64,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write a file to, which is then synced and takes the file's place whole."""
+    """Yield a path to write to; then sync that file and rename it into place."""
     beside = path.with_name(temporary_name(path.name))
     try:
         yield beside
@@ -85,7 +85,7 @@ def sync(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder with all that is in it, or whatever else has the name; what cannot be removed stays."""
+    """Remove a folder with its content, or a file. What cannot be removed stays."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:  # rmtree would open a pipe, and wait
@@ -97,24 +97,24 @@ def remove(path: Path) -> None:
 
 
 def temporary_name(name: str, process: str | None = None) -> str:
-    """What a file or a folder is called while it is written: hidden, and no other process's anywhere."""
+    """Return a name for a file or folder being written: hidden, and unique to a process on all machines."""
     return f".{name}.{process or process_name()}.tmp"
 
 
 def process_name(pid: int | None = None, nonce: str | None = None) -> str:
-    """A process among all that write to the same store: this one, or one that this one has started.
+    """Return a name, unique among the writers of a store, for this process or one that it started.
 
-    A host and a number are not enough: two containers can have both in common.
+    Host and process number are not enough: two containers can share both.
 
     Args:
-        pid: The number of a process that this one has started.
-        nonce: The random text that it was given in its environment, as `PROCESS_NONCE`.
+        pid: The number of a process that this one started.
+        nonce: The value of `PROCESS_NONCE` in that process's environment.
     """
     return f"{host_name().replace('.', '-')}.{nonce or _own_nonce()}.{pid or os.getpid()}"
 
 
 def new_nonce() -> str:
-    """A nonce for a process that is about to be started."""
+    """Return a nonce for a process that is about to start."""
     return secrets.token_hex(6)
 
 
@@ -124,7 +124,7 @@ def _own_nonce() -> str:
 
 
 def host_name() -> str:
-    """This machine's name among those that write to the same store."""
+    """Return this machine's name among the writers of a store."""
     return socket.gethostname()
 
 
@@ -132,7 +132,7 @@ def host_name() -> str:
 
 
 def open_to_write(path: Path, mode: int) -> int:
-    """Open, or make, a file of a store that is written to in its place; returns the descriptor.
+    """Open or create a file of a store to write to it in place; return the descriptor.
 
     Raises:
         StoreError: It is a link, or not a regular file.
@@ -152,7 +152,7 @@ def open_to_write(path: Path, mode: int) -> int:
 
 
 def refused_link(path: Path) -> str:
-    """What is said of a link where one may not be."""
+    """Return the message for a link, or a special file, in place of a file of a store."""
     return f"{path} is a link or not a regular file, and ctxbatch writes only inside a store: remove it"
 
 
@@ -160,7 +160,7 @@ def refused_link(path: Path) -> str:
 
 
 def free_bytes(out: Path) -> int:
-    """Bytes free on the disk where a store is or will be."""
+    """Return the bytes free on the disk where a store is or will be."""
     folder = out.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -168,21 +168,21 @@ def free_bytes(out: Path) -> int:
 
 
 def check_room(out: Path, needed: int, remedy: str) -> None:
-    """Refuse to begin what the disk cannot hold; ``remedy`` is what the command's user can do.
+    """Raise an error if the disk cannot hold ``needed`` bytes more; ``remedy`` ends its message.
 
     Raises:
-        ResourceError: It cannot.
+        ResourceError: The disk has too little room.
     """
     free = free_bytes(out)
     if needed > free:
         raise ResourceError(
-            f"{out} needs about {needed / 1e9:,.2f} GB more and its disk has {free / 1e9:,.2f} GB free: "
+            f"{out} needs about {needed / 1e9:,.2f} GB more, but its disk has {free / 1e9:,.2f} GB free: "
             f"{remedy}"
         )
 
 
 def as_resource_error(error: OSError, out: Path) -> ResourceError:
-    """Say in one line what stopped the writing of a store, and what to do."""
+    """Return the error that says what stopped the writing of a store, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError(f"the disk of {out} is full: make room and run the same command again")
     return ResourceError(f"{out} cannot be written to ({error.strerror or error}): fix that and run again")
@@ -192,15 +192,17 @@ def as_resource_error(error: OSError, out: Path) -> ResourceError:
 
 
 def cache_folder() -> Path:
-    """Return where this user's machine keeps what can be made again: compiled models, rates of past runs.
+    """Return the user's cache folder, for compiled models and rates of past runs.
 
     Raises:
-        ResourceError: The user has no home, and XDG_CACHE_HOME names no folder instead.
+        ResourceError: The user has no home folder, and XDG_CACHE_HOME is not an absolute path.
     """
     named = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(named).is_absolute():  # the standard has relative ones ignored
+    if Path(named).is_absolute():  # the XDG standard ignores relative paths
         return Path(named) / "ctxbatch"
     try:
         return Path.home() / ".cache" / "ctxbatch"
     except RuntimeError:
-        raise ResourceError("this user has no home folder for a cache: set XDG_CACHE_HOME to one") from None
+        raise ResourceError(
+            "this user has no home folder for a cache: set XDG_CACHE_HOME to a folder"
+        ) from None

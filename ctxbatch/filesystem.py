@@ -1,9 +1,9 @@
-"""Looks up, lists, opens, reads and writes what has a name with a scheme, such as ``s3://bucket/key``.
+"""Looks up, lists, reads and writes files whose name has a scheme, such as ``s3://bucket/key``.
 
-Owns which names are remote. Credentials, regions and endpoints come from the environment alone; retries are
-the libraries' own, on S3 as many as AWS_MAX_ATTEMPTS says. Whatever fails is a `RemoteError`, and has a
-number: an `OSError` without one would be taken for a damage in what is read, and records would be lost. The
-main thread lets others ask, and so heeds signals meanwhile.
+Owns which names are remote. Credentials, regions and endpoints come only from the environment. The libraries
+retry by themselves; AWS_MAX_ATTEMPTS limits them on S3. Every failure is a `RemoteError` with an ``errno``:
+readers take an `OSError` without one for damaged data, and would lose records. The main thread has another
+thread do the work, so that it can handle signals meanwhile.
 """
 
 import contextlib
@@ -27,9 +27,9 @@ from ctxbatch.storage_backends import arrow_file_system, fsspec_file_system
 log = logging.getLogger("ctxbatch")
 Answer = TypeVar("Answer")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)", re.IGNORECASE)
-# Read at a time: few enough requests, and not much that is read in vain where a shard ends.
+# Bytes per read: few requests, and little that is read in vain at the end of a shard.
 _BUFFER = 1 << 20
-# Of a file that is copied whole.
+# Bytes per read when a whole file is copied.
 _BLOCK = 16 << 20
 OF_BUCKETS = ("s3", "gs", "gcs")
 _DENIED = (
@@ -41,21 +41,21 @@ _DENIED = (
     "OAuth2",
 )
 _ABSENT = ("NO_SUCH_BUCKET", "NO_SUCH_KEY", "RESOURCE_NOT_FOUND")
-# How long an answer is waited for in silence.
+# Waits longer than this are logged.
 _SILENT_SECONDS = 10.0
-_NOTHING = "no such object, folder or bucket"
+_NOT_FOUND = "no such object, folder or bucket"
 
 
 class RemoteError(OSError):
-    """A remote file system refuses or fails: ``strerror`` says why and what to do.
+    """A remote file system refuses or fails; ``strerror`` says why and what to do.
 
-    ``errno`` is ENOENT where nothing has the name, EINVAL where nothing can have it, EACCES where access is
-    denied, and else EIO: then the same may succeed later.
+    ``errno`` is ENOENT if nothing has the name, EINVAL if nothing can have it, EACCES if access is denied,
+    and EIO for anything else, which may succeed later.
     """
 
 
 class Entry(NamedTuple):
-    """An object or a folder; a folder's size is 0. ``mtime_ns`` is 0 where the file system knows no times."""
+    """An object or a folder. A folder's size is 0; ``mtime_ns`` is 0 if the file system has no times."""
 
     url: str
     size: int
@@ -64,47 +64,47 @@ class Entry(NamedTuple):
 
 
 def is_remote(name: str) -> bool:
-    """Whether a name begins with a scheme; no local path does that pathlib has written."""
+    """Return True if a name begins with a scheme. No path that pathlib wrote does."""
     return _SCHEME.match(name) is not None
 
 
 def without_password(url: str) -> str:
-    """A URL as it can be shown."""
+    """Return a URL with its password hidden, for messages."""
     return re.sub(r"^([^/]*//[^/:]*):[^/@]*@", r"\1:…@", url)
 
 
 def check_name(url: str) -> None:
-    """Make sure that a URL can name something.
+    """Raise an error if a URL cannot name an object.
 
     Raises:
-        RemoteError: It names no bucket, a local file, or holds credentials.
+        RemoteError: It names no bucket, names a local file, or holds credentials.
     """
     match = _SCHEME.match(url)
     assert match is not None
     scheme, host = match[1].lower(), match[2]
     if scheme == "file":
-        raise RemoteError(errno.EINVAL, f"a local file is named by its path: {url[match.end() :]}")
+        raise RemoteError(errno.EINVAL, f"give a local file by its path: {url[match.end() :]}")
     if scheme in OF_BUCKETS and not host:
-        raise RemoteError(errno.EINVAL, f"no bucket is named: write {scheme}://bucket/key")
+        raise RemoteError(errno.EINVAL, f"it names no bucket: write {scheme}://bucket/key")
     user = host.rpartition("@")[0]
     if ":" in user or (scheme == "s3" and user):
-        raise RemoteError(errno.EINVAL, f"credentials do not belong in a name: {_credentials(url)}")
+        raise RemoteError(errno.EINVAL, f"a URL must not hold credentials: {_credentials(url)}")
 
 
 def look_up(url: str) -> Entry:
-    """What a URL names; a prefix of objects is a folder.
+    """Return what a URL names; a prefix of objects is a folder.
 
     Raises:
         RemoteError: It names nothing, or cannot be looked up.
     """
     info = _ask(url, lambda files, path: files.get_file_info(path))
     if info.type == arrow_fs.FileType.NotFound:
-        raise RemoteError(errno.ENOENT, _NOTHING)
+        raise RemoteError(errno.ENOENT, _NOT_FOUND)
     return _entry(url, info)
 
 
 def list_folder(url: str, *, recursive: bool) -> list[Entry]:
-    """What lies in a folder, or also in the folders below it, in no order.
+    """Return the entries of a folder, or also of the folders below it, unsorted.
 
     Raises:
         RemoteError: It is not there, or cannot be listed.
@@ -120,16 +120,16 @@ def list_folder(url: str, *, recursive: bool) -> list[Entry]:
 
 
 def open_file(url: str) -> IO[bytes]:
-    """Open an object for reading at random, a megabyte ahead; its ``name`` is the URL.
+    """Open an object for random access, a megabyte ahead; its ``name`` is the URL.
 
     Raises:
-        RemoteError: It cannot be opened; so do its methods where it cannot be read.
+        RemoteError: It cannot be opened. Its methods raise this if it cannot be read.
     """
     return io.BufferedReader(_RemoteFile(url), _BUFFER)
 
 
 def read_file(url: str, size: int = -1) -> bytes:
-    """An object's bytes, or the first of them.
+    """Return an object's bytes, or the first ``size`` of them.
 
     Raises:
         RemoteError: It cannot be read.
@@ -139,14 +139,14 @@ def read_file(url: str, size: int = -1) -> bytes:
 
 
 def write_file(url: str, content: bytes) -> None:
-    """Write an object, which is there whole or not at all.
+    """Write an object whole or not at all.
 
     Raises:
         RemoteError: It cannot be written.
     """
 
     def write(files: Any, path: str) -> None:  # noqa: ANN401 (pyarrow has no types)
-        # Without this pyarrow compresses what is called .gz.
+        # Otherwise pyarrow compresses objects whose name ends in .gz.
         with files.open_output_stream(path, compression=None) as stream:
             stream.write(content)
 
@@ -154,7 +154,7 @@ def write_file(url: str, content: bytes) -> None:
 
 
 def upload(file: Path, url: str) -> None:
-    """Copy a file to an object, which may be there and cut short where this fails.
+    """Copy a file to an object. If this fails, a truncated object may remain.
 
     Raises:
         RemoteError: The file cannot be read, or the object cannot be written.
@@ -179,7 +179,7 @@ def download(url: str, file: Path) -> None:
 
 
 def delete_file(url: str) -> None:
-    """Remove an object, if it is there.
+    """Remove an object if it exists.
 
     Raises:
         RemoteError: It cannot be removed.
@@ -193,7 +193,7 @@ def delete_file(url: str) -> None:
 
 
 class _RemoteFile(io.RawIOBase):
-    """An object as Python's file, whose errors go through readers of pyarrow's unchanged."""
+    """An object as a Python file, whose errors pass through pyarrow's readers unchanged."""
 
     def __init__(self, url: str) -> None:
         self.name = url
@@ -226,7 +226,7 @@ class _RemoteFile(io.RawIOBase):
             return 0
         data = _heeding_signals(self.name, lambda: self._file.read_at(wanted, self._position))
         if not data:
-            raise RemoteError(errno.EIO, "it became shorter while it was read: run again when it is complete")
+            raise RemoteError(errno.EIO, "it shrank while it was read: run again when it is complete")
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -241,7 +241,7 @@ class _RemoteFile(io.RawIOBase):
 
 
 def _locate(url: str) -> tuple[Any, str]:
-    """The file system behind a URL, and the path in it."""
+    """Return the file system behind a URL, and the path in it."""
     check_name(url)
     match = _SCHEME.match(url)
     assert match is not None
@@ -260,14 +260,14 @@ def _by_fsspec(url: str) -> tuple[Any, str]:
         hint = "install that, or 'ctxbatch[remote]' for http and https"
         raise RemoteError(errno.EINVAL, f"{_reason(error)}: {hint}") from error
     except ValueError as error:
-        why = f"neither pyarrow nor fsspec opens it ({_reason(error)}): name a local file, s3:// or gs://"
+        why = f"neither pyarrow nor fsspec opens it ({_reason(error)}): use a local file, s3:// or gs://"
         raise RemoteError(errno.EINVAL, why) from error
 
 
 def _entry(url: str, info: Any) -> Entry:  # noqa: ANN401 (pyarrow has no types)
     if info.type == arrow_fs.FileType.Directory:
         return Entry(url, 0, 0, is_folder=True)
-    if info.size is None:  # which must not pass for an empty one
+    if info.size is None:  # it must not pass for an empty object
         raise RemoteError(errno.ENOENT, "its size is unknown: copy it to a file first")
     return Entry(url, info.size, info.mtime_ns or 0, is_folder=False)
 
@@ -276,14 +276,14 @@ def _entry(url: str, info: Any) -> Entry:  # noqa: ANN401 (pyarrow has no types)
 
 
 def _ask(url: str, do: Callable[[Any, str], Answer]) -> Answer:
-    """Do something with the file system behind a URL, and the path in it."""
+    """Call ``do`` with the file system behind a URL and the path in it."""
     return _heeding_signals(url, lambda: do(*_locate(url)))
 
 
 def _heeding_signals(url: str, do: Callable[[], Answer]) -> Answer:
-    """Do something that may try again for minutes; the main thread lets another one do it, and waits.
+    """Call ``do``, which may retry for minutes; the main thread has another thread call it, and waits.
 
-    Of the libraries' errors, which are of many classes, it makes one.
+    Turn the libraries' errors, which are of many classes, into a `RemoteError`.
     """
     try:
         if threading.current_thread() is not threading.main_thread():
@@ -316,9 +316,9 @@ def _wait_for(url: str, do: Callable[[], Answer]) -> Answer:
 def _as_remote_error(error: Exception, url: str) -> RemoteError:
     text = _reason(error)
     if isinstance(error, FileNotFoundError) or any(sign in text for sign in _ABSENT):
-        return RemoteError(errno.ENOENT, _NOTHING)
+        return RemoteError(errno.ENOENT, _NOT_FOUND)
     if isinstance(error, NotImplementedError):
-        return RemoteError(errno.EINVAL, f"this file system does not know how ({text})")
+        return RemoteError(errno.EINVAL, f"this file system does not support this ({text})")
     if isinstance(error, PermissionError) or any(sign in text for sign in _DENIED):
         return RemoteError(errno.EACCES, f"access is denied ({text}): {_credentials(url)}")
     return RemoteError(errno.EIO, f"{text}: check the network and the endpoint, and run again")

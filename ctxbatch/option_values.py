@@ -1,7 +1,7 @@
 r"""Reads the values of options from the command line: sizes, shares, lists, parts, files of words.
 
-Each function takes the option's name, for its error, and the text. All raise `InputError` where the text is
-no such value.
+Each function takes the option's name, for its error, and the text. All raise `InputError` if they cannot read
+the text.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ _UNITS = {"": 1, "b": 1} | {
 
 
 def names(_option: str, text: str) -> tuple[str, ...]:
-    """Return names that commas separate."""
+    """Return comma-separated names."""
     return tuple(text.split(","))
 
 
@@ -24,7 +24,7 @@ def character(_option: str, text: str) -> str:
 
 
 def layer_numbers(option: str, text: str) -> tuple[int, ...] | str:
-    """Return numbers of layers, or ``all``."""
+    """Return layer numbers, or ``all``."""
     try:
         return text if text == "all" else tuple(int(each) for each in text.split(","))
     except ValueError:
@@ -40,7 +40,7 @@ def count_or_auto(option: str, text: str) -> int | None:
 
 
 def part(option: str, text: str) -> tuple[int, int]:
-    """Return (i, n) of ``i/n``."""
+    """Return (i, n) from ``i/n``."""
     number, _, of = text.partition("/")
     try:
         return int(number), int(of)
@@ -84,7 +84,7 @@ def _size(option: str, text: str, wanted: str) -> int:
 
 
 def words_of_file(option: str, path: str) -> tuple[str, ...]:
-    """Return the words in a file, one a line; white space around them and blank lines do not count."""
+    """Return the words in a file, one per line, without the white space around them and blank lines."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -92,5 +92,5 @@ def words_of_file(option: str, path: str) -> tuple[str, ...]:
         raise InputError(f"{option} {path} cannot be read: {reason}") from None
     words = tuple(word for line in lines if (word := line.strip()))
     if not words:
-        raise InputError(f"{option} {path} names no words: write one a line")
+        raise InputError(f"{option} {path} holds no words: write one per line")
     return words

@@ -1,7 +1,7 @@
-"""The options of a run (`RunConfig`), as the command line and Python take them.
+"""Defines and validates the options of a run (`RunConfig`), for the command line and for Python.
 
-A field is an option: its type and annotation say how the command line reads it, its docstring is the help.
-Owns the validation of options. Reads no file but that of ``--words`` and imports no model code.
+Each field is an option: its type and annotation say how the command line reads it, its docstring is the help.
+Reads no file except that of ``--words``, and imports no model code.
 """
 
 import re
@@ -59,8 +59,8 @@ def _option(
 ) -> Parameter:
     """Return how the command line shows and reads a field.
 
-    ``read`` makes a value of the option's name and text, where the field's type does not say how;
-    ``default`` says what holds where the field is ``None``.
+    ``read`` takes the option's name and text and returns the value, if the field's type does not say how.
+    ``default`` describes what applies if the field is ``None``.
     """
 
     def convert(_kind: object, tokens: Sequence[Token]) -> Any:  # noqa: ANN401 (whatever `read` makes)
@@ -90,22 +90,22 @@ def _check_positive(option: str, value: int | None) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """The options of ``ctxbatch run``, by the names they have on the command line.
+    """The options of ``ctxbatch run``, named as on the command line.
 
-    ``None`` means "not given": the default then holds. An option that the others leave without effect, such
-    as ``floor`` with the asinh shift, is an error.
+    ``None`` means "not given": the default applies. An option that cannot take effect, such as ``floor``
+    with the asinh shift, is an error.
 
-    ``max_rejects`` is a number of records as an ``int``, a share of them as a ``float``. ``words`` are the
-    words themselves, which the command line reads from a file. Of ``words``, ``sample`` and ``top_salient``
-    each keeps occurrences by itself, and stored are those that all of them keep. ``shard_range`` is (i, n)
-    for the i-th of n parts of a run, i from 1.
+    ``max_rejects`` is a number of records as an ``int``, or a share of them as a ``float``. ``words`` are
+    the words themselves; the command line reads them from a file. An occurrence is stored if ``words``,
+    ``sample`` and ``top_salient`` all keep it. ``shard_range`` is (i, n) for the i-th of n parts of a run,
+    i from 1.
 
     Raises:
-        InputError: An option has a value out of its range, or cannot be used beside the others.
+        InputError: An option is out of range, or cannot be used with the others.
     """
 
     model: Annotated[str, _option(_VECTORS, "NAME")] = DEFAULT_MODEL
-    """A local folder, a model that an installed package carries, or a name on the Hugging Face hub."""
+    """A local folder, a model in an installed package, or a name on the Hugging Face hub."""
 
     revision: Annotated[str | None, _option(_VECTORS, "R")] = None
     """Branch, tag or commit of the model on the hub."""
@@ -114,7 +114,7 @@ class RunConfig:
         tuple[int, ...] | AllLayers | None,
         _option(_VECTORS, "all|N[,N...]", read=layer_numbers, default="-1"),
     ] = None
-    """Layers to store: from 1 up, or from -1, the last, down. Search uses the first, of all the last."""
+    """Layers to store, from 1 up or from -1 (the last) down. Search uses the first; with all, the last."""
 
     vectors: Annotated[
         tuple[VectorKind, ...],
@@ -129,29 +129,27 @@ class RunConfig:
     """How to compare contextual with static vectors."""
 
     floor: Annotated[float | None, _option(_VECTORS, "X", default=str(DEFAULT_FLOOR))] = None
-    """For log_ratio: count smaller values as zero."""
+    """For log_ratio: treat smaller values as zero."""
 
     delta: Annotated[float | None, _option(_VECTORS, "X", default=str(DEFAULT_DELTA))] = None
     """For asinh: the value where it turns from linear to logarithmic."""
 
     pool: Annotated[Pooling, _option(_VECTORS)] = "mean"
-    """Vector of a word of several wordpieces: their mean, the first one, or a row for each."""
+    """Vector of a word with several wordpieces: their mean, the first one, or one row per piece."""
 
     keep_punctuation: Annotated[bool, _option(_WORDS)] = False
     """Also store words without a letter or digit."""
 
     words: Annotated[tuple[str, ...] | None, _option(_WORDS, "FILE", read=words_of_file)] = None
-    """Store only occurrences of the words in a file, one a line, in upper or lower case."""
+    """Store only occurrences of the words in a file, one per line; case is ignored."""
 
     sample: Annotated[float | None, _option(_WORDS, "RATE", read=share)] = None
-    """Store only a share of the words, such as 0.01 or 1%: the same words in every run."""
+    """Store only a share of the words, such as 0.01 or 1%; every run takes the same words."""
 
     salience: Annotated[bool, _option(_WORDS)] = False
     """Also store how much attention each word receives."""
 
-    salience_layer: Annotated[int | None, _option(_WORDS, "N", default="the highest layer that is run")] = (
-        None
-    )
+    salience_layer: Annotated[int | None, _option(_WORDS, "N", default="the highest layer run")] = None
     """Layer whose attention counts; turns --salience on."""
 
     salience_head: Annotated[int | None, _option(_WORDS, "N", default="the mean of all heads")] = None
@@ -161,7 +159,7 @@ class RunConfig:
     """Store only the K most salient words of each sentence; turns --salience on."""
 
     record: Annotated[RecordKind, _option(_INPUT)] = "line"
-    """What a record of a text file is."""
+    """What counts as one record in a text file."""
 
     split: Annotated[SplitKind, _option(_INPUT)] = "sentence"
     """Split records into sentences, or take them whole."""
@@ -170,7 +168,7 @@ class RunConfig:
     """Language of the text, for sentence splitting."""
 
     format: Annotated[FormatName | None, _option(_INPUT, default="by suffix")] = None
-    """Format of all inputs, whatever their suffixes say."""
+    """Format of all inputs; overrides their suffixes."""
 
     text_field: Annotated[str | None, _option(_INPUT, "NAME", default="text")] = None
     """Field or column with the text; dots lead into nested fields, as in meta.body."""
@@ -182,7 +180,7 @@ class RunConfig:
     """Encoding of text without a byte order mark."""
 
     errors: Annotated[DecodeErrors, _option(_INPUT)] = "strict"
-    """Bytes that are not text: reject their record, or replace them by U+FFFD."""
+    """For bytes that cannot be decoded: reject the record, or replace them by U+FFFD."""
 
     delimiter: Annotated[
         str | None, _option(_INPUT, "CHAR", read=character, default="a comma, in .tsv a tab")
@@ -196,10 +194,10 @@ class RunConfig:
     """Stop after this many records."""
 
     precision: Annotated[Precision, _option(_COMPUTING)] = "auto"
-    """Arithmetic of the model; auto is bf16 where the device multiplies it natively, else fp32."""
+    """Arithmetic of the model; auto is bf16 if the device multiplies it natively, else fp32."""
 
     compile: Annotated[CompileChoice, _option(_COMPUTING)] = "auto"
-    """Compile the model for this CPU, once, and keep it; auto does so where the corpus repays it."""
+    """Compile the model for this CPU once and cache it; auto does so if the corpus is large enough."""
 
     devices: Annotated[
         tuple[str, ...] | None, _option(_COMPUTING, "D[,D...]", read=names, default="all GPUs, else cpu")
@@ -207,23 +205,23 @@ class RunConfig:
     """cpu, or GPUs such as cuda:0,cuda:1."""
 
     workers: Annotated[int | None, _option(_COMPUTING, "N", read=count_or_auto, default="auto")] = None
-    """Worker processes; auto is one a GPU, or one a physical CPU core."""
+    """Worker processes; auto is one per GPU, or one per physical CPU core."""
 
     tokens_per_batch: Annotated[int | None, _option(_COMPUTING, "N", read=count_or_auto, default="auto")] = (
         None
     )
-    """Tokens of a batch, padding included; auto depends on the kind of device."""
+    """Tokens per batch, padding included; auto depends on the kind of device."""
 
     engine: Annotated[EngineName, _option(_COMPUTING)] = "local"
-    """Work on this machine, or on a Ray cluster."""
+    """Run on this machine, or on a Ray cluster."""
 
     address: Annotated[str | None, _option(_COMPUTING, "auto|HOST:PORT|ray://HOST:PORT", default="auto")] = (
         None
     )
-    """The Ray cluster: auto for the one this machine belongs to, its head, or its Ray Client server."""
+    """The Ray cluster: auto (the one of this machine), its head, or its Ray Client server."""
 
     shard_range: Annotated[tuple[int, int] | None, _option(_COMPUTING, "I/N", read=part)] = None
-    """Run only the I-th of N parts, beside the others, on other machines too; I counts from 1."""
+    """Run only part I of N, counted from 1. Other machines can run the other parts at the same time."""
 
     dtype: Annotated[StoredType, _option(_STORE)] = "float16"
     """Type of the stored vectors."""
@@ -235,7 +233,7 @@ class RunConfig:
     """Build the search index at the end."""
 
     force: Annotated[bool, _option(_STORE)] = False
-    """Begin even if the disk seems too small for the result."""
+    """Start even if the disk seems too small for the result."""
 
     def __post_init__(self) -> None:
         _check_choice("--pool", self.pool, get_args(Pooling))
@@ -251,7 +249,7 @@ class RunConfig:
         self._check_devices()
         if self.shard_range is not None and not 1 <= self.shard_range[0] <= self.shard_range[1]:
             number, of = self.shard_range
-            raise InputError(f"--shard-range {number}/{of} must name a part of all, as 1/4 to 4/4 do of four")
+            raise InputError(f"--shard-range {number}/{of} must be I/N with I from 1 to N, such as 2/4")
         for option, value in (
             ("--limit", self.limit),
             ("--workers", self.workers),
@@ -266,7 +264,7 @@ class RunConfig:
                 given = f"{self.max_rejects:.0%}" if highest == 1 else self.max_rejects
                 raise InputError(f"--max-rejects {given} must be a count or a share up to 100%")
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
-            raise InputError(f"--delimiter {self.delimiter!r} must be one character, as ; or \\t")
+            raise InputError(f"--delimiter {self.delimiter!r} must be one character, such as ; or \\t")
         self._check_vectors()
         self._check_shift()
         self._check_selection()
@@ -277,12 +275,12 @@ class RunConfig:
         _check_choice("--engine", self.engine, get_args(EngineName))
         if self.engine == "local":
             if self.address is not None:
-                raise InputError("--address cannot be used with --engine local: leave it out, or take ray")
+                raise InputError("--address cannot be used with --engine local: leave it out, or use ray")
             return
         if self.devices is not None:
             raise InputError(
-                "--devices cannot be used with --engine ray, which takes all GPUs of the cluster or all "
-                "its CPUs: leave it out; --workers says how many"
+                "--devices cannot be used with --engine ray, which uses all GPUs of the cluster or all "
+                "its CPUs: leave it out; --workers sets their number"
             )
         if self.shard_range is not None:
             raise InputError("--shard-range cannot be used with --engine ray, which divides the work itself")
@@ -298,12 +296,12 @@ class RunConfig:
                 raise InputError(f"--devices {given!r} must be cpu or GPUs such as cuda:0,cuda:1")
         if not given or len(set(self.devices)) != len(self.devices):
             raise InputError(
-                f"--devices {given!r} must name devices, each once; --workers says how many work"
+                f"--devices {given!r} must name each device once; --workers sets the number of workers"
             )
         if "cpu" in self.devices and len(self.devices) > 1:
-            raise InputError(f"--devices {given!r} mixes kinds, whose results differ: take cpu or GPUs")
+            raise InputError(f"--devices {given!r} mixes cpu and GPUs, whose results differ: use one kind")
         if self.workers is not None and self.workers < len(self.devices):
-            raise InputError(f"--workers {self.workers} leaves some of --devices {given} without work")
+            raise InputError(f"--workers {self.workers} is below the number of --devices {given}: raise it")
 
     def _check_vectors(self) -> None:
         for kind in self.vectors:
@@ -329,22 +327,22 @@ class RunConfig:
         if self.compile == "on":
             raise InputError("--compile on cannot be used with --vectors static: no layer is run")
         if self.wants_salience:
-            raise InputError("salience cannot be used with --vectors static: no layer's attention is run")
+            raise InputError("salience cannot be used with --vectors static: no attention is computed")
 
     @property
     def wants_salience(self) -> bool:
-        """Whether some option asks for the salience of words."""
+        """True if some option asks for the salience of words."""
         options = (self.salience_layer, self.salience_head, self.top_salient)
         return self.salience or any(option is not None for option in options)
 
     def _check_selection(self) -> None:
         if self.sample is not None and not 0 < self.sample <= 1:
-            raise InputError(f"--sample {self.sample} must be a share of the words, as 0.01 or 1%")
+            raise InputError(f"--sample {self.sample} must be a share of the words, such as 0.01 or 1%")
         if self.words is not None:
             if isinstance(self.words, str):
-                raise InputError(f"--words {self.words!r} is one text: give a tuple of words")
+                raise InputError(f"--words {self.words!r} is one string: give a tuple of words")
             if not self.words:
-                raise InputError("--words names no words: write one a line")
+                raise InputError("--words holds no words: write one per line")
             if blank := [word for word in self.words if not word.strip()]:
                 raise InputError(f"--words holds {blank[0]!r}, which is not a word: leave it out")
 

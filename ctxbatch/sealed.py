@@ -1,8 +1,8 @@
-"""Sealed files: JSON objects that carry their own checksum; and how a file of a store is opened.
+"""Makes and reads sealed files, JSON objects with their own checksum, and opens the files of a store.
 
-A store is untrusted. Its files are opened only if they are regular, and read only up to a bound. Their
-content is compared with a declared type before anybody uses it. What is wrong with a file is a `StoreError`;
-a disk, a permission or a lack of memory is a `ResourceError`.
+A store is untrusted. Its files are opened only if they are regular, and read only up to a limit. Their
+content is checked against a declared type before use. A bad file raises a `StoreError`; a disk, a permission
+or a lack of memory raises a `ResourceError`.
 """
 
 import errno
@@ -24,26 +24,26 @@ Content = TypeVar("Content")
 MAX_BYTES = 1 << 30
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
 
-# What numbers and names in sealed files may be.
+# Types of values in sealed files.
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
 
 
 def canonical_json(value: object) -> str:
-    """Return the one spelling of a JSON value: keys sorted, no spaces, no NaN."""
+    """Return the canonical spelling of a JSON value: keys sorted, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def seal(content: Mapping[str, Any]) -> bytes:
-    """Return a JSON object with its own checksum, as it is written."""
+    """Return a JSON object with its own checksum, as bytes to write."""
     sealed = {**content, "checksum": _checksum(content)}
-    # As `json.dumps(..., indent=1)` writes it, which takes four times as long and ten times the memory.
+    # The bytes of `json.dumps(..., indent=1)`, which takes four times as long and ten times the memory.
     return msgspec.json.format(json.dumps(sealed, ensure_ascii=False).encode(), indent=1) + b"\n"
 
 
 def unseal(raw: bytes, name: object) -> dict[str, Any]:
-    """Return the JSON object that `seal` made these bytes of; ``name`` says where they are from.
+    """Return the JSON object in bytes that `seal` made; ``name`` is their place, for errors.
 
     Raises:
         StoreError: They are not a JSON object, or not byte for byte what was written.
@@ -64,7 +64,7 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 
 def typed(content: Mapping[str, Any], kind: type[Content], name: object) -> Content:
-    """Return an unsealed object as a dataclass, its fields checked against their types.
+    """Check an unsealed object's fields against their types, and return it as a dataclass.
 
     Raises:
         StoreError: A field is missing, of another type or out of its bounds.
@@ -80,7 +80,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: It is not there.
-        StoreError: It is not a regular file, no JSON object, or not byte for byte what was written.
+        StoreError: It is not a regular file, not a JSON object, or not byte for byte what was written.
         ResourceError: The disk or a permission does not let it be read.
     """
     return unseal(read_bytes(path), path)
@@ -114,7 +114,7 @@ def open_regular(path: Path) -> BufferedReader:
         ResourceError: The disk or a permission does not let it be opened.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # before opening: to open a device may already do something
+        if not stat.S_ISREG(path.stat().st_mode):  # before opening: opening a device can have effects
             raise _not_regular(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -132,7 +132,7 @@ def _not_regular(path: Path) -> StoreError:
 
 
 def is_there(path: Path) -> bool:
-    """Whether something has a name; a link that leads nowhere is something.
+    """Return True if a path exists, even as a broken link.
 
     Raises:
         ResourceError: The disk or a permission does not let it be looked up.
@@ -147,7 +147,7 @@ def is_there(path: Path) -> bool:
 
 
 def size_of(path: Path) -> int | None:
-    """Return the size of a regular file; ``None`` where there is none.
+    """Return the size of a regular file, or ``None`` if there is none.
 
     Raises:
         ResourceError: The disk or a permission does not let it be looked up.
@@ -188,11 +188,11 @@ def is_intact(path: Path, size: int, sha256: str) -> bool:
 
 
 def not_readable(path: Path, error: OSError) -> CtxbatchError:
-    """Return the error that says why a file which is there cannot be read.
+    """Return the error that says why an existing file cannot be read.
 
-    A path that the system cannot follow, as one of too many links, is the store's fault, the rest is not.
+    A path that the system cannot follow, such as a loop of links, is the store's fault; the rest is not.
     """
     if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
         return StoreError(f"{path} is damaged: {error.strerror}")
-    why = str(error) if error.errno is None else os.strerror(error.errno)  # Arrow's own words name the file
+    why = str(error) if error.errno is None else os.strerror(error.errno)  # Arrow's message names the file
     return cannot_be_read(path, why)

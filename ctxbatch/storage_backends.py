@@ -1,6 +1,6 @@
 """Opens the file system behind a URL: pyarrow's for S3, Google Cloud Storage, Azure and HDFS, else fsspec's.
 
-Owns how often object storage is asked again. Raises whatever the libraries raise.
+Owns the number of retries. Raises whatever the libraries raise.
 """
 
 import functools
@@ -11,29 +11,29 @@ from typing import Any
 
 from pyarrow import fs as arrow_fs
 
-# pyarrow's own default is over in seconds; this many take a minute and a half.
+# pyarrow's default gives up within seconds; nine attempts take a minute and a half.
 _S3_ATTEMPTS = 9
-# Google's library goes on trying for a quarter of an hour, unless it is told.
+# By default Google's library retries for a quarter of an hour.
 _GOOGLE = "?retry_limit_seconds=60"
 _TIMES = ("mtime", "LastModified", "last_modified", "modified", "updated", "created")
 
 
 @functools.cache
 def arrow_file_system(scheme: str, host: str) -> tuple[Any, str]:
-    """Return pyarrow's file system behind a scheme and a host, and the path that names the host in it.
+    """Return pyarrow's file system for a scheme and a host, and the host's path in it.
 
     Raises:
-        pa.ArrowInvalid: It knows no such scheme.
-        NotImplementedError: It was built without it.
+        pa.ArrowInvalid: pyarrow does not know the scheme.
+        NotImplementedError: pyarrow was built without the scheme.
     """
     root = f"{scheme}://{host}" + (_GOOGLE if scheme in ("gs", "gcs") else "")
-    # Only the root is read as a URI: in an object's name ?, # and % stand for themselves.
+    # Only the root is parsed as a URI: in an object's name, ?, # and % are ordinary characters.
     file_system, path = arrow_fs.FileSystem.from_uri(root)
     return _patient_s3(file_system) if file_system.type_name == "s3" else file_system, path
 
 
 def _patient_s3(found: Any) -> Any:  # noqa: ANN401 (pyarrow has no types)
-    """The same file system with more attempts, which a URI cannot ask for."""
+    """Return the same file system with more attempts, which a URI cannot set."""
     attempts = os.environ.get("AWS_MAX_ATTEMPTS", "")
     return arrow_fs.S3FileSystem(
         region=found.region or None,
@@ -46,11 +46,11 @@ def _patient_s3(found: Any) -> Any:  # noqa: ANN401 (pyarrow has no types)
 
 
 def fsspec_file_system(url: str) -> tuple[Any, str]:
-    """Return fsspec's file system behind a URL as one of pyarrow's, and the path in it.
+    """Return fsspec's file system behind a URL, wrapped for pyarrow, and the path in it.
 
     Raises:
-        ImportError: What it needs is not installed.
-        ValueError: It knows no such scheme.
+        ImportError: A library that it needs is not installed.
+        ValueError: fsspec does not know the scheme.
     """
     from fsspec.core import url_to_fs
 
@@ -59,9 +59,9 @@ def fsspec_file_system(url: str) -> tuple[Any, str]:
 
 
 class _Handler(arrow_fs.FSSpecHandler):  # type: ignore[misc]  # pyarrow has no types
-    """A file system of fsspec's with the times of its files.
+    """An fsspec file system that reports modification times.
 
-    pyarrow's own handler knows no times, and passes over folders that cannot be listed.
+    pyarrow's own handler reports none, and skips folders that cannot be listed.
     """
 
     def get_file_info(self, paths: list[str]) -> list[Any]:

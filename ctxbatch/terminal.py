@@ -1,8 +1,7 @@
-"""The exits to a terminal and to a log: whatever a text holds, it stays on its line and controls nothing.
+"""Prints and logs every line of the program, with control characters escaped.
 
-Names of files, models and devices, documents and whole stores come from anybody. Every line that the program
-prints or logs leaves it through this module, which escapes the characters that a terminal obeys or that make
-a line look like something else than it is.
+Names of files, models and devices, documents and whole stores come from anybody. So this module escapes the
+characters that a terminal obeys, that break a line, or that make it look like something else.
 """
 
 import contextlib
@@ -25,9 +24,9 @@ from ctxbatch.errors import ResourceError
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Control characters (C0, DEL, C1), what Unicode calls Bidi_Control, separators of lines and paragraphs, and
-# surrogates: the bytes of a file name that are not UTF-8, or halves of characters.
-_OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Control characters (C0, DEL, C1), Unicode's Bidi_Control, line and paragraph separators, and surrogates:
+# bytes of a file name that are not UTF-8, or halves of characters.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _PLAIN = "\x1b[0m"
 _MOST_COLUMNS = 1_000
 
@@ -36,30 +35,30 @@ _MOST_COLUMNS = 1_000
 
 
 class Styled(str):
-    """A line that is printable already and holds the colours that `styled` gave it."""
+    """A printable line with colours, which `printable` leaves as it is."""
 
     __slots__ = ()
 
 
 def styled(style: str, text: str, before: str = "", after: str = "") -> Styled:
-    """A line with a part in a style, which is a control sequence; the rest stands before and after it."""
+    """Return ``text`` in a style, a control sequence, with unstyled text before and after it."""
     return Styled(f"{printable(before)}{style}{printable(text)}{_PLAIN}{printable(after)}")
 
 
 def printable(text: str) -> str:
-    r"""A text on one line; what a terminal would obey is written as an escape, such as ``\x1b``."""
-    return text if isinstance(text, Styled) else _OBEYED.sub(_escaped, text)
+    r"""Return a text on one line, its control characters escaped, such as ``\x1b``."""
+    return text if isinstance(text, Styled) else _UNSAFE.sub(_escaped, text)
 
 
 def flat(text: str) -> str:
-    """A text on one line for reading: white space and what `printable` escapes become single spaces."""
-    return re.sub(r"\s+", " ", _OBEYED.sub(" ", text))
+    """Return a text on one line for reading, with single spaces for white space and control characters."""
+    return re.sub(r"\s+", " ", _UNSAFE.sub(" ", text))
 
 
 def json_line(value: Any) -> str:  # noqa: ANN401 (any JSON value)
-    """A value as JSON on one line, without characters that a terminal obeys or standard output lacks."""
+    """Return a value as JSON on one line, without control characters or any that stdout cannot encode."""
     text = json.dumps(value, ensure_ascii=False)
-    text = _OBEYED.sub(lambda char: f"\\u{ord(char[0]):04x}", text)
+    text = _UNSAFE.sub(lambda char: f"\\u{ord(char[0]):04x}", text)
     try:
         text.encode(sys.stdout.encoding)
     except UnicodeEncodeError:
@@ -88,16 +87,16 @@ def _escaped(char: re.Match[str]) -> str:
 
 
 def make_ready() -> None:
-    """Prepare the process for output: see to its descriptors, its streams and its tracebacks."""
+    """Prepare the descriptors, streams and tracebacks of the process for output."""
     _open_missing_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no Unicode
+            stream.reconfigure(errors="backslashreplace")  # for a terminal without Unicode
     escape_tracebacks()
 
 
 def _open_missing_descriptors() -> None:
-    """Let descriptors 0 to 2 that are closed lead nowhere: a file of a store would become one of them."""
+    """Open closed descriptors 0 to 2 on the null device, so that no file of a store becomes one of them."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -108,7 +107,7 @@ def _open_missing_descriptors() -> None:
 
 
 def columns() -> int:
-    """How wide lines may be: as wide as the terminal, or 100 where there is none."""
+    """Return the width of lines: that of the terminal, or 100 without one."""
     return min(shutil.get_terminal_size((100, 24)).columns, _MOST_COLUMNS)
 
 
@@ -118,7 +117,7 @@ def has_terminal() -> bool:
 
 
 def has_colors() -> bool:
-    """Whether results may be coloured."""
+    """Return True if results may be coloured."""
     return has_terminal() and not os.environ.get("NO_COLOR")
 
 
@@ -126,7 +125,7 @@ def show(lines: Iterable[str]) -> None:
     """Print results.
 
     Raises:
-        BrokenPipeError: The reader of standard output has gone.
+        BrokenPipeError: The reader of standard output is gone.
         ResourceError: Standard output cannot be written to.
     """
     for line in lines:
@@ -135,25 +134,25 @@ def show(lines: Iterable[str]) -> None:
 
 
 def show_paged(lines: Sequence[Styled]) -> None:
-    """Print lines, through the user's pager if the terminal has fewer rows; raises what `show` raises."""
+    """Print lines, through the user's pager if they do not fit; raise what `show` raises."""
     if len(lines) < shutil.get_terminal_size((100, 24)).lines:
         show(lines)
         return
     import pydoc
 
-    os.environ["LESS"] = f"{os.environ.get('LESS', '')} -R".strip()  # less passes on colours
-    heeded = signal.getsignal(signal.SIGINT)
-    if heeded is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # pydoc leaves Ctrl-C to the pager
+    os.environ["LESS"] = f"{os.environ.get('LESS', '')} -R".strip()  # less then shows colours
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # pydoc then leaves Ctrl-C to the pager
     try:
         with _writing():
             pydoc.pager("\n".join(lines) + "\n")
     finally:
-        signal.signal(signal.SIGINT, heeded)
+        signal.signal(signal.SIGINT, handler)
 
 
 def drawn(draw: "Callable[[Console], None]", width: int) -> list[Styled]:
-    """Return what rich draws on a console so wide, line by line, styled if results go to a terminal.
+    """Return what rich draws on a console of this width, as lines, styled if results go to a terminal.
 
     Only for text that ships with the program: nothing in it is escaped.
     """
@@ -165,7 +164,7 @@ def drawn(draw: "Callable[[Console], None]", width: int) -> list[Styled]:
 
 
 def flush() -> None:
-    """Write the results that are still buffered; raises what `show` raises."""
+    """Write buffered results; raise what `show` raises."""
     with _writing():
         sys.stdout.flush()
 
@@ -184,14 +183,14 @@ def _writing() -> Iterator[None]:
 
 
 def _drop_results() -> None:
-    """Lead standard output nowhere: Python flushes it once more when the process ends, and would complain."""
+    """Redirect standard output to the null device: Python flushes it at exit, and would complain."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 def tell(message: str) -> None:
-    """Say something on standard error, in one line. Where it cannot be written, it is lost."""
+    """Write a message to standard error on one line; drop it if that fails."""
     _write_to_stderr(f"{printable(message)}\n")
 
 
@@ -205,17 +204,17 @@ def _write_to_stderr(text: str) -> None:
 
 
 def stderr_handler() -> logging.Handler:
-    """What is logged, for people who watch."""
+    """Return the log handler for standard error."""
     return _Handler(sys.stderr, logging.INFO, "ctxbatch: %(message)s")
 
 
 def file_handler(stream: IO[str]) -> logging.Handler:
-    """What is logged, for a file that may be read later."""
+    """Return the log handler for a file."""
     return _Handler(stream, logging.DEBUG, "%(asctime)s %(levelname)s %(message)s")
 
 
 class _Handler(logging.StreamHandler[IO[str]]):
-    """Writes one line a record. What cannot be written is lost: what stops the program says why."""
+    """Writes one line per record, and drops it if that fails: the error that ends the program says why."""
 
     def __init__(self, stream: IO[str], level: int, form: str) -> None:
         super().__init__(stream)
@@ -228,7 +227,7 @@ class _Handler(logging.StreamHandler[IO[str]]):
 
 
 class _Formatter(logging.Formatter):
-    """Escapes what is logged; only tracebacks have lines of their own."""
+    """Escapes log records; only tracebacks span several lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
         return printable(super().formatMessage(record))
@@ -244,7 +243,7 @@ class _Formatter(logging.Formatter):
 
 
 def escape_tracebacks() -> None:
-    """Have the tracebacks of defects escaped, line by line, in this thread and in others."""
+    """Escape tracebacks line by line, in this thread and in others."""
     sys.excepthook = _tell_traceback
     threading.excepthook = _tell_traceback_of_thread
 

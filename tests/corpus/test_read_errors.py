@@ -60,7 +60,7 @@ def test_a_lack_of_memory_stops_the_reading_and_is_no_reject(tmp_path):
     paths = [tmp_path / name for name in intact]
     for path, said in zip(paths, with_little_memory(64 * MIB, *paths), strict=True):
         assert re.fullmatch(
-            rf"ResourceError: {path} cannot be read: .*memory.*: free some, and run again", said
+            rf"ResourceError: {path} cannot be read: .*memory.*: free some and run again", said
         )
     assert with_little_memory(4096 * MIB, *paths) == ["100 records", "100 records", "200 records"]
 

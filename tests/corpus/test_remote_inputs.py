@@ -291,12 +291,12 @@ REFUSED = {
     "s3://{}/nope.txt": "no such object, folder or bucket",
     "s3://no-such-bucket/a.txt": "no such object, folder or bucket",
     "s3://{}/*.csv": "no object matches this pattern",
-    "s3://": "no bucket is named: write s3://bucket/key",
-    "s3://key:secret@{}/a.txt": "credentials do not belong in a name: set AWS_ACCESS_KEY_ID",
+    "s3://": "it names no bucket: write s3://bucket/key",
+    "s3://key:secret@{}/a.txt": "a URL must not hold credentials: set AWS_ACCESS_KEY_ID",
     "s3://{}/a.xyz": "unknown format '.xyz'; known are",
     "nobody://knows/a.txt": "neither pyarrow nor fsspec opens it",
     "abfs://container/a.txt": "Install adlfs to access Azure",
-    "file:///etc/hostname": "a local file is named by its path: /etc/hostname",
+    "file:///etc/hostname": "give a local file by its path: /etc/hostname",
 }
 
 

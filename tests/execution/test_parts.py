@@ -309,9 +309,7 @@ def test_rejects_count_for_each_part_by_itself(tiny, tmp_path):
 
 @pytest.mark.parametrize("part", [(0, 4), (5, 4), (-1, 2), (1, 0)])
 def test_a_part_that_cannot_be_is_refused(part):
-    with pytest.raises(
-        InputError, match=rf"--shard-range {part[0]}/{part[1]} must name a part of all, as 1/4"
-    ):
+    with pytest.raises(InputError, match=rf"--shard-range {part[0]}/{part[1]} must be I/N with I from 1 to N"):
         RunConfig(shard_range=part)
 
 
@@ -320,6 +318,6 @@ def test_a_part_that_cannot_be_read_is_refused(text, arguments, tmp_path, cli):
     result = cli(*arguments(tmp_path / "out", "--shard-range", text))
     assert result.returncode == 2
     assert result.stderr == (
-        f"ctxbatch: --shard-range {text!r} must be I/N, as 2/4 for the second of four parts\n"
+        f"ctxbatch: --shard-range {text!r} must be I/N, such as 2/4 for the second of four parts\n"
     )
     assert not (tmp_path / "out").exists()

@@ -92,9 +92,9 @@ def test_devices_are_those_asked_for_or_all_gpus_or_the_cpu(monkeypatch):
     [
         ("gpu", None, "must be cpu or GPUs"),
         ("", None, "must be cpu or GPUs"),
-        ("cuda:0,cpu", None, "mixes kinds"),
-        ("cuda:0,cuda:0", None, "each once"),
-        ("cuda:0,cuda:1", 1, "--workers 1 leaves some"),
+        ("cuda:0,cpu", None, "mixes cpu and GPUs"),
+        ("cuda:0,cuda:0", None, "each device once"),
+        ("cuda:0,cuda:1", 1, "--workers 1 is below the number"),
     ],
 )
 def test_devices_that_make_no_sense_are_refused(devices, workers, says):

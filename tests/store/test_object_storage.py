@@ -425,9 +425,9 @@ def test_places_that_cannot_hold_the_store_are_refused_before_any_work(bucket, s
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("s3://", "s3://: no bucket is named: write s3://bucket/key"),
-        ("s3://AK:SECRET@bucket/out", "s3://AK:…@bucket/out: credentials do not belong in a name: set AWS_"),
-        ("file:///tmp/x", "file:///tmp/x: a local file is named by its path: /tmp/x"),
+        ("s3://", "s3://: it names no bucket: write s3://bucket/key"),
+        ("s3://AK:SECRET@bucket/out", "s3://AK:…@bucket/out: a URL must not hold credentials: set AWS_"),
+        ("file:///tmp/x", "file:///tmp/x: give a local file by its path: /tmp/x"),
         ("nothing://a/b", "nothing://a/b: neither pyarrow nor fsspec opens it"),
     ],
 )

@@ -110,7 +110,7 @@ def test_sentences_larger_than_a_buffer_are_no_exception(selection, pool, tiny, 
 
 
 def test_one_text_is_no_list_of_words():
-    with pytest.raises(InputError, match="--words 'want' is one text: give a tuple of words"):
+    with pytest.raises(InputError, match="--words 'want' is one string: give a tuple of words"):
         RunConfig(words="want")  # type: ignore[arg-type]
 
 
@@ -302,10 +302,10 @@ def test_runs_with_selections_give_the_same_bytes_however_they_are_run(tiny, tex
     ("given", "message"),
     [
         ({"words": "missing"}, "--words missing cannot be read: No such file or directory"),
-        ({"words": "empty"}, "--words empty names no words: write one a line"),
+        ({"words": "empty"}, "--words empty holds no words: write one per line"),
         ({"words": "bytes"}, "--words bytes cannot be read: it is not UTF-8"),
-        ({"sample": "0"}, "--sample 0.0 must be a share of the words, as 0.01 or 1%"),
-        ({"sample": "200%"}, "--sample 2.0 must be a share of the words, as 0.01 or 1%"),
+        ({"sample": "0"}, "--sample 0.0 must be a share of the words, such as 0.01 or 1%"),
+        ({"sample": "200%"}, "--sample 2.0 must be a share of the words, such as 0.01 or 1%"),
         ({"sample": "few"}, "--sample 'few' must be a share, such as 0.01 or 1%"),
         ({"top_salient": 0}, "--top-salient 0 is too small: it must be 1 or more"),
         ({"layers": "every"}, "--layers 'every' must be all, or layer numbers such as -1 or 2,4,6"),
