@@ -1,7 +1,6 @@
-"""Decompresses sources: gzip, bzip2, xz, zstd and lz4, and tells which of them a file is compressed with.
+"""Decompresses sources (gzip, bzip2, xz, zstd, lz4), and detects which compression a file has.
 
-A stream that is damaged gives what can be had before the damage and then raises `DamagedError`, at the same
-byte every time.
+A damaged stream returns what precedes the damage and then raises `DamagedError`, at the same byte every time.
 """
 
 import bz2
@@ -17,7 +16,7 @@ from typing import IO, Any, Literal
 
 import pyarrow as pa
 
-from ctxbatch.corpus.read_errors import DamagedError, meaning_of
+from ctxbatch.corpus.read_errors import DamagedError, classify_error
 from ctxbatch.corpus.source_files import open_source
 from ctxbatch.errors import InputError
 
@@ -38,19 +37,19 @@ _MAGIC: dict[bytes, Compression] = {
     b"\x04\x22\x4d\x18": "lz4",
 }
 _BZIP2_BLOCKS = (b"\x31\x41\x59\x26\x53\x59", b"\x17\x72\x45\x38\x50\x90")
-# Always read in pieces of one size: how much a decompressor gives out before it finds a damage depends on
-# how much it is asked for.
+# Pieces are always of this size: how much a decompressor returns before it reports damage depends on the size
+# of the request.
 _STEP = 65_536
-# The largest windows that decompressors look back on, which is what they hold in memory: pyarrow's own bound
-# for zstd, and one for xz, whose presets stay below an eighth of it.
+# The largest windows, which decompressors hold in memory: pyarrow's own limit for zstd, and one for xz, whose
+# presets need less than an eighth of it.
 _ZSTD_WINDOW = 128 << 20
 _XZ_BYTES = 512 << 20
-# What decompressors of the standard library and of pyarrow raise.
-_BROKEN = (zlib.error, lzma.LZMAError, MemoryError, OSError, pa.ArrowException)
+# Errors that decompressors of the standard library and of pyarrow raise.
+_ERRORS = (zlib.error, lzma.LZMAError, MemoryError, OSError, pa.ArrowException)
 
 
 def find_compression(path: PurePath, head: bytes) -> Compression | None:
-    """Return how a file is compressed, by its suffix or, failing that, by how it begins."""
+    """Return a file's compression, from its suffix or else from its first bytes."""
     if (by_suffix := COMPRESSIONS.get(path.suffix.lower())) is not None:
         return by_suffix
     found = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
@@ -58,16 +57,16 @@ def find_compression(path: PurePath, head: bytes) -> Compression | None:
 
 
 def decompressed(path: str, compression: str, file: IO[bytes]) -> io.RawIOBase:
-    """Return the content of a compressed file, which can be read in order.
+    """Return the content of a compressed file, as a stream to read in order.
 
     Args:
-        path: What it is called.
-        compression: How it is compressed.
-        file: Where it is read from.
+        path: The file's name.
+        compression: Its compression.
+        file: The open file.
 
     Raises:
-        DamagedError: It cannot be decompressed; so do its methods, from some byte on.
-        InputError: It needs more memory than is held for a window.
+        DamagedError: It cannot be decompressed. The stream's methods raise this from the damaged byte on.
+        InputError: It needs more memory for its window than the limit.
         ResourceError: The network, the disk or the memory fails.
     """
     return _Decompressed(path, compression, file)
@@ -82,8 +81,8 @@ class _Decompressed(io.RawIOBase):
         file.seek(0)
         try:
             self._read = _DECOMPRESSORS[compression](file)
-        except _BROKEN as error:
-            raise self._meaning_of(error) from error
+        except _ERRORS as error:
+            raise self._classified(error) from error
 
     def readable(self) -> bool:
         return True
@@ -101,15 +100,15 @@ class _Decompressed(io.RawIOBase):
             return self._read()
         except EOFError as error:
             raise self._ends_early() from error
-        except _BROKEN as error:
+        except _ERRORS as error:
             if "Truncated" in str(error):
                 raise self._ends_early() from error
-            raise self._meaning_of(error) from error
+            raise self._classified(error) from error
 
-    def _meaning_of(self, error: Exception) -> Exception:
-        if window := _window_beyond_bound(error, self._path):
+    def _classified(self, error: Exception) -> Exception:
+        if window := _window_error(error, self._path):
             return window
-        return meaning_of(error, self._path, self._compression, self._size)
+        return classify_error(error, self._path, self._compression, self._size)
 
     def _ends_early(self) -> DamagedError:
         return DamagedError(f"the {self._compression} data end too early")
@@ -118,7 +117,7 @@ class _Decompressed(io.RawIOBase):
 class _Streams:
     """Compressed streams one after another, each of which must be whole.
 
-    The standard library's files take a later stream that cannot be decompressed for garbage, and end.
+    The standard library's file classes treat a broken later stream as garbage, and end.
     """
 
     def __init__(self, file: IO[bytes], make: Callable[[], Any]) -> None:
@@ -143,9 +142,10 @@ class _Streams:
 
 
 class _ArrowStream:
-    """A stream of pyarrow's, which loses what it has of a piece in which it meets a damage.
+    """A stream that pyarrow decompresses.
 
-    Then everything is decompressed once more, and the last piece byte by byte.
+    pyarrow drops the intact start of a damaged piece. This class then decompresses everything again, and the
+    last piece byte by byte.
     """
 
     def __init__(self, file: IO[bytes], name: str) -> None:
@@ -160,7 +160,7 @@ class _ArrowStream:
             raise self._error
         try:
             piece: bytes = self._stream.read(_STEP)
-        except _BROKEN as error:
+        except _ERRORS as error:
             if not self._is_damaged(error):
                 raise
             self._error = error
@@ -172,7 +172,7 @@ class _ArrowStream:
 
     def _last_piece(self) -> bytes:
         piece = bytearray()
-        # A file of its own, because pyarrow's stream closes what it reads from.
+        # Open the file again, because pyarrow's stream closes what it reads from.
         with open_source(self._file.name) as file:
             stream = pa.CompressedInputStream(file, self._name)
             for _ in range(self._n_pieces):
@@ -180,14 +180,14 @@ class _ArrowStream:
             try:
                 while len(piece) < _STEP and (byte := stream.read(1)):
                     piece += byte
-            except _BROKEN as error:
+            except _ERRORS as error:
                 if not self._is_damaged(error):
                     raise
                 return bytes(piece)
-        raise OSError(errno.EIO, f"it failed once and not again ({self._error})")
+        raise OSError(errno.EIO, f"it failed once, but not again ({self._error})")
 
     def _is_damaged(self, error: Exception) -> bool:
-        return isinstance(meaning_of(error, self._file.name, self._name), DamagedError)
+        return isinstance(classify_error(error, self._file.name, self._name), DamagedError)
 
 
 _DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Callable[[], bytes]]] = {
@@ -199,19 +199,19 @@ _DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Callable[[], bytes]]] = {
 }
 
 
-def _window_beyond_bound(error: Exception, path: str) -> InputError | None:
-    """Say that a stream is compressed with a larger window than is held in memory; it may be intact."""
+def _window_error(error: Exception, path: str) -> InputError | None:
+    """Return an error if the window exceeds the limit; the stream may be intact."""
     if "requires too much memory" in str(error):
-        bound = f"a window of {_zstd_window(path)}, and at most {_ZSTD_WINDOW >> 20} MiB"
+        window = f"a window of {_zstd_window(path)}, more than the supported {_ZSTD_WINDOW >> 20} MiB"
     elif isinstance(error, lzma.LZMAError) and "limit exceeded" in str(error):
-        bound = f"a dictionary for which more memory is needed than the {_XZ_BYTES >> 20} MiB that"
+        window = f"a dictionary that needs more than the supported {_XZ_BYTES >> 20} MiB"
     else:
         return None
-    return InputError(f"{path} is compressed with {bound} are supported: decompress it first")
+    return InputError(f"{path} is compressed with {window}: decompress it first")
 
 
 def _zstd_window(path: str) -> str:
-    """The window that the first frame of a zstd file declares, in words."""
+    """Return the window size that the first frame of a zstd file declares, in words."""
     try:
         with open_source(path) as file:
             head = file.read(18)
@@ -225,4 +225,4 @@ def _zstd_window(path: str) -> str:
     else:
         size = 1 << (10 + (head[5] >> 3))
         size += (size >> 3) * (head[5] & 7)
-    return f"{size >> 20:,} MiB" if size > _ZSTD_WINDOW else "unknown size"  # it was a later frame's
+    return f"{size >> 20:,} MiB" if size > _ZSTD_WINDOW else "unknown size"  # else a later frame's is larger

@@ -1,4 +1,4 @@
-"""Tells which files of a Hugging Face data set on disk are its data: it holds caches and facts besides."""
+"""Picks the data files of a Hugging Face data set on disk, without its caches and metadata."""
 
 import json
 import os
@@ -16,14 +16,14 @@ _DICT = "dataset_dict.json"
 
 
 def local_data_files(folder: Path, names: Sequence[str]) -> list[Path] | None:
-    """Return the data files of a folder that is a data set, or holds some; ``None`` if neither.
+    """Return the data files of a folder that is a data set, or holds some; ``None`` for other folders.
 
     Args:
         folder: The folder.
         names: The names of the files in it.
 
     Raises:
-        InputError: It lists a file that is missing, or that is not beside the list.
+        InputError: The data set lists a file that is missing, or not beside the list.
         ResourceError: The disk or a permission does not let its list be read.
     """
     if _DICT in names:
@@ -41,19 +41,19 @@ def local_data_files(folder: Path, names: Sequence[str]) -> list[Path] | None:
     files = None if listed is None else [folder / name for name in listed]
     for file in files or ():
         if not file.is_file():
-            raise InputError(f"{file} is not a regular file, and {folder / _STATE} lists it: restore it")
+            raise InputError(f"{folder / _STATE} lists {file}, which is not a regular file: restore it")
     return files
 
 
 def remote_data_files(folder: str, files: Mapping[str, Entry]) -> list[Entry]:
-    """Return the files of a remote folder or, if it is a data set, those that are its data.
+    """Return the data files of a remote data set, or all files of any other remote folder.
 
     Args:
         folder: The folder's URL.
         files: The objects in it, by name.
 
     Raises:
-        InputError: It lists a file that is missing, or that is not beside the list.
+        InputError: The data set lists a file that is missing, or not beside the list.
         RemoteError: The network fails.
     """
     if _DICT in files:
@@ -65,9 +65,9 @@ def remote_data_files(folder: str, files: Mapping[str, Entry]) -> list[Entry]:
 
 
 def _listed_files(state: bytes, folder: str, names: Collection[str]) -> list[str] | None:
-    """The names of the files that a data set's state lists; ``None`` if it is no such state.
+    """Return the file names that a data set's state lists; ``None`` if it is not a valid state.
 
-    Whoever made a data set may list no file from anywhere else: only ``names``, which lie beside the state.
+    A data set may list only ``names``, the files beside its state, and no file from anywhere else.
     """
     try:
         listed = [os.fspath(entry["filename"]) for entry in json.loads(state)["_data_files"]]
@@ -77,5 +77,5 @@ def _listed_files(state: bytes, folder: str, names: Collection[str]) -> list[str
         if not isinstance(name, str) or not name or name.startswith(".") or "/" in name:
             raise InputError(f"{folder}/{_STATE} lists {name!r}, which is not the name of a file beside it")
         if name not in names:
-            raise InputError(f"{folder}/{name} is missing, and {folder}/{_STATE} lists it: restore it")
+            raise InputError(f"{folder}/{_STATE} lists {folder}/{name}, which is missing: restore it")
     return listed

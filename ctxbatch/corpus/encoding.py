@@ -1,4 +1,4 @@
-"""Decodes text: which encodings can be read by line, byte order marks, and where bytes are not text."""
+"""Decodes text: checks encodings, finds byte order marks, and reports bytes that cannot be decoded."""
 
 import codecs
 
@@ -18,7 +18,7 @@ def check_encoding(name: str) -> str:
     """Return the name of an encoding as Python spells it.
 
     Raises:
-        InputError: It is unknown, or its line ends are not found by their bytes.
+        InputError: It is unknown, or its line ends cannot be found by their bytes.
     """
     try:
         canonical = codecs.lookup(name).name
@@ -34,20 +34,20 @@ def check_encoding(name: str) -> str:
 
 
 def marked_encoding(head: bytes) -> str | None:
-    """Return the encoding that a byte order mark at the beginning of a source names."""
+    """Return the encoding of the byte order mark at the start of a source, or ``None``."""
     return next((name for mark, name in _MARKS if head.startswith(mark)), None)
 
 
 def newline_of(encoding: str) -> bytes:
-    """Return the line feed in an encoding."""
+    """Return the bytes of a line feed in an encoding."""
     return "\n".encode(encoding)
 
 
 def decode(data: bytes, encoding: str, errors: str, start: int) -> tuple[str, str | None]:
-    """Decode bytes that stand at position ``start`` of a source.
+    """Decode bytes from position ``start`` of a source.
 
     Returns:
-        The text, and ``None`` or why it is not text; then the text has replacement characters.
+        The text, and ``None`` or why it cannot be decoded; the text then has replacement characters.
     """
     try:
         return data.decode(encoding, errors), None

@@ -1,6 +1,6 @@
 """Finds the files behind the inputs: files, folders and patterns, local and remote.
 
-Owns what is left out of a folder.
+Owns which files of a folder are left out.
 """
 
 import glob
@@ -20,51 +20,51 @@ from ctxbatch.corpus.store_marker import A_STORE, is_store
 from ctxbatch.errors import InputError
 from ctxbatch.filesystem import is_remote, without_password
 
-# Objects whose first bytes are asked for side by side.
+# Objects whose first bytes are requested at the same time.
 _AT_ONCE = 16
 _NOTHING_INSIDE = "no file in it can be read"
 
 
 @dataclass(slots=True)
 class _Found:
-    """What has been found so far: sources by what they really are, and what folders hold besides."""
+    """The sources found so far, by real path, and what was left out of folders."""
 
     out: Path
     format: FormatName | None
     sources: dict[str, Source] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
-    def is_written_by_us(self, path: Path) -> bool:
-        """Whether a path is the store that is being made, another one, or in one."""
+    def is_in_store(self, path: Path) -> bool:
+        """Return True if a path is, or lies in, the store of this run or another one."""
         places = (path.resolve(), *path.resolve().parents)
         return self.out in places or any(is_store(place) for place in places)
 
     def leave_out(self, name: object, why: str) -> None:
-        """Note what is not read."""
+        """Record a file or folder that is not read, and why."""
         self.left_out.append(f"{name} ({why})")
 
     def check_new(self, real: str, name: object) -> None:
-        """Raise an error if a file was found before, by another input."""
+        """Raise an error if another input already named this file."""
         if real in self.sources:
-            raise InputError(f"{name} is named twice among the inputs: name it once")
+            raise InputError(f"{name} is given twice among the inputs: give it once")
 
 
 def find_sources(
     inputs: Sequence[str | Path], out: Path, format_name: FormatName | None = None
 ) -> tuple[list[Source], list[str]]:
-    """List the files behind the inputs; folders are walked recursively, in sorted order.
+    """Return the files behind the inputs. Walk folders recursively, in sorted order.
 
     Args:
-        inputs: Files, folders and glob patterns, as the user named them; also with ``s3://`` and the like.
+        inputs: Files, folders and glob patterns as the user gave them, local or remote.
         out: The store's folder, which is never read as input.
-        format_name: The format of all files, whatever their suffixes say.
+        format_name: The format of all files; overrides their suffixes.
 
     Returns:
         The sources, and what was left out of folders, each with the reason in brackets. Hidden files are
-        passed over.
+        skipped.
 
     Raises:
-        InputError: An input is missing, unreadable, of an unknown format or named twice, or there are none.
+        InputError: An input is missing, unreadable, of an unknown format or given twice, or none is given.
         ResourceError: The network fails.
     """
     found = _Found(out.resolve(), format_name)
@@ -80,7 +80,7 @@ def find_sources(
             continue
         matches = _matches(path)
         for match in matches:
-            if not found.is_written_by_us(match):
+            if not found.is_in_store(match):
                 _add(found, match)
     if not inputs:
         raise InputError("no input given: name one or more files or folders")
@@ -93,11 +93,11 @@ def find_sources(
 
 
 def _matches(pattern: Path) -> list[Path]:
-    """The paths that a pattern stands for, sorted."""
+    """Return the paths that match a pattern, sorted."""
     matches = [Path(m) for m in sorted(glob.glob(str(pattern), recursive=True))]  # noqa: PTH207 (takes any path)
     if not matches:
         raise InputError(f"{pattern}: no file matches this pattern")
-    # With ** a folder matches as well as the files in it; they are not named twice by that.
+    # ** matches a folder and also the files in it: keep only the folder.
     folders = {match for match in matches if match.is_dir()}
     return [match for match in matches if folders.isdisjoint(match.parents)]
 
@@ -105,7 +105,7 @@ def _matches(pattern: Path) -> list[Path]:
 def _add(found: _Found, path: Path) -> None:
     if not _is_folder(path):
         _add_file(found, path)
-    elif found.is_written_by_us(path):
+    elif found.is_in_store(path):
         found.leave_out(path, A_STORE)
     else:
         _add_folder(found, path)
@@ -132,11 +132,13 @@ def _add_file(found: _Found, path: Path) -> None:
 
 
 def _named_source(name: str, source: Source | str) -> Source:
-    """The source of a file that was named; raises the reason if it is none."""
+    """Return ``source``; raise an error if it is the reason why the named file is not one."""
     if not isinstance(source, str):
         return source
-    hint = "; if it holds JSON lines, say --format jsonl" if name.lower().endswith(".json") else ""
-    known = f"; known are {known_formats()}; --format names one{hint}" if source.startswith("unknown") else ""
+    hint = "; if it holds JSON lines, use --format jsonl" if name.lower().endswith(".json") else ""
+    known = (
+        f"; known suffixes: {known_formats()}; or set --format{hint}" if source.startswith("unknown") else ""
+    )
     raise InputError(f"{name}: {source}{known}")
 
 
@@ -144,7 +146,7 @@ def _add_folder(found: _Found, folder: Path) -> None:
     inside: dict[str, Source] = {}
     for path in _walk(found, folder):
         if not path.is_file():
-            what = "a broken link" if path.is_symlink() and not path.exists() else "no regular file"
+            what = "a broken link" if path.is_symlink() and not path.exists() else "not a regular file"
             found.leave_out(path, what)
         elif (real := real_place(str(path))) in inside:
             found.leave_out(path, f"the same file as {inside[real].path}")
@@ -161,7 +163,7 @@ def _add_folder(found: _Found, folder: Path) -> None:
 
 
 def _walk(found: _Found, folder: Path) -> list[Path]:
-    """The files below a folder, sorted; links are followed, each folder entered once."""
+    """Return the files below a folder, sorted. Follow links, but enter each folder once."""
     files: list[Path] = []
     entered: set[Path] = set()
     for root, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
@@ -191,7 +193,7 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def _is_remote_input(given: str) -> bool:
-    """Whether an input is a URL; no local file loses its name to one, even if a folder is called ``s3:``."""
+    """Return True if an input is a URL. An existing local file wins, even in a folder called ``s3:``."""
     if not is_remote(given):
         return False
     matches = glob.glob(given, recursive=True) if glob.has_magic(given) else []  # noqa: PTH207 (takes any path)
@@ -200,7 +202,7 @@ def _is_remote_input(given: str) -> bool:
 
 def _add_remote(found: _Found, url: str) -> None:
     try:
-        for entry in listing.named_by(url):
+        for entry in listing.find_entries(url):
             if entry.is_folder:
                 _add_remote_folder(found, entry.url.rstrip("/"))
             else:

@@ -1,7 +1,7 @@
-"""What a URL names as an input: an object, the folder that a prefix makes, or what a pattern matches.
+"""Resolves a URL input to an object, to a folder (a prefix), or to the matches of a pattern.
 
-Owns how folders come of a flat list of objects, and which of them are passed over: hidden ones, and stores
-of this program. Knows no formats.
+Owns how a flat list of objects becomes folders, and which of them are skipped: hidden ones, and stores of
+this program. Knows no formats.
 """
 
 import errno
@@ -16,11 +16,11 @@ from ctxbatch.filesystem import Entry, RemoteError, list_folder, look_up
 Folders = dict[str, dict[str, Entry]]
 
 
-def named_by(url: str) -> list[Entry]:
-    """The object or folder of a name, or else, if it is a pattern, whatever matches it, sorted.
+def find_entries(url: str) -> list[Entry]:
+    """Return the object or folder with this name, or else the sorted matches of a pattern.
 
     Raises:
-        RemoteError: There is none, or the file system fails.
+        RemoteError: Nothing matches, or the file system fails.
     """
     try:
         return [look_up(url)]
@@ -29,7 +29,7 @@ def named_by(url: str) -> list[Entry]:
             raise
     if not (matches := list(_matches(url))):
         raise RemoteError(errno.ENOENT, "no object matches this pattern")
-    # With ** a folder matches as well as what lies in it; that is not named twice by this.
+    # ** matches a folder and also what lies in it: keep only the folder.
     folders = {match.url for match in matches if match.is_folder}
     return sorted(match for match in matches if folders.isdisjoint(parents(match.url)))
 
@@ -50,14 +50,14 @@ def _matches(url: str) -> Iterator[Entry]:
 
 
 def _with_folders(root: str, folders: Folders) -> list[Entry]:
-    """All objects, and all folders from the root down to them."""
+    """Return all objects, and all folders from the root down to them."""
     entries = [entry for files in folders.values() for entry in files.values()]
     places = {place for folder in folders for place in (folder, *parents(folder)) if len(place) >= len(root)}
     return [*entries, *(Entry(place, 0, 0, is_folder=True) for place in places)]
 
 
 def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a name matches a pattern as local files' do: * stays in a folder, and ** does not."""
+    """Return True if a name matches a pattern as local files do: * stays in a folder, ** does not."""
     if not pattern:
         return not parts
     if pattern[0] == "**" and _fits(parts, pattern[1:]):
@@ -70,10 +70,10 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def folders_below(url: str) -> tuple[Folders, list[str]]:
-    """The objects of a folder and of all below it, and what of them is left out, with the reason in brackets.
+    """Return the objects in and below a folder, and what is left out, with the reason in brackets.
 
     Raises:
-        RemoteError: The folder is not there, or cannot be listed.
+        RemoteError: The folder does not exist, or cannot be listed.
     """
     root = url.rstrip("/")
     folders: Folders = {}
@@ -82,7 +82,7 @@ def folders_below(url: str) -> tuple[Folders, list[str]]:
         parts = entry.url[len(root) + 1 :].split("/")
         if entry.is_folder or any(part.startswith(".") for part in parts):
             continue
-        if "" in parts:  # which pyarrow does not open
+        if "" in parts:  # pyarrow does not open such a name
             left_out.append(f"{entry.url} (a part of its name is empty: rename it)")
         else:
             folder, _, name = entry.url.rpartition("/")
@@ -94,7 +94,7 @@ def folders_below(url: str) -> tuple[Folders, list[str]]:
 
 
 def is_in_store(folder: str) -> bool:
-    """Whether a folder is a store or lies in one.
+    """Return True if a folder is a store or lies in one.
 
     Raises:
         RemoteError: The network fails.
@@ -104,6 +104,6 @@ def is_in_store(folder: str) -> bool:
 
 
 def parents(url: str) -> list[str]:
-    """The folders that a URL lies in, the nearest first, the bucket last."""
+    """Return the folders that a URL lies in, from the nearest to the bucket."""
     parts = url.split("/")
     return ["/".join(parts[:number]) for number in range(len(parts) - 1, 2, -1)]

@@ -1,8 +1,8 @@
-"""Units: what of a source is read as a whole, a record as it lies there or what is between two records.
+"""Splits a source into units: records as they lie there, and what lies between them.
 
 Owns where a record begins and ends in every format. The plan and the workers walk over the same units, so
-they agree on it. To add a format, add its suffix to `ctxbatch.corpus.sources.FORMATS`, a function to
-`_UNITS`, and one to `_CONTENT` of `ctxbatch.corpus.records`.
+they agree. To add a format, add its suffix to `ctxbatch.corpus.sources.FORMATS`, a function to `_UNITS`, and
+one to `_CONTENT` of `ctxbatch.corpus.records`.
 """
 
 import csv
@@ -20,13 +20,13 @@ from ctxbatch.corpus.streams import MAX_RECORD_BYTES, ByteStream
 from ctxbatch.corpus.tables import Row, Table
 from ctxbatch.sealed import Count, Positive
 
-# A quoted field of CSV may hold line ends; one that goes on for longer has lost its closing quote.
+# A quoted CSV field may hold line ends; a longer one has lost its closing quote.
 _MAX_QUOTED_BYTES = 16 << 20
 _MAX_QUOTED_LINES = 100_000
-# After so many empty lines the next ones are taken as one unit: a unit each would cost minutes a gigabyte.
+# After this many empty lines the next ones form one unit: one each would cost minutes per gigabyte.
 _MANY_EMPTY = 64
 _MERGED = ("txt", "jsonl")
-# So many rows are tried among lines that were already taken for one that did not end, in so many bytes.
+# The most rows that may fail among lines that are read again, per window of this many bytes.
 _MAX_FAILURES = 8
 _WINDOW_BYTES = 1 << 20
 _TOO_LONG = f"longer than {MAX_RECORD_BYTES >> 20} MiB"
@@ -35,7 +35,7 @@ csv.field_size_limit(MAX_RECORD_BYTES)
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How sources become records and shards; part of the plan, not of the vectors' definition."""
+    """How sources become records and shards. Part of the plan; does not define the vectors."""
 
     format: FormatName | None
     record: RecordKind
@@ -49,12 +49,12 @@ class Reading:
 
 
 class Unit(NamedTuple):
-    """A record as it lies in its source or, with ``is_record`` false, what lies between two.
+    """A record as it lies in its source or, if ``is_record`` is false, what lies between two.
 
-    ``problem`` says why it is rejected, where that is known without looking at its text. With ``is_lost`` it
-    stands for the rest of a damaged source and takes a position of its own behind the last byte that could be
-    read. No segment begins where ``may_begin`` is false: what begins there depends on what was before.
-    ``times`` is how many empty lines of one byte it is, where many follow one another.
+    ``problem`` says why it is rejected, if that is known without its text. With ``is_lost`` it stands for the
+    rest of a damaged source, and its position is one behind the last readable byte. No segment begins where
+    ``may_begin`` is false: what begins there depends on what precedes it. ``times`` is the number of
+    consecutive empty lines, of one byte each, that it stands for.
     """
 
     number: int
@@ -69,7 +69,7 @@ class Unit(NamedTuple):
     times: int = 1
 
     def split(self, n: int) -> "tuple[Unit, Unit]":
-        """The first ``n`` of many empty lines, and the others."""
+        """Return the first ``n`` of many empty lines, and the others."""
         middle = self.start + n
         return (
             self._replace(end=middle, data=self.data[:n], times=n),
@@ -78,7 +78,7 @@ class Unit(NamedTuple):
 
     @property
     def content(self) -> bytes:
-        """What a checksum is made of."""
+        """The bytes that checksums cover."""
         return self.data if self.problem is None else self.data + self.problem.encode()
 
 
@@ -87,7 +87,7 @@ def _lost(number: int, position: int, error: DamagedError) -> Unit:
 
 
 class OpenSource:
-    """A source that is open for walking over its units, forward best.
+    """A source that is open for walking over its units, best forward.
 
     Raises:
         InputError: It cannot be opened.
@@ -109,12 +109,12 @@ class OpenSource:
             self._stream.close()
 
     def units(self, start: int = 0, number: int = 0, until: float = math.inf) -> Iterator[Unit]:
-        """Yield the units from a position on, which must be one where a unit begins.
+        """Yield the units from a position on, where a unit must begin.
 
         Args:
             start: A byte of the decompressed source, or a row.
-            number: The number of the line, or row, that begins there.
-            until: Where somebody stops reading; no unit of many lines goes beyond it.
+            number: The number of the line or row that begins there.
+            until: Where the caller stops reading; no unit of many lines extends beyond it.
 
         Raises:
             InputError: The source cannot be read.
@@ -125,17 +125,17 @@ class OpenSource:
             yield from _UNITS[self.source.format](self, start, number)
 
     def table(self) -> Table:
-        """The source as a table.
+        """Return the source as a table.
 
         Raises:
-            DamagedError: It is none.
+            DamagedError: It is not a table.
         """
         if self._table is None:
             self._table = Table(self.source.path, self.source.format)
         return self._table
 
     def lines(self, start: int, number: int) -> Iterator[Unit]:
-        """Yield a unit per line, with its end; very many empty ones that follow one another are one unit."""
+        """Yield a unit per line, with its line end. A long run of empty lines is one unit."""
         stream = self._stream
         assert stream is not None
         n_empty = 0
@@ -163,21 +163,21 @@ class OpenSource:
             yield _lost(number, stream.position, error)
 
     def without_mark(self, unit: Unit) -> bytes:
-        """A unit's bytes without the source's byte order mark."""
+        """Return a unit's bytes without the source's byte order mark."""
         return unit.data.removeprefix(self.mark) if unit.start == 0 and self.mark else unit.data
 
     def byte_start(self, unit: Unit) -> int | None:
-        """The byte where a unit's text begins; a table's rows have none."""
+        """Return the byte where a unit's text begins; ``None`` for rows of a table."""
         return None if self.source.is_table else unit.start + len(unit.data) - len(self.without_mark(unit))
 
     def text_of(self, unit: Unit) -> tuple[str, str | None]:
-        """A unit's text with its line end; and ``None``, or why it is no text."""
+        """Return a unit's text with its line end, and ``None`` or why it cannot be decoded."""
         data = self.without_mark(unit)
         start = unit.end - len(data)
         return decode(data, self.encoding, self.reading.errors, start)
 
     def is_blank(self, unit: Unit) -> bool:
-        """Whether a line holds nothing but ASCII white space."""
+        """Return True if a line holds only ASCII white space."""
         data = self.without_mark(unit)
         if len(self.newline) > 1:
             data = data.decode(self.encoding, "replace").encode()
@@ -193,7 +193,7 @@ def _text_units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
 
 
 def _groups(lines: Iterator[Unit], is_blank: Callable[[Unit], bool]) -> Iterator[Unit]:
-    """Join lines up to the next blank one; a group that is too long is given up, its rest is passed over."""
+    """Join lines up to the next blank one. Reject a group that is too long, and skip the rest of it."""
     first: Unit | None = None
     data = bytearray()  # a unit per line of a long group would take many times the memory
     end = 0
@@ -232,13 +232,13 @@ def _joined(units: Sequence[Unit], problem: str | None = None, value: object = N
 
 
 class _RowEndMissingError(csv.Error):
-    """A quoted field that does not end."""
+    """A quoted field does not end."""
 
 
 def _csv_units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
-    """Rows of CSV or TSV, their fields in ``value``; a row may be several lines, the header is no record.
+    """Yield rows of CSV or TSV, with their fields in ``value``. The header is not a record.
 
-    The header is the first row that is not blank.
+    A row may span lines. The header is the first row that is not blank.
     """
     header = start == 0
     for row in _CsvRows(source, start):
@@ -252,11 +252,10 @@ def _csv_units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
 
 
 class _CsvRows:
-    """Joins lines to rows. After a row that is not valid, reading goes on with its second line.
+    """Joins lines to rows. After an invalid row, reading continues with its second line.
 
-    In TSV a quote that makes a row invalid is a character like others. After a row that does not end, the
-    lines that were taken for it are read again; so that this cannot happen for every one of them, few rows
-    are tried there, and then every line is a row.
+    In TSV, a quote that makes a row invalid is an ordinary character. After a row that does not end, its
+    lines are read again. This must not repeat for each of them, so after a few failures every line is a row.
     """
 
     def __init__(self, source: OpenSource, start: int) -> None:
@@ -292,7 +291,7 @@ class _CsvRows:
                 yield self._marked(self._apart)
 
     def _put_back(self, lines: list[Unit]) -> None:
-        """Have lines read again that were taken for a row that was none."""
+        """Queue lines to be read again after they failed to form a row."""
         if lines:
             self._failures += 1
             self._scanned = max(self._scanned, lines[-1].end)
@@ -301,9 +300,9 @@ class _CsvRows:
         self._again.extendleft(reversed(lines))
 
     def _begin_row(self, start: int) -> None:
-        """Forget failures where everything scanned for them is behind, and in any case every megabyte.
+        """Forget failures behind all lines that were scanned for them, and in any case every megabyte.
 
-        Otherwise a file in which one row after another fails could not be cut into shards.
+        Otherwise a file in which row after row fails could not be cut into shards.
         """
         if start >= self._scanned or (start // _WINDOW_BYTES != self._window and self._window >= 0):
             self._failures, self._scanned = 0, start
@@ -311,11 +310,11 @@ class _CsvRows:
         self._scanned_before = self._scanned
 
     def _marked(self, row: Unit) -> Unit:
-        """A row, with a note whether what begins there depends on rows that failed before it."""
+        """Return a row, marked if what begins there depends on failed rows before it."""
         return row if row.start >= self._scanned_before else row._replace(may_begin=False)
 
     def _texts(self) -> Iterator[str]:
-        """Lines as text, up to one that is rejected as it is."""
+        """Yield lines as text, up to one that is already rejected."""
         size = 0
         while (line := self._again.popleft() if self._again else next(self._lines, None)) is not None:
             if line.problem is not None or not line.is_record:
@@ -383,5 +382,5 @@ _UNITS: dict[str, Callable[[OpenSource, int, int], Iterator[Unit]]] = {
 
 
 def without_line_end(text: str) -> str:
-    """A text without the LF or CRLF at its end."""
+    """Return a text without the LF or CRLF at its end."""
     return text[:-1].removesuffix("\r") if text.endswith("\n") else text

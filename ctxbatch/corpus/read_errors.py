@@ -1,15 +1,15 @@
-"""What an error in reading a source means: its bytes are damaged, or this machine could not read them.
+"""Decides what an error in reading a source means: damaged bytes, or a problem of this machine.
 
-The difference matters: a damage is committed as a reject, and nobody looks at those bytes again, while
-what comes from this machine (memory, disk, network, a permission, a codec that pyarrow was built without)
-ends the run with nothing committed. pyarrow raises errors of the same classes for both, and reports the same
-shortage in many ways, so neither classes nor messages alone decide:
+Damage is committed as a reject, and nobody reads those bytes again. A problem of this machine (memory, disk,
+network, a permission, a codec that pyarrow was built without) ends the run with nothing committed. pyarrow
+raises the same classes for both, and reports one shortage in many ways, so neither classes nor messages alone
+decide:
 
 - A `MemoryError`, and an `OSError` with a number, are this machine's; pyarrow hides some in its messages.
-- So is a message that speaks of memory, threads or a codec that was not built.
-- For any other message, memory must be there: where a quarter of a gigabyte cannot be had at that moment,
-  nothing that failed says anything about the bytes.
-- A request for more memory than the file's bytes could ever expand to is the bytes' own.
+- So is a message about memory, threads or a codec that was not built.
+- For any other message, memory must be available: if a quarter of a gigabyte cannot be allocated at that
+  moment, the failure says nothing about the bytes.
+- A request for more memory than the file's bytes could ever expand to is damage.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from ctxbatch.errors import (
 )
 from ctxbatch.filesystem import RemoteError
 
-# What says that a name is wrong, rather than that the file behind it could not be read.
+# Errors of a wrong name, not of a file that could not be read.
 _WRONG_NAME = (
     errno.ENOENT,
     errno.ENOTDIR,
@@ -48,9 +48,9 @@ _MEMORY = re.compile(
 _CODEC = re.compile(r"support for codec .* not built", re.IGNORECASE)
 _NUMBERED = re.compile(r"\[errno (\d+)\] (.*?)(?:\. Detail: |$)", re.IGNORECASE)
 _REQUEST = re.compile(r"alloc of size (\d+) failed")
-# No codec makes more of a byte; and no machine has so much memory.
-_MOST_EXPANSION = 40_000
-_NOBODY_HAS = 1 << 40
+# No codec expands a byte to more, and no machine has this much memory.
+_MAX_EXPANSION = 40_000
+_IMPOSSIBLE_BYTES = 1 << 40
 _DAMAGE = re.compile(r"the \w+ data are damaged \((.*)\)", re.DOTALL)
 _PROBED_BYTES = 256 << 20
 
@@ -59,17 +59,17 @@ class DamagedError(Exception):
     """A source cannot be decompressed, or read as the table it claims to be, from here on."""
 
 
-def meaning_of(error: Exception, path: str, what: str, size: int = _NOBODY_HAS) -> Exception:
-    """What an error that a decoder raised means: an error that says so, to be raised instead.
+def classify_error(error: Exception, path: str, what: str, size: int = _IMPOSSIBLE_BYTES) -> Exception:
+    """Return the error to raise in place of one that a decoder raised.
 
     Args:
-        error: What was raised.
+        error: The decoder's error.
         path: The source.
         what: What its bytes should be, such as ``Parquet``.
-        size: The bytes of the file.
+        size: The size of the file in bytes.
 
     Returns:
-        A `DamagedError` if the source's bytes are the matter, else an `InputError` or a `ResourceError`.
+        A `DamagedError` if the source's bytes are at fault, else an `InputError` or a `ResourceError`.
     """
     why = one_line(error)
     if isinstance(error, OSError) and error.errno is not None:
@@ -77,10 +77,10 @@ def meaning_of(error: Exception, path: str, what: str, size: int = _NOBODY_HAS) 
     if hidden := _NUMBERED.search(why):
         return unreadable(path, OSError(int(hidden[1]), hidden[2]))
     if _CODEC.search(why):
-        return ResourceError(f"{path} cannot be read ({why}): install a pyarrow that has it")
-    if asked := _asked_beyond(why, size):
-        # Words that do not sound like ours, unless it is more than anybody has, which cannot be taken for it.
-        return _damage(what, why if asked > _NOBODY_HAS else f"it claims to hold {asked:,} bytes")
+        return ResourceError(f"{path} cannot be read ({why}): install a pyarrow with this codec")
+    if asked := _impossible_request(why, size):
+        # Do not quote words that `is_our_trouble` would match, unless no machine has that much memory.
+        return _damage(what, why if asked > _IMPOSSIBLE_BYTES else f"it claims to hold {asked:,} bytes")
     if isinstance(error, MemoryError) or _MEMORY.search(why) or not _is_memory_left():
         return out_of_memory(path, why)
     return _damage(what, why)
@@ -91,21 +91,21 @@ def _damage(what: str, why: str) -> DamagedError:
 
 
 def is_our_trouble(reason: str) -> bool:
-    """Whether the reason of a stored reject says that this machine was the matter, not the bytes.
+    """Return True if a stored reject's reason blames this machine, not the bytes.
 
-    Versions before committed such rejects; what they stand for may be intact.
+    Earlier versions committed such rejects, whose bytes may be intact.
     """
     match = _DAMAGE.match(reason)
-    if match is None or _asked_beyond(match[1], _NOBODY_HAS):
+    if match is None or _impossible_request(match[1], _IMPOSSIBLE_BYTES):
         return False
     return any(signs.search(match[1]) is not None for signs in (_MEMORY, _CODEC, _NUMBERED))
 
 
-def _asked_beyond(why: str, size: int) -> int:
-    """How much memory was asked for, if it is more than a file of a size could need; else 0."""
+def _impossible_request(why: str, size: int) -> int:
+    """Return the requested memory in bytes if a file of this size could never need it, else 0."""
     request = _REQUEST.search(why)
     asked = 0 if request is None else int(request[1])
-    return asked if asked > min(_NOBODY_HAS, size * _MOST_EXPANSION + _PROBED_BYTES) else 0
+    return asked if asked > min(_IMPOSSIBLE_BYTES, size * _MAX_EXPANSION + _PROBED_BYTES) else 0
 
 
 def _is_memory_left() -> bool:
@@ -129,11 +129,11 @@ def unreadable(path: str, error: OSError) -> CtxbatchError:
     """Return the error that says why a source cannot be read."""
     if not may_be_fixed(error):
         return InputError(f"{path} cannot be read: {error.strerror or error}")
-    if isinstance(error, RemoteError):  # which says what to do
+    if isinstance(error, RemoteError):  # it already says what to do
         return ResourceError(f"{path} cannot be read: {error.strerror}")
     return cannot_be_read(path, error)
 
 
 def may_be_fixed(error: OSError) -> bool:
-    """Whether the disk, the network or an access is the matter, so that the same run may go on later."""
+    """Return True if the disk, the network or a permission is at fault, so that a later run may succeed."""
     return error.errno not in _WRONG_NAME

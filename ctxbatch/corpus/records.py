@@ -1,6 +1,6 @@
-"""Readers: what was planned becomes records, or rejects with their reasons.
+"""Reads planned segments as records, or as rejects with their reasons.
 
-Owns what a unit must hold to be a record, and that workers see exactly what was planned, or fail.
+Owns what makes a unit a record, and that workers see exactly what was planned, or fail.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ from ctxbatch.sealed import Count, Sha256
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Whole records of a source, the first being number ``first_record``.
+    """Whole records of a source, from number ``first_record`` on.
 
-    ``start`` and ``end`` count bytes of the decompressed source, of a table its rows; ``size`` is in bytes
-    either way. ``sha256`` is of everything that was read between them.
+    ``start`` and ``end`` count bytes of the decompressed source, or rows of a table; ``size`` is always in
+    bytes. ``sha256`` covers everything that is read between them.
     """
 
     source: Count
@@ -33,9 +33,9 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A line, paragraph, file, JSON object or row: its text and where it begins in its source.
+    """A line, paragraph, file, JSON object or row: its text, and where it begins in its source.
 
-    One without text may stand for ``times`` empty lines that follow one another.
+    A record without text may stand for ``times`` consecutive empty lines.
     """
 
     source: int
@@ -48,7 +48,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Something that is not processed, by name. ``word`` is set where only that word of a record is."""
+    """A record that is rejected, and why. ``word`` is set if only that word of it is."""
 
     source: int
     record: int
@@ -61,11 +61,11 @@ class Reject:
 
 
 class _BadRecordError(ValueError):
-    """Why a unit is no record."""
+    """The reason why a unit is not a record."""
 
 
 def to_record(unit: Unit, number: int, source: OpenSource) -> Record | Reject:
-    """Make a record, or a reject, of a unit of source ``number``."""
+    """Return the record, or the reject, of a unit of source ``number``."""
     start = source.byte_start(unit)
     if unit.problem is not None:
         return Reject(number, unit.number, start, unit.problem)
@@ -76,7 +76,7 @@ def to_record(unit: Unit, number: int, source: OpenSource) -> Record | Reject:
         return Reject(number, unit.number, start, str(error))
     except UnicodeEncodeError:
         return Reject(number, unit.number, start, "holds half of a surrogate pair, which is not text")
-    except RecursionError:  # of an id that is an object
+    except RecursionError:  # from an id that is an object
         return Reject(number, unit.number, start, "not JSON: nested too deeply")
     except MemoryError as error:
         raise out_of_memory(source.source.path) from error
@@ -113,17 +113,17 @@ def _json_content(unit: Unit, source: OpenSource) -> tuple[str, str | None]:
 
 
 def json_object(line: str) -> dict[str, Any]:
-    """Parse a line that should hold a JSON object.
+    """Parse a line as a JSON object.
 
     Raises:
-        ValueError: It does not.
+        ValueError: It is not one.
     """
     try:
         fields = json.loads(line)
     except RecursionError as error:
         raise _BadRecordError("not JSON: nested too deeply") from error
     except ValueError as error:
-        # Python's message on a number of thousands of digits advises to change its own settings.
+        # For a number of thousands of digits, Python's message advises changing Python's settings.
         why = "a number of more digits than are read" if "digits" in str(error) else error
         raise _BadRecordError(f"not JSON: {why}") from error
     if not isinstance(fields, dict):
@@ -135,7 +135,7 @@ _MISSING = object()
 
 
 def json_field(fields: dict[str, Any], name: str) -> Any:  # noqa: ANN401 (a JSON value)
-    """A field by its name or, with dots, inside objects; `_MISSING` if there is none."""
+    """Return a field by its name, or by a path with dots; `_MISSING` if there is none."""
     if name in fields:
         return fields[name]
     value: Any = fields
@@ -147,15 +147,15 @@ def json_field(fields: dict[str, Any], name: str) -> Any:  # noqa: ANN401 (a JSO
 
 
 def has_json_field(fields: dict[str, Any], name: str) -> bool:
-    """Whether an object holds a field, maybe with null in it."""
+    """Return True if an object has a field, even if it is null."""
     return json_field(fields, name) is not _MISSING
 
 
 def json_field_names(fields: dict[str, Any]) -> list[str]:
-    """The names of an object's fields, those inside objects with dots."""
+    """Return the names of an object's fields, with dots for nested ones."""
     names: list[str] = []
     waiting = [("", fields)]
-    while waiting:  # no recursion, which objects nested deeply would take too far
+    while waiting:  # no recursion: objects can be nested deeply
         prefix, fields = waiting.pop()
         names += [prefix + name for name, value in fields.items() if not isinstance(value, dict)]
         waiting += [(f"{prefix}{name}.", value) for name, value in fields.items() if isinstance(value, dict)]
@@ -210,7 +210,7 @@ _CONTENT: dict[str, Callable[[Unit, OpenSource], tuple[str, str | None]]] = {
 
 
 class Reader:
-    """Reads segments; those of one source in order read it once, even if it is compressed.
+    """Reads segments. Segments of one source, in order, take one pass, even if it is compressed.
 
     ``bytes_read`` counts the bytes of all segments so far.
     """
@@ -228,10 +228,10 @@ class Reader:
             self._open = None
 
     def read(self, segments: Sequence[Segment]) -> Iterator[Record | Reject]:
-        """Yield the records of segments, and what cannot be one, in source order.
+        """Yield the records and rejects of segments, in source order.
 
         Raises:
-            InputError: A source cannot be read, or its bytes are not those that were planned.
+            InputError: A source cannot be read, or its bytes have changed since it was planned.
         """
         for segment in segments:
             source = self._opened(segment.source)
@@ -248,7 +248,7 @@ class Reader:
                 )
 
     def is_unchanged(self, segment: Segment) -> bool:
-        """Whether a source still holds what was planned.
+        """Return True if a source still holds what was planned.
 
         Raises:
             InputError: The source cannot be read.
@@ -266,7 +266,7 @@ class Reader:
         return self._open
 
     def _units(self, source: OpenSource, segment: Segment) -> Iterator[Unit]:
-        # Never one unit more than the segment has: to go back in a compressed source is to begin again.
+        # Stop at the last unit of the segment: to go back in a compressed source is to start again.
         for unit in source.units(segment.start, segment.first_record, segment.end):
             yield unit
             if unit.end >= segment.end:
@@ -274,5 +274,5 @@ class Reader:
 
 
 def place_of(source: Source, segment: Segment) -> str:
-    """Where a segment lies, in words."""
+    """Return the place of a segment, in words."""
     return f"{'rows' if source.is_table else 'bytes'} {segment.start} to {segment.end}"

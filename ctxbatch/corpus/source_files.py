@@ -23,10 +23,10 @@ def open_source(path: str) -> IO[bytes]:
 
 
 def refuse_special(path: str) -> None:
-    """Refuse what is not a regular file, such as a pipe, which would be waited for: a store may name one.
+    """Raise an error unless a path is a regular file: a store may name a pipe, which would block.
 
     Raises:
-        OSError: It is none, or cannot be looked at.
+        OSError: It is not a regular file, or cannot be looked up.
     """
     mode = Path(path).stat().st_mode
     if stat.S_ISDIR(mode):
@@ -36,12 +36,12 @@ def refuse_special(path: str) -> None:
 
 
 def real_place(path: str) -> str:
-    """Return what two names of one file have in common."""
+    """Return the real path of a file, which all its names share."""
     return path if is_remote(path) else str(Path(path).resolve())
 
 
 def size_and_time(path: str) -> tuple[int, int]:
-    """Return the size and the time of a file now.
+    """Return the current size and modification time (ns) of a file.
 
     Raises:
         OSError: It cannot be looked up.
@@ -54,7 +54,7 @@ def size_and_time(path: str) -> tuple[int, int]:
 
 
 def current_size(path: str) -> int | None:
-    """Return the size of a file now; ``None`` where it is not there.
+    """Return the current size of a file, or ``None`` if it does not exist.
 
     Raises:
         ResourceError: The network fails.

@@ -1,4 +1,4 @@
-"""Says what a source is: an input file with its format and compression, told by its name and first bytes.
+"""Makes a source of an input file: finds its format and compression from its name and first bytes.
 
 Owns which suffix means which format. Reads no text.
 """
@@ -30,9 +30,9 @@ _ZIP = b"PK\x03\x04"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An input file: its path as given, how it is to be read, and the size and time it had when planned.
+    """An input file: its path as given, how to read it, and its size and time when the run was planned.
 
-    ``encoding`` is ``None`` for tables; ``columns`` are those of the header of a CSV or TSV file.
+    ``encoding`` is ``None`` for tables; ``columns`` are those in the header of a CSV or TSV file.
     """
 
     path: str
@@ -45,12 +45,12 @@ class Source:
 
     @property
     def is_table(self) -> bool:
-        """Whether it is an Arrow or Parquet file, whose records have rows and no bytes."""
+        """True for an Arrow or Parquet file, whose records are placed by row, not by byte."""
         return self.format in TABLE_FORMATS
 
 
 def local_source(path: Path, format_name: FormatName | None) -> Source | str:
-    """Return a regular file as a source, or why it is none.
+    """Return a regular file as a source, or the reason why it is not one.
 
     Raises:
         InputError: Its name is wrong.
@@ -70,7 +70,7 @@ def local_source(path: Path, format_name: FormatName | None) -> Source | str:
 
 
 def remote_source(entry: Entry, format_name: FormatName | None) -> Source | str:
-    """Return an object as a source, or why it is none.
+    """Return an object as a source, or the reason why it is not one.
 
     Raises:
         RemoteError: It cannot be read.
@@ -82,19 +82,19 @@ def remote_source(entry: Entry, format_name: FormatName | None) -> Source | str:
 
 
 def known_formats() -> str:
-    """Return the suffixes that are known, for a message."""
-    return f"{', '.join(FORMATS)}, text also with {', '.join(COMPRESSIONS)}"
+    """Return the known suffixes, for a message."""
+    return f"{', '.join(FORMATS)}, and for compressed text {', '.join(COMPRESSIONS)}"
 
 
 def _unknown_format(name: str, format_name: FormatName | None) -> str | None:
-    """Why a file's format is not known; ``None`` if it is."""
+    """Return why a file's format is unknown, or ``None`` if it is known."""
     if format_name is not None or (suffix := _suffix(name)) in FORMATS:
         return None
     return f"unknown format {suffix!r}" if suffix else "unknown format, no suffix"
 
 
 def _suffix(name: str) -> str:
-    """A name's suffix, before that of a compression."""
+    """Return a name's suffix, without that of a compression."""
     path = PurePath(name)
     return (PurePath(path.stem) if path.suffix.lower() in COMPRESSIONS else path).suffix.lower()
 
@@ -107,10 +107,10 @@ def _source_that_begins(
         return "a zip archive: unpack it first"
     compression = find_compression(PurePath(name), head)
     if compression and kind in TABLE_FORMATS:
-        return f"{kind} files compress inside: decompress this one first ({compression})"
+        return f"{kind} files are compressed inside: decompress this one first ({compression})"
     return Source(name, kind, compression, size, mtime_ns)
 
 
 def printable(path: Path) -> str:
-    """Return a path whose name may not be UTF-8 as it can be shown."""
+    """Return a path as text for messages, even if its name is not UTF-8."""
     return os.fsencode(path).decode(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Tells a store of this program from text to read, by the first bytes of its manifest."""
+"""Recognises a store of this program by the first bytes of its manifest."""
 
 import errno
 from pathlib import Path
@@ -8,15 +8,15 @@ from ctxbatch.filesystem import RemoteError, read_file
 # The name of a store's manifest, and what it calls its format.
 MANIFEST = "manifest.json"
 STORE_FORMAT = "ctxbatch store"
-# Why a store is left out of what is read.
+# Why a store is not read as input.
 A_STORE = f"a {STORE_FORMAT}"
 _HEAD_BYTES = 200
 
 
 def is_store(folder: Path) -> bool:
-    """Return True if a folder is a store of this program, whose files are no text to read."""
+    """Return True if a folder is a store of this program, whose files are not input."""
     try:
-        if not (folder / MANIFEST).is_file():  # a pipe would be waited for
+        if not (folder / MANIFEST).is_file():  # opening a pipe would block
             return False
         with (folder / MANIFEST).open("rb") as stream:
             return _is_manifest(stream.read(_HEAD_BYTES))

@@ -1,7 +1,6 @@
-"""Reads the bytes of a source, decompressed, line by line, each with its position.
+"""Reads the decompressed bytes of a source line by line, and keeps track of the position.
 
-A stream that is damaged gives what can be had before the damage and then raises `DamagedError`, at the same
-byte every time.
+A damaged stream returns what precedes the damage and then raises `DamagedError`, at the same byte every time.
 """
 
 import io
@@ -11,15 +10,15 @@ from ctxbatch.corpus.compression import decompressed
 from ctxbatch.corpus.read_errors import unreadable
 from ctxbatch.corpus.source_files import open_source
 
-# Longer records are rejected by name: a worker holds a record whole, several times over.
+# Longer records are rejected, because a worker holds several copies of a whole record.
 MAX_RECORD_BYTES = 64 << 20
 _BUFFER = 1 << 20
 
 
 class ByteStream:
-    """A source's bytes, decompressed. ``position`` is the byte that comes next.
+    """The decompressed bytes of a source. ``position`` is the next byte.
 
-    Forward seeks in a compressed source skip; backward ones begin again.
+    In a compressed source, forward seeks skip bytes, and backward seeks start again.
 
     Raises:
         InputError: The source cannot be opened.
@@ -46,7 +45,7 @@ class ByteStream:
         self._file.close()
 
     def seek(self, position: int) -> None:
-        """Go to a byte; behind the last one nothing is left to read.
+        """Go to a byte; behind the last one, nothing is left to read.
 
         Raises:
             DamagedError: The source is damaged before it.
@@ -62,7 +61,7 @@ class ByteStream:
             pass
 
     def read(self, size: int) -> bytes:
-        """Some of the next bytes, at most so many; none only at the end.
+        """Return at most ``size`` of the next bytes, none only at the end.
 
         Raises:
             DamagedError: The source is damaged here.
@@ -77,7 +76,7 @@ class ByteStream:
         return data
 
     def readline(self, newline: bytes) -> bytes:
-        r"""The next line with its end, or `MAX_RECORD_BYTES` of it if it is longer.
+        """Return the next line with its end, or its first `MAX_RECORD_BYTES` if it is longer.
 
         Args:
             newline: The encoded line feed; of several bytes in UTF-16 and UTF-32.
@@ -97,7 +96,7 @@ class ByteStream:
         return line
 
     def empty_lines(self, until: float) -> bytes:
-        """The line feeds that come next, as many as are at hand, but none from position ``until`` on."""
+        """Return the line feeds that come next in the buffer, before position ``until``."""
         ahead = self._stream.peek(1)
         n_found = len(ahead) - len(ahead.lstrip(b"\n"))
         return self.read(int(min(n_found, until - self.position))) if n_found else b""
@@ -114,5 +113,5 @@ class ByteStream:
         return bytes(whole)
 
     def compressed_position(self) -> int:
-        """How much of the file has been read, about: in compressed bytes."""
+        """Return roughly how many compressed bytes have been read."""
         return self._file.tell()

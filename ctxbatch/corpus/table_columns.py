@@ -1,6 +1,6 @@
-"""Finds a table's columns by name, and decodes the texts and the ids in them.
+"""Finds a table's columns by name, and decodes their texts and ids.
 
-Owns which columns hold text. pyarrow believes what a file says of itself, so a column's offsets and indices
+Owns which columns hold text. pyarrow trusts what a file says of itself, so a column's offsets and indices
 are checked before they are used.
 """
 
@@ -13,17 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_BAD_ID = b"\xff"  # no UTF-8, so the row is rejected
-# What pyarrow raises on a file that was damaged; much of it says nothing of files.
-BROKEN = (pa.ArrowException, MemoryError, OSError, SystemError, ValueError, OverflowError, KeyError)
-# The values of so many rows are decoded at once as come to so many bytes, or of one row.
+_BAD_ID = b"\xff"  # not UTF-8, so the row is rejected
+# What pyarrow raises on a damaged file; some of these classes have nothing to do with files.
+DECODE_ERRORS = (pa.ArrowException, MemoryError, OSError, SystemError, ValueError, OverflowError, KeyError)
+# Rows are decoded together if their values take no more bytes than this, else one by one.
 DECODED_BYTES = 64 << 20
 
 
 def find_column(schema: pa.Schema, name: str) -> list[str] | None:
-    """Return the way to a column: a name as it stands, or through structs, with dots.
+    """Return the path to a column: its name as it stands, or the parts of a name with dots, through structs.
 
-    ``None`` if there is none, or several columns have the name.
+    Return ``None`` if no column has the name, or several have.
     """
     if schema.get_field_index(name) >= 0:
         return [name]
@@ -39,7 +39,7 @@ def find_column(schema: pa.Schema, name: str) -> list[str] | None:
 
 
 def column_type(schema: pa.Schema, path: list[str]) -> pa.DataType:
-    """Return the type at the end of a way that `find_column` has found."""
+    """Return the type of the column at a path from `find_column`."""
     kind = schema.field(path[0]).type
     for part in path[1:]:
         kind = kind.field(part).type
@@ -47,7 +47,7 @@ def column_type(schema: pa.Schema, path: list[str]) -> pa.DataType:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Return True if a column's values are strings, or bytes that may be such."""
+    """Return True if a column's values are strings, or bytes that may be text."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
         if pa.types.is_string_view(kind):  # which pyarrow cannot decode
@@ -64,7 +64,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def column_names(schema: pa.Schema) -> list[str]:
-    """Return the names of all columns, those inside structs with dots."""
+    """Return the names of all columns, with dots for those inside structs."""
     names: list[str] = []
 
     def add(prefix: str, fields: Any) -> None:  # noqa: ANN401 (fields of a schema or of a struct)
@@ -79,7 +79,7 @@ def column_names(schema: pa.Schema) -> list[str]:
 
 
 def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
-    """A column, checked for offsets and indices that would lead out of its buffers."""
+    """Return a column after checking that no offset or index leads out of its buffers."""
     column = batch.column(path[0])
     column.validate()
     for part in path[1:]:
@@ -95,15 +95,15 @@ def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
     elif pa.types.is_string_view(column.type):
         column.validate(full=True)
     elif is_text(column.type):
-        # As bytes: whether they are UTF-8 is for the one who makes records of them to say.
+        # As bytes: `records` decides whether they are UTF-8.
         column = column.cast(pa.large_binary())
     if pa.types.is_large_binary(column.type) or pa.types.is_nested(column.type):
-        column.validate(full=True)  # only what has offsets can lead out of its buffers
+        column.validate(full=True)  # only offsets can lead out of the buffers
     return column
 
 
 def _pieces(column: pa.Array, skipped: int) -> Iterator[pa.Array]:
-    """A checked column but its first rows decoded, at once or, where that comes to many bytes, row by row."""
+    """Yield a checked column decoded, without its first rows: whole, or row by row if it takes many bytes."""
     step = len(column) if _decoded_bytes(column) <= DECODED_BYTES else 1
     for begin in range(skipped, len(column), max(1, step)):
         piece = column.slice(begin, step)
@@ -115,7 +115,7 @@ def _pieces(column: pa.Array, skipped: int) -> Iterator[pa.Array]:
 
 
 def _decoded_bytes(column: pa.Array) -> int:
-    """How many bytes the values of a checked column come to, each counted as often as it stands there."""
+    """Return the bytes that the values of a checked column take when decoded, repeated ones included."""
     if pa.types.is_string_view(column.type):
         views = np.frombuffer(column.buffers()[1], np.int32).reshape(-1, 4)
         return int(views[column.offset : column.offset + len(column), 0].sum(dtype=np.int64))
@@ -129,15 +129,15 @@ def _decoded_bytes(column: pa.Array) -> int:
 
 
 def texts(batch: pa.RecordBatch, path: list[str] | None, skipped: int) -> Iterable[bytes | None]:
-    """Return the texts of a batch's rows after the first ``skipped`` ones; ``None`` for null.
+    """Return the texts of a batch's rows after the first ``skipped``; ``None`` for null.
 
     Args:
         batch: The rows.
-        path: The way to the column, as `find_column` finds it; without one every row has ``None``.
-        skipped: How many rows to leave out.
+        path: The path of the column, from `find_column`; without one, every text is ``None``.
+        skipped: The number of rows to skip.
 
     Raises:
-        Exception: One of `BROKEN`, now or while they are taken: the rows are damaged.
+        Exception: One of `DECODE_ERRORS`, now or during iteration: the rows are damaged.
     """
     if path is None:
         return itertools.repeat(None, batch.num_rows - skipped)
@@ -146,7 +146,7 @@ def texts(batch: pa.RecordBatch, path: list[str] | None, skipped: int) -> Iterab
 
 
 def ids(batch: pa.RecordBatch, path: list[str] | None, skipped: int) -> Iterable[bytes | None]:
-    """Return the ids of a batch's rows, as `texts` does; an id that no one can show is no UTF-8."""
+    """Return the ids of a batch's rows as `texts` does; an id that cannot be shown is invalid UTF-8."""
     if path is None:
         return itertools.repeat(None, batch.num_rows - skipped)
     return itertools.chain.from_iterable(map(_shown_ids, _pieces(_column(batch, path), skipped)))
@@ -157,7 +157,7 @@ def _shown_ids(column: pa.Array) -> list[bytes | None]:
         return _id_values(column)
     except MemoryError:
         raise
-    except BROKEN:  # a value that no one can show rejects its row, not the file
+    except DECODE_ERRORS:  # a value that cannot be shown rejects its row, not the file
         return [_id_value(column.slice(row, 1)) for row in range(len(column))]
 
 
@@ -166,7 +166,7 @@ def _id_value(column: pa.Array) -> bytes | None:
         return _id_values(column)[0]
     except MemoryError:
         raise
-    except BROKEN:
+    except DECODE_ERRORS:
         return _BAD_ID
 
 

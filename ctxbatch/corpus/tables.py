@@ -1,7 +1,7 @@
 """Reads rows of Arrow and Parquet files: the text and the id of each, from any row on, a few at a time.
 
 Owns that few rows are in memory at once, however many a file stores as one piece. Local files are read, not
-mapped: of a mapped one that somebody cuts short meanwhile nothing is left but a SIGBUS.
+mapped: if somebody truncates a mapped file, SIGBUS ends the process.
 """
 
 import contextlib
@@ -14,34 +14,34 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ctxbatch.corpus.read_errors import DamagedError, meaning_of
+from ctxbatch.corpus.read_errors import DamagedError, classify_error
 from ctxbatch.corpus.source_files import refuse_special, size_and_time
-from ctxbatch.corpus.table_columns import BROKEN, DECODED_BYTES, column_names, find_column, ids, texts
+from ctxbatch.corpus.table_columns import DECODE_ERRORS, DECODED_BYTES, column_names, find_column, ids, texts
 from ctxbatch.errors import InputError
 from ctxbatch.filesystem import is_remote, open_file
 
 _IPC_FILE = b"ARROW1"
 _FEATHER_1 = b"FEA1"
 _ROWS = 1024
-# How much of a column of a Parquet file is read ahead.
+# Bytes of a Parquet column that are read ahead.
 _AHEAD = 1 << 20
-# A row group that is larger is not fetched whole from a remote file.
+# A larger row group is not fetched whole from a remote file.
 _FETCHED = 64 << 20
 _ROWS_OF_DIFFERENCES = 16
 _PAGE_HEAD = 16
 _LENGTH_BYTES = 4
 
-# Number of a row, its text (None: null) and its id (None: null, or no such column).
+# A row's number, its text (None: null) and its id (None: null, or no such column).
 Row = tuple[int, bytes | None, bytes | None]
-# Number of a batch's first row, and the batch.
+# The number of a batch's first row, and the batch.
 _Batch = tuple[int, pa.RecordBatch]
 
 
 class Table:
-    """A Parquet file, an Arrow IPC file (Feather is one) or an Arrow IPC stream.
+    """A Parquet file, an Arrow IPC file (such as Feather) or an Arrow IPC stream.
 
     Raises:
-        DamagedError: It is not what its name says, or cut off.
+        DamagedError: It is not of this format, or truncated.
         InputError: It cannot be opened.
         ResourceError: The network fails.
     """
@@ -63,7 +63,7 @@ class Table:
             else:
                 self.schema = self._open_arrow().schema
             self.columns = column_names(self.schema)
-        except BROKEN as error:
+        except DECODE_ERRORS as error:
             raise self._damage(error) from error
 
     def _opened(self) -> Any:  # noqa: ANN401 (a file of pyarrow's)
@@ -77,7 +77,7 @@ class Table:
         return file
 
     def _open_parquet(self, few: bool = False, dictionaries: Sequence[str] = ()) -> Any:  # noqa: ANN401 (a ParquetFile)
-        """Open a Parquet file, maybe for ``few`` rows; columns of ``dictionaries`` are read as such."""
+        """Open a Parquet file, maybe for ``few`` rows; keep columns in ``dictionaries`` encoded."""
         groups = range(self._metadata.num_row_groups)
         largest = max((self._metadata.row_group(group).total_byte_size for group in groups), default=0)
         whole = is_remote(self._path) and largest <= _FETCHED and not few
@@ -90,7 +90,7 @@ class Table:
         )
 
     def _open_arrow(self, columns: Sequence[int] = ()) -> Any:  # noqa: ANN401 (a reader of a file or of a stream)
-        """Open an Arrow file or stream, of which only some columns are read, or all of them."""
+        """Open an Arrow file or stream to read some columns, or all."""
         options = pa.ipc.IpcReadOptions(included_fields=list(columns))
         file = self._opened()
         head = file.read(len(_IPC_FILE))
@@ -104,11 +104,11 @@ class Table:
     def _damage(self, error: Exception) -> Exception:
         if self._state is not None and _state_of(self._path) != self._state:
             return InputError(f"{self._path} changed while it was read: run again when it is complete")
-        return meaning_of(error, self._path, "Parquet" if self._is_parquet else "Arrow", self._size)
+        return classify_error(error, self._path, "Parquet" if self._is_parquet else "Arrow", self._size)
 
     @property
     def n_rows(self) -> int:
-        """Rows in all; of a damaged stream those before the damage."""
+        """The number of rows; in a damaged stream, of those before the damage."""
         if self._is_parquet:
             return int(self._metadata.num_rows)
         count = 0
@@ -118,7 +118,7 @@ class Table:
         return count
 
     def _smallest_column(self) -> list[int]:
-        """The column of an Arrow file by which its rows are counted soonest."""
+        """Return the smallest column of an Arrow file, by which its rows are counted fastest."""
         for _, batch in self._arrow_batches(0, []):
             return sorted(range(batch.num_columns), key=lambda column: batch.column(column).nbytes)[:1]
         return []
@@ -128,16 +128,16 @@ class Table:
 
         Args:
             start: The first row's number, from 0.
-            text_column: The column with the text, nested ones with dots.
+            text_column: The column with the text, with dots into structs.
             id_column: The column with the id; it need not exist.
 
         Raises:
-            DamagedError: The file is damaged from the row on that would come next.
+            DamagedError: The file is damaged at the next row.
         """
         paths = find_column(self.schema, text_column), find_column(self.schema, id_column)
         for first, batch in self._batches_from(start, paths):
             before = max(0, start - first)
-            # Slices count from the batch's first row, so that what is damaged does not depend on ``start``.
+            # Slices count from the batch's first row, so that damage does not depend on ``start``.
             for begin in range(before // _ROWS * _ROWS, batch.num_rows, _ROWS):
                 part, skipped = batch.slice(begin, _ROWS), max(0, before - begin)
                 try:
@@ -147,14 +147,14 @@ class Table:
                         ids(part, paths[1], skipped),
                         strict=False,
                     )
-                except BROKEN as error:
+                except DECODE_ERRORS as error:
                     raise self._damage(error) from error
 
     def _batches_from(self, start: int, paths: tuple[list[str] | None, ...]) -> Iterator[_Batch]:
-        """Batches from the one on that holds row ``start``.
+        """Yield batches from the one that holds row ``start``.
 
-        Where it is being read a little before it, reading goes on: a row group of a Parquet file has no other
-        way to a row in its middle, and remote files are not fetched again. Local Arrow files open again.
+        If reading stopped shortly before that row, it continues: nothing else leads to a row inside a Parquet
+        row group, and remote files are not fetched again. Local Arrow files are opened again.
         """
         first = self._batch[0] if self._batch is not None else 0
         goes_on = self._is_parquet or is_remote(self._path)
@@ -180,9 +180,9 @@ class Table:
         return sorted({self.schema.get_field_index(path[0]) for path in paths if path})
 
     def _parquet_batches(self, start: int, paths: tuple[list[str] | None, ...]) -> Iterator[_Batch]:
-        """Batches of the wanted columns, beginning with the row group that holds row ``start``.
+        """Yield batches of the wanted columns, from the row group that holds row ``start``.
 
-        One row group after another, so that where batches begin does not depend on ``start``.
+        Row groups are read one by one, so that the edges of batches do not depend on ``start``.
         """
         columns = [".".join(path) for path in paths if path]
         first = 0
@@ -198,19 +198,19 @@ class Table:
                 for batch in self._parquet.iter_batches(rows, row_groups=[group], columns=columns):
                     yield first, batch
                     first += batch.num_rows
-            except BROKEN as error:
+            except DECODE_ERRORS as error:
                 raise self._damage(error) from error
 
     def _rows_at_once(self, group: int, columns: Sequence[str]) -> int:
-        """How many rows of a row group are decoded at once, so that what they hold comes to few bytes.
+        """Return how many rows of a row group to decode at once, so that they take few bytes.
 
-        Where values share bytes in the file, the file's size says nothing: a value of a dictionary may stand
-        in every row, and one that is stored as a difference repeats the one before.
+        If values share bytes in the file, its size says nothing: every row may hold the same value of a
+        dictionary, and a value stored as a difference repeats the one before.
         """
         if group in self._rows:
             return self._rows[group]
-        # Reading a row comes first: of metadata that are damaged pyarrow's reader raises an error, while its
-        # objects that show them end the process.
+        # Read a row first: on damaged metadata pyarrow's reader raises an error, while the metadata objects
+        # below end the process.
         next(self._open_parquet(few=True).iter_batches(1, row_groups=[group], columns=columns), None)
         facts, rows = self._metadata.row_group(group), _ROWS
         for number in range(facts.num_columns):
@@ -226,7 +226,7 @@ class Table:
         return self._rows[group]
 
     def _longest_in_dictionary(self, group: int, chunk: Any) -> int:  # noqa: ANN401 (metadata of pyarrow's)
-        """The bytes of a column chunk's longest value in its dictionary, or of all where that is enough."""
+        """Return the size of the longest value in a chunk's dictionary, or of the whole dictionary."""
         name = chunk.path_in_schema
         size = _page_bytes(self._opened().read_at(_PAGE_HEAD, chunk.dictionary_page_offset))
         if size * _ROWS <= DECODED_BYTES:
@@ -234,7 +234,7 @@ class Table:
         file = self._open_parquet(few=True, dictionaries=[name])
         batch = next(file.iter_batches(1, row_groups=[group], columns=[name]), None)
         column = None if batch is None else batch.column(0)
-        while isinstance(column, pa.StructArray):  # of which nothing but this column was read
+        while isinstance(column, pa.StructArray):  # only this column of it was read
             column = column.field(0)
         if not isinstance(column, pa.DictionaryArray):
             return size
@@ -243,7 +243,7 @@ class Table:
         return pc.max(lengths).as_py() if whole == size else size  # else it is not the whole dictionary
 
     def _arrow_batches(self, start: int, columns: Sequence[int]) -> Iterator[_Batch]:
-        """Batches of some columns, as they lie in the file."""
+        """Yield batches of some columns, as they lie in the file."""
         first = 0
         self._ahead_to = math.inf
         try:
@@ -258,21 +258,21 @@ class Table:
                 if first + batch.num_rows > start:
                     yield first, batch
                 first += batch.num_rows
-        except BROKEN as error:
+        except DECODE_ERRORS as error:
             raise self._damage(error) from error
 
 
 def _state_of(path: str) -> tuple[int, int] | None:
-    """The size and the time of a local file now; ``None`` where it is gone."""
+    """Return the current size and time of a local file, or ``None`` if it is gone."""
     with contextlib.suppress(OSError):
         return size_and_time(path)
     return None
 
 
 def _page_bytes(head: bytes) -> int:
-    """How large a Parquet page is once decompressed; 0 where its header is damaged, as pyarrow will say.
+    """Return the decompressed size of a Parquet page; 0 if its header is damaged, as pyarrow will report.
 
-    Two fields of 32 bits begin it: the type, and this size. Each is a byte and a number of seven bits a byte.
+    The header begins with two 32-bit fields: the type, and this size. Each is one byte, then a varint.
     """
     numbers = []
     position = 0

@@ -206,7 +206,7 @@ def test_a_first_line_of_only_a_byte_order_mark_is_blank(tmp_path):
     ("name", "content", "message"),
     [
         ("missing.txt", None, "missing.txt: no such file or folder"),
-        ("a.pdf", b"x", r"a.pdf: unknown format '.pdf'; known are .txt, .jsonl, .ndjson, .csv"),
+        ("a.pdf", b"x", r"a.pdf: unknown format '.pdf'; known suffixes: .txt, .jsonl, .ndjson, .csv"),
         ("empty.txt", b"", "the inputs are empty: .*empty.txt"),
     ],
 )
@@ -220,7 +220,7 @@ def test_wrong_inputs_are_refused_in_one_line(tmp_path, name, content, message):
 
 def test_a_source_named_twice_and_a_folder_without_text_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(InputError, match="named twice"):
+    with pytest.raises(InputError, match="given twice"):
         find_sources([tmp_path, tmp_path / "a.txt"], tmp_path / "out")
     (tmp_path / "void").mkdir()
     with pytest.raises(InputError, match="holds no file that can be read"):

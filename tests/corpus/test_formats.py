@@ -357,14 +357,14 @@ def test_format_overrides_the_suffix(tmp_path):
     (tmp_path / "data.json").write_bytes(as_json_lines(["one"]))
     (tmp_path / "data.export.gz").write_bytes(COMPRESS[".gz"](as_json_lines(["two"])))
     assert texts_of(read_all([tmp_path], format="jsonl")[2]) == ["two", "one"]
-    with pytest.raises(InputError, match=r"unknown format '.json'.*; if it holds JSON lines, say --form"):
+    with pytest.raises(InputError, match=r"unknown format '.json'.*; if it holds JSON lines, use --form"):
         read_all([tmp_path / "data.json"])
 
 
 def test_a_data_set_that_lacks_a_file_is_refused(tmp_path):
     datasets.Dataset.from_dict({"text": ["one", "two"]}).save_to_disk(tmp_path / "data", num_shards=2)
     next(tmp_path.glob("data/data-00001*")).unlink()
-    with pytest.raises(InputError, match=r"data-00001.* is missing, and .*state.json lists it: restore it"):
+    with pytest.raises(InputError, match=r"state.json lists .*data-00001.*, which is missing: restore it"):
         read_all([tmp_path])
 
 
@@ -419,7 +419,7 @@ def test_odd_things_in_a_folder_are_left_out_by_name(tmp_path):
     assert [Path(source.path).name for source in sources] == ["a.txt"]
     reasons = dict(each.removeprefix(f"{tmp_path}/")[:-1].split(" (", 1) for each in left_out)
     assert reasons["broken.txt"] == "a broken link"
-    assert reasons["pipe.txt"] == "no regular file"
+    assert reasons["pipe.txt"] == "not a regular file"
     assert reasons["again.txt"].startswith("the same file as")
     assert reasons["picture.png"].startswith("unknown format '.png'")
-    assert reasons["b.parquet.gz"] == "parquet files compress inside: decompress this one first (gzip)"
+    assert reasons["b.parquet.gz"] == "parquet files are compressed inside: decompress this one first (gzip)"

@@ -19,8 +19,13 @@ REFUSED = {
     "an unknown suffix": ({"a.pdf": b"x"}, ["a.pdf"], {}, r"a.pdf: unknown format '.pdf'"),
     "a folder without text": ({"f/a.png": b"x"}, ["f"], {}, r"f holds no file that can be read"),
     "a pattern without files": (GOOD, ["*.csv"], {}, r"\*.csv: no file matches this pattern"),
-    "named twice": (GOOD, ["a.txt", "a.txt"], {}, r"a.txt is named twice"),
-    "a compressed table": ({"a.parquet.gz": b"x"}, ["a.parquet.gz"], {}, r"parquet files compress inside"),
+    "named twice": (GOOD, ["a.txt", "a.txt"], {}, r"a.txt is given twice"),
+    "a compressed table": (
+        {"a.parquet.gz": b"x"},
+        ["a.parquet.gz"],
+        {},
+        r"parquet files are compressed inside",
+    ),
     "a missing json field": (
         {"a.jsonl": b'{"body": "x", "meta": {"id": 1}}\n'},
         ["a.jsonl"],

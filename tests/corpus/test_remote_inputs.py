@@ -293,7 +293,7 @@ REFUSED = {
     "s3://{}/*.csv": "no object matches this pattern",
     "s3://": "it names no bucket: write s3://bucket/key",
     "s3://key:secret@{}/a.txt": "a URL must not hold credentials: set AWS_ACCESS_KEY_ID",
-    "s3://{}/a.xyz": "unknown format '.xyz'; known are",
+    "s3://{}/a.xyz": "unknown format '.xyz'; known suffixes:",
     "nobody://knows/a.txt": "neither pyarrow nor fsspec opens it",
     "abfs://container/a.txt": "Install adlfs to access Azure",
     "file:///etc/hostname": "give a local file by its path: /etc/hostname",
