@@ -33,8 +33,8 @@ from ctxbatch.text.words import (
     splits_on_space_only,
 )
 
-# A buffer is what a worker holds at a time and sorts by length: closed before it exceeds this many
-# wordpieces. Tokenised in groups, so that the tokenizer's threads and calls are worth their cost.
+# A worker holds one buffer at a time and sorts its windows by length. It closes a buffer before this many
+# wordpieces, and tokenises sentences in groups, so that the tokenizer's threads and calls pay off.
 BUFFER_PIECES = 65_536
 _BUFFER_CHARACTERS = 1 << 20
 _GROUP_CHARACTERS = 16_384
@@ -43,13 +43,13 @@ _PART_CHARACTERS = 65_536
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Windows of similar length, padded to one, and the rows to take from them.
+    """Windows of similar length, padded to one length, and the rows to take from them.
 
     ``rows_N`` indexes into the buffer's rows. The ``n_pieces_N[i]`` wordpieces of row i stand one after
-    another in ``positions_M``, which indexes into the flattened (B * T) tokens. Where only the most salient
-    rows of each sentence are kept, ``places_R`` are theirs among rows ordered by ``sentence_N`` and falling
-    salience, and ``n_slots`` the tokens that they pool at most; what is left of a sentence in other batches
-    is kept there, and compared afterwards.
+    another in ``positions_M``, which indexes into the flattened (B * T) tokens. If only the most salient rows
+    of each sentence are kept, ``places_R`` are their places among rows ordered by ``sentence_N`` and falling
+    salience, and ``n_slots`` is the most tokens that they pool. If a sentence is in several batches, each
+    keeps its most salient rows, and they are compared afterwards.
     """
 
     input_ids_BT: Ints
@@ -83,8 +83,8 @@ class BatchMaker:
         self._window = config.max_tokens - len(self._prefix) - len(self._suffix)
         if self._window < 1:
             raise InputError(
-                f"--model {config.model}: a window of {config.max_tokens} tokens leaves no room beside "
-                "special tokens"
+                f"--model {config.model}: a window of {config.max_tokens} tokens has no room for text beside "
+                "the special tokens"
             )
         self._config = config
         self._targets = None
@@ -92,7 +92,7 @@ class BatchMaker:
             self._targets = Targets(config.words, cuts_anywhere=self._regroup)
 
     def single_words(self, texts: Sequence[str]) -> Marks:
-        """Which texts are a word that would be stored, each by itself a sentence: shape (len(texts),)."""
+        """Mark the texts that, each as a sentence, are one word that would be stored: shape (len(texts),)."""
         found = np.zeros(len(texts), bool)
         before = 0
         for buffer in self.buffers(Sentence(Record(0, n, None, None, t), 0, t) for n, t in enumerate(texts)):
@@ -103,11 +103,11 @@ class BatchMaker:
 
     @property
     def n_specials(self) -> int:
-        """Special tokens of every window."""
+        """The number of special tokens in every window."""
         return len(self._prefix) + len(self._suffix)
 
     def buffers(self, sentences: Iterable[Sentence]) -> Iterator[Buffer]:
-        """Yield buffers of about `BUFFER_PIECES` wordpieces at most, sentences in order."""
+        """Yield buffers of at most about `BUFFER_PIECES` wordpieces, with the sentences in order."""
         pending: list[tuple[Sentence, Encoding | LongEncoding]] = []
         n_pieces = n_characters = 0
         for group in _groups(sentences):
@@ -118,7 +118,7 @@ class BatchMaker:
                     pending, n_pieces, n_characters = [], 0, 0
                 pending.append((sentence, encoding))
                 n_pieces += len(encoding)
-                # Text can have few pieces, or none; what a sentence costs besides counts as well.
+                # Text can have few pieces or none, and each sentence has a cost of its own.
                 n_characters += len(sentence.text) + 64
         if pending:
             yield from self._flatten(pending)
@@ -126,8 +126,8 @@ class BatchMaker:
     def batches(self, buffer: Buffer, budget: int | None = None) -> Iterator[TokenBatch]:
         """Yield a buffer's windows as batches within the token budget, longest first.
 
-        ``budget`` is the configuration's unless a device's memory is too small for it.
-        Windows that no row comes from are not run. A window longer than the budget is a batch alone.
+        ``budget`` replaces that of the configuration where a device's memory is too small for it.
+        Windows that no row comes from are skipped. A window longer than the budget is a batch alone.
         """
         rows = buffer.rows
         n_windows = len(buffer.window_start_W)
@@ -169,7 +169,7 @@ class BatchMaker:
         return replace(batch, places_R=places_R, n_slots=n_slots)
 
     def _encode_group(self, group: Sequence[Sentence]) -> list[Encoding | LongEncoding]:
-        """The encodings of sentences; empty where nothing can be wanted."""
+        """Return the encodings of sentences, empty for those that cannot hold a wanted word."""
         texts = [sentence.text for sentence in group]
         if self._targets is None:
             return self._encode(texts)
@@ -213,11 +213,11 @@ class BatchMaker:
             unknown_words=words.count_holding(pieces.ids_P == self._unknown),
             rejects=[self._reject(sentences, needed, int(number)) for number in lost],
         )
-        # The most salient words of a sentence are known when all of it has been seen.
+        # The most salient words of a sentence are known only when all of it has been seen.
         yield from [buffer] if self._config.top_salient is not None else split(buffer, BUFFER_PIECES)
 
     def _select(self, sentences: Sequence[Sentence], pieces: Pieces, words: Words) -> tuple[Words, Marks]:
-        """The words that are needed, and which of them are wanted: needed for more is only salience."""
+        """Return the needed words and mark the wanted ones; the rest are needed for their salience."""
         wanted_N = np.ones(len(words.sentence_N), bool)
         if self._targets is not None:
             texts = pieces.texts(words.sentence_N, words.char_start_N, words.char_end_N)
@@ -244,7 +244,7 @@ class BatchMaker:
         return Reject(record.source, record.record, record.byte_start, reason, shown)
 
     def _rows(self, pieces: Pieces, words: Words, wanted_N: Marks, cut: Windows) -> tuple[Rows, WordTexts]:
-        """The rows of the words that have a window, and the text of each row's whole word."""
+        """Return the rows of words that have a window, and the text of each row's whole word."""
         held_N, start_W = cut.window_N >= 0, cut.start_W
         words, window_N = words.take(held_N), cut.window_N[held_N]
         texts = pieces.texts(words.sentence_N, words.char_start_N, words.char_end_N)
@@ -275,12 +275,12 @@ class BatchMaker:
 
 _NOT_READ = LongEncoding(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
 
-# No tokenizer joins what stands on the two sides of such a place.
+# No tokenizer joins the two sides of such a space.
 _SAFE_CUT = re.compile(r"(?<=[0-9A-Za-z]) (?=[0-9A-Za-z])")
 
 
 def _cuts(text: str) -> Iterator[int]:
-    """Where a text can be cut into parts of `_PART_CHARACTERS` that are tokenised as the whole is."""
+    """Yield where to cut a text into parts of `_PART_CHARACTERS` that are tokenised like the whole."""
     start = 0
     while (found := _SAFE_CUT.search(text, start + _PART_CHARACTERS)) is not None:
         start = found.start()
@@ -301,7 +301,7 @@ def _groups(sentences: Iterable[Sentence]) -> Iterator[list[Sentence]]:
 
 
 def _special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Ids of the special tokens that the tokenizer puts before and after a text."""
+    """Return the ids of the special tokens that the tokenizer puts before and after a text."""
     with_specials = tokenizer.encode("a")
     special = list(with_specials.special_tokens_mask)
     if 0 not in special:  # a vocabulary without "a", not even as unknown

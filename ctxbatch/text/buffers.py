@@ -1,4 +1,4 @@
-"""Holds what a worker reads at a time: a buffer of tokenised sentences, cut into windows, and its rows.
+"""Defines the buffer that a worker holds at a time: tokenised sentences, their windows and their rows.
 
 Array names end in the letters of their shape: S sentences, P wordpieces, N rows (words, or wordpieces with
 pooling ``none``), W windows.
@@ -21,9 +21,9 @@ from ctxbatch.text.words import Indexer, Ints, WordTexts
 class Rows:
     """The rows that a buffer will store, in source order; one array entry per row.
 
-    ``window_N`` and ``piece_N`` say where a row's first wordpiece stands: the window, and the position
-    among that window's pieces, special tokens not counted. ``n_pieces_N`` pieces are pooled. Rows that are
-    not ``wanted_N`` are there for their salience to be compared, and not stored.
+    ``window_N`` and ``piece_N`` place a row's first wordpiece: its window, and its position among the
+    window's pieces, without special tokens. ``n_pieces_N`` pieces are pooled. Rows that are not ``wanted_N``
+    are not stored; only their salience is compared.
     """
 
     sentence_N: Ints
@@ -39,7 +39,7 @@ class Rows:
         return len(self.sentence_N)
 
     def take(self, chosen: Indexer) -> "Rows":
-        """The selected rows."""
+        """Return the selected rows."""
         return Rows(*(getattr(self, name)[chosen] for name in self.__slots__))
 
 
@@ -47,9 +47,9 @@ class Rows:
 class Buffer:
     """Some sentences of a shard, tokenised and cut into windows; all arrays index into this buffer.
 
-    A sentence larger than a buffer fills several: the first carries it, the others carry none and
-    count backwards in ``rows.sentence_N``, -1 being the last sentence carried before them. Sentences that
-    are not ``read_S`` cannot hold a word that is wanted, and were not tokenised.
+    A sentence larger than a buffer fills several. The first one carries it; the others carry none, and their
+    ``rows.sentence_N`` counts back from -1, the last sentence carried before them. Sentences that are not
+    ``read_S`` cannot hold a wanted word, and were not tokenised.
     """
 
     sentences: Sequence[Sentence]
@@ -65,19 +65,19 @@ class Buffer:
     rejects: Sequence[Reject]
 
     def stored(self, salience_N: npt.NDArray[np.float32], top_salient: int) -> Marks:
-        """Which rows are stored where only the most salient words of a sentence are: shape (N,)."""
+        """Mark the rows to store if only the most salient words of each sentence are: shape (N,)."""
         rows = self.rows
         return rows.wanted_N & most_salient(rows.sentence_N, rows.word_index_N, salience_N, top_salient)
 
     def take(self, chosen: Indexer) -> "Buffer":
-        """The buffer with the selected rows alone."""
+        """Return the buffer with only the selected rows."""
         return replace(self, rows=self.rows.take(chosen), words=self.words.take(chosen))
 
 
 def split(buffer: Buffer, n_pieces: int) -> Iterator[Buffer]:
-    """Yield a buffer, or several of about ``n_pieces`` wordpieces where one long sentence made it too large.
+    """Yield a buffer, or parts of about ``n_pieces`` wordpieces if a long sentence made it too large.
 
-    They are cut between windows.
+    Cut between windows.
     """
     filled_W = np.cumsum(buffer.window_length_W)
     if not len(filled_W) or len(filled_W) == 1 or filled_W[-1] <= 2 * n_pieces:

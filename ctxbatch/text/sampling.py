@@ -1,7 +1,7 @@
-"""Which occurrences of words are stored: of some words, of a sample, the most salient of each sentence.
+"""Selects the occurrences to store: of given words, of a sample, the most salient of each sentence.
 
-Owns what ``--words``, ``--sample`` and ``--top-salient`` mean. Each keeps occurrences by itself, and stored
-are those that all of them keep. Array names end in the letters of their shape: S sentences, N words or rows.
+Owns what ``--words``, ``--sample`` and ``--top-salient`` mean. An occurrence is stored if all of them keep
+it. Array names end in the letters of their shape: S sentences, N words or rows.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from ctxbatch.text.sentences import Sentence
 from ctxbatch.text.words import Ints, Words, WordTexts, count_within
 
 Marks = npt.NDArray[np.bool_]
-# No tokenizer ends a word between two letters, but for Chinese characters, of which many are words, and
-# for what byte-level ones take for the ending of a contraction: they cut 'really into 're and ally.
+# No tokenizer ends a word between two letters, with two exceptions: Chinese characters, many of which are
+# words, and what byte-level tokenizers take for the ending of a contraction ('really becomes 're and ally).
 _LETTER = r"[\p{L}--\p{Han}]"
 _AFTER_ENDING = r"(?<='(?:s|t|re|ve|m|ll|d))"
 
@@ -26,8 +26,7 @@ class Targets:
 
     Args:
         words: The words, casefolded.
-        cuts_anywhere: Whether words can end between letters, as where a SentencePiece model's pieces
-            decide.
+        cuts_anywhere: True if words can end between letters, as with SentencePiece models.
     """
 
     def __init__(self, words: Sequence[str], *, cuts_anywhere: bool) -> None:
@@ -38,11 +37,11 @@ class Targets:
         self._somewhere = regex.compile(pattern, regex.V1, words=self._words)
 
     def may_be_in(self, text: str) -> bool:
-        """Whether a sentence can hold one of the words, to judge by its characters alone."""
+        """Return True if a sentence may hold one of the words, judging by its characters alone."""
         return self._somewhere.search(text.casefold()) is not None
 
     def among(self, texts: WordTexts) -> Marks:
-        """Which words are wanted, by their surface texts: shape (N,)."""
+        """Mark the wanted words by their surface texts: shape (N,)."""
         encoded = texts.as_arrow().dictionary_encode()
         wanted = [word.casefold() in self._words for word in encoded.dictionary.to_pylist()]
         wanted_N: Marks = np.array(wanted, bool)[encoded.indices.to_numpy()]
@@ -50,9 +49,9 @@ class Targets:
 
 
 def sampled(sentences: Sequence[Sentence], words: Words, rate: float) -> Marks:
-    """Which words are in the sample, (N,): by a hash of where they stand, the same in every run.
+    """Mark the words in the sample by a hash of their place, the same in every run: shape (N,).
 
-    A word is in it at every rate above that at which it first is.
+    A word in the sample at one rate is in it at every higher rate.
 
     Args:
         sentences: The sentences of the words.
@@ -79,7 +78,7 @@ def most_salient(
         sentence_N: Each row's sentence; rows stand in the order of sentences and words.
         word_index_N: Each row's word; the salience of a word of several rows is their sum.
         salience_N: Each row's salience.
-        n_words: How many words of a sentence are marked at most; of equals the first.
+        n_words: The most words to mark in a sentence; ties go to the earlier word.
     """
     if not len(sentence_N):
         return np.zeros(0, bool)
@@ -94,16 +93,16 @@ def most_salient(
 
 
 def leading(sentence_N: Ints, n_pieces_N: Ints, n_words: int) -> tuple[Ints, int]:
-    """What is known of the most salient words of each sentence before their salience is.
+    """Return what is known of the most salient words of each sentence before their salience.
 
     Args:
         sentence_N: Each word's sentence.
         n_pieces_N: Each word's wordpieces.
-        n_words: How many words of a sentence are kept at most.
+        n_words: The most words to keep of a sentence.
 
     Returns:
-        Their places among words ordered by sentence and falling salience, and the pieces that they can
-        have at most.
+        Their places among words ordered by sentence and falling salience, and the most pieces that they can
+        have.
     """
     order_N = np.lexsort((-n_pieces_N, sentence_N))
     place_N = count_within(sentence_N[order_N])

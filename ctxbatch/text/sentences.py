@@ -1,6 +1,6 @@
-"""From a record's text to its sentences, each with its exact place.
+"""Splits a record's text into sentences, each with its exact place.
 
-Owns the list of languages that ``--lang`` takes. sentencex decides where sentences end.
+Owns the list of languages for ``--lang``. sentencex decides where sentences end.
 """
 
 import re
@@ -13,8 +13,8 @@ from ctxbatch.corpus.records import Record
 from ctxbatch.errors import InputError
 from ctxbatch.run_config import RunConfig
 
-# sentencex answers any code, falling back on English, so a typo would pass unnoticed. Known here are
-# the ISO 639-1 codes and the others for which sentencex has rules or a fallback of its own.
+# sentencex accepts any code and falls back to English, so a typo would go unnoticed. This list has the
+# ISO 639-1 codes, and others for which sentencex has rules or a fallback of its own.
 LANGUAGES = frozenset(
     """
     aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz
@@ -53,7 +53,7 @@ class Sentence:
 
 
 def resolve_language(config: RunConfig) -> str | None:
-    """The language of the sentence splitter, or ``None`` where records are not split.
+    """Return the language for splitting sentences, or ``None`` if records are not split.
 
     Raises:
         InputError: The language is unknown.
@@ -82,7 +82,7 @@ def split_sentences(record: Record, lang: str | None) -> Iterator[Sentence]:
 
 
 def _boundaries(text: str, lang: str) -> list[tuple[int, int]]:
-    """Start and end of every sentence; together they cover the text."""
+    """Return start and end of every sentence; together they cover the text."""
     try:
         found = get_sentence_boundaries(lang, text)
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""Windows: how a sentence that is longer than a model can take is cut, and which window a word comes from.
+"""Cuts sentences that are too long for a model into windows, and chooses the window of each word.
 
 Pure functions. Array names end in the letters of their shape: S sentences, N words, W windows, C windows
 that a word may come from.
@@ -13,7 +13,7 @@ from ctxbatch.text.words import Ints, Pieces, Words
 
 
 def window_starts(n_pieces: int, size: int) -> Ints:
-    """First piece of each window of ``size`` pieces, a stride of half of one; the last ends at the end."""
+    """Return the first piece of each window. The stride is half the size; the last ends with the sentence."""
     if n_pieces <= size:
         return np.zeros(1, np.int64)
     stride = max(1, size // 2)
@@ -22,9 +22,9 @@ def window_starts(n_pieces: int, size: int) -> Ints:
 
 
 def choose_windows(first_N: Ints, n_pieces_N: Ints, n_pieces: int, size: int) -> Ints:
-    """The window that each word comes from: it holds the word whole, its nearest cut edge farthest away.
+    """Return the window of each word: it holds the word whole, and its nearest cut edge is farthest away.
 
-    The sentence's own ends are no cuts; ties take the earlier window.
+    The ends of the sentence are not cuts; ties go to the earlier window.
 
     Args:
         first_N: First piece of each word.
@@ -57,7 +57,7 @@ def choose_windows(first_N: Ints, n_pieces_N: Ints, n_pieces: int, size: int) ->
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Windows of some sentences: first piece and length of each; and each word's window, -1 for none."""
+    """The first piece and the length of each window, and the window of each word (-1: none)."""
 
     start_W: Ints
     length_W: Ints
@@ -65,7 +65,7 @@ class Windows:
 
 
 def cut_windows(pieces: Pieces, words: Words, size: int) -> Windows:
-    """Cut every sentence into windows and give every word the one it comes from (-1: none)."""
+    """Cut every sentence into windows, and choose the window of every word (-1: none)."""
     n_pieces_S = np.diff(pieces.bounds_S)
     long_S = np.flatnonzero(n_pieces_S > size)
     if not len(long_S):

@@ -1,4 +1,4 @@
-"""What a word is: wordpieces grouped into words, with exact offsets into their sentence.
+"""Groups wordpieces into words, with exact offsets into their sentence.
 
 Owns the word rules for every kind of tokenizer. Everything per word or per piece is a numpy array; only
 the tokenizer's own lists pass through Python.
@@ -27,7 +27,7 @@ _N_CODES = sys.maxunicode + 1
 
 @dataclass(frozen=True, slots=True)
 class WordTexts:
-    """The surface texts of rows as one UTF-8 string with offsets, as Arrow keeps strings."""
+    """The surface texts of rows as one UTF-8 string with offsets, like Arrow's strings."""
 
     utf8: npt.NDArray[np.uint8]
     offsets: npt.NDArray[np.int32]
@@ -36,20 +36,20 @@ class WordTexts:
         return self.utf8[self.offsets[row] : self.offsets[row + 1]].tobytes().decode()
 
     def as_arrow(self) -> pa.StringArray:
-        """The texts as Arrow has them, without a copy."""
+        """Return the texts as an Arrow array, without a copy."""
         return pa.StringArray.from_buffers(
             len(self.offsets) - 1, pa.py_buffer(self.offsets), pa.py_buffer(self.utf8)
         )
 
     def take(self, chosen: Indexer) -> "WordTexts":
-        """The selected rows' texts."""
+        """Return the texts of the selected rows."""
         starts, ends = self.offsets[:-1][chosen], self.offsets[1:][chosen]
         return _gather_texts(self.utf8, starts.astype(np.int64), ends.astype(np.int64))
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Words of a buffer: their sentence, index in it, characters and pieces (``first_N`` counts all P)."""
+    """Words of a buffer: their sentence, index in it, characters and pieces (``first_N`` indexes P)."""
 
     sentence_N: Ints
     index_N: Ints
@@ -59,11 +59,11 @@ class Words:
     n_pieces_N: Ints
 
     def take(self, chosen: Indexer) -> "Words":
-        """The selected words."""
+        """Return the selected words."""
         return Words(*(getattr(self, name)[chosen] for name in self.__slots__))
 
     def without_punctuation(self, pieces: "Pieces") -> "Words":
-        """Words with at least one letter or digit, numbered from 0 in each sentence."""
+        """Return the words with a letter or digit, numbered from 0 in each sentence."""
         letters_C = pieces.cumulated(_marks_letters_and_digits())
         base_N = pieces.text_start_S[self.sentence_N]
         count_N = letters_C[base_N + self.char_end_N] - letters_C[base_N + self.char_start_N]
@@ -71,14 +71,14 @@ class Words:
         return replace(words, index_N=count_within(words.sentence_N))
 
     def count_holding(self, marked_P: npt.NDArray[np.bool_]) -> int:
-        """How many words hold a marked piece."""
+        """Return the number of words that hold a marked piece."""
         total_P = np.concatenate([[0], np.cumsum(marked_P)])
         return int(np.count_nonzero(total_P[self.first_N + self.n_pieces_N] - total_P[self.first_N]))
 
 
 @dataclass(frozen=True, slots=True)
 class LongEncoding:
-    """What the tokenizer says of a long text, put together from parts; named as in `tokenizers.Encoding`.
+    """The encoding of a long text, joined from parts; fields are named as in `tokenizers.Encoding`.
 
     ``ids`` and ``word_ids`` have shape (P,), ``offsets`` (P, 2).
     """
@@ -105,7 +105,7 @@ class LongEncoding:
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """Wordpieces of some sentences one after another; offsets are stripped of white space."""
+    """The wordpieces of some sentences, one after another; offsets leave out white space."""
 
     texts_S: Sequence[str]
     code_points_C: npt.NDArray[np.uint32]
@@ -134,7 +134,7 @@ class Pieces:
         )
 
     def words(self, regroup: bool) -> Words:
-        """Group the pieces into words; ``regroup`` where the tokenizer's own words are no words."""
+        """Group the pieces into words; ``regroup`` if the tokenizer's own words are not words."""
         sentence_P = np.repeat(np.arange(len(self.texts_S)), np.diff(self.bounds_S))
         word_P = self._bert_words() if regroup else self.word_P
         starts_P = np.ones(len(word_P), bool)
@@ -153,7 +153,7 @@ class Pieces:
         return replace(words, index_N=count_within(words.sentence_N))
 
     def _bert_words(self) -> Ints:
-        """For each piece, the number of the word of BERT's pre-tokenizer in which it starts; -1 for space."""
+        """Return, per piece, the number of BERT's pre-tokenizer's word in which it starts; -1 for space."""
         split = BertPreTokenizer().pre_tokenize_str
         words = [np.zeros(0, np.int64)]
         for number, text in enumerate(self.texts_S):
@@ -163,11 +163,11 @@ class Pieces:
         return np.where(self.char_end_P > self.char_start_P, np.concatenate(words), -1)
 
     def cumulated(self, table: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
-        """How many of the first c characters the table marks, for c from 0 to all: shape (C + 1,)."""
+        """Count the marked ones of the first c characters, for c from 0 to all: shape (C + 1,)."""
         return _cumulated(table[self.code_points_C])
 
     def texts(self, sentence_N: Ints, start_N: Ints, end_N: Ints) -> WordTexts:
-        """The texts at some offsets of some sentences."""
+        """Return the text of sentence ``sentence_N`` between ``start_N`` and ``end_N``, for every entry."""
         utf8 = np.frombuffer("".join(self.texts_S).encode(), np.uint8)
         cp = self.code_points_C
         width_C = 1 + (cp >= 0x80).view(np.uint8) + (cp >= 0x800) + (cp >= 0x10000)
@@ -180,13 +180,13 @@ class Pieces:
 
 
 def ranges(starts: Ints, lengths: Ints) -> Ints:
-    """start, start + 1, … for every start, as many as its length says, one after another."""
+    """Return the concatenation of ``range(start, start + length)`` over all starts and lengths."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
 
 
 def _cumulated(numbers: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-    """The sum of the first c numbers, for c from 0 to all; no buffer holds 2 GB of text."""
+    """Return the sum of the first c numbers, for c from 0 to all; no buffer holds 2 GB of text."""
     sums = np.zeros(len(numbers) + 1, np.int32)
     np.cumsum(numbers, out=sums[1:])
     return sums
@@ -199,7 +199,7 @@ def _gather_texts(utf8: npt.NDArray[np.uint8], starts: Ints, ends: Ints) -> Word
 
 
 def count_within(groups: Ints) -> Ints:
-    """0, 1, 2, … within each run of equal neighbours."""
+    """Return 0, 1, 2, … within each run of equal neighbours."""
     if not len(groups):
         return groups
     first = np.flatnonzero(np.diff(groups, prepend=groups[0] - 1))
@@ -213,7 +213,7 @@ def _marks_letters_and_digits() -> npt.NDArray[np.bool_]:
 
 @functools.cache
 def _marks_white_space() -> npt.NDArray[np.bool_]:
-    """Unicode's white space, as the tokenizers library knows it: four controls fewer than str.isspace."""
+    """Mark white space as the tokenizers library does: ``str.isspace`` without four control characters."""
     marks = np.strings.isspace(_every_character())
     marks[0x1C:0x20] = False
     return marks
@@ -241,7 +241,7 @@ def _strip(code_points: npt.NDArray[np.uint32], start: Ints, end: Ints) -> tuple
 
 
 def splits_on_space_only(tokenizer: Tokenizer) -> bool:
-    """Whether the tokenizer's own words are what stands between spaces (SentencePiece models)."""
+    """Return True if the tokenizer splits words only at spaces, as SentencePiece models do."""
     if tokenizer.pre_tokenizer is None:
         return True
     return len(tokenizer.pre_tokenizer.pre_tokenize_str("a,b")) == 1
