@@ -1,9 +1,8 @@
-"""Compiled models: made once for a configuration and a kind of CPU, and kept in the user's cache.
+"""Compiles models, once per configuration and kind of CPU, and keeps the programs in the user's cache.
 
-A program is the whole way from token ids to stored columns, compiled ahead of time by torch's inductor
-with weights frozen and packed for the processor, for batches of any shape. Making one takes about a
-minute and happens in a process of its own: ``python -m ctxbatch.model.compiling PROGRAM``, which reads the
-configuration from standard input.
+A program computes the stored columns from token ids, for batches of any shape. torch's inductor compiles it
+ahead of time, with weights frozen and packed for the CPU. This takes about a minute, in another process:
+``python -m ctxbatch.model.compiling PROGRAM``, which reads the configuration from standard input.
 """
 
 import contextlib
@@ -19,7 +18,6 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import CtxbatchError
@@ -27,11 +25,8 @@ from ctxbatch.files import cache_folder, process_name
 from ctxbatch.model.hub import find_model
 from ctxbatch.sealed import canonical_json
 
-if TYPE_CHECKING:
-    pass
-
 log = logging.getLogger("ctxbatch")
-# Of the configuration, what decides the program; the rest decides only what is put in.
+# The fields of the configuration that decide the program; the others decide only its input.
 _FIELDS = (
     "layers",
     "vectors",
@@ -55,7 +50,7 @@ class CompilingError(CtxbatchError):
 
 
 def program_path(config: ResolvedConfig) -> Path:
-    """Where the program for a configuration is, or will be, on this kind of machine."""
+    """Return where the program for a configuration is, or will be, on this kind of machine."""
     import torch
 
     fields = config.as_dict()
@@ -72,7 +67,7 @@ def program_path(config: ResolvedConfig) -> Path:
 
 
 def _code_digest() -> str:
-    """Of the modules that are compiled into a program, and of the library that holds the models."""
+    """Return the sha256 of the modules that are compiled into a program, and of transformers' version."""
     from importlib import metadata
 
     folder = Path(__file__).parent
@@ -81,7 +76,7 @@ def _code_digest() -> str:
 
 
 def make_program(config: ResolvedConfig, model: Path | None = None) -> Path:
-    """Make the program for a configuration; one that is there already is used.
+    """Return the program for a configuration; make it if it does not exist.
 
     Args:
         config: The resolved configuration.
@@ -93,9 +88,9 @@ def make_program(config: ResolvedConfig, model: Path | None = None) -> Path:
     program = program_path(config)
     try:
         if program.exists():
-            os.utime(program)  # the ones used least recently are removed first
+            os.utime(program)  # the least recently used are removed first
         else:
-            log.info("compiling %s for this CPU: takes about a minute, once", config.model)
+            log.info("compiling %s for this CPU: this takes about a minute, once", config.model)
             with _one_at_a_time(program.parent):
                 if not program.exists():
                     _make(config, program, model)
@@ -106,10 +101,10 @@ def make_program(config: ResolvedConfig, model: Path | None = None) -> Path:
 
 @contextlib.contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let others wait for the program that is being made, such as the other actors of a node."""
+    """Wait while another process, such as an actor on the same node, makes a program."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
-        with contextlib.suppress(OSError):  # a file system without locks: it is made twice
+        with contextlib.suppress(OSError):  # without locks, the program is made twice
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -123,7 +118,7 @@ def _make(config: ResolvedConfig, program: Path, model: Path | None) -> None:
         try:
             done = subprocess.run(
                 command,
-                input=json.dumps(config.as_dict()),  # longer than an argument may be
+                input=json.dumps(config.as_dict()),  # too long for an argument
                 env=environment,
                 capture_output=True,
                 text=True,

@@ -1,7 +1,7 @@
-"""Whether the files of a model fit each other: configuration, tokenizer and the shapes of the weights.
+"""Checks that the files of a model fit each other: configuration, tokenizer and shapes of the weights.
 
-What does not fit would stop every worker, some of them in the middle of a text. Reads the headers of the
-weights and none of their values; imports neither torch nor transformers.
+A mismatch would stop every worker, some of them in the middle of a text. Reads only the headers of the
+weights; imports neither torch nor transformers.
 """
 
 import re
@@ -16,17 +16,17 @@ from ctxbatch.errors import InputError, cannot_be_read
 from ctxbatch.model.hub import ModelFolder
 
 Shapes = Mapping[str, tuple[int, ...]]
-# Far beyond what any model has: a hundred bytes for each tensor.
+# Far more than any model needs, at a hundred bytes per tensor.
 _HEADER_BYTES = 32 << 20
-# In no vocabulary, so that a tokenizer has to have a token for what it does not know.
+# Not in any vocabulary, so a tokenizer needs a token for unknown text.
 _UNKNOWN = "a \ue000 a"
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Where a family keeps what is compared: names in the weights, with a prefix in some checkpoints.
+    """The names of a family's tensors in the weights; some checkpoints add a prefix.
 
-    ``positions`` is ``None`` where positions are computed and no weights.
+    ``positions`` is ``None`` if positions are computed, not weights.
     """
 
     layers: str
@@ -35,7 +35,7 @@ class Parts:
 
 
 def read_shapes(folder: ModelFolder) -> Shapes:
-    """The shapes of a model's tensors by name.
+    """Return the shapes of a model's tensors by name.
 
     Raises:
         InputError: The weights are damaged.
@@ -47,9 +47,9 @@ def read_shapes(folder: ModelFolder) -> Shapes:
         try:
             with path.open("rb") as file:
                 if (size := int.from_bytes(file.read(8), "little")) > _HEADER_BYTES:
-                    raise InputError(f"{damaged}: its header says that it has {size:,} bytes")
+                    raise InputError(f"{damaged}: its header claims {size:,} bytes")
             with safe_open(path, framework="numpy") as opened:
-                for name in opened.keys():  # noqa: SIM118 (it is no mapping)
+                for name in opened.keys():  # noqa: SIM118 (not a mapping)
                     shapes[name] = tuple(opened.get_slice(name).get_shape())
         except SafetensorError as error:
             raise InputError(f"{damaged}: {error}") from error
@@ -62,7 +62,7 @@ def check_config(model_config: Any, parts: Parts, shapes: Shapes) -> None:  # no
     """Compare a model's configuration with the shapes of its weights.
 
     Raises:
-        InputError: They do not fit.
+        InputError: They do not agree.
     """
     names = [
         "num_hidden_layers",
@@ -76,8 +76,8 @@ def check_config(model_config: Any, parts: Parts, shapes: Shapes) -> None:  # no
             raise InputError(f"config.json says {name} {getattr(model_config, name)}: it must be 1 or more")
     if model_config.hidden_size % model_config.num_attention_heads:
         raise InputError(
-            f"config.json says hidden_size {model_config.hidden_size}, which its num_attention_heads "
-            f"{model_config.num_attention_heads} do not divide"
+            f"config.json says hidden_size {model_config.hidden_size}, which is not a multiple of "
+            f"num_attention_heads {model_config.num_attention_heads}"
         )
     for name in ("quantization_config", "transformers_weights"):
         if getattr(model_config, name, None) is not None:
@@ -92,18 +92,19 @@ def check_config(model_config: Any, parts: Parts, shapes: Shapes) -> None:  # no
             raise InputError(f"its weights lack {name}")
         if shape != (length, width):
             raise InputError(
-                f"its weights have {name} of shape {shape}, config.json says {what} {length} x {width}"
+                f"its weights have {name} of shape {shape}, but config.json says {what} {length} and width "
+                f"{width}"
             )
     _check_layers(parts.layers, model_config.num_hidden_layers, shapes)
 
 
 def _shape_of(name: str, shapes: Shapes) -> tuple[int, ...] | None:
-    """The shape of a tensor, whatever stands before its name."""
+    """Return the shape of a tensor, whatever prefix its name has."""
     return next((shape for found, shape in shapes.items() if f".{found}".endswith(f".{name}")), None)
 
 
 def _by_layer(path: str, shapes: Shapes) -> dict[int, dict[str, tuple[int, ...]]]:
-    """The shapes of each layer's tensors, by number of the layer and name in it."""
+    """Return the shapes of each layer's tensors, by number of the layer and name in it."""
     pattern = re.compile(rf"(?:.*\.)?{re.escape(path)}\.(\d{{1,6}})\.(.+)")
     layers: dict[int, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
@@ -113,10 +114,12 @@ def _by_layer(path: str, shapes: Shapes) -> dict[int, dict[str, tuple[int, ...]]
 
 
 def _check_layers(path: str, n_layers: int, shapes: Shapes) -> None:
-    """Compare layers with each other; only the first may lack something, as in ModernBERT."""
+    """Compare layers with each other; only the first may lack a tensor, as in ModernBERT."""
     layers = _by_layer(path, shapes)
     if lacking := n_layers - sum(number < n_layers for number in layers):
-        raise InputError(f"config.json says num_hidden_layers {n_layers}, its weights lack {lacking} of them")
+        raise InputError(
+            f"config.json says num_hidden_layers {n_layers}, but its weights lack {lacking} of them"
+        )
     expected = {name: shape for number in range(n_layers) for name, shape in layers[number].items()}
     for number in range(n_layers):
         for name, shape in expected.items():
@@ -125,18 +128,18 @@ def _check_layers(path: str, n_layers: int, shapes: Shapes) -> None:
                 raise InputError(f"its weights lack {path}.{number}.{name}")
             if found not in (None, shape):
                 whole = f"{path}.{number}.{name}"
-                raise InputError(f"its weights have {whole} of shape {found}, and of {shape} in other layers")
+                raise InputError(f"its weights have {whole} of shape {found}, but {shape} in other layers")
 
 
 def check_tokenizer(tokenizer: Tokenizer, n_embeddings: int, pad_id: int) -> None:
-    """Make sure that every token that can occur has an embedding.
+    """Raise an error unless every possible token has an embedding.
 
     Raises:
-        InputError: One has not, or the tokenizer fails.
+        InputError: A token has none, or the tokenizer fails.
     """
     if not 0 <= pad_id < n_embeddings:
         raise InputError(
-            f"config.json says pad_token_id {pad_id}, its weights have {n_embeddings} embeddings"
+            f"config.json says pad_token_id {pad_id}, but its weights have {n_embeddings} embeddings"
         )
     try:
         ids: Sequence[int] = tokenizer.encode(_UNKNOWN).ids
@@ -145,6 +148,6 @@ def check_tokenizer(tokenizer: Tokenizer, n_embeddings: int, pad_id: int) -> Non
     largest = max([*tokenizer.get_vocab(with_added_tokens=True).values(), *ids], default=0)
     if largest >= n_embeddings:
         raise InputError(
-            f"its tokenizer has tokens up to number {largest}, its weights have {n_embeddings} embeddings: "
-            "take the tokenizer that the model was trained with, or resize_token_embeddings"
+            f"its tokenizer has token ids up to {largest}, but its weights have {n_embeddings} embeddings: "
+            "use the tokenizer that the model was trained with, or call resize_token_embeddings"
         )

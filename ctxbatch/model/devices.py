@@ -1,6 +1,6 @@
-"""The machine: its devices, what they multiply natively, how many workers fit on it.
+"""Finds this machine's devices, what they multiply natively, and how many workers fit.
 
-Imports torch, and nothing of the project that does.
+Imports torch, but no module of the project that does.
 """
 
 import platform
@@ -14,13 +14,13 @@ from ctxbatch.errors import InputError
 
 
 def choose_devices(wanted: Sequence[str] | None) -> list[str]:
-    """The devices to work on: those asked for, or else all GPUs of this machine, or else the CPU.
+    """Return the devices to work on: the wanted ones, else all GPUs of this machine, else the CPU.
 
     Returns:
         ``["cpu"]``, or ``["cuda:0", …]``.
 
     Raises:
-        InputError: This machine does not have a device that is asked for.
+        InputError: This machine lacks a wanted device.
     """
     here = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     for device in wanted or ():
@@ -31,13 +31,13 @@ def choose_devices(wanted: Sequence[str] | None) -> list[str]:
 
 
 def choose_workers(wanted: int | None, devices: Sequence[str]) -> list[str]:
-    """The device of each worker: one a GPU, or one a physical core that this process may use."""
+    """Return the device of each worker: one per GPU, or per physical core that this process may use."""
     n_workers = wanted or (len(devices) if devices != ["cpu"] else count_cores())
     return [devices[number % len(devices)] for number in range(n_workers)]
 
 
 def multiplies_bf16(device: str) -> bool:
-    """Whether a device multiplies bfloat16 matrices natively: GPUs that do, AMX and AVX-512 BF16."""
+    """Return True if a device multiplies bfloat16 matrices natively: some GPUs, AMX, AVX-512 BF16."""
     if device.startswith("cuda"):
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -46,12 +46,12 @@ def multiplies_bf16(device: str) -> bool:
 
 
 def use_one_thread() -> None:
-    """Let this process compute with one thread: one worker a core, and bits that do not depend on it."""
+    """Compute with one thread: workers fill the cores, and bits do not depend on the number of threads."""
     torch.set_num_threads(1)
 
 
 def describe_device(device: str) -> str:
-    """The device by name, for the record."""
+    """Return the name of a device, for the record."""
     if device.startswith("cuda"):
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return (
@@ -60,7 +60,7 @@ def describe_device(device: str) -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what the bits of a result can depend on."""
+    """Return the versions of libraries that the bits of a result can depend on."""
     return {
         name: metadata.version(name) for name in ("ctxbatch", "torch", "transformers", "pyarrow", "numpy")
     }

@@ -1,6 +1,6 @@
-"""The model: running it cut to the layers asked for, with pooling, shift and cast on its device.
+"""Runs the model, cut after the highest layer wanted, with pooling, shift and cast on its device.
 
-Owns the forward pass and nothing around it. Tensor names end in the letters of their shape: B windows,
+Owns only the forward pass. Tensor names end in the letters of their shape: B windows,
 T tokens, N rows, R rows among them that are kept, M wordpieces, C vector columns, D hidden size.
 """
 
@@ -38,9 +38,9 @@ class OutOfMemoryError(Exception):
 class WordVectors:
     """The vectors of a batch's rows, in the stored type and the order of ``config.columns``.
 
-    ``finite_R`` is false where some stored value of the row is NaN or infinite. ``salience_N`` is there if
-    the configuration asks for it. ``kept_R`` says which rows of the batch the vectors are of, where only the
-    most salient of each sentence are; ``None`` says all.
+    ``finite_R`` is false if a stored value of the row is NaN or infinite. ``salience_N`` is set if the
+    configuration asks for it. ``kept_R`` indexes the rows of the batch that have vectors, if only the most
+    salient of each sentence do; ``None`` means all.
     """
 
     vectors_CRD: npt.NDArray[Any]
@@ -50,15 +50,15 @@ class WordVectors:
 
 
 class WordModel(nn.Module):
-    """From token ids to the stored columns: the model cut after its highest layer, pooling, shift, cast.
+    """Computes the stored columns from token ids: runs the cut model, pools, shifts and casts.
 
-    Everything before the first layer stays in fp32, because static vectors are defined in fp32; the
-    layers compute in the resolved precision; pooled vectors are fp32 until the cast to the stored type.
+    Everything before the first layer stays in fp32, because static vectors are defined in fp32. The layers
+    compute in the resolved precision. Pooled vectors are fp32 until the cast to the stored type.
 
     Args:
         config: The resolved configuration.
-        attention: ``eager`` for attention by two batched products; ``None`` for what transformers prefers.
-        model: Where the model is; found by its name if not given.
+        attention: ``eager`` for attention by two batched products; ``None`` for transformers' default.
+        model: The model's folder; found by its name if not given.
 
     Raises:
         InputError: The model cannot be found or loaded.
@@ -76,7 +76,8 @@ class WordModel(nn.Module):
         for what, digest in (("weights", folder.weights_digest()), ("model_config", folder.config_digest())):
             if digest != config.digests[what]:
                 raise StoreError(
-                    f"{folder.path}: the {what.replace('_', ' ')} is not that which the store was made with"
+                    f"{folder.path} is not the model that the store was made with: the checksum of its "
+                    f"{what.replace('_', ' ')} differs"
                 )
         self._config = config
         self._watch = None if config.salience_layer is None else Watch(config.salience_head)
@@ -86,14 +87,14 @@ class WordModel(nn.Module):
         self._rows: AllRows | KeptRows
         if self._model.config.model_type != config.model_type:
             raise StoreError(
-                f"{folder.path} is a {self._model.config.model_type}, and the store was made with a "
-                f"{config.model_type}"
+                f"{folder.path} is a {self._model.config.model_type} model, but the store was made with a "
+                f"{config.model_type} model"
             )
         self._prepare(family_of(config))
         self._shift = _shift_function(config)
 
     def _prepare(self, family: Family) -> None:
-        """Cut the model, set its layers' precision, and have the wanted hidden states kept."""
+        """Cut the model, set the precision of its layers, and register hooks that keep hidden states."""
         compute = _COMPUTE_TYPES[self._config.precision]
         layers: nn.ModuleList = self._model.get_submodule(family.layers)
         n_layers = len(layers)
@@ -123,7 +124,7 @@ class WordModel(nn.Module):
         self._hidden[number] = output[0] if isinstance(output, tuple) else output
 
     def _narrow(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Have what is left of the last layer computed for the tokens of the kept rows alone."""
+        """Compute the rest of the last layer only for the tokens of the kept rows."""
         assert isinstance(self._rows, KeptRows)
         return tuple(self._rows.narrowed(hidden_BTD) for hidden_BTD in args)
 
@@ -141,16 +142,17 @@ class WordModel(nn.Module):
 
         Args:
             ids_BT: Token ids, padded.
-            mask_BT: True for tokens, false for padding; ``None`` where nothing is padded.
+            mask_BT: True for tokens, false for padding; ``None`` if nothing is padded.
             positions_M: Wordpieces of the rows, row after row, as indices into the flattened (B * T).
             first_N: Where in ``positions_M`` each row begins.
-            sentence_N: Where not all rows are kept, this and the rest say which; see `KeptRows`.
-            places_R: Of the rows that are kept.
-            slots_S: For the tokens of these.
+            sentence_N: The sentence of each row. This and the rest are given if not all rows are kept; see
+                `KeptRows`.
+            places_R: The places of the kept rows.
+            slots_S: A number for every token that the kept rows can have.
 
         Returns:
-            The vectors, (C, R, D) in the stored type; (R,), whether all of a row is finite; with a salience
-            layer (N,), the salience of all rows; where not all are kept (R,), the rows that are.
+            The vectors, (C, R, D) in the stored type, and which rows are all finite, (R,). With a salience
+            layer, also the salience of all rows, (N,). If not all rows are kept, also the kept ones, (R,).
         """
         self._hidden.clear()
         pooling, also = self._config.pool, []
@@ -196,8 +198,8 @@ class Encoder:
     Args:
         config: The resolved configuration.
         device: ``cpu`` or ``cuda:N``.
-        program: The compiled program, where batches are to run through one; see `ctxbatch.model.compiling`.
-        model: Where the model is; found by its name if not given.
+        program: A compiled program to run batches with; see `ctxbatch.model.compiling`.
+        model: The model's folder; found by its name if not given.
 
     Raises:
         InputError: The model cannot be found or loaded.
@@ -223,7 +225,7 @@ class Encoder:
         return WordModel(self._config, model=self._folder).to(self._device)
 
     def _model(self) -> WordModel:
-        """The model itself; beside a program it is wanted rarely, and loading it takes seconds."""
+        """Return the model itself; with a program it is rarely needed, and loading it takes seconds."""
         if self._loaded is None:
             self._loaded = self._load()
         return self._loaded
@@ -231,7 +233,7 @@ class Encoder:
     def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:
         """Run batches and yield the vectors of each, in order.
 
-        On a GPU the next batch is handed over before the last one's vectors are waited for.
+        On a GPU, hand over the next batch before waiting for the last one's vectors.
 
         Raises:
             OutOfMemoryError: The device has no memory for the next batch.
@@ -246,7 +248,7 @@ class Encoder:
 
     @torch.inference_mode()
     def _start(self, batch: TokenBatch) -> Callable[[], WordVectors]:
-        """Begin a batch; what comes back waits for its vectors."""
+        """Start a batch; return a function that waits for its vectors."""
         n_rows, longest = len(batch.rows_N), batch.input_ids_BT.shape[1]
         n_kept = n_rows if batch.places_R is None else len(batch.places_R)
         program = self._program if COMPILED_LEAST <= longest <= COMPILED_TOKENS else None
@@ -296,10 +298,10 @@ class Encoder:
 
 
 def _twofold(batch: TokenBatch) -> TokenBatch:
-    """A batch of a single window, row or kept row with that one twice, others as they are.
+    """Return a batch with its only window, row or kept row doubled; return other batches as they are.
 
-    Compiled programs take no fewer, and loading the model itself for one batch would take seconds
-    and as much memory again.
+    Compiled programs take no fewer than two. Loading the model for one batch would take seconds, and as much
+    memory again.
     """
     windows = 2 if len(batch.lengths_B) < COMPILED_LEAST else 1
     rows = 2 if len(batch.rows_N) < COMPILED_LEAST else 1
@@ -320,7 +322,7 @@ def _twofold(batch: TokenBatch) -> TokenBatch:
 
 
 def _load_model(folder: ModelFolder, attention: str | None) -> Any:  # noqa: ANN401 (a class per family)
-    import transformers  # seconds, and not wanted where a compiled program runs
+    import transformers  # takes seconds, and compiled programs do not need it
 
     try:
         # Read first, so that it cannot ask for another attention: that could be code from the hub.
@@ -332,20 +334,21 @@ def _load_model(folder: ModelFolder, attention: str | None) -> Any:  # noqa: ANN
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are told below, and by name
+            ignore_mismatched_sizes=True,  # they are reported below, by name
             attn_implementation=attention,
         )
-    except Exception as error:  # safetensors and transformers raise of many kinds for a damaged file
+    except Exception as error:  # a damaged file can raise many classes
         raise model_error(f"--model {folder.name} cannot be loaded", error) from error
     for name, found, wanted in report["mismatched_keys"]:
         raise InputError(
-            f"--model {folder.name}: its weights have {name} of shape {tuple(found)}, {CONFIG} asks for "
+            f"--model {folder.name}: its weights have {name} of shape {tuple(found)}, but {CONFIG} asks for "
             f"{tuple(wanted)}"
         )
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise InputError(
-            f"--model {folder.name}: its weights lack {len(missing)} tensors of the model, {missing[0]} first"
+            f"--model {folder.name}: its weights lack {len(missing)} of the model's tensors, such as "
+            f"{missing[0]}"
         )
     if hasattr(model, "pooler"):
         model.pooler = None
@@ -353,7 +356,7 @@ def _load_model(folder: ModelFolder, attention: str | None) -> Any:  # noqa: ANN
 
 
 def _cast_inputs(compute: torch.dtype, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Cast hidden states, and masks and biases that are added to scores, to a layer's own type."""
+    """Cast a layer's hidden states, masks and biases to its own type."""
     return tuple(
         arg.to(compute) if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args
     )

@@ -1,7 +1,7 @@
-"""Finding a model: a local folder, an installed package that carries one, or the Hugging Face hub.
+"""Finds a model in a local folder, in an installed package or on the Hugging Face hub.
 
-Owns names and places, and which files of a folder are its weights, not architectures; imports neither torch
-nor transformers.
+Owns names and places, and which files of a folder are its weights. Knows no architectures; imports neither
+torch nor transformers.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
 _COMMIT = re.compile("[0-9a-f]{40}")
-# Far beyond what any model has.
+# Far more than any model needs.
 _CONFIG_BYTES = 4 << 20
 _INDEX_BYTES = 32 << 20
 # What transformers loads in place of the weights, or on top of them.
@@ -41,7 +41,7 @@ _HUB_FILES += ["special_tokens_map.json", "added_tokens.json", "*.model"]
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """Where a model's files are. ``revision`` is the hub's commit, ``None`` for other places."""
+    """A model's folder. ``revision`` is the commit on the hub, ``None`` for other places."""
 
     name: str
     path: Path
@@ -52,15 +52,15 @@ class ModelFolder:
         """The safetensors files that transformers loads, sorted.
 
         Raises:
-            InputError: There are none, or the index of several names what is not a file of the folder.
+            InputError: There are none, or their index lists one that is not in the folder.
         """
         if (self.path / _WEIGHTS).is_file():
             return [self.path / _WEIGHTS]
         if (self.path / _WEIGHTS_INDEX).is_file():
             return self._indexed()
         raise InputError(
-            f"--model {self.name}: {self.path} holds no .safetensors weights, the only kind that is loaded: "
-            f"neither {_WEIGHTS} nor {_WEIGHTS_INDEX}; convert them with transformers' save_pretrained"
+            f"--model {self.name}: {self.path} holds no .safetensors weights ({_WEIGHTS} or "
+            f"{_WEIGHTS_INDEX}): convert them with transformers' save_pretrained"
         )
 
     def _indexed(self) -> list[Path]:
@@ -68,7 +68,7 @@ class ModelFolder:
         damaged = f"--model {self.name}: {index} cannot be used"
         try:
             if index.stat().st_size > _INDEX_BYTES:
-                raise InputError(f"{damaged}: it has more than {_INDEX_BYTES >> 20} MiB")
+                raise InputError(f"{damaged}: it is larger than {_INDEX_BYTES >> 20} MiB")
             found = msgspec.json.decode(index.read_bytes(), type=_WeightsIndex)
         except OSError as error:
             raise cannot_be_read(index, error) from error
@@ -76,24 +76,24 @@ class ModelFolder:
             raise InputError(f"{damaged}: {error}") from error
         names = sorted(set(found.weight_map.values()))
         if not names:
-            raise InputError(f"{damaged}: it names no weights")
+            raise InputError(f"{damaged}: it lists no weights")
         for name in names:
             if not _is_inside(name) or not name.endswith(".safetensors"):
                 raise InputError(
-                    f"{damaged}: it names {name!r}, which is not a .safetensors file of the folder"
+                    f"{damaged}: it lists {name!r}, which is not a .safetensors file of the folder"
                 )
             if not (self.path / name).is_file():
-                raise InputError(f"{damaged}: it names {name!r}, which is missing")
+                raise InputError(f"{damaged}: it lists {name!r}, which is missing")
         return [self.path / name for name in names]
 
     def config_digest(self) -> str:
-        """The sha256 of config.json."""
+        """Return the sha256 of config.json."""
         return hashlib.sha256((self.path / CONFIG).read_bytes()).hexdigest()
 
     def weights_digest(self) -> str:
-        """The sha256 of the weights; of the files' digests, where there are several.
+        """Return the sha256 of the weights, or of the files' digests if there are several.
 
-        Beside ``model.safetensors`` every file of that kind counts, loaded or not, as it has in all stores.
+        Beside ``model.safetensors``, every .safetensors file counts, loaded or not: stores rely on that.
         """
         files = self.loaded
         if files == [self.path / _WEIGHTS]:
@@ -109,20 +109,20 @@ class ModelFolder:
 
 
 class _WeightsIndex(msgspec.Struct):
-    """What transformers reads of the index of weights in several files."""
+    """The fields that transformers reads in the index of weights in several files."""
 
     metadata: dict[str, Any]
     weight_map: dict[str, str]
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a name stays in the folder that it is joined to; links, of which caches consist, may not."""
+    """Return True if a name stays in its folder. Links may lead elsewhere, as they do in caches."""
     path = PurePosixPath(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def find_model(name: str, revision: str | None) -> ModelFolder:
-    """Find a model's folder, downloading it from the hub where it is neither a folder nor installed.
+    """Find a model's folder; download the model if it is neither a folder nor installed.
 
     Args:
         name: A folder's path, the name of a model that an installed package carries, or a hub name.
@@ -140,16 +140,16 @@ def find_model(name: str, revision: str | None) -> ModelFolder:
 
 
 def model_of_store(config: ResolvedConfig, out: Path, given: str | None) -> ModelFolder:
-    """The model that a store was made with: what the user names, or else what the store names, with care.
+    """Return the model of a store: the one the user names, or else, with care, the one the store names.
 
     Args:
         config: The configuration of the store.
         out: The store's folder.
-        given: What the user has given as --model.
+        given: What the user gave as --model.
 
     Raises:
-        InputError: There is no such model as the user names.
-        StoreError: The model that the store names is nowhere where a store may send us.
+        InputError: The model that the user names does not exist.
+        StoreError: The model that the store names is not in a place that is safe to load from.
     """
     if given is None:
         return find_stored_model(config.model, config.revision, out)
@@ -157,10 +157,10 @@ def model_of_store(config: ResolvedConfig, out: Path, given: str | None) -> Mode
 
 
 def find_stored_model(name: str, revision: str | None, out: Path) -> ModelFolder:
-    """Find the model that a store names, where a name that a stranger chose can do no harm.
+    """Find the model that a store names, only in places where a stranger's name can do no harm.
 
-    That is a folder by its absolute path, outside the store; a package that is installed; or the local cache
-    of the hub. No folder is found by a relative path, and nothing is downloaded.
+    These are folders outside the store, by absolute path; installed packages; and the local cache of the hub.
+    Relative paths are not followed, and nothing is downloaded.
 
     Args:
         name: The model as the store names it.
@@ -168,9 +168,9 @@ def find_stored_model(name: str, revision: str | None, out: Path) -> ModelFolder
         out: The store's folder.
 
     Raises:
-        StoreError: It is in no such place.
+        StoreError: It is not in such a place.
     """
-    remedy = "give --model: the folder or the name of a model, which is compared by its checksums"
+    remedy = "give --model a folder or a name; its checksums must match the store"
     if Path(name).is_absolute():
         folder = _folder_outside(name, out)
         if folder is None:
@@ -191,7 +191,7 @@ def _folder_outside(name: str, out: Path) -> ModelFolder | None:
         path = Path(name).resolve()
         if path.is_relative_to(out.resolve()):
             raise StoreError(
-                f"{out} names a model inside of itself ({name}), which is not used unasked: give --model"
+                f"{out} names a model inside itself ({name}), which is not loaded unasked: give --model"
             )
         return ModelFolder(str(path), path, None) if path.is_dir() else None
     except (OSError, RuntimeError, ValueError):  # a name too long, a loop of links, a NUL
@@ -214,12 +214,12 @@ def _cached_folder(name: str, revision: str | None) -> ModelFolder | None:
 
 
 def _check_folder(folder: ModelFolder) -> None:
-    """Refuse a folder whose weights are not what `ModelFolder.loaded` says."""
+    """Raise an error if a folder does not hold a model that can be loaded."""
     config = folder.path / CONFIG
     if not config.is_file():
-        raise InputError(f"--model {folder.name}: {folder.path} holds no {CONFIG}, so no model")
+        raise InputError(f"--model {folder.name}: {folder.path} is not a model: it has no {CONFIG}")
     if config.stat().st_size > _CONFIG_BYTES:
-        raise InputError(f"--model {folder.name}: {config} has more than {_CONFIG_BYTES >> 20} MiB")
+        raise InputError(f"--model {folder.name}: {config} is larger than {_CONFIG_BYTES >> 20} MiB")
     if (folder.path / _ADAPTER).exists():
         raise InputError(
             f"--model {folder.name}: {folder.path} holds an adapter ({_ADAPTER}): merge it into the model, "
@@ -242,7 +242,7 @@ def _local_folder(name: str) -> ModelFolder | None:
 
 
 def _package_folder(name: str) -> ModelFolder | None:
-    """A package carries a model if its name ends with the model's and it ships its config.json."""
+    """Find an installed package whose name ends with the model's, and that holds its files."""
     wanted = _normalised(name)
     for distribution in metadata.distributions():
         package = _normalised(distribution.metadata["Name"] or "")
@@ -279,7 +279,7 @@ def _hub_folder(name: str, revision: str | None) -> ModelFolder:
             )
         )
     except HFValidationError:
-        raise InputError(f"--model {name}: no such folder, and no name that the hub could have") from None
+        raise InputError(f"--model {name}: no such folder, and not a valid name on the hub") from None
     except RevisionNotFoundError:
         raise InputError(f"--model {name}: the hub has no revision {revision}") from None
     except LocalEntryNotFoundError:

@@ -1,4 +1,4 @@
-"""Pooling: from tokens' hidden states to rows' vectors, of all rows of a batch or of the most salient ones.
+"""Pools the hidden states of tokens into vectors of rows: of all rows of a batch, or the most salient ones.
 
 Owns which tokens stand for a row. Everything here runs on the model's device. Tensor names end in the
 letters of their shape: B windows, T tokens, N rows, R rows among them that are kept, M wordpieces of rows,
@@ -15,12 +15,12 @@ from ctxbatch.choices import Pooling
 
 
 class AllRows:
-    """The rows of a batch, all of them kept.
+    """All rows of a batch.
 
     Args:
         positions_M: Their wordpieces, row after row, as indices into the flattened (B * T).
         first_N: Where in ``positions_M`` each row begins.
-        pooling: Whether the mean of a row's pieces or the first of them stands for it.
+        pooling: ``mean`` for the mean of a row's pieces, else the first of them.
     """
 
     def __init__(self, positions_M: Tensor, first_N: Tensor, pooling: Pooling) -> None:
@@ -29,7 +29,7 @@ class AllRows:
         self._pooling = pooling
 
     def pooled(self, hidden_BTD: Tensor) -> Tensor:
-        """The rows' vectors, (N, D) in fp32."""
+        """Return the rows' vectors, (N, D) in fp32."""
         hidden_SD = hidden_BTD.flatten(0, 1)
         if self._pooling == "mean":
             return nn.functional.embedding_bag(
@@ -39,18 +39,18 @@ class AllRows:
 
 
 class KeptRows:
-    """The most salient rows of each sentence of a batch, which are known once attention has been seen.
+    """The most salient rows of each sentence of a batch, known only once attention has been computed.
 
-    All shapes come from outside and none from a value, so that a program can be compiled and a GPU need not
-    be waited for: there are as many slots for tokens as the kept rows can have at most.
+    No shape depends on a value, so that a program can be compiled and nobody waits for a GPU: there are as
+    many slots as the kept rows can have tokens.
 
     Args:
         positions_M: Wordpieces of all rows, row after row, as indices into the flattened (B * T).
         first_N: Where in ``positions_M`` each row begins.
-        pooling: Whether the mean of a row's pieces or the first of them stands for it.
-        salience: Says the salience of all rows, (N,).
+        pooling: ``mean`` for the mean of a row's pieces, else the first of them.
+        salience: Returns the salience of all rows, (N,).
         sentence_N: The sentence of each row.
-        places_R: Which rows are kept: their places among rows ordered by sentence and falling salience.
+        places_R: The places of the kept rows among rows ordered by sentence and falling salience.
         slots_S: 0, 1, 2, …: a number for every token that the kept rows can have.
     """
 
@@ -75,14 +75,14 @@ class KeptRows:
 
     @cached_property
     def kept_R(self) -> Tensor:
-        """Which rows are kept: as indices into the batch's."""
+        """The kept rows, as indices into the rows of the batch."""
         by_salience_N = torch.argsort(self._salience(), descending=True, stable=True)
         by_sentence_N = by_salience_N[torch.argsort(self._sentence_N[by_salience_N], stable=True)]
         return by_sentence_N[self._places_R]
 
     @cached_property
     def _length_R(self) -> Tensor:
-        """How many slots each row takes: one for every token that is pooled."""
+        """The number of slots of each row: one for every token that is pooled."""
         if self._pooling == "first":
             return torch.ones_like(self.kept_R)
         end = self._first_N.new_full((1,), self._positions_M.shape[0])
@@ -94,20 +94,20 @@ class KeptRows:
         return self._length_R.cumsum(0)
 
     def narrowed(self, hidden_BTD: Tensor) -> Tensor:
-        """The hidden states of the rows' tokens alone, in slots, as one window (1, S, D)."""
-        # The last row's last token again in slots that are left over.
+        """Return the hidden states of only the rows' tokens, in slots, as one window (1, S, D)."""
+        # Slots left over repeat the last token of the last row.
         slot_S = torch.minimum(self._slots_S, self._end_R[-1] - 1)
         row_S = torch.searchsorted(self._end_R, slot_S, right=True)
-        begin_R = self._end_R - self._length_R  # of a slice, R - 1 long, no program could be compiled
+        begin_R = self._end_R - self._length_R  # a slice of length R - 1 would not compile
         piece_S = self._first_N[self.kept_R][row_S] + slot_S - begin_R[row_S]
         return hidden_BTD.flatten(0, 1)[self._positions_M[piece_S]][None]
 
     def pooled(self, hidden_BTD: Tensor) -> Tensor:
-        """The rows' vectors, (R, D) in fp32."""
+        """Return the rows' vectors, (R, D) in fp32."""
         return self._all.pooled(hidden_BTD)[self.kept_R]
 
     def pooled_from_narrowed(self, narrowed_BSD: Tensor) -> Tensor:
-        """The rows' vectors, (R, D) in fp32, from hidden states as `narrowed` orders them."""
-        begin = torch.nn.functional.pad(self._end_R, (1, 0))  # with a last row of what is left over
+        """Return the rows' vectors, (R, D) in fp32, from hidden states in the order of `narrowed`."""
+        begin = torch.nn.functional.pad(self._end_R, (1, 0))  # the last row takes the slots left over
         pooled = nn.functional.embedding_bag(self._slots_S, narrowed_BSD[0].float(), begin, mode="mean")
         return pooled[:-1]

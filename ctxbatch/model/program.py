@@ -1,4 +1,4 @@
-"""Loading and running a compiled model, and the shapes of batches that it takes."""
+"""Loads and runs compiled models, and owns the limits of their batches."""
 
 import ctypes
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What a compiled program is made for: longer windows would need much memory for their attention, and
-# a single window or row is a shape of its own to the compiler.
+# Longer windows would need much memory for their attention, and the compiler treats a single window or row as
+# a shape of its own.
 COMPILED_TOKENS = 512
 COMPILED_LEAST = 2
 
@@ -17,8 +17,8 @@ COMPILED_LEAST = 2
 class Program:
     """A loaded program, called like the model that it was made from.
 
-    Called through the C interface of AOTInductor, because torch's own loader keeps Python's lock for as
-    long as a batch runs, and then nothing can be read or written beside it.
+    It runs through the C interface of AOTInductor, because torch's own loader holds Python's lock while a
+    batch runs, so that nothing could be read or written meanwhile.
 
     Args:
         path: The shared library.
@@ -47,11 +47,11 @@ class Program:
         """Run a batch; arguments and results are those of `ctxbatch.model.encoder.WordModel.forward`."""
         from torch._C import _aoti
 
-        # The program takes ownership of what comes in, and gives that of what goes out.
+        # The program takes ownership of its inputs, and passes on that of its outputs.
         given = [_address(each) for each in _aoti.unsafe_alloc_void_ptrs_from_tensors(list(inputs))]
         ins, outs = (ctypes.c_void_p * len(given))(*given), (ctypes.c_void_p * self._n_outputs)()
         if self._run(self._container, ins, len(given), outs, self._n_outputs, None, None):
-            raise RuntimeError("the compiled program failed; what it says stands above")
+            raise RuntimeError("the compiled program failed; its own message is above")
         tensors: Sequence[Tensor] = _aoti.alloc_tensors_by_stealing_from_void_ptrs(
             [_capsule(address) for address in outs]
         )

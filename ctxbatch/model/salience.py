@@ -1,6 +1,6 @@
-"""Salience: the attention that words receive at one layer, of a model that returns no attentions.
+"""Computes salience, the attention that words receive at one layer, for models that return no attentions.
 
-Owns how attention is seen: transformers calls functions registered here with the queries, keys and mask
+Owns how attention is observed: transformers calls functions registered here with the queries, keys and mask
 of every layer. Tensor names end in the letters of their shape: B windows, H heads, T tokens, N rows, M
 wordpieces, D dimensions of a head.
 """
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 _SEEN_BY = "ctxbatch_watch"
-# How attention is computed, by transformers' name for it: the fused kernel, or two batched products.
+# Our attention functions by transformers' names: the fused kernel, and two batched products.
 _NAMES = {"sdpa": "ctxbatch_sdpa", "eager": "ctxbatch_eager"}
 
 
 class Watch:
-    """Sees the attention of one layer during a forward pass.
+    """Observes the attention of one layer during a forward pass.
 
     Args:
-        head: The head to look at, from 1; the mean of all if not given.
+        head: The head to observe, from 1; the mean of all if not given.
     """
 
     def __init__(self, head: int | None) -> None:
@@ -37,7 +37,7 @@ class Watch:
         self._queries_BT = mask_BT.float()
 
     def see(self, query_BHTD: Tensor, key_BHTD: Tensor, mask: Tensor | None, scaling: float) -> None:
-        """Sum up what each token receives; head by head, because all at once can be gigabytes."""
+        """Sum up what each token receives, head by head, because all at once can take gigabytes."""
         assert self._queries_BT is not None
         n_heads = query_BHTD.shape[1]
         heads = range(n_heads) if self._head is None else (self._head - 1,)
@@ -55,7 +55,7 @@ class Watch:
         self._received_BT = received_BT / len(heads)
 
     def salience(self, positions_M: Tensor, first_N: Tensor) -> Tensor:
-        """What rows received in the last forward pass, (N,): their wordpieces' shares added up.
+        """Return what rows received in the last forward pass, (N,), summed over their wordpieces.
 
         Args:
             positions_M: Wordpieces of the rows, row after row, as indices into the flattened (B * T).
@@ -67,7 +67,7 @@ class Watch:
 
 
 def attention_name(kind: str) -> str:
-    """What to call the attention ``sdpa`` or ``eager`` when a model is loaded that is to be watched."""
+    """Register the observed variant of ``sdpa`` or ``eager`` attention; return its name in transformers."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import eager_mask, sdpa_mask
@@ -106,7 +106,7 @@ def _eager(
     mask: Tensor | None,
     **options: Any,  # noqa: ANN401 (what a family adds)
 ) -> tuple[Tensor, None]:
-    """Attention by two batched products, as every family has it for itself."""
+    """Compute attention by two batched products, as every family does by itself."""
     scores = query @ key.transpose(2, 3) * _scaling(query, options)
     if mask is not None:
         scores = scores + mask

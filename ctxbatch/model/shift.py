@@ -1,8 +1,8 @@
-"""The shift: what a context did to a word's vector. Pure functions that numpy and torch share.
+"""Computes the shift, what a context does to a word's vector, with numpy or torch.
 
-``contextual`` and ``static`` are arrays of one shape, usually (N, D), in float32; so is the result.
-``xp`` is the module that made them, ``numpy`` or ``torch``. To add a shift, write its function, give it
-a name in `SHIFTS` and in `ctxbatch.config.ShiftKind`.
+Pure functions. ``contextual`` and ``static`` are arrays of one shape, usually (N, D), in float32; so is the
+result. ``xp`` is the module that made them, ``numpy`` or ``torch``. To add a shift, write its function, and
+name it in `SHIFTS` and in `ctxbatch.choices.ShiftKind`.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ Array = Any  # numpy.ndarray or torch.Tensor: both answer the few operations use
 
 
 def log_ratio(contextual: Array, static: Array, xp: ModuleType, *, floor: float) -> Array:
-    """ln(contextual / static) per dimension, where it is defined and means something; 0 elsewhere.
+    """Return ln(contextual / static) per dimension where it is defined, and 0 elsewhere.
 
-    Defined where both have the same sign and neither is smaller than ``floor`` in size. With ``floor``
-    0 this is the rule of Vasiliev's article: NaN and infinities become 0. The floor is there because
-    some models scale a few dimensions to nearly nothing, whose ratios would rule every cosine.
+    It is defined where both have the same sign and neither is smaller than ``floor`` in size. With ``floor``
+    0 this is the rule of Vasiliev's article: NaN and infinities become 0. The floor exists because some
+    models scale a few dimensions to nearly nothing, and their ratios would dominate every cosine.
     """
     c_size, s_size = xp.abs(contextual), xp.abs(static)
     defined = is_defined(contextual, static, floor=floor)
@@ -29,7 +29,7 @@ def log_ratio(contextual: Array, static: Array, xp: ModuleType, *, floor: float)
 
 
 def is_defined(contextual: Array, static: Array, *, floor: float) -> Array:
-    """Where the log ratio is defined: both have one sign, and neither is smaller than ``floor`` in size."""
+    """Mark where the log ratio is defined: both have one sign, and neither is below ``floor`` in size."""
     same_sign = ((contextual > 0) & (static > 0)) | ((contextual < 0) & (static < 0))
     return same_sign & (abs(contextual) >= floor) & (abs(static) >= floor)
 

@@ -1,4 +1,4 @@
-"""From batches' vectors to those of a buffer's rows, in source order; and which rows are stored in the end.
+"""Brings the vectors of batches into the order of a buffer's rows, and drops rows that are not stored.
 
 Owns the memory that a buffer's vectors take. Array names end in the letters of their shape: C vector
 columns, N rows of a buffer, R rows of a batch that are kept, D hidden size.
@@ -20,21 +20,18 @@ from ctxbatch.text.batching import TokenBatch
 from ctxbatch.text.buffers import Buffer
 
 if TYPE_CHECKING:
-    from ctxbatch.model.encoder import (
-        WordVectors,  # not for those who only read what was written: it imports torch
-    )
+    from ctxbatch.model.encoder import WordVectors  # imports torch, which readers of a store do not need
 
-# Vectors that are larger wait in a file: those of all layers can be gigabytes, and three buffers are on
-# their way at a time.
+# Larger vectors wait in a file: those of all layers can take gigabytes, and three buffers are in flight.
 IN_MEMORY = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """A buffer whose rows are all to be stored, and their vectors in the order of ``config.columns``.
+    """A buffer with only the rows to store, and their vectors in the order of ``config.columns``.
 
-    ``finite_N`` is false where some stored value of the row is NaN or infinite. ``salience_N`` is there if
-    the configuration asks for it.
+    ``finite_N`` is false if a stored value of the row is NaN or infinite. ``salience_N`` is set if the
+    configuration asks for it.
     """
 
     buffer: Buffer
@@ -46,13 +43,13 @@ class Gathered:
 def gather(
     config: ResolvedConfig, buffer: Buffer, encoded: "Iterable[tuple[TokenBatch, WordVectors]]", out: Path
 ) -> Gathered:
-    """Bring the vectors of a buffer's batches together.
+    """Collect the vectors of a buffer's batches.
 
     Args:
         config: The resolved configuration.
         buffer: The buffer.
         encoded: Its batches with their vectors.
-        out: The store's folder, on whose disk vectors wait that are too many for the memory.
+        out: The store's folder; vectors that are too large for memory wait on its disk.
 
     Raises:
         OSError: The disk has no room for them.
@@ -81,9 +78,9 @@ def _gather_kept(
     encoded: "Iterable[tuple[TokenBatch, WordVectors]]",
     out: Path,
 ) -> Gathered:
-    """Of the rows that batches have kept, choose the most salient of each sentence.
+    """Choose the most salient rows of each sentence among those that its batches kept.
 
-    Its windows can have been in several batches, each of which has kept as many as can be among the chosen.
+    A sentence can have windows in several batches. Each batch kept as many rows as could be chosen.
     """
     n_most = _most_kept(buffer, n_words)
     salience_N = np.empty(len(buffer.rows), np.float32)
@@ -104,17 +101,19 @@ def _gather_kept(
 
 
 def _most_kept(buffer: Buffer, n_words: int) -> int:
-    """How many rows the batches of a buffer keep at most: so many of every window."""
+    """Return the most rows that the batches of a buffer keep: ``n_words`` of every window."""
     _, n_rows_W = np.unique(buffer.rows.window_N, return_counts=True)
     return int(np.minimum(n_rows_W, n_words).sum())
 
 
 def _room(config: ResolvedConfig, n_rows: int, out: Path) -> npt.NDArray[Any]:
-    """Room for the vectors of some rows; much of it is mapped from a file without a name."""
+    """Return an array for the vectors of some rows; a large one is mapped from an unnamed file."""
     shape, dtype = (len(config.columns), n_rows, config.hidden_size), np.dtype(config.dtype)
     size = math.prod(shape) * dtype.itemsize
     if size <= IN_MEMORY:
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile(dir=out) as file:
-        os.posix_fallocate(file.fileno(), 0, size)  # without room, writing to it would kill the process
+        os.posix_fallocate(
+            file.fileno(), 0, size
+        )  # on a full disk, writing to the map would kill the process
         return np.memmap(file, dtype, "r+", shape=shape)

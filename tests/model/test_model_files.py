@@ -53,13 +53,13 @@ def say(**changes):
 
 
 SPOILED = {
-    "a tokenizer larger than the embeddings": (add_a_token_without_embedding, "tokenizer has tokens up to"),
-    "a padding token that is none": (say(pad_token_id=-5), "pad_token_id -5, its weights have"),
-    "another vocabulary": (say(vocab_size=77), "config.json says vocab_size 77 x 32"),
+    "a tokenizer larger than the embeddings": (add_a_token_without_embedding, "has token ids up to"),
+    "a padding token that is none": (say(pad_token_id=-5), "pad_token_id -5, but its weights have"),
+    "another vocabulary": (say(vocab_size=77), "config.json says vocab_size 77 and width 32"),
     "more layers than anybody has": (say(num_hidden_layers=10**9), "its weights lack 999999997 of them"),
     "no layers": (say(num_hidden_layers=0), "num_hidden_layers 0: it must be 1 or more"),
     "a negative size": (say(hidden_size=-32), "hidden_size -32: it must be 1 or more"),
-    "heads that do not divide": (say(num_attention_heads=5), "num_attention_heads 5 do not divide"),
+    "heads that do not divide": (say(num_attention_heads=5), "is not a multiple of num_attention_heads 5"),
     "negative heads": (say(num_attention_heads=-4), "num_attention_heads -4: it must be 1 or more"),
     "more positions than there are": (say(max_position_embeddings=10**12), "max_position_embeddings 10000"),
     "a value of another type": (say(num_hidden_layers="3"), "'num_hidden_layers' expected int, got str"),
@@ -75,7 +75,7 @@ SPOILED = {
     "an empty file": (lambda folder: cut(folder, 0), "is damaged: .*header too small"),
     "a header without end": (
         lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 7 + b"\0" + b"x" * 100),
-        "its header says that it has 72,057,594,037,927,935 bytes",
+        "its header claims 72,057,594,037,927,935 bytes",
     ),
     "a folder in place of the weights": (
         lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()),
@@ -125,7 +125,9 @@ def test_other_weights_in_a_subfolder_that_the_index_names_are_not_those_of_the_
     other = make_model(tmp_path / "other", "bert", seed=1)
     split(other)
     shutil.copytree(other / "parts", model / "parts", dirs_exist_ok=True)
-    with pytest.raises(StoreError, match="the weights is not that which the store was made with"):
+    with pytest.raises(
+        StoreError, match="not the model that the store was made with: the checksum of its weights"
+    ):
         Encoder(config, "cpu")
 
 
@@ -174,9 +176,9 @@ def test_an_index_names_files_of_its_folder_alone(name, model):
         (b"{", "Input data was truncated"),
         (b"[" * 50_000, ""),
         (b'{"metadata": {}, "weight_map": {"a": 5}}', "Expected `str`, got `int`"),
-        (b'{"metadata": {}, "weight_map": {}}', "it names no weights"),
+        (b'{"metadata": {}, "weight_map": {}}', "it lists no weights"),
         (b'{"metadata": {}, "weight_map": {"a": "b.safetensors"}}', "'b.safetensors', which is missing"),
-        (b" " * (33 << 20), "it has more than 32 MiB"),
+        (b" " * (33 << 20), "it is larger than 32 MiB"),
     ],
 )
 def test_a_broken_index_is_told_in_one_line(content, said, model):

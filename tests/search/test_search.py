@@ -251,7 +251,7 @@ def test_a_changed_model_is_refused(tiny, tmp_path):
     small = make_store(tmp_path / "out", [tmp_path / "a.txt"], RunConfig(model=str(folder)))
     path = folder / "config.json"
     path.write_text(path.read_text().replace('"gelu"', '"relu"'))
-    with pytest.raises(StoreError, match="the model config is not that which the store was made with"):
+    with pytest.raises(StoreError, match="the checksum of its model config differs"):
         Encoder(small.config, "cpu")
 
 

@@ -57,7 +57,7 @@ def test_a_model_inside_the_store_is_not_used_unasked(out, model, cli):
     renamed(out, inside, inside)
     result = cli("search", out, QUERY)
     assert result.returncode == 2
-    assert f"names a model inside of itself ({inside})" in result.stderr
+    assert f"names a model inside itself ({inside})" in result.stderr
 
 
 def test_a_model_that_has_moved_is_named_by_the_user_and_compared(out, model, tiny, cli, tmp_path):
