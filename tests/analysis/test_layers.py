@@ -289,8 +289,8 @@ def test_a_store_without_rows_is_refused_and_told_from_one_that_is_unfinished(ma
         found = cli(*arguments)
         assert (found.returncode, found.stdout) == (2, "")
         assert found.stderr.splitlines()[-1] == (
-            f"ctxbatch: {store.path} is finished but empty: what it keeps ({store.config.kept}) is in "
-            "no sentence: run on other text, or to keep more, into another -o"
+            f"ctxbatch: {store.path} is finished but empty, because no sentence contains what it "
+            f"keeps ({store.config.kept}): run with another -o, on other text or keeping more"
         )
     planned = len(store.manifest.shards)
     (store.path / "shards" / "000000" / "shard.json").unlink()

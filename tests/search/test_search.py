@@ -263,7 +263,7 @@ def test_an_unfinished_store_is_not_searched(store, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(store.path, out)
     shutil.rmtree(out / "shards" / "000001")
-    unfinished = r"is unfinished \(\d+ of \d+ shards\): run the command that began it to its end"
+    unfinished = r"is unfinished \(\d+ of \d+ shards\): rerun the command that started it"
     with pytest.raises(StoreError, match=unfinished):
         ctxbatch.searcher(Store(out))
     with pytest.raises(StoreError, match=unfinished):
