@@ -1,7 +1,7 @@
-"""Vectors in groups: k-means on vectors of length 1, and how many groups there are, by silhouette.
+"""Clusters vectors of length 1 by k-means, and chooses the number of groups by silhouette.
 
-Nothing outside this module knows scikit-learn. Its work is seeded and done by one thread, so that equal
-vectors give equal groups. Array names end in the letters of their shape: N vectors, K groups, D hidden size.
+Only this module uses scikit-learn. It sets the seed and limits it to one thread, so that equal vectors give
+equal groups. Array names end in the letters of their shape: N vectors, K groups, D hidden size.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from ctxbatch.arrays import Floats, Ints
 from ctxbatch.errors import InputError
 from ctxbatch.search.exact import normalised
 
-# The most groups that are tried.
+# The largest number of groups to try.
 MOST_GROUPS = 10
-# Vectors that no grouping parts better than this are one group: words of two planted senses reach more,
-# words of one sense less; ctxbatch/guide/senses.md has the figures.
+# If no grouping has a silhouette this high, all vectors are one group. Words of two planted senses reach
+# more, words of one sense less; ctxbatch/guide/senses.md has the figures.
 ONE_GROUP = 0.2
-# A group of fewer sentences than this, or than this share, is outliers and no reason to part the rest.
+# A group of fewer sentences than this number, or this share, is outliers; groupings with one are discarded.
 _FEWEST = 2
 _LEAST_SHARE = 0.02
 _STARTS = 10
@@ -29,11 +29,11 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Clustering:
-    """Groups of vectors by their means, and how well they are apart.
+    """The means of groups of vectors, and how well the groups are separated.
 
-    ``silhouette`` is the mean over all vectors by cosine distance, from -1 to 1; ``None`` where groups are
-    one, or as many as vectors. ``best`` is the number of groups and the silhouette of the best grouping
-    that was tried; ``None`` where the number was given or there was none to try.
+    ``silhouette`` is the mean silhouette of all vectors by cosine distance, from -1 to 1; ``None`` for a
+    single group, or for as many groups as vectors. ``best`` is the number of groups and the silhouette of the
+    best grouping tried; ``None`` if the number was given or no grouping could be tried.
     """
 
     means_KD: Floats = field(repr=False)
@@ -41,7 +41,7 @@ class Clustering:
     best: tuple[int, float] | None
 
     def assign(self, vectors_ND: Floats) -> tuple[Ints, Floats]:
-        """The group (N,) whose mean is nearest to each vector of length 1, and the cosines (N,) to it."""
+        """Return the group (N,) with the nearest mean for each vector of length 1, and its cosine (N,)."""
         group_N = _nearest(vectors_ND, self.means_KD)
         return group_N, np.einsum("nd,nd->n", vectors_ND, normalised(self.means_KD)[group_N])
 
@@ -49,14 +49,14 @@ class Clustering:
 def cluster(vectors_ND: Floats, n_groups: int | None = None, sentence_N: Ints | None = None) -> Clustering:
     """Group vectors by their direction.
 
-    Without a number of groups, all from 2 to `MOST_GROUPS` are tried, and the highest silhouette wins among
-    those without tiny groups; if it is below `ONE_GROUP`, all vectors are one group.
+    Without ``n_groups``, this tries every number from 2 to `MOST_GROUPS`, and keeps the grouping with the
+    highest silhouette among those without tiny groups; if it is below `ONE_GROUP`, all vectors are one group.
 
     Args:
         vectors_ND: Vectors of length 1, at least one.
-        n_groups: How many groups; not more than there are different vectors.
-        sentence_N: The number of each vector's sentence, since the vectors of one are no groups of their
-            own; default is that each is of another.
+        n_groups: The number of groups; at most the number of different vectors.
+        sentence_N: The sentence of each vector: a group of a single sentence is tiny, whatever its number of
+            vectors; by default, each vector has its own sentence.
 
     Raises:
         InputError: scikit-learn is not installed.
@@ -84,16 +84,20 @@ def cluster(vectors_ND: Floats, n_groups: int | None = None, sentence_N: Ints | 
 
 
 def n_different(vectors_ND: Floats) -> int:
-    """How many different vectors there are."""
+    """Return the number of different vectors."""
     return len(np.unique(vectors_ND, axis=0))
 
 
 def check_installed() -> None:
-    """Raise an error with the remedy where scikit-learn is missing."""
+    """Check that scikit-learn is installed.
+
+    Raises:
+        InputError: scikit-learn is missing; the message says how to install it.
+    """
     try:
         import sklearn.cluster
-        import sklearn.metrics  # noqa: F401 (whether it is there)
-        import threadpoolctl  # noqa: F401 (whether it is there)
+        import sklearn.metrics  # noqa: F401 (checks that it is installed)
+        import threadpoolctl  # noqa: F401 (checks that it is installed)
     except ImportError as error:
         raise InputError(f"grouping needs scikit-learn ({error}): pip install 'ctxbatch[senses]'") from None
 
@@ -106,7 +110,7 @@ def _means(vectors_ND: Floats, n_groups: int) -> Floats:
 
 
 def _nearest(vectors_ND: Floats, means_KD: Floats) -> Ints:
-    """The nearest mean of each vector, (N,), as k-means has it: by the distance to the mean as it is."""
+    """Return the nearest mean (N,) of each vector by Euclidean distance, as k-means does."""
     squares_K = np.einsum("kd,kd->k", means_KD, means_KD)
     group_N: Ints = np.argmin(squares_K - 2 * vectors_ND @ means_KD.T, axis=1)
     return group_N
@@ -127,10 +131,10 @@ def _silhouette(distances_NN: Floats, group_N: Ints) -> float | None:
 
 @contextlib.contextmanager
 def _quiet_single_thread() -> Iterator[None]:
-    """One thread, since threads add up in an order of their own; and no warnings of the library's."""
+    """Limit libraries to one thread, since several add up in varying order, and silence their warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        check_installed()  # what it imports is there before its threads are limited
+        check_installed()  # imports the libraries, so that their threads can be limited
         from threadpoolctl import threadpool_limits
 
         with threadpool_limits(1):

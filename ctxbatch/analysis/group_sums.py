@@ -1,6 +1,6 @@
-"""Adds up the vectors of groups of rows, and says which mean cosines follow from the sums.
+"""Adds up the vectors of groups of rows, and computes mean cosines from the sums.
 
-A group is a word's occurrences or a sentence's words. Rows are read in blocks, and no group is ever held.
+A group is a word's occurrences or a sentence's words. Reads rows in blocks, and never holds a whole group.
 Array names end in the letters of their shape: N rows, G groups, D hidden size.
 """
 
@@ -17,11 +17,11 @@ Doubles = npt.NDArray[np.float64]
 
 
 class Groups:
-    """Rows in groups, group after group.
+    """Rows in groups; the rows of a group are adjacent.
 
     Args:
-        positions_N: The rows' positions.
-        sizes_G: How many of them are in each group; at least one.
+        positions_N: The positions of the rows.
+        sizes_G: The number of rows in each group; at least one.
     """
 
     def __init__(self, positions_N: Ints, sizes_G: Ints) -> None:
@@ -34,7 +34,7 @@ class Groups:
 
 
 class Sums:
-    """What one kind's vectors add up to in each group: vectors, unit vectors, norms, shares defined."""
+    """The sums of one kind of vector in each group: of vectors, unit vectors, norms and defined shares."""
 
     def __init__(self, sizes_G: Ints, dimension: int) -> None:
         self.sizes_G = sizes_G
@@ -45,7 +45,7 @@ class Sums:
         self.unit_GD: Doubles = np.zeros((len(sizes_G), dimension))
 
     def add(self, group_N: Ints, vectors_ND: Floats, defined_N: Floats | None) -> None:
-        """Add rows, each to its group; those of a group stand together."""
+        """Add each row to its group; the rows of a group must be adjacent."""
         first_N = np.flatnonzero(np.diff(group_N, prepend=-1))
         groups = group_N[first_N]
         norms_N = np.linalg.norm(vectors_ND, axis=1)
@@ -64,7 +64,7 @@ class Sums:
 
 
 def add_up(vectors: LayerVectors, rows: Groups) -> dict[str, Sums]:
-    """Add up the vectors of some rows by kind, in blocks."""
+    """Return the sums of each kind of vector of these rows, read in blocks."""
     found: dict[str, Sums] = {}
     for begin in range(0, len(rows), _BLOCK_ROWS):
         part = slice(begin, begin + _BLOCK_ROWS)
@@ -76,9 +76,9 @@ def add_up(vectors: LayerVectors, rows: Groups) -> dict[str, Sums]:
 
 
 def mean_within(sums: Sums) -> float | None:
-    """Return the mean cosine of two different rows of a group, over groups of two and more.
+    """Return the mean cosine of two different rows of a group, averaged over groups of two and more.
 
-    Of n rows with the unit vectors u, m of them not zero, the sum of all n (n - 1) cosines is |Σu|² - m.
+    For n rows with unit vectors u, of which m are nonzero, the n (n - 1) cosines add up to |Σu|² - m.
     """
     many_G = sums.sizes_G > 1
     if not many_G.any():
@@ -89,7 +89,7 @@ def mean_within(sums: Sums) -> float | None:
 
 
 def mean_between(sums: Sums) -> float | None:
-    """Return the mean cosine of two rows of different groups; ``None`` where there is one group."""
+    """Return the mean cosine of two rows of different groups; ``None`` if there is only one group."""
     n_pairs = sums.sizes_G.sum() ** 2 - np.square(sums.sizes_G).sum()
     if not n_pairs:
         return None
@@ -98,9 +98,9 @@ def mean_between(sums: Sums) -> float | None:
 
 
 def mean_to_centre(sums: Sums) -> float:
-    """Return the mean cosine of a group's rows with the mean of their vectors, over groups.
+    """Return the mean cosine of a group's rows with the mean of their vectors, averaged over groups.
 
-    Which is the product of the mean of their unit vectors with the direction of their sum.
+    For one group, it is the dot product of the mean unit vector and the direction of the sum of the vectors.
     """
     product_G = np.einsum("gd,gd->g", sums.unit_GD, sums.vector_GD)
     scale_G = np.linalg.norm(sums.vector_GD, axis=1) * sums.sizes_G

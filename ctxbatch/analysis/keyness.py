@@ -1,7 +1,8 @@
-"""Which words are typical of some texts against others: log-odds with a prior.
+"""Finds words typical of some texts compared with others, by log-odds with a prior.
 
 The measure is that of Monroe, Colaresi and Quinn, "Fightin' Words" (2008), equations 16 and 22: the
-difference of two log-odds over its standard deviation, smoothed by how frequent a word is in all texts.
+difference of two log-odds, divided by its standard deviation and smoothed by the frequency of the word in all
+texts.
 """
 
 import math
@@ -11,27 +12,27 @@ from collections.abc import Sequence
 
 import regex
 
-# Standard deviations that a word has to be more frequent by; chance alone reaches this once in forty words.
+# The score, in standard deviations, that a typical word must reach; by chance, one word in forty reaches it.
 _CLEAR = 1.96
-# Different texts of a group that it has to be in: every text has words of its own.
+# In how many different texts of its group a typical word must occur: every text has words of its own.
 _FEWEST = 2
-# Occurrences that the prior of all words together weighs as.
+# The weight of the prior of all words together, in occurrences.
 _PRIOR = 100.0
-# Letters with their marks: vowel signs, accents by themselves, joiners; apostrophes between letters.
+# Letters with vowel signs, separate accents and joiners; apostrophes only between letters.
 _LETTERS = r"\p{L}[\p{L}\p{M}\p{Join_Control}]*"
 _WORD = regex.compile(rf"{_LETTERS}(?:'{_LETTERS})*")
 
 
 def typical_words(groups: Sequence[Sequence[str]], n: int, without: str = "") -> list[tuple[str, ...]]:
-    """Name up to n words typical of each group of texts against the others, most typical first.
+    """Return up to n words typical of each group of texts compared with the others, most typical first.
 
-    Words are casefolded runs of letters, with apostrophes between them. They count once a text, and a text
-    once however often a group repeats it. With a single group, or a single word, nothing is typical.
+    Words are casefolded runs of letters, with apostrophes between them. A word counts once a text, and a text
+    once a group. With a single group, or a single word, no word is typical.
 
     Args:
         groups: The texts of each group.
-        n: How many words.
-        without: A word that is not named, casefolded; nor are contractions of it.
+        n: The largest number of words to return.
+        without: A casefolded word to leave out, together with its contractions.
     """
     left_out = _plain(without)
     counts = [Counter(word for text in set(texts) for word in _words(text, left_out)) for texts in groups]
@@ -45,13 +46,13 @@ def _words(text: str, without: str) -> set[str]:
 
 
 def _plain(text: str) -> str:
-    """One spelling of letters with accents, and of apostrophes."""
+    """Return a text with one spelling of accented letters and of apostrophes."""
     return unicodedata.normalize("NFC", text).replace("’", "'")  # noqa: RUF001 (the other apostrophe)
 
 
 def _typical(own: Counter[str], every: Counter[str], n: int) -> tuple[str, ...]:
     own_total, total = own.total(), every.total()
-    if own_total == total or len(every) == 1:  # no other texts, or no other words, to be more frequent than
+    if own_total == total or len(every) == 1:  # no other texts, or no other words, to compare with
         return ()
     scored = []
     for word, count in own.items():

@@ -1,7 +1,7 @@
-"""Trends as small multiples: a column a kind of vector, a row a measure, a line a word. Needs matplotlib.
+"""Plots trends as small multiples: a column per kind of vector, a row per measure, a line per word.
 
-Draws without pyplot, so that no display is looked for. Lines differ in marker and dashes, too: they can be
-told apart without colour.
+Needs matplotlib, but not pyplot, which would look for a display. Lines also differ in marker and dashes, so
+that they can be distinguished without colour.
 """
 
 import logging
@@ -28,10 +28,10 @@ _Value = Callable[[Measures], float | None]
 
 
 def draw(found: Trends, path: Path) -> None:
-    """Draw trends into a file, whose suffix says what kind of one.
+    """Plot trends into a file; its suffix determines the format.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     cosines = _cosines(found)
     n_rows = len(cosines) + 1
@@ -67,7 +67,7 @@ def draw(found: Trends, path: Path) -> None:
 
 
 def _cosines(found: Trends) -> dict[str, _Value]:
-    """The mean cosines that there are, a row of panels each: the second needs all words of a sentence."""
+    """Return the mean cosines to plot, a row of panels each; the second needs stores that keep all words."""
     cosines: dict[str, _Value] = {"self-similarity": lambda each: each.self_similarity}
     if found.selection is None:
         cosines["intra-sentence similarity"] = lambda each: each.intra_sentence_similarity
@@ -86,7 +86,7 @@ def _finish(figure: Figure, found: Trends, path: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
         figure.savefig(path, dpi=150)
     if any("Glyph" in str(each.message) for each in caught):
-        log.warning("%s: the font of the plot lacks letters of some words", path)
+        log.warning("%s: the font of the plot cannot show some letters", path)
 
 
 def _draw_words(axes: Axes, found: Trends, kind: str, value: _Value) -> None:
@@ -108,7 +108,7 @@ def _draw_random(axes: Axes, found: Trends, kind: str) -> None:
 
 
 def _from_zero(axes: Axes) -> None:
-    """Let the scale begin at 0, or below it where there is something, and leave room above the highest."""
+    """Let the scale begin at 0, or lower if a value is negative, and leave room above the highest."""
     low, high = axes.get_ylim()
     low = min(0, low)
     axes.set_ylim(low, high + 0.05 * (high - low))
@@ -123,5 +123,5 @@ def _points(trend: Trend, kind: str, value: _Value) -> tuple[list[int], list[flo
 def _label(found: Trends, trend: Trend) -> str:
     if found.eligible_words is not None:
         return f"mean of {len(trend.words)} words"
-    # Two dollar signs would be taken for a formula.
+    # matplotlib would read text between two dollar signs as a formula.
     return f"{trend.words[0]} (n = {trend.occurrences:,})".replace("$", r"\$")

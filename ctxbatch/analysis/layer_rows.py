@@ -1,4 +1,4 @@
-"""Chooses the rows that layers are measured on: named words or a sample, their sentences, random pairs.
+"""Chooses the rows to measure layers on: of named words or a sample, of their sentences, and random rows.
 
 Array names end in the letters of their shape: N rows, G groups.
 """
@@ -16,15 +16,16 @@ from ctxbatch.search.postings import Postings
 from ctxbatch.store.commits import WORDS
 from ctxbatch.store.reader import Store
 
-# What is sampled, always with the same seed: rows for the baseline, as many as Ethayarajh takes;
+# Sizes of the samples, which are always drawn with the same seed.
+# Rows of the baseline, as many as Ethayarajh draws.
 BASELINE_ROWS = 1_000
-# occurrences of a word that is named;
+# Occurrences of a named word.
 NAMED_OCCURRENCES = 100_000
-# words where none are named, of those with so many occurrences as he asks for, and the occurrences of each;
+# If no word is named: words, their fewest occurrences, as in Ethayarajh, and the occurrences drawn of each.
 SAMPLE_WORDS = 500
 SAMPLE_MIN_OCCURRENCES = 5
 SAMPLE_OCCURRENCES = 100
-# and sentences, for the intra-sentence similarity of a word or of the sampled words together.
+# Sentences for the intra-sentence similarity, of a named word or of the whole sample.
 SENTENCES = 500
 _SEED = 0
 
@@ -33,8 +34,8 @@ _SEED = 0
 class Subject:
     """A word or a sample of words: the rows to measure, grouped by word, and all rows of their sentences.
 
-    ``occurrences`` and ``sentences`` are how many there are, of which the groups may be a part.
-    ``of_sentences`` is ``None`` where the store does not keep all words of a sentence.
+    ``occurrences`` and ``sentences`` count all of them; the groups may hold only some. ``of_sentences`` is
+    ``None`` if the store does not keep all words of a sentence.
     """
 
     words: tuple[str, ...]
@@ -45,12 +46,12 @@ class Subject:
 
 
 def _subject(
-    store: Store, words: Sequence[str], occurrences: int, rows: Sequence[Ints], places_N: Ints
+    store: Store, words: Sequence[str], occurrences: int, rows: Sequence[Ints], positions_N: Ints
 ) -> Subject:
-    """Words with the rows that are measured of each, and the sentences of the rows at some places."""
+    """Return a subject of these words with the rows of each, and of the sentences at these positions."""
     of_words = Groups(np.concatenate(rows), np.array([len(each) for each in rows], np.int64))
-    ids = np.unique(store.sentence_ids_at(places_N))
-    of_sentences = None  # some of a sentence's words do not tell how alike all of them are
+    ids = np.unique(store.sentence_ids_at(positions_N))
+    of_sentences = None  # the intra-sentence similarity needs all words of a sentence
     if store.config.kept is None:
         of_sentences = _rows_of_sentences(store, ids[_drawn(len(ids), SENTENCES)])
     return Subject(tuple(words), occurrences, of_words, len(ids), of_sentences)
@@ -60,7 +61,7 @@ def named_subject(store: Store, postings: Postings, word: str) -> Subject:
     """Choose the rows of a word, compared casefolded.
 
     Raises:
-        InputError: It does not occur.
+        InputError: The word does not occur.
     """
     positions_N = postings.positions(word)
     if not len(positions_N):
@@ -70,10 +71,10 @@ def named_subject(store: Store, postings: Postings, word: str) -> Subject:
 
 
 def sampled_subject(store: Store, postings: Postings) -> tuple[int, Subject]:
-    """Draw words that occur often enough; return how many could have been drawn, and those that were.
+    """Draw words that occur often enough; return the number of eligible words, and the drawn ones.
 
     Raises:
-        InputError: No word does.
+        InputError: No word occurs often enough.
     """
     counts: Counter[str] = Counter()
     for table in postings.tables():
@@ -82,8 +83,8 @@ def sampled_subject(store: Store, postings: Postings) -> tuple[int, Subject]:
     eligible = sorted(word for word, n in counts.items() if n >= SAMPLE_MIN_OCCURRENCES)
     if not eligible:
         raise InputError(
-            f"no word of {store.path} occurs {SAMPLE_MIN_OCCURRENCES} times, as those of a sample do: "
-            "name words, each of which is measured however seldom it occurs"
+            f"no word of {store.path} occurs {SAMPLE_MIN_OCCURRENCES} times, which a sample needs: "
+            "name the words to measure, which may be rarer"
         )
     words = [eligible[number] for number in _drawn(len(eligible), SAMPLE_WORDS)]
     wanted = {word: _drawn(counts[word], SAMPLE_OCCURRENCES) for word in words}
@@ -109,18 +110,18 @@ def baseline_rows(store: Store) -> Groups:
 
 
 def _drawn(n: int, at_most: int) -> Ints:
-    """Some numbers below n in ascending order, all alike likely, the same every time."""
+    """Draw numbers below n uniformly, the same every time; return them in ascending order."""
     if n <= at_most:
         return np.arange(n)
     return np.sort(np.random.default_rng(_SEED).choice(n, at_most, replace=False))
 
 
 def _rows_of_sentences(store: Store, ids_G: Ints) -> Groups:
-    """All rows of some sentences, by their ascending sentence_ids; each has at least one."""
+    """Return all rows of these sentences, by their ascending sentence_ids; each has at least one row."""
     parts, sizes = [], []
     for shard in np.unique(ids_G >> 32).tolist():
         mine = ids_G[ids_G >> 32 == shard]
-        # Rows stand in the order of their sentences: in the mapped ids they are found without reading all.
+        # Rows are in the order of their sentences, so a binary search of the mapped ids finds them.
         chunks = [chunk.to_numpy() for chunk in store.read(shard, WORDS, "sentence_id").chunks]
         begin_G, end_G = (
             sum(np.searchsorted(chunk, mine, side=side) for chunk in chunks) for side in ("left", "right")

@@ -1,4 +1,4 @@
-"""Reads the vectors of one layer, of every kind that can be measured there: contextual ones and the shifts.
+"""Reads or computes the vectors of one layer, of every kind that can be measured: contextual, and the shifts.
 
 Owns which kinds and which layers a store has. Array names end in the letters of their shape: N rows, D hidden
 size.
@@ -15,12 +15,12 @@ from ctxbatch.store.reader import Store
 
 
 def kinds_of(config: ResolvedConfig) -> tuple[str, ...]:
-    """Return the kinds of vectors that can be measured in a store, in the order in which they are shown.
+    """Return the kinds of vectors that can be measured in a store, in their order of display.
 
-    All shifts follow from static and contextual vectors; without both, the stored shift is what there is.
+    All shifts are computed from static and contextual vectors; without both, only a stored shift is left.
 
     Raises:
-        InputError: There are none.
+        InputError: The store has no such kind.
     """
     kinds = ["contextual"] if "contextual" in config.vectors or _has_layer_0(config) else []
     if {"static", "contextual"} <= set(config.vectors):
@@ -29,8 +29,8 @@ def kinds_of(config: ResolvedConfig) -> tuple[str, ...]:
         kinds.append(config.shift)
     if not kinds:
         raise InputError(
-            "the store holds raw rows of the embedding matrix alone, which are not a layer: "
-            "run with --vectors static,contextual into another -o"
+            "the store holds only raw rows of the embedding matrix, which are not a layer: "
+            "run with --vectors static,contextual and another -o"
         )
     return tuple(kinds)
 
@@ -55,7 +55,7 @@ def delta_of(config: ResolvedConfig) -> float:
 
 
 class LayerVectors:
-    """The vectors of one layer, of every kind that can be measured there."""
+    """The vectors of one layer, of every kind that can be measured."""
 
     def __init__(self, store: Store, layer: int) -> None:
         config = store.config
@@ -63,15 +63,15 @@ class LayerVectors:
         if layer == 0:
             names = {"contextual": "static"}
         elif {"static", "contextual"} <= set(config.vectors):
-            del names["shift"]  # it is computed, with the others
+            del names["shift"]  # `take` computes it, as all shifts
         self.layer = layer
         self._config = config
         self._columns = {kind: store.column(name) for kind, name in names.items() if name in config.columns}
 
     def take(self, positions_N: Ints) -> tuple[dict[str, Floats], Floats | None]:
-        """Return the vectors (N, D) of some rows by kind, in float32, and log_ratio's defined share (N,).
+        """Return the float32 vectors (N, D) of these rows by kind, and the defined share (N,) of log_ratio.
 
-        The second is ``None`` where there is no log_ratio.
+        The share is ``None`` if log_ratio is not among the kinds.
         """
         config = self._config
         taken = {kind: column.take(positions_N).astype(np.float32) for kind, column in self._columns.items()}
@@ -86,6 +86,6 @@ class LayerVectors:
             }
             taken |= {kind: shift(*both, **options.get(kind, {})) for kind, shift in SHIFTS.items()}
             return taken, is_defined(*both[:2], floor=floor_of(config)).mean(axis=1, dtype=np.float32)
-        if "log_ratio" in taken:  # a stored one does not tell "no change" from "not defined"
+        if "log_ratio" in taken:  # if stored, 0 means either "no change" or "not defined"
             return taken, (taken["log_ratio"] != 0).mean(axis=1, dtype=np.float32)
         return taken, None

@@ -1,8 +1,8 @@
-"""Measures how words' vectors move from layer to layer: similarities, lengths, shares. Prints nothing.
+"""Measures how words' vectors change from layer to layer: similarities, lengths, defined shares.
 
 The similarities are those of Ethayarajh (2019), "How Contextual are Contextualized Word Representations?",
-EMNLP-IJCNLP, for contextual vectors and for every shift alike. A zero vector, which a log ratio can be,
-stays zero and scores 0 with every other, as it does in a search.
+EMNLP-IJCNLP, for contextual vectors and for every shift. A zero vector, which log_ratio can give, has cosine
+0 with every other vector, as in a search. Prints nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,20 +21,20 @@ from ctxbatch.store.reader import Store, check_has_rows
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """One kind of vector at one layer. ``None`` is what is not defined, or not of this kind.
+    """The measures of one kind of vector at one layer; ``None`` if not defined, or not for this kind.
 
     ``kind`` is ``contextual`` or a shift's name; layer 0 is the embedding layer's output, the static vector.
 
-    - ``self_similarity``: the mean cosine of two occurrences of a word; ``None`` where it has only one.
+    - ``self_similarity``: the mean cosine of two occurrences of a word; ``None`` if it has only one.
     - ``random_similarity``: the mean cosine of two random rows of different sentences, the baseline;
-      ``None`` where rows of some words alone are stored.
+      ``None`` if the store keeps only some words.
     - ``self_similarity_above_random``: the first minus the second.
     - ``intra_sentence_similarity``: the mean cosine of a sentence's words with the mean of their vectors;
-      ``None`` where not all words of a sentence are stored.
-    - ``mean_norm``: of a shift, the mean Euclidean length; of log_ratio in nats, of difference in the
-      model's units, of asinh without a unit.
-    - ``defined_share``: of log_ratio, the mean share of dimensions in which it is defined; of a stored one
-      alone, in which it is not 0.
+      ``None`` if the store does not keep all words of a sentence.
+    - ``mean_norm``: the mean Euclidean length of a shift; in nats for log_ratio, in the model's units for
+      difference, without a unit for asinh.
+    - ``defined_share``: the mean share of dimensions in which log_ratio is defined, or if only the shift is
+      stored, in which it is nonzero.
     """
 
     layer: int
@@ -49,11 +49,11 @@ class Measures:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """A word, or a sample of words, through the layers: means over words, each word counting once.
+    """The measures of a word, or of a sample of words, at all layers: means over words of equal weight.
 
-    ``occurrences`` are all that the store holds; ``sentences`` are theirs, in a sample those of the measured
-    ones. The ``measured_`` ones went into the measures: sentences into the intra-sentence similarity, where
-    there is one.
+    ``occurrences`` counts all that the store holds; ``sentences`` counts their sentences, or in a sample
+    those of the measured occurrences. The ``measured_`` fields count those that the measures use; sentences
+    are only used for the intra-sentence similarity.
     """
 
     words: tuple[str, ...]
@@ -66,12 +66,12 @@ class Trend:
 
 @dataclass(frozen=True, slots=True)
 class Trends:
-    """What `measure` finds in a store.
+    """The result of `measure`.
 
-    ``eligible_words`` are those that a sample was drawn from, ``None`` where words were named; ``floor``
-    and ``delta`` belong to the log_ratio and asinh shifts, ``None`` where these are not measured;
-    ``selection`` is ``None`` where the store keeps all occurrences, and ``baseline_rows`` are 0 where it
-    keeps some words alone.
+    ``eligible_words`` is the number of words that the sample was drawn from, ``None`` if words were named;
+    ``floor`` and ``delta`` are those of the log_ratio and asinh shifts, ``None`` if these are not measured;
+    ``selection`` is ``None`` if the store keeps all occurrences, and ``baseline_rows`` is 0 if it keeps only
+    some words.
     """
 
     model: str
@@ -86,20 +86,20 @@ class Trends:
     trends: tuple[Trend, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON knows them."""
+        """Return the fields as a JSON object."""
         return asdict(self)
 
 
 def measure(store: Store, words: Sequence[str] = ()) -> Trends:
-    """Measure words of a store, compared casefolded, or a sample of its words where none are named.
+    """Measure words of a store, compared casefolded, or a sample of its words if none are named.
 
     Args:
-        store: The store, as far as it is finished.
+        store: The store, which may be unfinished.
         words: The words, one `Trend` each.
 
     Raises:
-        InputError: A word does not occur, none occurs often enough for a sample, or the stored vectors
-            allow no measure.
+        InputError: A word does not occur, no word occurs often enough for a sample, or the stored vectors
+            cannot be measured.
         StoreError: The store holds no rows, or an index of it is damaged.
     """
     kinds, selection = kinds_of(store.config), store.config.kept

@@ -1,6 +1,6 @@
-"""Keyword in context: hits as aligned lines for people.
+"""Formats hits as keyword-in-context lines for people.
 
-Owns the layout alone. Widths are columns of the terminal: wide characters count two.
+Owns only the layout. Widths are columns of the terminal; wide characters take two.
 """
 
 import os
@@ -12,19 +12,19 @@ from wcwidth import wcswidth, wcwidth, wrap
 from ctxbatch.search.hits import Answer, Explanation, Hit
 from ctxbatch.terminal import flat, styled
 
-# Characters for each column of the terminal: some take no room.
-_LOOKED_AT = 4
+# How many characters to consider for each column of the terminal, since some take no column.
+_CHARS_PER_COLUMN = 4
 _EMPHASIS, _DIM = "\x1b[1;32m", "\x1b[2m"
 
 
 def keyword_in_context(hits: Sequence[Hit], width: int, *, color: bool = False) -> Iterator[str]:
-    """Lay hits out one a line, aligned on the word, with score and source:line.
+    """Yield a line for each hit, aligned on the word, with its score and source:line.
 
-    Under a line come the sentences around, and what explains the hit, where the hit has them.
+    If a hit has surrounding sentences or an explanation, they follow on lines of their own.
 
     Args:
         hits: The hits.
-        width: Columns of the terminal.
+        width: The columns of the terminal.
         color: Show the word in colour.
     """
     places = [_tail(place, max(12, width // 3)) for place in _places(hits)]
@@ -47,14 +47,14 @@ def keyword_in_context(hits: Sequence[Hit], width: int, *, color: bool = False) 
 
 
 def heading(answer: Answer, width: int, *, color: bool = False) -> str:
-    """The query of an answer on one line, its word in brackets; of a long one what is around the word."""
+    """Return the query of an answer on one line, its word in brackets; cut a long query around the word."""
     start, end = answer.char_start, answer.char_end
     note = " (its most salient word)" if answer.salient else ""
     word = _cut(f"[{flat(answer.text[start:end])}]", width)
-    # A query may be as long as a book, and be answered for each of its words.
-    begin = max(0, start - _LOOKED_AT * width)
+    # A query can be as long as a book and have an answer for each of its words, so most of it is skipped.
+    begin = max(0, start - _CHARS_PER_COLUMN * width)
     before = flat(answer.text[begin:start])
-    after = flat(answer.text[end : end + _LOOKED_AT * width])
+    after = flat(answer.text[end : end + _CHARS_PER_COLUMN * width])
     room = max(0, width - _columns(word) - _columns(note))
     if begin or _columns(before) > room - min(room // 2, _columns(after)):
         before = _tail(f"…{before}" if begin else before, max(1, room // 2))
@@ -63,7 +63,7 @@ def heading(answer: Answer, width: int, *, color: bool = False) -> str:
 
 
 def _around(hit: Hit, width: int) -> Iterator[str]:
-    """The sentences before and after a hit with its own between them."""
+    """Yield the lines of a hit's sentence together with the sentences before and after it."""
     if hit.before is not None and hit.after is not None:
         yield from _indented(flat(" ".join((*hit.before, hit.text, *hit.after))), width)
 
@@ -75,13 +75,13 @@ def _indented(text: str, width: int) -> Iterator[str]:
 def _explained(explanation: Explanation) -> str:
     largest = ", ".join(f"{number} ({share:+.3f})" for number, share in explanation.dimensions)
     return (
-        f"{explanation.shared} of {explanation.of} dimensions are not zero in both; "
-        f"the cosine comes most from {largest}"
+        f"{explanation.shared} of {explanation.of} dimensions are nonzero in both vectors; "
+        f"the largest contributions to the cosine: {largest}"
     )
 
 
 def _places(hits: Sequence[Hit]) -> list[str]:
-    """source:line of every hit, without the folders that all of them share."""
+    """Return the source:line of every hit, without the folders that all sources share."""
     sources = {hit.source: os.path.abspath(hit.source) for hit in hits}  # noqa: PTH100 (follows no links)
     shared = os.path.commonpath([str(PurePath(path).parent) for path in sources.values()] or [""])
     return [f"{flat(os.path.relpath(sources[hit.source], shared))}:{hit.record + 1}" for hit in hits]
@@ -92,12 +92,12 @@ def _columns(text: str) -> int:
 
 
 def _tail(text: str, columns: int) -> str:
-    """A text, or as much of its end as fits behind an ellipsis."""
+    """Return a text; if it does not fit, an ellipsis and the end of it that fits."""
     return text if _columns(text) <= columns else f"…{_cut(text[::-1], columns - 1)[::-1]}"
 
 
 def _cut(text: str, columns: int) -> str:
-    """As much of the beginning of a text as fits."""
+    """Return the beginning of a text that fits."""
     used = 0
     for number, char in enumerate(text):
         used += wcwidth(char)

@@ -1,8 +1,8 @@
-"""The exact cosine: which rows of a column are nearest to some vectors, by scan or among candidates.
+"""Finds the rows of a column with the highest exact cosine, by a scan or among candidates.
 
-Everything that compares vectors comes through here, so that an index, a filter and brute force agree
-on every score. Rows are named by their position; see `ctxbatch.store.reader.Column`. Array names end in the
-letters of their shape: Q queries, K hits, C candidates, N rows, D hidden size.
+Computes every cosine of the package, so that an index, a filter and brute force agree on all scores. Rows are
+given by position; see `ctxbatch.store.reader.Column`. Array names end in the letters of their shape: Q
+queries, K hits, C candidates, N rows, D hidden size.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,18 +14,18 @@ import numpy.typing as npt
 from ctxbatch.arrays import Floats, Ints, Mask
 from ctxbatch.store.reader import Column
 
-# Rows compared at a time. The first few set the bar that keeps most others out.
+# Rows compared at a time. A small first block sets a threshold that rejects most later rows.
 _FIRST_ROWS = 512
 _BLOCK_ROWS = 2_048
-# Texts repeat: scores that agree to so many decimals are equal, whatever a matrix product rounds.
+# Decimals of a score. Equal texts get equal scores despite the rounding errors of matrix products.
 _DECIMALS = 6
-# Where more than one row in so many is wanted, all are sorted.
+# If more than one row in this many is wanted, all rows are sorted.
 _SORTED_SHARE = 16
 _SORTED_SCORES = 1 << 21
 
 
 class Selection:
-    """Some rows of a column: a mask over all positions, and how many are in it."""
+    """A selection of rows: a mask over all positions, and the number of selected rows."""
 
     def __init__(self, mask_N: Mask) -> None:
         self.mask_N = mask_N
@@ -33,14 +33,14 @@ class Selection:
 
     @classmethod
     def all_but(cls, rows: int, excluded: Ints) -> "Selection":
-        """All of so many rows but those at some positions."""
+        """Return the selection of all rows, except those at the excluded positions."""
         mask_N = np.ones(rows, np.bool_)
         mask_N[excluded] = False
         return cls(mask_N)
 
 
 def normalised(vectors: npt.NDArray[Any]) -> Floats:
-    """Copy vectors (N, D) to float32 of length 1; a zero vector stays zero."""
+    """Return a float32 copy of vectors (N, D), scaled to length 1; a zero vector stays zero."""
     copy = _as_floats(vectors)
     norms = np.sqrt(np.einsum("nd,nd->n", copy, copy))[:, None]
     np.divide(copy, norms, out=copy, where=norms > 0)
@@ -48,10 +48,10 @@ def normalised(vectors: npt.NDArray[Any]) -> Floats:
 
 
 def _as_floats(vectors: npt.NDArray[Any]) -> Floats:
-    """Copy vectors to float32.
+    """Return a float32 copy of vectors.
 
-    Half floats are widened by moving their bits to where a float has them, and scaling by the
-    difference of the exponents' biases: exact for all finite numbers, and six times as fast as numpy.
+    For half floats this shifts the bits into the layout of a float and multiplies by the difference of the
+    exponents' biases: exact for all finite numbers, and six times as fast as numpy.
     """
     if vectors.dtype != np.float16:
         return np.array(vectors, np.float32, order="C")
@@ -64,17 +64,17 @@ def _as_floats(vectors: npt.NDArray[Any]) -> Floats:
 
 
 class _Best:
-    """The best K rows of each query so far: best first, rows that tie by position."""
+    """The best K rows of each query so far: best first, ties in order of position."""
 
     def __init__(self, n_queries: int, k: int) -> None:
         self.positions_QK = np.full((n_queries, k), -1, np.int64)
         self.scores_QK = np.full((n_queries, k), -np.inf, np.float32)
 
     def offer(self, positions_N: Ints, scores_QN: Floats) -> None:
-        """Consider more rows; a score of -inf is no offer. A row is offered to a query once."""
+        """Consider more rows, each once per query; ignore those with a score of -inf."""
         n_queries, k = self.scores_QK.shape
-        bar_Q = self.scores_QK[:, -1:] - 2 * 10.0**-_DECIMALS
-        query, column = np.nonzero(scores_QN > bar_Q)
+        threshold_Q = self.scores_QK[:, -1:] - 2 * 10.0**-_DECIMALS
+        query, column = np.nonzero(scores_QN > threshold_Q)
         if not len(query):
             return
         of_query = np.concatenate([np.repeat(np.arange(n_queries), k), query])
@@ -89,16 +89,16 @@ class _Best:
 def scan(
     column: Column, queries_QD: Floats, k: int, excluded: Sequence[Ints] | None = None
 ) -> tuple[Ints, Floats]:
-    """Exact search among all rows.
+    """Find the best rows among all rows of a column.
 
     Args:
         column: The stored vectors.
         queries_QD: Normalised queries.
-        k: How many rows.
-        excluded: For each query, the sorted positions of rows that do not count.
+        k: The number of rows to find.
+        excluded: For each query, the sorted positions of rows to ignore.
 
     Returns:
-        Positions and cosines, (Q, K), best first, ties by position; -1 and -inf where rows are fewer.
+        Positions and cosines, (Q, K), best first, ties by position; padded with -1 and -inf.
     """
     k = min(k, len(column))
     if k * _SORTED_SHARE > len(column) and excluded is None:
@@ -123,7 +123,7 @@ def _growing(column: Column) -> Iterator[tuple[int, npt.NDArray[Any]]]:
 
 
 def scan_rows(column: Column, queries_QD: Floats, k: int, positions_N: Ints) -> tuple[Ints, Floats]:
-    """Like `scan`, among the rows at some sorted positions."""
+    """Find the best rows among those at the sorted positions; otherwise like `scan`."""
     k = min(k, len(positions_N))
 
     def blocks() -> Iterator[tuple[int, npt.NDArray[Any]]]:
@@ -142,7 +142,7 @@ def scan_rows(column: Column, queries_QD: Floats, k: int, positions_N: Ints) -> 
 def _all_ranked(
     queries_QD: Floats, k: int, n: int, blocks: Callable[[], Iterable[tuple[int, npt.NDArray[Any]]]]
 ) -> tuple[Ints, Floats]:
-    """The best k of n rows where they are so many that sorting all at once is faster than keeping a few."""
+    """Return the best k of n rows, for a k so large that sorting all rows is faster than keeping the best."""
     order_QK = np.empty((len(queries_QD), k), np.int64)
     scores_QK = np.empty((len(queries_QD), k), np.float32)
     at_once = max(1, _SORTED_SCORES // n)
@@ -159,7 +159,7 @@ def _all_ranked(
 
 
 def exact(column: Column, queries_QD: Floats, k: int, selection: Selection | None) -> tuple[Ints, Floats]:
-    """Like `scan`, among the rows of a selection; ``None`` means all."""
+    """Find the best rows among those of a selection, or among all rows; otherwise like `scan`."""
     if selection is None:
         return scan(column, queries_QD, k)
     return scan_rows(column, queries_QD, k, np.flatnonzero(selection.mask_N))
@@ -168,9 +168,9 @@ def exact(column: Column, queries_QD: Floats, k: int, selection: Selection | Non
 def among(
     column: Column, queries_QD: Floats, query_C: Ints, candidates_C: Ints, k: int
 ) -> tuple[Ints, Floats]:
-    """Like `scan`, among candidates of each query's own, each named once.
+    """Find the best rows among each query's own candidates, which must be distinct; otherwise like `scan`.
 
-    ``query_C`` says whose each candidate is, in ascending order.
+    ``query_C`` is the query of each candidate, in ascending order.
     """
     scores_C = cosines(column, queries_QD, query_C, candidates_C)
     order = np.lexsort((candidates_C, -scores_C, query_C))
@@ -185,11 +185,11 @@ def among(
 
 
 def cosines(column: Column, queries_QD: Floats, query_C: Ints, positions_C: Ints) -> Floats:
-    """The cosines (C,) of rows with one normalised query each."""
+    """Return the cosine (C,) of each row with its own normalised query."""
     scores_C = np.empty(len(positions_C), np.float32)
     for begin in range(0, len(positions_C), _BLOCK_ROWS):
         part = slice(begin, begin + _BLOCK_ROWS)
         rows_CD = normalised(column.take(positions_C[part]))
-        # Not a matrix product, whose own threads would fight with those that searches run in.
+        # A matrix product would start threads of its own, which compete with those that run searches.
         scores_C[part] = np.einsum("cd,cd->c", rows_CD, queries_QD[query_C[part]])
     return scores_C.round(_DECIMALS)

@@ -1,6 +1,6 @@
-"""The conditions on hits (`Filters`), as the command line and Python take them.
+"""Defines and validates the conditions on hits, for the command line and Python.
 
-A field is an option of ``ctxbatch search``, its docstring the help.
+Each field of `Filters` is an option of ``ctxbatch search``, and its docstring is the help text.
 """
 
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ def _option(name: str, metavar: str | None = None) -> Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """The conditions that every hit must meet, all of them.
+    """The conditions on hits; every hit must meet all of them.
 
     Raises:
-        InputError: Conditions exclude each other, or a value is out of its range.
+        InputError: Conditions exclude each other, or a value is out of range.
     """
 
     same_word: Annotated[bool, _option("--same-word")] = False
     """Only occurrences of the query's word."""
 
     other_words: Annotated[bool, _option("--other-words")] = False
-    """Only occurrences of other words than the query's."""
+    """Only occurrences of words other than the query's."""
 
     words: Annotated[tuple[str, ...], _option("--word", "W")] = ()
     """Only occurrences of this word; may be repeated."""
@@ -39,31 +39,31 @@ class Filters:
     """No occurrences of this word; may be repeated."""
 
     sources: Annotated[tuple[str, ...], _option("--source", "GLOB")] = ()
-    """Only from sources that match, whole or from the end, such as 'letters/*.txt'; may be repeated."""
+    """Only from sources whose path, or its end, matches, such as 'letters/*.txt'; may be repeated."""
 
     docs: Annotated[tuple[str, ...], _option("--doc", "ID")] = ()
-    """Only from the document of this id; may be repeated."""
+    """Only from the document with this id; may be repeated."""
 
     min_score: Annotated[float | None, _option("--min-score", "X")] = None
     """Only cosines of X or more."""
 
     distinct: Annotated[Distinct | None, _option("--distinct")] = None
-    """At most one hit, the best, of each sentence, document (source, where documents have no ids) or word."""
+    """Only the best hit of each sentence, document (or source, if documents have no ids) or word."""
 
     def __post_init__(self) -> None:
         for name in ("words", "exclude_words", "sources", "docs"):
             values = getattr(self, name)
             if isinstance(values, str):
-                raise InputError(f"{name} {values!r} must be a sequence of strings: put one in a tuple")
+                raise InputError(f"{name} {values!r} must be a sequence of strings: use a tuple")
             object.__setattr__(self, name, tuple(values))
         if self.same_word and self.other_words:
             raise InputError("--same-word and --other-words exclude each other: give one")
         if self.min_score is not None and not -1 <= self.min_score <= 1:
             raise InputError(f"--min-score {self.min_score} must be a cosine, from -1 to 1")
         if self.distinct is not None and self.distinct not in get_args(Distinct):
-            raise InputError(f"--distinct {self.distinct!r} must be {', '.join(get_args(Distinct))}")
+            raise InputError(f"--distinct {self.distinct!r} must be one of {', '.join(get_args(Distinct))}")
 
     @property
     def by_word(self) -> bool:
-        """Whether rows depend on the query's word."""
+        """True if the allowed rows depend on the query's word."""
         return self.same_word or self.other_words

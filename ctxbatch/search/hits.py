@@ -1,4 +1,4 @@
-"""What a search gives back: hits, answers, and both as an Arrow table."""
+"""Defines the results of a search, and turns them into an Arrow table."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -9,11 +9,10 @@ import pyarrow as pa
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Where a cosine comes from.
+    """The dimensions that contribute to a cosine.
 
-    ``dimensions`` are those that contribute most to it, each with its share, largest first. ``shared``
-    counts the dimensions that are not zero in both vectors, out of ``of``: a shift by log ratio is zero
-    where static and contextual cannot be compared.
+    ``dimensions`` are those that contribute most, each with its contribution, largest first. ``shared`` of
+    ``of`` dimensions are nonzero in both vectors: a log_ratio shift is zero where it is not defined.
     """
 
     dimensions: tuple[tuple[int, float], ...]
@@ -23,11 +22,11 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A row found: its cosine to the query, and the word in its sentence.
+    """A row found by a search: its cosine with the query, and the word in its sentence.
 
-    ``char_start`` and ``char_end`` are the word's code points in ``text``, the sentence. ``store`` is the
-    folder of the store that holds the row. ``before`` and ``after`` are the sentences around, and
-    ``explanation`` says where the score comes from, if they were asked for.
+    ``char_start`` and ``char_end`` are the word's offsets in ``text``, the sentence, in code points.
+    ``store`` is the folder of the row's store. On request, ``before`` and ``after`` are the surrounding
+    sentences, and ``explanation`` explains the score.
     """
 
     score: float
@@ -48,11 +47,11 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was found for one word of a query.
+    """The hits for one word of a query.
 
-    ``query`` counts the queries that were asked together, from 0; one that marks several words has an
-    answer for each. ``char_start`` and ``char_end`` are the word's code points in ``text``. ``salient``
-    says that the word was chosen for its salience, since none was marked.
+    ``query`` is the number of the query, counted from 0; a query that marks several words has an answer for
+    each. ``char_start`` and ``char_end`` are the word's offsets in ``text``, in code points. ``salient`` is
+    true if the query marked no word, so that its most salient word was chosen.
     """
 
     query: int
@@ -64,7 +63,7 @@ class Answer:
     hits: Sequence[Hit]
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The hits as JSON knows them, each with its query, and its rank from 1."""
+        """Yield the hits as JSON objects, each with its query, and its rank from 1."""
         for rank, hit in enumerate(self.hits, 1):
             fields = asdict(hit)
             if hit.explanation is None:
@@ -76,9 +75,9 @@ class Answer:
 
 
 def hits_table(answers: Iterable[Answer]) -> pa.Table:
-    """The hits of some answers as an Arrow table, a row each, with their query and rank.
+    """Return the hits of the answers as an Arrow table, a row for each hit, with its query and rank.
 
-    Sentences around and explanations are left out.
+    The table has no surrounding sentences and no explanations.
     """
     rows = [row for answer in answers for row in answer.rows()]
     return pa.Table.from_pylist(rows, _HITS)

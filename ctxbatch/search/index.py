@@ -1,4 +1,4 @@
-"""Searches a FAISS index: the index proposes nearest contexts, the exact cosine decides.
+"""Searches a FAISS index: the index proposes rows, and the exact cosine ranks them.
 
 Array names end in the letters of their shape: Q queries, K hits, C candidates, L lists, N rows, D hidden
 size.
@@ -20,30 +20,30 @@ from ctxbatch.sealed import Positive
 from ctxbatch.search.exact import Selection, among, exact
 from ctxbatch.store.reader import Column
 
-# So many queries share one pass over the lists that they probe; and so many are held at a time.
+# Queries that share one pass over their probed lists, and queries that are searched for at a time.
 _CHUNK_QUERIES = 64
 _BATCH_QUERIES = 1_024
-# So many candidates, of several queries, are compared at a time: they fit the processor's cache.
+# Candidates of several queries that are compared at a time: their vectors fit into the processor's cache.
 _COMPARED_ROWS = 2_048
-# So few rows are compared exactly sooner than an index proposes among them.
+# An exact scan is faster than the index for at most this many rows,
 _SCANNED_ROWS = 8_192
-# And so do rows that are fewer than this many times its proposals.
+# and for at most this many times the number of proposals.
 _SCANNED_SHARE = 4
-# For each hit beyond ten.
+# Additional proposals for each hit beyond ten.
 _PROPOSALS_PER_HIT = 20
 
 
 @dataclass(frozen=True, slots=True)
 class IndexOptions:
-    """What an index may cost and has to find.
+    """The memory budget and the recall of an index.
 
     Args:
-        memory: Bytes of memory that it may take when it is searched.
-        recall: Share of the ten nearest rows that a search has to find.
-        factory: A FAISS factory string of an IVF index, to take instead of a choice by rows and memory.
+        memory: The memory that a search of the index may take, in bytes.
+        recall: The recall@10 to reach: the share of the ten nearest rows that a search finds.
+        factory: The FAISS factory string of an IVF index; by default, rows and memory determine it.
 
     Raises:
-        InputError: A value is out of its range.
+        InputError: A value is out of range.
     """
 
     memory: int = 4 << 30
@@ -61,9 +61,9 @@ class IndexOptions:
 class Effort:
     """How much of an index one search reads; tuned when the index is built.
 
-    Lists are probed whose centroid's cosine lies within ``margin`` of the nearest centroid's: few for a
-    query like many stored rows, many for one like none. Of the best ``depth`` proposals for ten hits,
-    those are compared exactly whose estimated cosine lies within ``slack`` of the last hit's.
+    A search probes the lists whose centroid's cosine is within ``margin`` of the nearest centroid's: few if
+    many stored rows resemble the query, many if none do. For ten hits it takes the best ``depth`` proposals,
+    and compares exactly those whose estimated cosine is within ``slack`` of the tenth best estimate.
     """
 
     margin: float
@@ -71,20 +71,20 @@ class Effort:
     slack: float
 
     def candidates(self, k: int) -> int:
-        """How many proposals a search for so many hits asks for."""
+        """Return the number of proposals that a search for k hits requests."""
         return self.depth + _PROPOSALS_PER_HIT * max(0, k - 10)
 
 
 def said_by_faiss(error: Exception) -> str:
-    """Return what is wrong in FAISS's words, without the place in its source that comes before them."""
+    """Return the message of a FAISS error, without the location in the source of FAISS before it."""
     return str(error).strip().rpartition("\n")[2].rpartition("failed: ")[2]
 
 
 class Proposer:
-    """A FAISS index that estimates which rows are nearest; threads may use it together.
+    """A FAISS index that proposes the nearest rows; threads may share it.
 
     Args:
-        index: IVF, of inner products; its ids are the positions of the rows.
+        index: An IVF index of inner products, whose ids are the positions of the rows.
     """
 
     def __init__(self, index: Any) -> None:  # noqa: ANN401 (any FAISS index)
@@ -93,7 +93,7 @@ class Proposer:
         self._centroids_LD: Floats = quantizer.reconstruct_n(0, index.nlist)
 
     def share_probed(self, queries_QD: Floats, margin: float) -> float:
-        """The share of the lists that the mean query probes."""
+        """Return the share of the lists that a query probes, averaged over the queries."""
         coarse_QL = queries_QD @ self._centroids_LD.T
         return float(np.mean(coarse_QL >= coarse_QL.max(axis=1, keepdims=True) - margin))
 
@@ -105,10 +105,10 @@ class Proposer:
         selection: Selection | None,
         take: Callable[[int, Floats, Ints], None],
     ) -> None:
-        """Hand proposals to ``take``: the number of the first query, estimated cosines (Q, C), positions.
+        """Pass proposals to ``take``: the first query's number, estimated cosines (Q, C), positions (Q, C).
 
-        Best first, ``n_candidates`` at most; -1 is none. ``take`` is called from several threads, each
-        time for other queries.
+        Each query gets at most ``n_candidates`` proposals, best first, padded with -1. Several threads call
+        ``take``, each for different queries.
         """
         bits = None if selection is None else np.packbits(selection.mask_N, bitorder="little")
         # FAISS's stubs describe C++; in Python its classes take arrays and keywords.
@@ -124,7 +124,7 @@ class Proposer:
             pointers = [each if isinstance(each, int) else faiss.swig_ptr(each) for each in arrays]
             try:
                 self._index.search_preassigned_c(len(queries_QD), *pointers, False, options)
-            except RuntimeError as error:  # its file was made by somebody who can compute checksums
+            except RuntimeError as error:  # a crafted file can have valid checksums
                 raise StoreError(
                     f"the index cannot be searched ({said_by_faiss(error)[:SHOWN_REASON]}): rebuild it with "
                     "`ctxbatch index`"
@@ -141,13 +141,13 @@ class Proposer:
 
 
 class Index:
-    """An index on one column of a store; threads may search it together.
+    """An index on one column of a store; threads may share it.
 
     Args:
-        proposer: What proposes rows.
-        column: The stored vectors that decide.
+        proposer: The index that proposes rows.
+        column: The stored vectors, for exact cosines.
         plain: The effort of a search among all rows.
-        filtered: The effort of a search among some of them, which lie farther from the query.
+        filtered: The effort of a filtered search, whose hits are farther from the query.
     """
 
     def __init__(self, proposer: Proposer, column: Column, plain: Effort, filtered: Effort) -> None:
@@ -157,14 +157,12 @@ class Index:
         self.filtered = filtered
 
     def nearest(self, queries_QD: Floats, k: int, selection: Selection | None = None) -> tuple[Ints, Floats]:
-        """Positions and cosines (Q, K) of the nearest rows, best first; K is less than k where rows are few.
-
-        The index proposes, the exact cosine decides.
+        """Return positions and cosines (Q, K) of the nearest rows, best first; K < k if there are fewer rows.
 
         Args:
             queries_QD: Normalised queries.
-            k: How many hits.
-            selection: Which rows count; all of them by default.
+            k: The number of rows to find.
+            selection: The rows to search; by default, all.
         """
         n_rows = len(self._column) if selection is None else selection.n
         k = min(k, n_rows)
@@ -179,9 +177,9 @@ class Index:
                 raise StoreError(
                     "the index proposes rows that the store does not have: rebuild it with `ctxbatch index`"
                 )
-            # Where fewer than k rows are estimated, all that the probed lists hold are compared.
-            bar_Q = estimates_QC[:, k - 1 : k] - effort.slack if k <= estimates_QC.shape[1] else -np.inf
-            compared_QC = (candidates_QC >= 0) & (estimates_QC >= bar_Q)
+            # With fewer than k proposals, all of them are compared.
+            threshold_Q = estimates_QC[:, k - 1 : k] - effort.slack if k <= estimates_QC.shape[1] else -np.inf
+            compared_QC = (candidates_QC >= 0) & (estimates_QC >= threshold_Q)
             at_once = max(1, int(_COMPARED_ROWS * len(compared_QC) / max(1, compared_QC.sum())))
             for begin in range(0, len(candidates_QC), at_once):
                 some = slice(begin, begin + at_once)
@@ -193,13 +191,13 @@ class Index:
 
         self._proposer.propose(queries_QD, effort.margin, effort.candidates(k), selection, decide)
         short = np.flatnonzero((positions_QK < 0).any(axis=1))
-        if len(short):  # more asked for than the probed lists hold
+        if len(short):  # the probed lists hold fewer than k rows
             positions_QK[short], scores_QK[short] = exact(self._column, queries_QD[short], k, selection)
         return positions_QK, scores_QK
 
 
 def _probed(coarse_QL: Floats, margin: float) -> tuple[Ints, Floats]:
-    """The lists to probe for each query and their centroids' cosines; -1 is no list."""
+    """Return the lists to probe for each query, padded with -1, and the cosines of their centroids."""
     query, found = np.nonzero(coarse_QL >= coarse_QL.max(axis=1, keepdims=True) - margin)
     counts_Q = np.bincount(query, minlength=len(coarse_QL))
     column = np.arange(len(query)) - np.repeat(np.cumsum(counts_Q) - counts_Q, counts_Q)
@@ -212,5 +210,5 @@ def _probed(coarse_QL: Floats, margin: float) -> tuple[Ints, Floats]:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    """One thread a core; each searches alone, since FAISS's own threads would outnumber the cores."""
+    """Return a pool of one thread a core, in which FAISS starts no more: they would outnumber the cores."""
     return ThreadPoolExecutor(count_cores(), "search", initializer=faiss.omp_set_num_threads, initargs=(1,))

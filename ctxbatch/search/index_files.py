@@ -1,7 +1,7 @@
-"""Checks and loads the files under OUT/index: an index on a column, and the table of each word's rows.
+"""Checks and loads the files under OUT/index: the index of each column, and the table of each word's rows.
 
-Each has a JSON file, written last, that names what it was built from. Without an intact JSON there is no
-index.
+Each has a JSON file, written last, that names the shards it was built from. Without an intact JSON file, an
+index does not count.
 """
 
 import logging
@@ -24,17 +24,17 @@ from ctxbatch.store.manifest import INDEX, Manifest
 from ctxbatch.store.reader import Store
 
 log = logging.getLogger("ctxbatch")
-# What FAISS says where a file that is there cannot be read, rather than be understood.
+# Matches what FAISS says if it cannot read a file, rather than parse it.
 _NOT_READ = re.compile(r"could not open .* for reading|read error in .*\((?!Success\))")
-# The table of each word's rows.
+# The name of the table of each word's rows.
 WORD_ROWS = "words"
 
 
 @dataclass(frozen=True, slots=True)
 class FileOrigin:
-    """What every JSON file of an index says: which file it is of, and what that was built from.
+    """The fields of every JSON file of an index: its file, and what that was built from.
 
-    ``built_from`` are the checksums of the shards' words, by shard.
+    ``built_from`` holds the checksum of each shard's words.arrow, by shard.
     """
 
     file: str
@@ -45,7 +45,7 @@ class FileOrigin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexFacts(FileOrigin):
-    """What the JSON file of an index on a column says."""
+    """The content of the JSON file of a column's index."""
 
     column: str
     rows: Count
@@ -60,27 +60,27 @@ class IndexFacts(FileOrigin):
 
 
 def facts_path(out: Path, name: str) -> Path:
-    """Where the JSON lies that makes an index on a column, or the table of words, count."""
+    """Return the path of the JSON file of a column's index, or of the table of words."""
     return out / INDEX / f"{name}.json"
 
 
 def index_files(out: Path) -> list[Path]:
-    """The JSON files of all indexes of a store and of its table of words; also where only it is missing."""
+    """Return the JSON files of a store's indexes and of its table of words, including missing ones."""
     folder = out / INDEX
     orphans = (path.with_suffix(".json") for path in (*folder.glob("*.faiss"), *folder.glob("*.arrow")))
     return sorted({*folder.glob("*.json"), *orphans})
 
 
 def built_from(commits: Mapping[int, Commit]) -> dict[str, str]:
-    """The checksums of the shards' words, by shard: what an index has to match."""
+    """Return the checksum of each shard's words.arrow, by shard, which an index has to match."""
     return {str(shard): commit.files[WORDS].sha256 for shard, commit in commits.items()}
 
 
 def check_index(path: Path, manifest: Manifest) -> Iterator[str]:
-    """Yield a line if an index, named by its JSON file, is damaged or not of this store's shards.
+    """Yield a line if the index of this JSON file is damaged or was built from other shards.
 
     Raises:
-        ResourceError: The disk or a permission does not let it be read.
+        ResourceError: The disk or a permission prevents reading.
     """
     try:
         damage = _damage(read_facts(path), path, manifest)
@@ -97,7 +97,7 @@ def _damage(facts: FileOrigin, path: Path, manifest: Manifest) -> str | None:
     if not is_intact(file, facts.bytes, facts.sha256):
         return f"{file} is damaged: its content does not match its checksum"
     if facts.built_from != built_from(FolderLocation(path.parent.parent).commits(manifest)):
-        return f"{file} was built from other shards than those that are there"
+        return f"{file} was built from other shards than the store has now"
     return None
 
 
@@ -105,16 +105,16 @@ def read_facts(path: Path) -> FileOrigin:
     """Read the JSON file of an index, or of the table of words.
 
     Raises:
-        FileNotFoundError: It is not there.
-        StoreError: It is damaged.
-        ResourceError: The disk or a permission does not let it be read.
+        FileNotFoundError: The file does not exist.
+        StoreError: The file is damaged.
+        ResourceError: The disk or a permission prevents reading.
     """
     kind, suffix = (FileOrigin, ".arrow") if path.stem == WORD_ROWS else (IndexFacts, ".faiss")
     facts = typed(read_json(path), kind, path)
     if facts.file != path.stem + suffix:
         raise StoreError(f"{path} is damaged: it names the file {facts.file!r}")
     if isinstance(facts, IndexFacts) and facts.column != path.stem:
-        raise StoreError(f"{path} is damaged: it is of the column {facts.column!r}")
+        raise StoreError(f"{path} is damaged: it names the column {facts.column!r}")
     return facts
 
 
@@ -126,7 +126,7 @@ def rebuild_command(path: Path) -> str:
 
 
 def folder_damage(out: Path) -> Iterator[str]:
-    """Yield what is wrong with the folder of a store's indexes; a store need not have one."""
+    """Yield a line if the folder of a store's indexes is a link or a file; a store need not have one."""
     folder = out / INDEX
     if folder.is_symlink():
         yield refused_link(folder)
@@ -137,7 +137,7 @@ def folder_damage(out: Path) -> Iterator[str]:
 def _intact_facts(store: Store, name: str) -> FileOrigin | None:
     path = facts_path(store.path, name)
     if not is_there(path):
-        if path in index_files(store.path):  # as a build leaves it that is killed, or somebody's hand
+        if path in index_files(store.path):  # a build was killed, or somebody deleted it
             log.warning("%s is missing: all rows are read; rebuild it with `%s`", path, rebuild_command(path))
         for damage in folder_damage(store.path):
             raise StoreError(damage)
@@ -148,11 +148,11 @@ def _intact_facts(store: Store, name: str) -> FileOrigin | None:
 
 
 def open_index(store: Store, column: str) -> Index | None:
-    """Load the index on a column; ``None`` where there is none.
+    """Load the index of a column; return ``None`` if it has none.
 
     Raises:
-        StoreError: It is damaged or was built from other shards; the message says how to rebuild it.
-        ResourceError: The disk, a permission or the memory does not let it be loaded.
+        StoreError: The index is damaged or was built from other shards; the message says how to rebuild it.
+        ResourceError: The disk, a permission or a lack of memory prevents loading.
     """
     facts = _intact_facts(store, column)
     if not isinstance(facts, IndexFacts):
@@ -162,7 +162,7 @@ def open_index(store: Store, column: str) -> Index | None:
 
 
 def _load(store: Store, column: str, path: Path) -> Any:  # noqa: ANN401 (any FAISS index)
-    """Load a FAISS file, and make sure that it is an index of the store's rows."""
+    """Load a FAISS file, and check that it is an index of the store's rows."""
     try:
         index: Any = faiss.read_index(str(path))
     except MemoryError as error:
@@ -178,13 +178,13 @@ def _load(store: Store, column: str, path: Path) -> Any:  # noqa: ANN401 (any FA
     lists: Any = index.invlists
     n_listed = sum(lists.list_size(number) for number in range(min(index.nlist, lists.nlist)))
     if (index.ntotal, index.d, n_listed) != (n_rows, dimension, n_rows):
-        why = f"it holds {index.ntotal:,} vectors of {index.d}, the store {n_rows:,} of {dimension}"
+        why = f"it holds {index.ntotal:,} vectors of {index.d}, but the store {n_rows:,} of {dimension}"
         raise StoreError(_not_an_index(store, column, path, why))
     for part in (index, index.quantizer):
         if not part.is_trained or part.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise StoreError(_not_an_index(store, column, path, "it is not trained for cosines"))
     if (index.quantizer.ntotal, index.quantizer.d) != (index.nlist, dimension):
-        raise StoreError(_not_an_index(store, column, path, "its lists have no centroids"))
+        raise StoreError(_not_an_index(store, column, path, "its centroids do not match its lists"))
     return index
 
 
@@ -193,7 +193,7 @@ def _not_an_index(store: Store, column: str, path: Path, why: str) -> str:
 
 
 def open_postings(store: Store) -> Postings:
-    """The rows of each word, from their table where there is one.
+    """Return the rows of each word, read from their table if the store has one.
 
     Raises:
         StoreError: The table is damaged or was built from other shards; the message says how to rebuild it.
@@ -203,5 +203,5 @@ def open_postings(store: Store) -> Postings:
 
 
 def effort_facts(index: Index) -> dict[str, Any]:
-    """What `open_index` reads of an index's efforts."""
+    """Return the efforts of an index as its JSON file holds them."""
     return {"plain": asdict(index.plain), "filtered": asdict(index.filtered)}

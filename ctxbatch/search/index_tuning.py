@@ -1,6 +1,6 @@
-"""How much of an index a search has to read: tuned on stored rows, and measured on others.
+"""Tunes how much of an index a search reads, on held-out rows, and measures its recall on others.
 
-Owns the held-out rows and what an effort is reckoned to cost. Array names as in `ctxbatch.search.index`.
+Owns the held-out rows and the cost model. Array names are as in `ctxbatch.search.index`.
 """
 
 import itertools
@@ -16,27 +16,27 @@ from ctxbatch.search.index import Effort, Index, Proposer
 from ctxbatch.search.postings import Postings
 from ctxbatch.store.reader import Column, Store
 
-# Held-out rows that an index is tuned with, and as many others that it is measured with.
+# How many held-out rows tune an index; as many others measure its recall.
 _QUERIES = 320
 _FILTERED_QUERIES = 128
-# What tuning chooses from. Held-out rows have nearer neighbours than sentences from elsewhere, which
-# suffer first where little is probed and compared: the least effort leaves them some room.
+# The values that tuning chooses from. New sentences have farther neighbours than held-out rows, and lose
+# recall first if little is probed and compared; so even the least effort has some reserve for them.
 _MARGINS = (0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 2.0)
 _DEPTHS = (800, 1600, 3200)
 _FILTERED_MARGINS = (0.2, 0.4, 0.6, 2.0)
 _FILTERED_DEPTHS = (800, 1600, 3200, 6400)
 _SLACKS = (0.06, 0.08, 0.1, 0.15, 2.0)
-# What it reckons with: nanoseconds for a row of a probed list, a proposal, an exact comparison, measured
-# with vectors of 384 dimensions. Their ratios matter, not the machine.
+# The costs of a row of a probed list, a proposal and an exact comparison, in nanoseconds, measured with
+# vectors of 384 dimensions. Only their ratios matter.
 _SCAN_COST, _PROPOSAL_COST, _EXACT_COST = 4.0, 50.0, 800.0
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Stored rows as queries, the rows that may not answer each, and the cosine of the tenth that do.
+    """Stored rows as queries, the rows that each must not find, and the cosine of the tenth best other row.
 
-    ``filtered`` says that rows of the same word are left out, as --other-words does: the most selective
-    filter there is, since most nearest rows are of the same word.
+    ``filtered`` is true if rows of the query's word are excluded, as --other-words does: no filter is more
+    selective, since most of the nearest rows have the same word.
     """
 
     queries_QD: Floats
@@ -46,7 +46,7 @@ class HeldOut:
 
 
 def hold_out(store: Store, column: Column, postings: Postings, random: np.random.Generator) -> list[HeldOut]:
-    """Rows to tune with, among all rows and among other words' rows, and as many others to measure with."""
+    """Draw held-out rows: to tune a plain and a filtered search, then as many to measure each of them."""
     counts = [_QUERIES, _FILTERED_QUERIES] * 2
     rows_N = random.permutation(choose_rows(random, len(column), sum(counts)))
     groups = np.split(rows_N, np.cumsum([round(len(rows_N) * n / sum(counts)) for n in counts])[:-1])
@@ -60,7 +60,7 @@ def hold_out(store: Store, column: Column, postings: Postings, random: np.random
     _, best_QK = scan(column, queries_QD, 10, list(itertools.chain.from_iterable(excluded)))
     ends = np.cumsum([0, *map(len, groups)])
     parts = [slice(*pair) for pair in itertools.pairwise(ends.tolist())]
-    # Two millionths: scan and index do not sum a cosine in the same order.
+    # The tolerance of 2e-6: a scan and an index sum a cosine in different orders.
     return [
         HeldOut(queries_QD[part], its_excluded, best_QK[part, -1] - 2e-6, bool(number % 2))
         for number, (part, its_excluded) in enumerate(zip(parts, excluded, strict=True))
@@ -68,7 +68,7 @@ def hold_out(store: Store, column: Column, postings: Postings, random: np.random
 
 
 def tune(proposer: Proposer, column: Column, held_out: HeldOut, target: float) -> Effort:
-    """The cheapest effort that reaches a recall@10; the best there is where none does."""
+    """Return the cheapest effort that reaches a recall@10 of ``target``; if none does, the best effort."""
     margins = _FILTERED_MARGINS if held_out.filtered else _MARGINS
     depths = _FILTERED_DEPTHS if held_out.filtered else _DEPTHS
     tried: list[tuple[float, float, Effort]] = []
@@ -80,7 +80,7 @@ def tune(proposer: Proposer, column: Column, held_out: HeldOut, target: float) -
                 recall, compared = _recall_of(proposals, held_out.tenth_Q, depth, slack)
                 cost = probed * _SCAN_COST + depth * _PROPOSAL_COST + compared * _EXACT_COST
                 tried.append((recall, cost, Effort(margin, depth, slack)))
-        # A wider margin costs more; it is worth a look only as long as depth makes up for it.
+        # A wider margin probes more rows; stop once that alone costs more than an effort that is good enough.
         reached = [cost for recall, cost, _ in tried if recall >= target]
         if reached and probed * _SCAN_COST > min(reached):
             break
@@ -94,7 +94,7 @@ _Proposals = list[tuple[Floats, Floats]]
 
 
 def _propose(proposer: Proposer, column: Column, held_out: HeldOut, margin: float, depth: int) -> _Proposals:
-    """Estimated and exact cosines of each query's proposals, best estimates first."""
+    """Return the estimated and the exact cosines of each query's proposals, best estimates first."""
     found: _Proposals = [(np.zeros(0, np.float32), np.zeros(0, np.float32))] * len(held_out.queries_QD)
 
     def propose(first: int, queries_QD: Floats, selection: Selection | None) -> None:
@@ -115,26 +115,26 @@ def _propose(proposer: Proposer, column: Column, held_out: HeldOut, margin: floa
         selection = Selection.all_but(len(column), held_out.excluded[number])
         propose(number, held_out.queries_QD[number : number + 1], selection)
 
-    # Each query has rows of its own to leave out, and so a search of its own: two at a time.
+    # Each query excludes other rows, and so needs a search of its own: two run at a time.
     with ThreadPoolExecutor(2) as waiting:
         list(waiting.map(propose_one, range(len(held_out.queries_QD))))
     return found
 
 
 def _recall_of(proposals: _Proposals, tenth_Q: Floats, depth: int, slack: float) -> tuple[float, float]:
-    """Recall@10 of an effort, and how many rows it compares exactly, for the mean query."""
+    """Return the recall@10 of an effort, and the mean number of rows that it compares exactly for a query."""
     found = compared = 0
     for (estimates_C, exact_C), tenth in zip(proposals, tenth_Q, strict=True):
-        bar = estimates_C[9] - slack if len(estimates_C) > 9 else -np.inf
-        n = int(np.count_nonzero(estimates_C[:depth] >= bar))
+        threshold = estimates_C[9] - slack if len(estimates_C) > 9 else -np.inf
+        n = int(np.count_nonzero(estimates_C[:depth] >= threshold))
         compared += n
-        # A hit counts by its score: texts repeat, so the tenth place is often shared.
+        # A hit counts by its score, not its position: texts repeat, so several rows often tie for tenth.
         found += min(10, int(np.count_nonzero(exact_C[:n] >= tenth)))
     return found / (10 * len(tenth_Q)), compared / len(tenth_Q)
 
 
 def measure(index: Index, column: Column, held_out: HeldOut) -> float:
-    """Recall@10 of searches as users make them, against exact search."""
+    """Return the recall@10 of an index's searches against exact search."""
     found = 0
     for number, query_D in enumerate(held_out.queries_QD):
         out = held_out.excluded[number]
@@ -146,5 +146,5 @@ def measure(index: Index, column: Column, held_out: HeldOut) -> float:
 
 
 def choose_rows(random: np.random.Generator, rows: int, n: int) -> Ints:
-    """The sorted positions of n random rows, or of all where they are fewer."""
+    """Return the sorted positions of n random rows, or of all rows if there are fewer."""
     return np.sort(random.choice(rows, min(rows, n), replace=False, shuffle=False))

@@ -1,7 +1,7 @@
-"""Which rows hold a word: a table beside the indexes, one record batch a shard.
+"""Finds the rows of a word, in a table with one record batch a shard, stored beside the indexes.
 
-Words are casefolded here, as they are wherever words are compared. The table is memory-mapped: it
-costs room on the disk and no memory.
+Words are casefolded, as they are wherever words are compared. The table is memory-mapped: it takes disk
+space, but no memory.
 """
 
 import bisect
@@ -26,7 +26,7 @@ class Postings:
 
     Args:
         store: The store.
-        path: The table; without one, the words of all rows are read for every question.
+        path: The table; without one, each lookup reads the words of all rows.
     """
 
     def __init__(self, store: Store, path: Path | None) -> None:
@@ -34,7 +34,7 @@ class Postings:
         self._batches = None if path is None else _read(store, path)
 
     def positions(self, word: str) -> Ints:
-        """The sorted positions of a word's rows; the word is casefolded."""
+        """Return the sorted positions of a word's rows, compared casefolded."""
         wanted = word.casefold()
         found = [np.zeros(0, np.int64)]
         for number, shard in enumerate(self._store.commits):
@@ -46,7 +46,7 @@ class Postings:
         return np.concatenate(found)
 
     def tables(self) -> Iterator[pa.RecordBatch]:
-        """Yield the words with their rows, a table a shard, as `tabulate` makes them."""
+        """Yield the words and their rows, a record batch a shard, as `tabulate` does."""
         return tabulate(self._store) if self._batches is None else iter(self._batches)
 
 
@@ -65,7 +65,7 @@ def _look_up(table: pa.RecordBatch, wanted: str) -> Ints:
 
 
 def tabulate(store: Store) -> Iterator[pa.RecordBatch]:
-    """Yield the table of a store, shard by shard."""
+    """Yield the words of each shard with their rows, computed from its words.arrow."""
     for shard in store.commits:
         encoded = store.read(shard, WORDS, "word").combine_chunks().dictionary_encode()
         distinct = [word.casefold() for word in encoded.dictionary.to_pylist()]
@@ -85,7 +85,7 @@ def write(store: Store, stream: BinaryIO) -> None:
 
 
 def _read(store: Store, path: Path) -> list[pa.RecordBatch]:
-    """Map the table, and make sure that it names rows that the store has."""
+    """Map the table, and check that the store has its rows."""
     with checked(path):
         reader = pa.ipc.open_file(pa.BufferReader(mapped(path)))
         if not reader.schema.equals(_SCHEMA) or reader.num_record_batches != len(store.commits):

@@ -1,4 +1,4 @@
-"""Queries: what a sentence with marked words means, and their vectors, encoded as the store was.
+"""Parses sentences with marked words, and encodes these words as the store was encoded.
 
 Owns the marks and the encoding of queries; knows nothing of rows, indexes and filters.
 """
@@ -27,7 +27,7 @@ _EXAMPLE = 'mark the word to search for with brackets: "I will send her a [card]
 
 @dataclass(frozen=True, slots=True)
 class MarkedSentence:
-    """A sentence, and the code points in it that were between brackets, mark by mark."""
+    """A sentence without its brackets, and the start and end of each mark in code points."""
 
     text: str
     marks: tuple[tuple[int, int], ...]
@@ -35,9 +35,9 @@ class MarkedSentence:
 
 @dataclass(frozen=True, slots=True)
 class QueryWord:
-    """A word to search for: its place in its sentence, and its vectors, (V, D) of length 1.
+    """A word to search for: its place in its sentence, and its vectors (V, D) of length 1.
 
-    There is one vector, or one for each wordpiece where rows are wordpieces; none where it is zero.
+    V is 1, or the number of wordpieces if rows are wordpieces. Zero vectors are left out.
     """
 
     text: str
@@ -49,7 +49,7 @@ class QueryWord:
 
     @property
     def place(self) -> tuple[str, str, int, int]:
-        """The sentence, the word, and where in it the word stands."""
+        """The sentence, the word, and the word's start and end in the sentence."""
         return self.text, self.word, self.char_start, self.char_end
 
 
@@ -57,7 +57,7 @@ def parse_query(query: str) -> MarkedSentence:
     r"""Read a sentence with ``[words]`` marked; ``\[`` and ``\]`` are literal brackets.
 
     Raises:
-        InputError: A bracket has no partner or nothing in it, or the text holds halves of characters.
+        InputError: A bracket is unpaired or empty, or the text has unpaired surrogates.
     """
     try:
         query.encode()
@@ -67,7 +67,7 @@ def parse_query(query: str) -> MarkedSentence:
     texts = [part.replace("\\[", "[").replace("\\]", "]") for part in parts[::2]]
     if parts[1::2] != ["[", "]"] * (len(parts) // 4):
         raise InputError(
-            f"the brackets in {query!r} do not pair up, and literal ones are written \\[ and \\]: {_EXAMPLE}"
+            f"the brackets in {query!r} do not pair up (write literal ones as \\[ and \\]): {_EXAMPLE}"
         )
     if not all(text.strip() for text in texts[1::2]):
         raise InputError(f"the brackets in {query!r} are empty: {_EXAMPLE}")
@@ -76,19 +76,19 @@ def parse_query(query: str) -> MarkedSentence:
 
 
 class QueryEncoder:
-    """Encodes marked words as a store's configuration says; loads the model once.
+    """Encodes marked words with a store's configuration; loads the model once.
 
     Args:
         config: The configuration of the store.
-        column: The column that is searched.
+        column: The searched column.
         model: The model.
 
     Raises:
-        StoreError: Its files are not those of the configuration.
+        StoreError: The files of the model are not those of the configuration.
     """
 
     def __init__(self, config: ResolvedConfig, column: str, model: ModelFolder) -> None:
-        from ctxbatch.model.encoder import Encoder  # torch comes last: mistakes are told at once
+        from ctxbatch.model.encoder import Encoder  # imports torch, so it comes after all checks
         from ctxbatch.model.resolve import family_of, read_tokenizer
 
         self._shows_attention = family_of(config).shows_attention
@@ -102,7 +102,7 @@ class QueryEncoder:
     def encode(
         self, numbered: Sequence[tuple[int, MarkedSentence]]
     ) -> Iterator[tuple[int, QueryWord | InputError]]:
-        """Yield the marked words of numbered sentences in order; for a wrong mark, what is wrong."""
+        """Yield the marked words of numbered sentences in order; for a wrong mark, its error."""
         sentences = [sentence for _, sentence in numbered]
         if self._shows_attention and not all(sentence.marks for sentence in sentences):
             sentences = self._marked_by_salience(sentences)
@@ -125,7 +125,7 @@ class QueryEncoder:
                     yield number, found
 
     def _marked_by_salience(self, sentences: Sequence[MarkedSentence]) -> list[MarkedSentence]:
-        """The sentences, with the most salient word of each that marks none marked, if it has words."""
+        """Mark the most salient word in each sentence without marks that has words; return all sentences."""
         marked = list(sentences)
         numbers = [number for number, sentence in enumerate(sentences) if not sentence.marks]
         records = (Sentence(Record(0, n, None, None, marked[n].text), 0, marked[n].text) for n in numbers)
@@ -154,9 +154,9 @@ class QueryEncoder:
 
     def _checked(self, sentence: MarkedSentence, words: list[QueryWord]) -> Iterator[QueryWord | InputError]:
         if not sentence.marks:
-            why = "and it has no word as the store counts words"
+            why = "and it has no word by the store's rules"
             if not self._shows_attention:
-                why = f"and models of the family {self._config.model_type} do not show which is salient"
+                why = f"and models of the family {self._config.model_type} do not show which word is salient"
             yield InputError(f"no word is marked in {sentence.text!r}, {why}: {_EXAMPLE}")
         lead = len(sentence.text) - len(sentence.text.lstrip())
         starts, ends = [word.char_start for word in words], [word.char_end for word in words]
@@ -165,7 +165,7 @@ class QueryEncoder:
             if not inside:
                 marked = sentence.text[start:end]
                 yield InputError(
-                    f"[{marked}] is not a word of the sentence as the store counts words: mark a word"
+                    f"[{marked}] contains no word of the sentence by the store's rules: mark a word"
                 )
             for word in inside:
                 if len(word.vectors_VD):
@@ -176,7 +176,7 @@ class QueryEncoder:
 
 
 def _marked_rows(buffer: Buffer, before: int, sentences: Sequence[MarkedSentence]) -> dict[int, int]:
-    """The rows of a buffer that touch a mark, each with the number of its sentence."""
+    """Return the rows of a buffer that overlap a mark, each with the number of its sentence."""
     rows, marked = buffer.rows, {}
     sentence_N = rows.sentence_N + before
     for number in np.unique(sentence_N):
@@ -192,7 +192,7 @@ def _marked_rows(buffer: Buffer, before: int, sentences: Sequence[MarkedSentence
 
 
 def _most_salient_words(buffer: Buffer, salience_N: Floats) -> Iterator[tuple[int, tuple[int, int]]]:
-    """For each sentence of a buffer that has words, where its most salient word begins and ends."""
+    """Yield the start and end of the most salient word of each sentence of a buffer that has words."""
     rows = buffer.rows
     marked = np.flatnonzero(most_salient(rows.sentence_N, rows.word_index_N, salience_N, 1))
     for sentence in np.unique(rows.sentence_N[marked]).tolist():
@@ -201,14 +201,14 @@ def _most_salient_words(buffer: Buffer, salience_N: Floats) -> Iterator[tuple[in
 
 
 def _query_word(buffer: Buffer, row: int, text: str, vectors: Floats) -> tuple[int, QueryWord]:
-    """A row as a query, with its word's number in the sentence."""
+    """Return a row as a query, with its word's number in the sentence."""
     rows = buffer.rows
     start, end = int(rows.char_start_N[row]), int(rows.char_end_N[row])
     return int(rows.word_index_N[row]), QueryWord(text, buffer.words[row], start, end, vectors)
 
 
 def _joined(words: Sequence[tuple[int, QueryWord]]) -> Iterator[QueryWord]:
-    """The wordpieces of a word as one query; words as they are."""
+    """Join the wordpieces of each word into one query; whole words stay as they are."""
     for _, group in itertools.groupby(words, key=lambda each: each[0]):
         pieces = [piece for _, piece in group]
         vectors_VD = np.concatenate([piece.vectors_VD for piece in pieces])

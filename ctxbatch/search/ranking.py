@@ -1,7 +1,7 @@
-"""The rows of some stores in one order: the best that filters allow, as deep as it takes to find them.
+"""Ranks the rows of several stores for each query, and searches deeper until enough rows pass the filters.
 
-Rows are named by the number of their store and their position in it. Array names end in the letters of
-their shape: Q vectors, K rows, V vectors of a word, D hidden size.
+A row is given by the number of its store and its position in it. Array names end in the letters of their
+shape: Q vectors, K rows, V vectors of a word, D hidden size.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,17 +18,17 @@ from ctxbatch.search.queries import QueryWord
 from ctxbatch.search.row_filter import Selector
 from ctxbatch.store.reader import Store
 
-# Rows asked for in place of one where only some of them will count, and again where too few did.
-_MORE = 8
-# Rows that are ranked together, of one question or of many.
+# How many times more rows to rank than are wanted if some will not count, and again if too few did.
+_DEPTH_FACTOR = 8
+# How many rows to rank at a time, of one question or of many.
 _RANKED_ROWS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A word to search for: of the query with this number, and, if it is a row's, not that row itself.
+    """A word to search for, and the number of its query.
 
-    ``own`` is the position of the row, in the first store.
+    If the query is a row, ``own`` is its position in the first store; the row itself is not a hit.
     """
 
     query: int
@@ -38,7 +38,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Rows of all stores, best first; ``exhausted`` where no others qualify."""
+    """Rows of all stores, best first; ``exhausted`` is true if no other rows qualify."""
 
     stores: Ints
     positions: Ints
@@ -49,16 +49,16 @@ class Ranked:
         return len(self.scores)
 
     def take(self, chosen: Ints) -> "Ranked":
-        """The chosen rows, in the order in which they are chosen."""
+        """Return the chosen rows, in the order of ``chosen``."""
         return Ranked(self.stores[chosen], self.positions[chosen], self.scores[chosen], self.exhausted)
 
 
 class Ranking:
-    """Ranks the rows of some stores on one column, by their indexes where there are any.
+    """Ranks the rows of several stores on one column, using the indexes that exist.
 
     Args:
         stores: The stores, finished and of one configuration.
-        column: Full name of the column.
+        column: The full name of the column.
 
     Raises:
         StoreError: An index is damaged or stale.
@@ -72,27 +72,27 @@ class Ranking:
 
     @property
     def unindexed(self) -> list[Store]:
-        """The stores without an index: all of their rows are read every time."""
+        """The stores without an index, which read all of their rows for every query."""
         return [store for store, index in zip(self._stores, self._indexes, strict=True) if index is None]
 
     def vectors(self, number: int, positions: Ints) -> Floats:
-        """The normalised vectors of some rows of a store, (len(positions), D)."""
+        """Return the normalised vectors (len(positions), D) of the rows at these positions of a store."""
         return normalised(self._columns[number].take(positions))
 
     def best(self, questions: Sequence[Question], k: int, filters: Filters) -> list[Ranked]:
-        """The first k rows for each question of those that filters allow; fewer where fewer qualify."""
+        """Return the best k rows for each question that the filters allow; fewer if fewer qualify."""
         groups: dict[str, list[int]] = {}
         for number, question in enumerate(questions):
             groups.setdefault(question.word.word.casefold() if filters.by_word else "", []).append(number)
         found: dict[int, Ranked] = {}
         for word, numbers in groups.items():
             selections = [selector.select(filters, word) for selector in self._selectors]
-            if filters.distinct == "word":  # looks past the nearest rows, and as far as a filter does
+            if filters.distinct == "word":  # needs distant rows, and so the effort of a filtered search
                 selections = [
                     selection or Selection.all_but(store.n_rows, np.zeros(0, np.int64))
                     for selection, store in zip(selections, self._stores, strict=True)
                 ]
-            waiting, depth = numbers, k * (_MORE if filters.distinct else 1)
+            waiting, depth = numbers, k * (_DEPTH_FACTOR if filters.distinct else 1)
             while waiting:
                 ranked = list(self._ranked([questions[number] for number in waiting], depth, selections))
                 for number, rows in zip(waiting, ranked, strict=True):
@@ -102,13 +102,13 @@ class Ranking:
                     for number, rows in zip(waiting, ranked, strict=True)
                     if len(found[number]) < k and not _at_end(rows, filters)
                 ]
-                depth *= _MORE
+                depth *= _DEPTH_FACTOR
         return [found[number] for number in range(len(questions))]
 
     def _ranked(
         self, questions: Sequence[Question], depth: int, selections: Sequence[Selection | None]
     ) -> Iterator[Ranked]:
-        """The best rows of all stores for each question: ``depth``, beside the question's own row."""
+        """Yield the best ``depth`` rows of all stores for each question, without the question's own row."""
         at_once = max(1, _RANKED_ROWS // depth)
         for begin in range(0, len(questions), at_once):
             yield from self._ranked_together(questions[begin : begin + at_once], depth, selections)
@@ -135,14 +135,14 @@ class Ranking:
     def nearest(
         self, number: int, queries_QD: Floats, k: int, selection: Selection | None
     ) -> tuple[Ints, Floats]:
-        """The best rows of one store for each vector, by its index or by comparing all that count."""
+        """Return the best rows of one store for each vector, from its index or from an exact scan."""
         index = self._indexes[number]
         if index is not None:
             return index.nearest(queries_QD, k, selection)
         return exact(self._columns[number], queries_QD, k, selection)
 
     def _kept(self, rows: Ranked, k: int, filters: Filters) -> Ranked:
-        """The first k rows that are good enough, and distinct where they have to be."""
+        """Return the first k rows that pass ``min_score`` and ``distinct``."""
         if filters.min_score is not None:
             rows = rows.take(np.flatnonzero(rows.scores >= filters.min_score))
         if filters.distinct is None:
@@ -156,7 +156,7 @@ class Ranking:
         return rows.take(np.array(chosen[:k], np.int64))
 
     def _keys(self, rows: Ranked, distinct: str) -> list[Any]:
-        """What makes rows distinct, for each."""
+        """Return the key of each row; rows with equal keys are not distinct."""
         keys: list[Any] = [None] * len(rows)
         for number in np.unique(rows.stores).tolist():
             store, mine = self._stores[number], np.flatnonzero(rows.stores == number)
@@ -174,7 +174,7 @@ class Ranking:
 
 
 def _merged(parts: Sequence[tuple[Ints, Ints, Floats]], depth: int, exhausted: bool) -> Ranked:
-    """The rows of several stores and vectors as one ranking; a row scores as its best vector does."""
+    """Merge the rows found in several stores and for several vectors; a row keeps its best score."""
     stores, positions, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     order = np.lexsort((positions, stores, -scores))
     if len(parts) > 1:
@@ -186,7 +186,7 @@ def _merged(parts: Sequence[tuple[Ints, Ints, Floats]], depth: int, exhausted: b
 
 
 def _at_end(rows: Ranked, filters: Filters) -> bool:
-    """Whether no row after these can be a hit."""
+    """Return True if no row after these can be a hit."""
     if rows.exhausted or not len(rows):
         return True
     return filters.min_score is not None and float(rows.scores[-1]) < filters.min_score

@@ -1,6 +1,6 @@
-"""The rows that filters leave of a store.
+"""Selects the rows of a store that the filters allow.
 
-Words are compared casefolded; sources are the paths that the store names.
+Compares words casefolded, and sources by the paths in the store's manifest.
 """
 
 from collections.abc import Sequence
@@ -24,21 +24,21 @@ _SHOWN_SOURCES = 3
 
 
 class Selector:
-    """Finds the rows of a store that filters allow.
+    """Selects the rows of a store that the filters allow.
 
     Args:
         store: The store.
-        postings: Its words' rows.
+        postings: The rows of the store's words.
     """
 
     def __init__(self, store: Store, postings: Postings) -> None:
         self._store = store
         self._postings = postings
-        # Queries of one batch share sources and documents.
+        # The queries of a batch have the same sources and documents.
         self._from_places = lru_cache(maxsize=4)(self._select_places)
 
     def select(self, filters: Filters, word: str) -> Selection | None:
-        """The rows that count for a query of some word; ``None`` where all do."""
+        """Return the rows that the filters allow for a query of this word; ``None`` if they allow all."""
         mask_N = self._from_places(filters.sources, filters.docs)
         wanted = [self._rows_of(filters.words)] if filters.words else []
         if filters.same_word:
@@ -77,16 +77,16 @@ class Selector:
 
 
 def check_sources(stores: Sequence[Store], globs: Sequence[str]) -> None:
-    """Make sure that every glob matches a source.
+    """Check that every glob matches a source.
 
     Raises:
-        InputError: One matches none; the message names some sources.
+        InputError: A glob matches no source; the message names some sources.
     """
     paths = [source.path for store in stores for source in store.manifest.sources]
     for glob in globs:
         if not any(_matches(path, [glob]) for path in paths):
             known = shortened(paths, _SHOWN_SOURCES)
-            raise InputError(f"--source {glob!r} matches no source of the store: there are {known}")
+            raise InputError(f"--source {glob!r} matches no source of the store: its sources are {known}")
 
 
 def _is_in(texts: pa.ChunkedArray, values: Sequence[str]) -> Mask:
@@ -95,7 +95,7 @@ def _is_in(texts: pa.ChunkedArray, values: Sequence[str]) -> Mask:
 
 
 def _matches(path: str, globs: Sequence[str]) -> bool:
-    # An empty pattern, and ".", which is one to pathlib, match nothing.
+    # An empty pattern matches nothing, nor does ".", which pathlib treats as empty.
     return any(
         fnmatchcase(path, glob) or (PurePath(glob).parts and PurePath(path).match(glob)) for glob in globs
     )

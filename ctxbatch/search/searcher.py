@@ -1,8 +1,4 @@
-"""Nearest contexts: queries in, rows of the stores in order of cosine out.
-
-Puts together what the modules below own: queries are encoded as the stores were, rows are ranked, and
-what is known of them becomes hits.
-"""
+"""Searches stores: encodes queries, ranks rows by cosine, and turns the best rows into hits."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -23,27 +19,27 @@ from ctxbatch.search.ranking import Question, Ranked, Ranking
 from ctxbatch.search.row_filter import check_sources
 from ctxbatch.store.reader import Store, check_finished, check_has_rows
 
-# Sentences that are encoded, and queries that are answered, together.
+# How many queries to encode and answer together.
 _GROUP = 128
-# Dimensions that an explanation names.
+# How many dimensions an explanation names.
 _EXPLAINED = 5
 
 
 class Searcher:
-    """Answers queries on one kind of vector of some stores; loads the model and the indexes once.
+    """Searches one kind of vector of several stores; loads the model and the indexes once.
 
-    Threads may share one.
+    Threads may share a searcher.
 
     Args:
-        stores: The stores, all of one configuration; hits are merged.
-        on: ``shift``, ``contextual`` or ``static``; default the first that is stored.
-        layer: The layer; default the first of the run.
-        model: Where the stores' model is; if not given it is looked for where the first store says, as
-            `ctxbatch.model.hub.find_stored_model` does. Only queries in words need it.
+        stores: The stores, all of one configuration; their hits are merged.
+        on: ``shift``, ``contextual`` or ``static``; by default, the first stored kind.
+        layer: The layer; by default, the first of the run.
+        model: The path or name of the stores' model; by default, `ctxbatch.model.hub.find_stored_model`
+            looks for the model that the first store names. Only queries in words need it.
 
     Raises:
         InputError: The store holds no such vectors.
-        StoreError: A store is incomplete, empty or of another configuration than the first, or an index
+        StoreError: A store is unfinished, empty or of another configuration than the first, or an index
             is damaged or stale.
     """
 
@@ -55,7 +51,7 @@ class Searcher:
         model: str | None = None,
     ) -> None:
         if not stores:
-            raise InputError("no store is named: name one to search")
+            raise InputError("no store is given: give one to search")
         for store in stores:
             store.check_is_here()
         self._config = stores[0].config
@@ -65,7 +61,7 @@ class Searcher:
             if store.config.meaning() != self._config.meaning():
                 raise StoreError(_difference(stores[0], store))
             if store.path.resolve() in (other.path.resolve() for other in stores[:number]):
-                raise InputError(f"{store.path} is named twice: name every store once")
+                raise InputError(f"{store.path} is given twice: give every store once")
         self._stores = stores
         self._model = model
         self._encoding = Lock()
@@ -73,7 +69,7 @@ class Searcher:
 
     @property
     def unindexed(self) -> list[Store]:
-        """The stores without an index: every query reads all of their rows."""
+        """The stores without an index, which read all of their rows for every query."""
         return self._ranking.unindexed
 
     @cached_property
@@ -93,17 +89,17 @@ class Searcher:
         """Find the rows whose vectors are nearest to a word's.
 
         Args:
-            query: A sentence with one word marked, ``"I will send her a [card]."``, or with none, which
-                means its most salient word; or a row_id of the first store: more like this one.
-            k: How many hits; fewer come back only where fewer rows qualify.
-            filters: What hits have to be.
-            context: How many sentences before and after a hit to give with it.
-            explain: Say which dimensions each score comes from.
+            query: A sentence with one marked word, ``"I will send her a [card]."``; or without a mark, which
+                selects its most salient word; or a row_id of the first store, to find similar rows.
+            k: The number of hits; fewer are returned only if fewer rows qualify.
+            filters: The conditions on hits.
+            context: How many sentences before and after each hit to return.
+            explain: Add to each hit the dimensions that contribute most to its score.
 
         Raises:
-            InputError: The query marks no word of the sentence or several, or its vector is zero; or there
-                is no such row; or an argument is wrong; or the model that is given cannot be found.
-            StoreError: The model that the store names cannot be found or used; or a store is damaged.
+            InputError: The query marks several words or none of the sentence's, its vector is zero, the row
+                does not exist, an argument is wrong, or the given model cannot be found.
+            StoreError: The model that the store names cannot be found or used, or a store is damaged.
         """
         answers = self.ask([query], k, filters, context=context, explain=explain)
         if len(answers) > 1:
@@ -121,7 +117,7 @@ class Searcher:
         explain: bool = False,
         on_reject: Callable[[int, InputError], None] | None = None,
     ) -> list[Answer]:
-        """Like `search` for many queries, which may mark several words: an answer for each word, in order.
+        """Answer many queries, which may mark several words; return an answer for each word, in order.
 
         Args:
             queries: As in `search`.
@@ -129,8 +125,8 @@ class Searcher:
             filters: As in `search`.
             context: As in `search`.
             explain: As in `search`.
-            on_reject: Takes the number of a query that cannot be answered, and why, once for each mark that
-                is wrong; without it the first such query raises.
+            on_reject: Called for each wrong mark with the number of its query and the error; without it, the
+                first such query raises.
 
         Raises:
             InputError: As in `search`.
@@ -152,21 +148,21 @@ class Searcher:
         return answers
 
     def nearest(self, vectors_QD: Floats, k: int = 10) -> tuple[Ints, Floats]:
-        """The rows of a single store that are nearest to some vectors, among all rows.
+        """Find the rows nearest to vectors, among all rows of the searcher's only store.
 
         Args:
-            vectors_QD: Vectors of the searched kind, of any length but 0.
-            k: How many rows.
+            vectors_QD: Nonzero vectors of the searched kind, of any length.
+            k: The number of rows to find.
 
         Returns:
-            row_ids and cosines, (Q, k), best first; fewer than k where the store has fewer rows.
+            row_ids and cosines, (Q, k), best first; fewer than k if the store has fewer rows.
 
         Raises:
             InputError: The searcher has several stores.
         """
         _check_k(k)
         if len(self._stores) > 1:
-            raise InputError("vectors are searched for in one store: make a searcher for each")
+            raise InputError("nearest needs a searcher of one store, not several: make one for each store")
         if vectors_QD.ndim != 2 or vectors_QD.shape[1] != self._config.hidden_size:
             raise InputError(
                 f"vectors of shape {vectors_QD.shape} must have shape (Q, {self._config.hidden_size})"
@@ -179,7 +175,7 @@ class Searcher:
     def _questions(
         self, first: int, queries: Sequence[str | int], on_reject: Callable[[int, InputError], None]
     ) -> list[Question]:
-        """The words to search for, in the order of their queries."""
+        """Return the words to search for, in the order of their queries."""
         sentences: list[tuple[int, MarkedSentence]] = []
         asked: list[Question] = []
         for number, query in enumerate(queries, first):
@@ -202,7 +198,7 @@ class Searcher:
     ) -> list[tuple[int, QueryWord | InputError]]:
         if not sentences:
             return []
-        with self._encoding:  # a model keeps what it is at, and uses all cores as it is
+        with self._encoding:  # the encoder has state, and one encoding uses all cores already
             return list(self._encoder.encode(sentences))
 
     def _question_of_row(self, number: int, row_id: int) -> Question:
@@ -223,7 +219,7 @@ class Searcher:
     def _hits(
         self, questions: Sequence[Question], found: Sequence[Ranked], context: int, explain: bool
     ) -> Iterator[list[Hit]]:
-        """The rows of each question as hits; all of a store are looked up at once."""
+        """Yield the hits of each question; the rows of a store are read together."""
         if not found:
             return
         every = Ranked(
@@ -269,27 +265,27 @@ def _raise(_number: int, error: InputError) -> None:
 
 
 def check_searchable(store: Store) -> None:
-    """Raise an error where a store is unfinished or empty.
+    """Check that a store is finished and has rows.
 
     Raises:
-        StoreError: It is.
+        StoreError: The store is unfinished or empty.
     """
     check_finished(store)
     check_has_rows(store)
 
 
 def _difference(one: Store, other: Store) -> str:
-    """Why two stores cannot be searched together."""
+    """Return the message that says why two stores cannot be searched together."""
     first, second = one.config.meaning(), other.config.meaning()
     name = next(name for name in first if first[name] != second[name])
     return (
-        f"{one.path} and {other.path} cannot be searched together: {name.replace('_', ' ')} is "
+        f"{one.path} and {other.path} cannot be searched together: their {name.replace('_', ' ')} differs, "
         f"{first[name]} and {second[name]}"
     )
 
 
 def hit_of_row(store: Store, row: dict[str, Any], score: float) -> Hit:
-    """A row, as `Store.rows` gives it, as a hit."""
+    """Return a row of `Store.rows` as a hit."""
     return Hit(
         score=round(score, 6),
         row_id=row["row_id"],

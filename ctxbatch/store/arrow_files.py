@@ -1,10 +1,10 @@
-"""The Arrow files of a store: opened only if they are what was written, and checked before they are used.
+"""Opens the Arrow files of a store, and checks their bytes before Arrow uses them.
 
-Arrow believes what a file says of itself: one wrong offset ends in a crash, or in another answer. So a file's
-frame, everything outside the buffers of its record batches, is compared with its checksum when it is opened.
-The buffers of a batch, those of vectors apart, are compared when the batch is first used. Any bits are valid
-vectors, and `ctxbatch verify` compares them. Files of older stores have no such checksums; like all others
-they are compared with the schema that they should have, and with the structure that Arrow can check.
+Arrow trusts what a file says about itself: one wrong offset crashes the program or changes an answer. So
+`ArrowFile` compares the frame of a file, everything outside the buffers of its record batches, with a
+checksum when it opens the file. It compares the buffers of a record batch on first use, except those of
+vectors: any bits are valid vectors, and `ctxbatch verify` compares them. Files of older stores lack these
+checksums. Arrow validates the structure of every file, and its schema must be the expected one.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from ctxbatch.errors import one_line, out_of_memory
 from ctxbatch.sealed import not_readable, size_of
 from ctxbatch.store.commits import FileFacts, damaged
 
-# Where a batch's buffers begin, where those of the vectors do, where all end, the plain buffers' checksum.
+# Where a batch's buffers begin, its vectors begin and both end; the sha256 of the buffers before the vectors.
 _Batch = tuple[int, int, int, str]
 _BROKEN = (
     pa.ArrowException,
@@ -39,10 +39,10 @@ _BROKEN = (
 
 @contextmanager
 def checked(path: Path) -> Iterator[None]:
-    """Say in one line what is the matter with an Arrow file, whatever Arrow raises on it."""
+    """Turn any error that Arrow raises on a file into one of the project's, in one line."""
     try:
         yield
-    except MemoryError as error:  # Arrow's own is one
+    except MemoryError as error:  # also pa.ArrowMemoryError
         raise out_of_memory(path, one_line(error)) from error
     except OSError as error:
         if error.errno is None:
@@ -53,15 +53,15 @@ def checked(path: Path) -> Iterator[None]:
 
 
 def mapped(path: Path) -> pa.Buffer:
-    """Map a file's bytes; no descriptor stays open.
+    """Map a file's bytes, and close its descriptor.
 
     Raises:
-        ResourceError: It cannot be opened or mapped, which says nothing about its bytes.
+        ResourceError: The file cannot be opened or mapped, which says nothing about its bytes.
     """
     try:
         with pa.memory_map(str(path)) as source:
             return source.read_buffer()
-    except OSError as error:  # Arrow's often have no number
+    except OSError as error:  # those of Arrow often have no errno
         raise not_readable(path, error) from error
 
 
@@ -74,14 +74,14 @@ class ArrowFile:
     """An Arrow IPC file of a store, memory-mapped.
 
     Args:
-        path: Where it is.
-        schema: The schema that it should have; metadata are not compared.
-        n_rows: The rows that it should have.
-        facts: What its commit record says of it.
+        path: The file.
+        schema: The expected schema; metadata are not compared.
+        n_rows: The expected number of rows.
+        facts: The facts of the file in its shard's commit record.
 
     Raises:
-        StoreError: It is missing, or not what was written.
-        ResourceError: The disk, a permission or the memory does not let it be read.
+        StoreError: The file is missing or damaged.
+        ResourceError: The disk, a permission or a lack of memory prevents reading.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, n_rows: int, facts: FileFacts) -> None:
@@ -91,23 +91,23 @@ class ArrowFile:
         self._expected = facts.batches
         self._checked: dict[int, pa.RecordBatch] = {}
         if size_of(path) != facts.bytes:
-            raise damaged(path, "it is not there in full length")
+            raise damaged(path, "it is missing, or its size is wrong")
         with checked(path):
             self._data = mapped(path)
             if facts.batches is not None:
                 _check_frame(memoryview(self._data), facts.frame, facts.batches)
             reader = pa.ipc.open_file(pa.BufferReader(self._data))
             if not reader.schema.equals(schema):
-                raise ValueError("its schema is another than that of the manifest")
+                raise ValueError("its schema differs from that of the manifest")
             self.metadata = reader.schema.metadata
             self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
             if self._expected is not None and len(self._expected) != len(self._batches):
-                raise ValueError("it has other record batches than its commit record says")
+                raise ValueError("its record batches differ from those of its commit record")
             for batch in self._batches:
                 batch.validate()
         self.firsts: Ints = np.cumsum([0, *map(len, self._batches)], dtype=np.int64)
         if self.firsts[-1] != n_rows:
-            raise damaged(path, f"it has {self.firsts[-1]:,} rows, its commit record says {n_rows:,}")
+            raise damaged(path, f"it has {self.firsts[-1]:,} rows, but its commit record says {n_rows:,}")
 
     def __len__(self) -> int:
         """Return the number of record batches."""
@@ -117,7 +117,7 @@ class ArrowFile:
         """Return a record batch without its vectors.
 
         Raises:
-            StoreError: It is not what was written.
+            StoreError: The batch is damaged.
         """
         if number not in self._checked:
             with checked(self.path):
@@ -137,19 +137,19 @@ class ArrowFile:
                 raise ValueError(f"column {field.name} has nulls")
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """Return a column without vectors.
+        """Return a column that holds no vectors.
 
         Raises:
-            StoreError: It is not what was written.
+            StoreError: A record batch is damaged.
         """
         batches = [self.batch(number) for number in range(len(self))]
         return pa.chunked_array([batch[name] for batch in batches], self._schema.field(name).type)
 
     def vectors(self, name: str) -> list[Vectors]:
-        """Return a column of vectors: a view (rows, D) of each record batch.
+        """Return a column of vectors as a view (rows, D) of each record batch.
 
         Raises:
-            StoreError: It does not have the form of vectors.
+            StoreError: The column is not an array of vectors without nulls.
         """
         width = self._schema.field(name).type.list_size
         views = []
@@ -163,10 +163,10 @@ class ArrowFile:
         return views
 
     def check(self) -> "ArrowFile":
-        """Check every record batch now, for readers of their own such as Arrow's data sets.
+        """Check every record batch now, for those who read the file by other means, such as Arrow's datasets.
 
         Raises:
-            StoreError: One is not what was written.
+            StoreError: A record batch is damaged.
         """
         for number in range(len(self)):
             self.batch(number)
@@ -174,10 +174,10 @@ class ArrowFile:
 
 
 def check_all(files: list[ArrowFile]) -> None:
-    """Check every record batch of some files, on all cores.
+    """Check every record batch of the files, on all cores.
 
     Raises:
-        StoreError: One is not what was written.
+        StoreError: A record batch is damaged.
     """
     with ThreadPoolExecutor(joblib.cpu_count()) as threads:
         list(threads.map(ArrowFile.check, files))
@@ -187,10 +187,10 @@ def check_all(files: list[ArrowFile]) -> None:
 
 
 def frame_facts(path: Path) -> dict[str, Any]:
-    """Return what an Arrow file's commit record says beside its size and checksum: ``frame`` and ``batches``.
+    """Return the ``frame`` and ``batches`` of an Arrow file, as its commit record holds them.
 
     Raises:
-        ResourceError: It cannot be read.
+        ResourceError: The file cannot be read.
     """
     data = mapped(path)
     reader = pa.ipc.open_file(pa.BufferReader(data))
@@ -203,7 +203,7 @@ def frame_facts(path: Path) -> dict[str, Any]:
 
 
 def _batch_facts(batch: pa.RecordBatch, base: int, data: memoryview) -> _Batch:
-    """Say where a batch's buffers are; plain columns come before vectors in every schema of a store."""
+    """Return where a batch's buffers are; in every schema of a store, vectors are the last columns."""
     spans: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
     for field, column in zip(batch.schema, batch.columns, strict=True):
         spans[is_vector(field)] += [
@@ -230,7 +230,7 @@ def _check_frame(data: memoryview, frame: str | None, batches: tuple[_Batch, ...
     at = 0
     for begin, vectors, end, _ in batches:
         if not at <= begin <= vectors <= end <= len(data):
-            raise ValueError("its commit record names record batches that it cannot have")
+            raise ValueError("the record batches of its commit record do not fit into it")
         at = end
     if _frame_digest(data, batches) != frame:
         raise ValueError("it does not match its checksum")

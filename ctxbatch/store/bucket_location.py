@@ -1,8 +1,8 @@
-"""A store on object storage: which of its shards count, how one is published, and how its files are got at.
+"""Reads and writes a store on object storage: finds its committed shards, publishes shards, copies files.
 
-It is written through a folder of this machine, with the lock, the log, a copy of the manifest and the shards
-that are being made; nothing in it is missed when it is gone. On object storage nothing can be renamed, so
-every attempt to write a shard has names of its own:
+A run writes through a local folder, which holds the lock, the log, a copy of the manifest and the shards in
+progress; it can be deleted between runs. Object storage cannot rename, so every attempt to write a shard uses
+names of its own:
 
     URL/manifest.json
     URL/shards/000000/words.ATTEMPT.arrow     and the same of the shard's other files
@@ -44,9 +44,9 @@ from ctxbatch.store.locks import Claims
 from ctxbatch.store.manifest import SHARDS, Manifest, holds_other_things
 from ctxbatch.store.shard_writer import remove_leftovers
 
-# Small objects that are read or removed at the same time.
+# How many small objects are read or deleted at the same time.
 _AT_ONCE = 16
-# An upload that takes longer than this, from a file to the record that names it, may be taken for dead.
+# Objects without a commit record are deleted at this age: by then their upload must have failed.
 _UNSETTLED_SECONDS = 900.0
 _ATTEMPT = re.compile(rf"{SHARDS}/\d{{6}}/\w+\.[0-9a-f]{{12}}\.(arrow|jsonl)")
 
@@ -55,7 +55,7 @@ class BucketLocation:
     """A store on object storage.
 
     Args:
-        url: Its name, with a scheme.
+        url: The store's URL.
     """
 
     is_here = False
@@ -66,14 +66,14 @@ class BucketLocation:
         self.folder = cache_folder() / "remote" / named
 
     def check(self) -> None:
-        """Make sure that there can be, or is, a store.
+        """Check that the URL is a store, or can become one.
 
         Raises:
-            InputError: There is no such bucket.
-            StoreError: There is something else.
+            InputError: The bucket does not exist.
+            StoreError: The URL holds objects, but no store.
             ResourceError: The network fails, or access is denied.
         """
-        with self._told():
+        with self._naming_errors():
             try:
                 entries = list_folder(self.out, recursive=False)
             except RemoteError as error:
@@ -87,34 +87,35 @@ class BucketLocation:
             raise holds_other_things(self.out, names)
 
     def manifest(self) -> Manifest | None:
-        """The store's manifest; ``None`` where none was begun.
+        """Return the store's manifest; ``None`` if there is none yet.
 
         Raises:
-            StoreError: It is damaged, or of another format.
+            StoreError: The manifest is damaged, or of another format.
             ResourceError: The network fails, or access is denied.
         """
         raw = self._read(MANIFEST)
         return None if raw is None else Manifest.from_bytes(raw, self.out)
 
-    def begin(self, manifest: Manifest, *, first: bool) -> bool:  # noqa: ARG002 (nobody can know that there)
-        """Begin a store.
+    def begin(self, manifest: Manifest, *, first: bool) -> bool:  # noqa: ARG002 (object storage cannot tell)
+        """Create the store by writing its manifest; return True.
 
         Raises:
             ResourceError: The network fails, or access is denied.
         """
-        with self._told():
+        with self._naming_errors():
             write_file(f"{self.out}/{MANIFEST}", manifest.as_bytes())
         return True
 
     def copy_manifest(self, manifest: Manifest) -> None:
-        """Have the manifest in the folder, where workers look for it."""
+        """Write the manifest to the local folder, where workers look for it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         manifest.write(self.folder)
 
     def make_ready(self, manifest: Manifest, commits: Mapping[int, Commit]) -> None:
-        """Remove what killed runs have left, here and there. Only for who holds the folder alone.
+        """Remove what killed runs have left; the caller must hold the exclusive lock.
 
-        There only what is old enough that nobody can be about to name it.
+        In the local folder this removes all leftovers; on object storage, only objects so old that no run can
+        still be about to commit them.
 
         Raises:
             ResourceError: The network fails, or access is denied.
@@ -133,11 +134,11 @@ class BucketLocation:
             for name, entry in self._objects(SHARDS).items()
             if _ATTEMPT.fullmatch(name) and name not in kept and 0 < entry.mtime_ns <= settled
         ]
-        with self._told(), ThreadPoolExecutor(_AT_ONCE) as threads:
+        with self._naming_errors(), ThreadPoolExecutor(_AT_ONCE) as threads:
             list(threads.map(lambda name: delete_file(f"{self.out}/{name}"), left))
 
     def remove_unclaimed(self, claims: Claims) -> None:
-        """Remove shards that dead workers of this machine have left in the folder."""
+        """Remove shards that dead workers of this machine have left in the local folder."""
         for path in (self.folder / SHARDS).glob("*"):
             shard = int(path.name.lstrip(".").partition(".")[0])
             if claims.take(shard):
@@ -145,7 +146,7 @@ class BucketLocation:
                 claims.release(shard)
 
     def commits(self, manifest: Manifest) -> dict[int, Commit]:
-        """The commit records of all shards that count, by shard, in order.
+        """Return the commit records of all committed shards, by shard, in order.
 
         Raises:
             ResourceError: The network fails, or access is denied.
@@ -157,9 +158,9 @@ class BucketLocation:
         return {spec.shard: commit for spec, commit in zip(begun, found, strict=True) if commit is not None}
 
     def commit_of(self, manifest: Manifest, spec: ShardSpec) -> Commit | None:
-        """A shard's commit record, if the shard counts.
+        """Return the commit record of a shard; ``None`` if the shard is not committed.
 
-        It counts as one in a folder does: `ctxbatch.store.commits.read_commit` says when.
+        The conditions are those of `ctxbatch.store.commits.read_commit`.
 
         Raises:
             ResourceError: The network fails, or access is denied.
@@ -167,7 +168,7 @@ class BucketLocation:
         return self._commit_of(manifest, spec, self._objects(f"{SHARDS}/{spec.shard:06d}"))
 
     def broken(self, manifest: Manifest, commits: Mapping[int, Commit]) -> list[int]:
-        """The shards that have a commit record and do not count."""
+        """Return the shards that have a commit record but do not count."""
         objects = self._objects(SHARDS)
         shards = (spec.shard for spec in manifest.shards if spec.shard not in commits)
         return [shard for shard in shards if self._object(shard, COMMIT) in objects]
@@ -183,36 +184,36 @@ class BucketLocation:
         return commit if self._is_whole(commit, objects) and is_of_plan(commit, manifest, spec) else None
 
     def _is_whole(self, commit: Commit, objects: Mapping[str, Entry]) -> bool:
-        """Whether all files of a commit record are there in full length."""
+        """Return True if all files of a commit record exist with the right size."""
         files = {
             self._object(commit.shard, name, commit.attempt): facts for name, facts in commit.files.items()
         }
         return all(name in objects and objects[name].size == facts.bytes for name, facts in files.items())
 
     def publish(self, commit: Commit) -> None:
-        """Make a shard that is complete in the folder the store's, and remove it from the folder.
+        """Upload a complete shard, its commit record last, and remove it from the local folder.
 
         Raises:
             ResourceError: The network fails, or access is denied.
         """
         published = replace(commit, attempt=uuid.uuid4().hex[:12])
         shard, folder = commit.shard, shard_folder(self.folder, commit.shard)
-        with self._told():
+        with self._naming_errors():
             for name in commit.files:
                 upload(folder / name, f"{self.out}/{self._object(shard, name, published.attempt)}")
             write_file(f"{self.out}/{self._object(shard, COMMIT)}", seal(published.as_dict()))
         if not self._is_whole(published, self._objects(f"{SHARDS}/{shard:06d}")):
             raise ResourceError(
-                f"{self.out}: files of shard {shard:06d} went away while it was written, as if another run "
-                "were at work there: let one run at a time write, and run again"
+                f"{self.out}: files of shard {shard:06d} disappeared during the upload, perhaps because "
+                "another run writes there: let only one run write at a time, and run again"
             )
         shutil.rmtree(folder)
 
     @contextlib.contextmanager
     def shard_files(self, shard: int) -> Iterator[Path | None]:
-        """A folder with copies of a shard's files, as long as they are looked at.
+        """Yield a temporary folder with copies of a shard's files; ``None`` if it has no commit record.
 
-        ``None`` where no commit record is there. What the record names and is not there has no copy either.
+        Files that the record names but that do not exist are left out.
 
         Raises:
             ResourceError: The network fails, or access is denied.
@@ -221,10 +222,10 @@ class BucketLocation:
             yield Path(scratch) if self.copy_shard(shard, Path(scratch)) else None
 
     def copy_shard(self, shard: int, folder: Path) -> bool:
-        """Copy a shard's files into a folder, under the names that they have in a local store.
+        """Copy a shard's files into a folder, under their local names; return whether it has a commit record.
 
-        Their content is not checked. A file that is not there is left out, and so are all where the commit
-        record is damaged. Returns True if there is a commit record.
+        This does not check the content of the files. It skips files that do not exist; if the commit record
+        is damaged, it copies only the record.
 
         Raises:
             ResourceError: The network fails, or access is denied.
@@ -238,31 +239,31 @@ class BucketLocation:
         except StoreError:
             return True
         for name in commit.files:
-            with self._told(), _absent():
+            with self._naming_errors(), _ignoring_missing():
                 download(f"{self.out}/{self._object(shard, name, commit.attempt)}", folder / name)
         return True
 
     def _object(self, shard: int, name: str, attempt: str | None = None) -> str:
-        """The name of a shard's object below the URL."""
+        """Return the name of a shard's object, relative to the URL."""
         stem, _, suffix = name.partition(".")
         return f"{SHARDS}/{shard:06d}/{name if attempt is None else f'{stem}.{attempt}.{suffix}'}"
 
     def _objects(self, under: str) -> dict[str, Entry]:
-        """The objects in a folder of the store by their names below the URL."""
-        with self._told(), _absent():
+        """Return the objects in a folder of the store by their names relative to the URL."""
+        with self._naming_errors(), _ignoring_missing():
             entries = list_folder(f"{self.out}/{under}", recursive=True)
             return {entry.url[len(self.out) + 1 :]: entry for entry in entries if not entry.is_folder}
         return {}
 
     def _read(self, name: str) -> bytes | None:
-        """A small object; ``None`` where it is not there."""
-        with self._told(), _absent():
+        """Return the bytes of a small object; ``None`` if it does not exist."""
+        with self._naming_errors(), _ignoring_missing():
             return read_file(f"{self.out}/{name}")
         return None
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Say in one line what is the matter with the place."""
+    def _naming_errors(self) -> Iterator[None]:
+        """Turn an error of object storage into one of the project's that names the store."""
         try:
             yield
         except RemoteError as error:
@@ -271,8 +272,8 @@ class BucketLocation:
 
 
 @contextlib.contextmanager
-def _absent() -> Iterator[None]:
-    """Pass over an object that is not there."""
+def _ignoring_missing() -> Iterator[None]:
+    """Ignore the error that an object does not exist."""
     try:
         yield
     except RemoteError as error:

@@ -1,7 +1,8 @@
-"""Commit records: what makes a shard count, and which files a shard has.
+"""Reads commit records, and decides which shards are committed.
 
-A shard counts if and only if its ``shard.json`` is there, intact, of the manifest's plan, and names files
-that are there in full length. Owns the names of a shard's files: a record that names any other is damaged.
+A shard counts as committed only if its ``shard.json`` is intact and matches the manifest, and the files that
+it names exist with the right sizes. Owns the names of a shard's files: a record that names any other is
+damaged.
 """
 
 from dataclasses import asdict, dataclass
@@ -21,16 +22,16 @@ WORDS: FileName = "words.arrow"
 SENTENCES: FileName = "sentences.arrow"
 REJECTS: FileName = "rejects.jsonl"
 COMMIT = "shard.json"
-# What tells two attempts to write a shard to object storage apart.
+# Identifies an attempt to write a shard to object storage.
 Attempt = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{12}\\Z")]
 
 
 @dataclass(slots=True)
 class Counts:
-    """What a shard holds and what it took; `Counts` of several shards add up.
+    """The counts of a shard; those of several shards can be added.
 
-    ``words`` are all words found, ``rejected_words`` those of them that were rejected; ``slots`` are the
-    positions that the model computed, padding included, ``tokens`` the unmasked ones among them.
+    ``words`` counts all words found, ``rejected_words`` those of them that were rejected; ``slots`` counts
+    the positions that the model computed, padding included, ``tokens`` the unmasked ones among them.
     """
 
     records: Count = 0
@@ -54,14 +55,14 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """A file's size and checksum; of an Arrow file since 0.2 also what `ctxbatch.store.arrow_files` checks.
+    """A file's size and checksum; since 0.2, also what `ctxbatch.store.arrow_files` checks of an Arrow file.
 
     Args:
-        bytes: Its size.
-        sha256: Of the whole file.
+        bytes: The size of the file.
+        sha256: The checksum of the whole file.
         frame: The sha256 of everything outside the record batches' buffers.
-        batches: Of each record batch where its buffers begin, where those of the vectors do, where they end,
-            and the sha256 of the buffers before the vectors.
+        batches: For each record batch, the offsets at which its buffers begin, its vectors begin and its
+            buffers end, and the sha256 of the buffers before the vectors.
     """
 
     bytes: Count
@@ -72,7 +73,7 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When a shard was begun and finished, in seconds since 1970, and what each stage did meanwhile."""
+    """When a shard was started and finished, in seconds since 1970, and how each stage spent the time."""
 
     started: float
     finished: float
@@ -81,7 +82,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """A commit record, as ``shard.json`` holds it. ``attempt`` is that of a shard on object storage."""
+    """A commit record, as ``shard.json`` holds it. Only shards on object storage have an ``attempt``."""
 
     format_version: Positive
     shard: Count
@@ -113,10 +114,10 @@ def _without_none(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_commit(raw: bytes, name: object, shard: int) -> Commit:
-    """Return the commit record that a shard's file holds; ``name`` is what the file is called.
+    """Return the commit record in a shard's file; errors call the file ``name``.
 
     Raises:
-        StoreError: It is damaged, or of another shard.
+        StoreError: The record is damaged, or of another shard.
     """
     return commit_of(unseal(raw, name), name, shard)
 
@@ -125,38 +126,38 @@ def commit_of(content: dict[str, Any], name: object, shard: int) -> Commit:
     """Return an unsealed object as the commit record of a shard.
 
     Raises:
-        StoreError: It is none, or one of another shard.
+        StoreError: The object is not a commit record, or is one of another shard.
     """
     commit = typed(content, Commit, name)
     if commit.shard != shard:
         raise StoreError(f"{name} is damaged: it is the record of shard {commit.shard:06d}")
     if not {WORDS, SENTENCES} <= commit.files.keys():
-        raise StoreError(f"{name} is damaged: it names no {WORDS} or no {SENTENCES}")
+        raise StoreError(f"{name} is damaged: it does not name both {WORDS} and {SENTENCES}")
     if max(commit.counts.rows, commit.counts.sentences) > 1 << 32:
         raise StoreError(f"{name} is damaged: it counts more rows than a shard can have")
     return commit
 
 
 def damaged(name: object, why: object) -> StoreError:
-    """Return the error for a store, or a file of a shard, that is not what was written."""
+    """Return the error for a damaged store or a damaged file of a shard."""
     said = one_line(why)[:SHOWN_REASON]
     return StoreError(f"{name} is damaged ({said}): run `ctxbatch verify` on the store")
 
 
 def shard_folder(out: Path, shard: int) -> Path:
-    """Return where a shard's files are."""
+    """Return the folder of a shard's files."""
     return out / SHARDS / f"{shard:06d}"
 
 
 def read_commit(out: Path, manifest: Manifest, spec: ShardSpec) -> Commit | None:
-    """Return the commit record of a shard, if the shard counts.
+    """Return the commit record of a shard; ``None`` if the shard is not committed.
 
-    It counts if its record is intact and of this manifest's configuration and text, and the files that the
-    record names are there in full length. A rerun makes any other again, and verify names it.
+    A shard is committed if its record is intact and has the configuration and text of the manifest, and the
+    files that it names exist with the right sizes. A rerun rebuilds any other shard, and verify names it.
 
     Raises:
         StoreError: The record is that of a shard on object storage.
-        ResourceError: The disk or a permission does not let it be read, so that nobody can tell.
+        ResourceError: The disk or a permission prevents reading, so that nothing is known about the shard.
     """
     folder = shard_folder(out, spec.shard)
     try:
@@ -165,7 +166,7 @@ def read_commit(out: Path, manifest: Manifest, spec: ShardSpec) -> Commit | None
         return None
     if commit.attempt is not None:
         raise StoreError(
-            f"{folder} was copied from object storage under other names than files have here: copy it with "
+            f"{folder} was copied from object storage, where files have other names: copy the store with "
             "`ctxbatch pull`"
         )
     whole = all(size_of(folder / name) == facts.bytes for name, facts in commit.files.items())
@@ -173,5 +174,5 @@ def read_commit(out: Path, manifest: Manifest, spec: ShardSpec) -> Commit | None
 
 
 def is_of_plan(commit: Commit, manifest: Manifest, spec: ShardSpec) -> bool:
-    """Return True if a record is of a manifest's configuration and of the text of one of its shards."""
+    """Return True if a record has the configuration of the manifest and the text of the planned shard."""
     return commit.fingerprint == manifest.config.fingerprint and commit.inputs == spec.segments

@@ -1,4 +1,4 @@
-"""A store in a folder of this machine: which of its shards count, and how its files are got at."""
+"""Reads and writes a store in a local folder: finds its committed shards and their files."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from ctxbatch.store.shard_writer import remove_leftovers
 
 @dataclass(frozen=True)
 class FolderLocation:
-    """A store in a folder of this machine."""
+    """A store in a local folder."""
 
     folder: Path
 
@@ -23,27 +23,30 @@ class FolderLocation:
 
     @property
     def out(self) -> Path:
-        """What the store is called."""
+        """The store's name in messages."""
         return self.folder
 
     def check(self) -> None:
-        """Make sure that here can be, or is, a store.
+        """Check that the folder is a store, or can become one.
 
         Raises:
-            StoreError: Here is something else.
+            StoreError: The path is a file, or a folder of other things.
         """
         check_folder(self.folder)
 
     def manifest(self) -> Manifest | None:
-        """The store's manifest; ``None`` where none was begun.
+        """Return the store's manifest; ``None`` if there is none yet.
 
         Raises:
-            StoreError: It is damaged, or of another format.
+            StoreError: The manifest is damaged, or of another format.
         """
         return Manifest.find(self.folder)
 
     def begin(self, manifest: Manifest, *, first: bool) -> bool:
-        """Begin a store; false where it has a manifest by now, and this one was to be the first."""
+        """Create the store by writing its manifest.
+
+        Return False if ``first`` is set and the store already has a manifest, which is then kept.
+        """
         if first:
             return manifest.create(self.folder)
         manifest.write(self.folder)
@@ -51,18 +54,18 @@ class FolderLocation:
 
     def make_ready(
         self,
-        manifest: Manifest,  # noqa: ARG002 (as `BucketLocation` needs it)
-        commits: Mapping[int, Commit],  # noqa: ARG002 (as `BucketLocation` needs them)
+        manifest: Manifest,  # noqa: ARG002 (`BucketLocation` needs it)
+        commits: Mapping[int, Commit],  # noqa: ARG002 (`BucketLocation` needs them)
     ) -> None:
-        """Remove what killed runs have left. Only for who holds the store alone."""
+        """Remove what killed runs have left; the caller must hold the exclusive lock."""
         remove_leftovers(self.folder)
 
     def commits(self, manifest: Manifest) -> dict[int, Commit]:
-        """The commit records of all shards that count, by shard, in order.
+        """Return the commit records of all committed shards, by shard, in order.
 
         Raises:
-            StoreError: The place of the shards is not a folder.
-            ResourceError: The disk or a permission does not let one be read.
+            StoreError: ``shards`` is not a folder.
+            ResourceError: The disk or a permission prevents reading.
         """
         shards = self.folder / SHARDS
         if is_there(shards) and not shards.is_dir():
@@ -71,11 +74,11 @@ class FolderLocation:
         return {shard: commit for shard, commit in found if commit is not None}
 
     def commit_of(self, manifest: Manifest, spec: ShardSpec) -> Commit | None:
-        """A shard's commit record, if the shard counts; see `ctxbatch.store.commits.read_commit`."""
+        """Return the commit record of a shard, as `ctxbatch.store.commits.read_commit` does."""
         return read_commit(self.folder, manifest, spec)
 
     def broken(self, manifest: Manifest, commits: Mapping[int, Commit]) -> list[int]:
-        """The shards that are there and do not count."""
+        """Return the shards that exist but do not count."""
         there = [
             spec
             for spec in manifest.shards
@@ -85,10 +88,10 @@ class FolderLocation:
         return [spec.shard for spec in there if self.commit_of(manifest, spec) is None]
 
     def publish(self, commit: Commit) -> None:
-        """Make a shard that is complete in the folder the store's: here it is."""
+        """Do nothing: a shard that is complete in the folder is already published."""
 
     @contextlib.contextmanager
     def shard_files(self, shard: int) -> Iterator[Path | None]:
-        """The folder of a shard's files; ``None`` where nothing is there."""
+        """Yield the folder of a shard's files; ``None`` if it does not exist."""
         folder = shard_folder(self.folder, shard)
         yield folder if folder.exists() else None

@@ -1,4 +1,4 @@
-"""Where a store is, by its name: in a folder of this machine, or on object storage."""
+"""Finds a store by its name, a local folder or a URL of object storage, and reads its manifest."""
 
 import re
 from collections.abc import Mapping
@@ -11,18 +11,19 @@ from ctxbatch.store.commits import Commit
 from ctxbatch.store.folder_location import FolderLocation
 from ctxbatch.store.manifest import SHARDS, Manifest, not_a_store
 
-_SQUEEZED = re.compile(r"([a-z][a-z0-9+.-]+:)/[^/]")
+# A URL that `Path` has shortened: "s3://bucket" becomes "s3:/bucket".
+_URL_AS_PATH = re.compile(r"([a-z][a-z0-9+.-]+:)/[^/]")
 
 StoreLocation = FolderLocation | BucketLocation
 
 
 def location_of(out: str | Path) -> StoreLocation:
-    """Where a store is, by its name.
+    """Return the location of a store from its name.
 
     Raises:
-        InputError: It is a URL that names nothing, or that has become a path.
+        InputError: The name is a malformed URL, or a URL given as a `Path`.
     """
-    if isinstance(out, Path) and (scheme := _SQUEEZED.match(str(out))):
+    if isinstance(out, Path) and (scheme := _URL_AS_PATH.match(str(out))):
         raise InputError(f"{out} is a path: give a URL as a string, {scheme[1]}//...")
     if not is_remote(str(out)):
         return FolderLocation(Path(out))
@@ -34,18 +35,18 @@ def location_of(out: str | Path) -> StoreLocation:
 
 
 def damaged_shards(location: StoreLocation, manifest: Manifest, commits: Mapping[int, Commit]) -> list[str]:
-    """Say which shards are there and do not count, one a line."""
+    """Return a line for each shard that exists but does not count."""
     return [
-        f"{location.out}/{SHARDS}/{shard:06d} is damaged: `ctxbatch verify {location.out}` says how"
+        f"{location.out}/{SHARDS}/{shard:06d} is damaged: run `ctxbatch verify {location.out}` for details"
         for shard in location.broken(manifest, commits)
     ]
 
 
 def manifest_of(location: StoreLocation) -> Manifest:
-    """The manifest of a store that has to be there.
+    """Return the manifest of an existing store.
 
     Raises:
-        StoreError: It is not there, is damaged, or is of another format.
+        StoreError: The manifest is missing, damaged, or of another format.
         ResourceError: The network fails, or access is denied.
     """
     manifest = location.manifest()

@@ -1,9 +1,9 @@
-"""Who may write to a store at this moment: the store's lock, and the claims of single shards.
+"""Locks a store for writing, and claims single shards.
 
-Owns ``OUT/.lock``, of which single bytes are locked: the operating system frees them with the last process
-that holds them, however it ends, so nothing has to be cleared away and nothing can be stale. They are byte
-ranges of open files (F_OFD_SETLK), because those are what network file systems pass on to other machines,
-what child processes inherit, and what `status` can ask for without taking anything.
+Owns ``OUT/.lock``, and locks single bytes of it. The operating system frees a lock when its last holder ends,
+however it ends, so no lock is ever stale. The locks belong to open file descriptions (F_OFD_SETLK): network
+file systems pass those on to other machines, child processes inherit them, and `status` can query them
+without taking any.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from ctxbatch.errors import ResourceError
 from ctxbatch.files import as_resource_error, host_name, open_to_write
 from ctxbatch.store.manifest import LOCK, refuse_links
 
-# What each byte stands for. The first two are held for one run alone, or shared by the parts of one.
-_COORDINATORS = 0  # by coordinators
-_WRITERS = 1  # by coordinators and their workers, which may outlive them by a moment
-_FIRST_SHARD = 2  # and so on: by the one process that makes the shard
+# Who locks which byte. A run locks the first two exclusively; the parts of one run share them.
+_COORDINATORS = 0  # coordinators
+_WRITERS = 1  # coordinators and their workers, which may outlive them by a moment
+_FIRST_SHARD = 2  # and one byte a shard from here: the process that makes the shard
 _STRUCT_FLOCK = "hhqqi4x"
 _OWNER_BYTES = 200
 # How long a new run waits for the workers of one that was killed to notice and end.
@@ -30,12 +30,12 @@ _ORPHANS_END_SECONDS = 30.0
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[int]:
-    """Hold a store for this run alone; yields the descriptor that workers inherit, so that they hold it too.
+    """Lock a store for this run alone; yield the descriptor that workers inherit to keep the lock.
 
-    Where the process that held it is gone and only its workers are left, they are given time to notice.
+    If a previous run was killed, this waits for its workers to notice and end.
 
     Raises:
-        ResourceError: Another run or parts of one hold it, or the folder cannot be written to.
+        ResourceError: Another run, or a part of one, holds the lock, or the folder cannot be written to.
     """
     with _held(out, fcntl.F_WRLCK) as descriptor:
         os.ftruncate(descriptor, 0)
@@ -45,10 +45,10 @@ def locked(out: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def shared(out: Path) -> Iterator[int]:
-    """Hold a store together with other parts of a run; yields the descriptor that workers inherit.
+    """Lock a store together with other parts of a run; yield the descriptor that workers inherit.
 
     Raises:
-        ResourceError: A whole run holds it, or the folder cannot be written to.
+        ResourceError: A whole run holds the lock, or the folder cannot be written to.
     """
     with _held(out, fcntl.F_RDLCK) as descriptor:
         yield descriptor
@@ -66,27 +66,28 @@ def _held(out: Path, kind: int) -> Iterator[int]:
         opened.callback(os.close, coordinators)
         opened.callback(os.close, writers)
         if not _take(coordinators, kind, _COORDINATORS):
-            raise ResourceError(_in_the_way(coordinators, out))
+            raise ResourceError(_locked_by(coordinators, out))
         deadline = time.monotonic() + _ORPHANS_END_SECONDS
         while not _take(writers, kind, _WRITERS):
             if time.monotonic() > deadline:
-                raise ResourceError(f"workers of a run that has ended still write to {out}: stop them")
+                raise ResourceError(f"workers of an ended run are still writing to {out}: stop them")
             time.sleep(0.05)
         yield writers
 
 
-def _in_the_way(descriptor: int, out: Path) -> str:
+def _locked_by(descriptor: int, out: Path) -> str:
+    """Return the message that names the holder of the lock."""
     if _holder(descriptor, _COORDINATORS) == fcntl.F_RDLCK:
         return (
-            f"parts of a run are writing to {out}: wait for them (`ctxbatch status {out}` says how far they "
-            "are), or stop them and run again"
+            f"parts of a run are writing to {out}: wait for them (`ctxbatch status {out}` shows their "
+            "progress), or stop them and run again"
         )
     owner = os.pread(descriptor, _OWNER_BYTES, 0).decode(errors="replace").strip() or "unknown process"
     return f"another run is writing to {out} ({owner}): wait for it, or stop it and run again"
 
 
 def is_locked(out: Path) -> bool:
-    """Whether a run or a part of one is writing to the store at this moment."""
+    """Return True if a run, or a part of one, is writing to the store now."""
     return bool(_held_bytes(out, [_WRITERS]))
 
 
@@ -94,13 +95,13 @@ def is_locked(out: Path) -> bool:
 
 
 class Claims:
-    """The shards that this process alone makes at this moment.
+    """The shards that this process has claimed, so that no other process makes them.
 
-    The process that makes a shard holds its claim itself: a claim is free when, and only when, nobody is
-    left who could still write the shard. A context manager: all are free after it.
+    The process that makes a shard holds the claim itself: a claim is free only when no process is left that
+    could still write the shard. A context manager, which frees all claims at its end.
 
     Args:
-        out: The store's folder, which this process or its coordinator holds.
+        out: The store's folder, which this process or its coordinator has locked.
     """
 
     def __init__(self, out: Path) -> None:
@@ -113,16 +114,16 @@ class Claims:
         os.close(self._descriptor)
 
     def take(self, shard: int) -> bool:
-        """Claim a shard; false where another process has it."""
+        """Claim a shard; return False if another process has claimed it."""
         return _take(self._descriptor, fcntl.F_WRLCK, _FIRST_SHARD + shard)
 
     def release(self, shard: int) -> None:
-        """Leave a shard to whoever wants it."""
+        """Free the claim of a shard."""
         _take(self._descriptor, fcntl.F_UNLCK, _FIRST_SHARD + shard)
 
 
 def claimed(out: Path, shards: Iterable[int]) -> list[int]:
-    """Those of some shards that are being made at this moment."""
+    """Return which of the shards are being made now."""
     return [byte - _FIRST_SHARD for byte in _held_bytes(out, [_FIRST_SHARD + shard for shard in shards])]
 
 
@@ -136,33 +137,33 @@ def _take(descriptor: int, kind: int, byte: int) -> bool:
         return False
     except OSError as error:
         raise ResourceError(
-            f"the file system of the store cannot lock {LOCK} ({error.strerror}): mount it with locks, or "
-            "name another -o"
+            f"the file system of the store cannot lock {LOCK} ({error.strerror}): mount it with locking, or "
+            "choose another -o"
         ) from error
     return True
 
 
 def _held_bytes(out: Path, bytes_: Iterable[int]) -> list[int]:
-    """Those of some bytes that somebody holds; none where there is no such file or it may not be read."""
+    """Return which of the bytes are locked; none if the lock file does not exist or cannot be read."""
     try:
         descriptor = os.open(out / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return []
     try:
         return [byte for byte in bytes_ if _holder(descriptor, byte) != fcntl.F_UNLCK]
-    except OSError:  # a file system without locks: nobody can hold one
+    except OSError:  # the file system has no locks, so nobody holds one
         return []
     finally:
         os.close(descriptor)
 
 
 def _holder(descriptor: int, byte: int) -> int:
-    """How a byte is held by others: F_WRLCK by one alone, F_RDLCK by some, F_UNLCK by nobody."""
+    """Return how others lock a byte: F_WRLCK exclusively, F_RDLCK together, F_UNLCK not at all."""
     found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, byte))
     kind: int = struct.unpack(_STRUCT_FLOCK, found)[0]
     return kind
 
 
 def _flock(kind: int, byte: int) -> bytes:
-    """C's ``struct flock`` for one byte."""
+    """Return C's ``struct flock`` for one byte."""
     return struct.pack(_STRUCT_FLOCK, kind, os.SEEK_SET, byte, 1, 0)

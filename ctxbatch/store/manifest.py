@@ -1,7 +1,4 @@
-"""What lies where under OUT: the manifest, the names of the lock and the logs, and that nothing is a link.
-
-Owns the first bytes of a store.
-"""
+"""Reads and writes the manifest of a store, names its other files, and refuses symbolic links among them."""
 
 import itertools
 import os
@@ -34,7 +31,7 @@ _LOGS = re.compile(r"run(\.\d+-of-\d+)?\.log")
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a store is made of: the configuration, the sources, how they are read, and the shard plan."""
+    """The configuration of a store, its sources and how they are read, and the shard plan."""
 
     config: ResolvedConfig
     reading: Reading
@@ -42,15 +39,15 @@ class Manifest:
     shards: tuple[ShardSpec, ...]
 
     def write(self, out: Path) -> None:
-        """Write the manifest; done once in a store's life."""
+        """Write the manifest; this happens once in a store's life."""
         write_atomically(out / MANIFEST, self.as_bytes())
 
     def create(self, out: Path) -> bool:
-        """Write the manifest unless the store has one by now; returns whether this one is the store's."""
+        """Write the manifest and return True; return False if the store already has one."""
         return create(out / MANIFEST, self.as_bytes())
 
     def as_bytes(self) -> bytes:
-        """What the manifest's file holds."""
+        """Return the content of the manifest's file."""
         content = {
             "format": STORE_FORMAT,
             "format_version": FORMAT_VERSION,
@@ -67,8 +64,8 @@ class Manifest:
         """Read a store's manifest.
 
         Raises:
-            StoreError: There is none, it is damaged, or it is of another format.
-            ResourceError: The disk or a permission does not let it be read.
+            StoreError: The manifest is missing, damaged, or of another format.
+            ResourceError: The disk or a permission prevents reading.
         """
         manifest = cls.find(out)
         if manifest is None:
@@ -77,11 +74,11 @@ class Manifest:
 
     @classmethod
     def find(cls, out: Path) -> "Manifest | None":
-        """Read a store's manifest; ``None`` where none was begun.
+        """Read a store's manifest; return ``None`` if there is none yet.
 
         Raises:
-            StoreError: It is damaged, or it is of another format.
-            ResourceError: The disk or a permission does not let it be read.
+            StoreError: The manifest is damaged, or of another format.
+            ResourceError: The disk or a permission prevents reading.
         """
         try:
             raw = read_bytes(out / MANIFEST)
@@ -91,57 +88,57 @@ class Manifest:
 
     @classmethod
     def from_bytes(cls, raw: bytes, out: object) -> "Manifest":
-        """The manifest that a store's file holds; ``out`` is what the store is called.
+        """Return the manifest in a file's content; errors call the store ``out``.
 
         Raises:
-            StoreError: It is damaged, or it is of another format.
+            StoreError: The manifest is damaged, or of another format.
         """
         name = f"{out}/{MANIFEST}"
         try:
             content = unseal(raw, name)
         except StoreError as error:
-            raise _not_to_be_trusted(error) from error
+            raise _untrusted(error) from error
         version = content.get("format_version")
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise StoreError(
-                f"{out} has format version {version}, this program reads up to {FORMAT_VERSION}: install a "
-                "newer ctxbatch"
+                f"{out} has format version {version}, but this program reads only up to {FORMAT_VERSION}: "
+                "install a newer ctxbatch"
             )
         if isinstance(version, int) and version < FORMAT_VERSION:
             raise StoreError(
-                f"{out} has format version {version}, from before the first release: run again with another "
-                "-o"
+                f"{out} has format version {version}, which is older than the first release: run again with "
+                "another -o"
             )
         try:
             manifest = typed(content, cls, name)
         except StoreError as error:
-            raise _not_to_be_trusted(error) from error
+            raise _untrusted(error) from error
         if problem := _contradiction(manifest, content):
-            raise _not_to_be_trusted(f"{name} is damaged: {problem}")
+            raise _untrusted(f"{name} is damaged: {problem}")
         return manifest
 
 
 def not_a_store(out: object) -> StoreError:
-    """Return the error for a folder or a URL that has no manifest."""
+    """Return the error for a folder or URL without a manifest."""
     return StoreError(f"{out} is not {A_STORE}: it has no {MANIFEST}")
 
 
-def _not_to_be_trusted(why: object) -> StoreError:
+def _untrusted(why: object) -> StoreError:
     return StoreError(f"{why}; the store cannot be trusted: run again with another -o")
 
 
 def _contradiction(manifest: Manifest, content: Mapping[str, Any]) -> str | None:
-    """Return what in a manifest cannot be, although every field is of its type; ``None`` if nothing."""
+    """Return how the fields of a manifest contradict each other; ``None`` if they do not."""
     config, reading = manifest.config, manifest.reading
     if config.fingerprint != content.get("fingerprint"):
-        return "its fingerprint is not that of its configuration"
+        return "its fingerprint does not match its configuration"
     if problem := config.contradiction():
         return problem
     if [spec.shard for spec in manifest.shards] != list(range(len(manifest.shards))):
         return "its shards are not numbered from 0"
     for segment in itertools.chain.from_iterable(spec.segments for spec in manifest.shards):
         if segment.source >= len(manifest.sources) or segment.start > segment.end:
-            return "a shard is of text that no source has"
+            return "a shard covers text that no source has"
     for encoding in {reading.encoding, *(source.encoding for source in manifest.sources)} - {None}:
         try:
             check_encoding(encoding or "")
@@ -151,51 +148,51 @@ def _contradiction(manifest: Manifest, content: Mapping[str, Any]) -> str | None
 
 
 def check_folder(out: Path) -> None:
-    """Make sure that a folder can become, or is, a store.
+    """Check that a folder is a store, or can become one.
 
     Raises:
-        StoreError: It is something else.
+        StoreError: The path is a file, or a folder of other things.
     """
     if out.exists() and not out.is_dir():
         raise StoreError(f"-o {out} is a file: name a folder")
-    # Looked at once: another part of the same run may begin the store at this very moment.
+    # The folder is listed only once: another part of the same run may create the store in the meantime.
     names = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
-    foreign = [name for name in names if not _is_ours_from_the_first(name)]
+    foreign = [name for name in names if not _may_precede_manifest(name)]
     if foreign and MANIFEST not in names:
         raise holds_other_things(out, foreign)
 
 
 def holds_other_things(out: object, names: Sequence[str]) -> StoreError:
-    """Return the error for a place that cannot become a store."""
-    return StoreError(f"-o {out} holds other things ({shortened(names, 1)}) and no store: name a new one")
+    """Return the error for a folder or URL that holds other things and cannot become a store."""
+    return StoreError(f"-o {out} contains other files ({shortened(names, 1)}) and no store: choose a new one")
 
 
-def _is_ours_from_the_first(name: str) -> bool:
-    """Whether an entry can be there before there is a manifest."""
+def _may_precede_manifest(name: str) -> bool:
+    """Return True if a run can create this entry of the folder before the manifest."""
     return name == LOCK or name.startswith(f".{MANIFEST}.") or _LOGS.fullmatch(name) is not None
 
 
 def log_path(out: Path, part: tuple[int, int] | None = None) -> Path:
-    """Where a run logs to; parts each to a file of their own, as machines overwrite each other's lines."""
+    """Return the log file of a run, or of a part: machines would overwrite each other's lines in one file."""
     return out / (LOG if part is None else f"run.{part[0]}-of-{part[1]}.log")
 
 
 def rejects_of(out: Path | str) -> str:
-    """Where a store says what was not processed; on object storage file names carry an attempt."""
+    """Return the glob of a store's reject files; on object storage their names include an attempt."""
     return f"{out}/{SHARDS}/*/rejects{'.*' if isinstance(out, str) else ''}.jsonl"
 
 
-# --- a store that is not to be trusted ------------------------------------------------------------
+# --- links ----------------------------------------------------------------------------------------
 
 
 def refuse_links(out: Path) -> None:
-    """Make sure that what is written to a store does not go elsewhere: nothing in it may be a link.
+    """Check that a store contains no symbolic links, so that nothing is written elsewhere.
 
-    The store's own folder may be one: it is the user who names it.
+    The store's own folder may be a link, since the user names it.
 
     Raises:
-        StoreError: Something is.
-        OSError: A folder cannot be looked at.
+        StoreError: The store contains a link.
+        OSError: A folder cannot be listed.
     """
     for folder in (out, out / SHARDS, out / INDEX):
         if folder.is_symlink() and folder != out:

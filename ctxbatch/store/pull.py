@@ -1,4 +1,4 @@
-"""Copying a store from object storage into a folder, shard by shard; what is there is not copied again."""
+"""Copies a store from object storage into a folder, shard by shard, and skips shards copied before."""
 
 import shutil
 import sys
@@ -22,10 +22,10 @@ from ctxbatch.store.verify import file_damage
 
 @dataclass(frozen=True, slots=True)
 class PullReport:
-    """What a pull ends with: the folder, how many shards it holds, how many of them it copied.
+    """The result of a pull: the folder, the number of shards it holds, and how many this pull copied.
 
-    ``planned`` is how many the store is to have, ``damaged`` what is not as it was written, in words. What is
-    neither held nor damaged is still to be made.
+    ``planned`` is the number of shards in the plan; ``damaged`` describes each damaged shard. Shards that are
+    neither held nor damaged are not made yet.
     """
 
     out: Path
@@ -35,15 +35,15 @@ class PullReport:
     damaged: tuple[str, ...]
 
     def __str__(self) -> str:
-        there = f", {self.held - self.copied} were there" if self.held > self.copied else ""
+        there = f", {self.held - self.copied} already there" if self.held > self.copied else ""
         return f"{self.out}: {self.held} of {self.planned} shards; copied {self.copied}{there}"
 
 
 def pull(url: str, out: str | Path, *, quiet: bool = True) -> PullReport:
-    """What `ctxbatch.pull` does; arguments and errors are described there."""
+    """Copy a store into a folder; see `ctxbatch.pull` for arguments and errors."""
     source, target = location_of(url), location_of(out)
     if not isinstance(source, BucketLocation):
-        raise InputError(f"{url} is not a URL: name a store on object storage, as s3://bucket/store")
+        raise InputError(f"{url} is not a URL: name a store on object storage, such as s3://bucket/store")
     if not isinstance(target, FolderLocation):
         raise InputError(f"{out} is on object storage too: name a folder to copy to")
     manifest = manifest_of(source)
@@ -61,7 +61,7 @@ def _copy(source: BucketLocation, target: FolderLocation, manifest: Manifest, qu
     if own is None:
         manifest.write(target.folder)
     elif own.as_bytes() != manifest.as_bytes():
-        raise StoreError(f"{target.out} is another store than {source.out}: name a new folder")
+        raise StoreError(f"{target.out} already holds another store, not {source.out}: name a new folder")
     commits, there = source.commits(manifest), target.commits(manifest)
     target.make_ready(manifest, there)
     todo = {shard: commit for shard, commit in commits.items() if not _is_same(commit, there.get(shard))}
@@ -88,21 +88,21 @@ def _copy(source: BucketLocation, target: FolderLocation, manifest: Manifest, qu
 
 
 def _copy_shard(source: BucketLocation, target: FolderLocation, shard: int) -> list[str]:
-    """Copy a shard, whole or not at all; returns what is wrong with it, and then it is not."""
+    """Copy a whole shard; if it is damaged, copy nothing. Return a list of the damage."""
     location = shard_folder(target.folder, shard)
     name = f"{source.out}/{SHARDS}/{location.name}"
     beside = location.with_name(temporary_name(location.name))
     beside.mkdir(parents=True)
     try:
         if not source.copy_shard(shard, beside):
-            return [f"{name} is gone"]
+            return [f"{name} no longer exists"]
         content = read_json(beside / COMMIT)
         commit = commit_of(content, f"{name}/{COMMIT}", shard)
         if damage := next(file_damage(beside, name, commit), None):
             return [damage]
         for file in commit.files:
             sync(beside / file)
-        content.pop("attempt", None)  # only names of objects carry it
+        content.pop("attempt", None)  # local file names do not include it
         write_json(beside / COMMIT, content)
         put_in_place(beside, location)
     except StoreError as error:

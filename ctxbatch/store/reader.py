@@ -1,6 +1,6 @@
-"""Reads a store: which shards are committed, their rows, memory-mapped vectors and datasets.
+"""Reads a store: its committed shards, their rows and vectors, and all of them as datasets.
 
-Nothing here writes. Vectors are numpy views on the mapped files: they cost address space, not memory.
+Writes nothing. Vectors are numpy views on the mapped files: they cost address space, not memory.
 """
 
 import logging
@@ -24,16 +24,16 @@ from ctxbatch.store.location import damaged_shards, location_of, manifest_of
 from ctxbatch.store.schema import sentences_schema, words_schema
 
 log = logging.getLogger("ctxbatch")
-# Arrow's own pool keeps what it has freed; what is gathered for hits is little and soon gone.
+# Arrow's default pool keeps memory that it has freed, which the small tables gathered for hits do not need.
 _POOL = pa.system_memory_pool()
-# What `Store.rows` says of a row's sentence.
+# The columns of a row's sentence that `Store.rows` adds to the row.
 SENTENCE_OF_ROW = ("source", "record", "doc_id", "text")
 
 
 class Column:
-    """One kind's vectors of all rows, memory-mapped: an array (rows, D) in pieces, the record batches.
+    """One kind of vector of all rows: a memory-mapped array (rows, D), one piece a record batch.
 
-    A row's number in it is its position: rows are counted from 0, in the order of their row_ids.
+    A row's index in this array is its position: positions count rows from 0, in the order of their row_ids.
     """
 
     def __init__(self, views: Sequence[Vectors], dimension: int, dtype: npt.DTypeLike) -> None:
@@ -46,13 +46,13 @@ class Column:
         return int(self._firsts[-1])
 
     def blocks(self, rows: int) -> Iterator[tuple[int, Vectors]]:
-        """Yield views of ``rows`` rows at most, in order, each with its first row's position."""
+        """Yield views of at most ``rows`` rows, in order, each with the position of its first row."""
         for first, view in zip(self._firsts, self.views, strict=False):
             for begin in range(0, len(view), rows):
                 yield int(first) + begin, view[begin : begin + rows]
 
     def take(self, positions: Ints) -> Vectors:
-        """Copy the vectors at some positions: shape (len(positions), D), in their order."""
+        """Return a copy of the vectors at these positions: shape (len(positions), D), in the same order."""
         taken = np.empty((len(positions), self.dimension), self._dtype)
         order = np.argsort(positions, kind="stable")
         ordered = positions[order]
@@ -64,15 +64,15 @@ class Column:
 
 
 class Store:
-    """A store, as far as it is finished.
+    """A store's committed shards.
 
-    Of one on object storage the manifest and the commits can be read, and nothing else.
+    For a store on object storage, only the manifest and the commit records can be read.
 
     Args:
-        out: Its folder, or its URL.
+        out: The store's folder or URL.
 
     Raises:
-        StoreError: It is not a store, or its manifest is damaged.
+        StoreError: ``out`` is not a store, or its manifest is damaged.
         ResourceError: The network fails.
     """
 
@@ -90,53 +90,53 @@ class Store:
 
     @property
     def complete(self) -> bool:
-        """Whether every planned shard is committed."""
+        """True if every planned shard is committed."""
         return len(self.commits) == len(self.manifest.shards)
 
     @property
     def n_rows(self) -> int:
-        """Rows of all committed shards."""
+        """The number of rows of all committed shards."""
         return sum(commit.counts.rows for commit in self.commits.values())
 
     def tell_damage(self) -> None:
-        """Warn of shards that are there and do not count: what is read of the store is less than it was."""
+        """Log a warning for each shard that exists but does not count: its rows are not read."""
         for damage in damaged_shards(self.location, self.manifest, self.commits):
             log.warning("%s", damage)
 
     def check_is_here(self) -> None:
-        """Make sure that the store's files can be read.
+        """Check that the store's files are local, so that they can be read.
 
         Raises:
-            StoreError: They are on object storage.
+            StoreError: The store is on object storage.
         """
         if not self.location.is_here:
             out = self.location.out
             raise StoreError(
-                f"{out} is on object storage: `ctxbatch pull {out} OUT` copies it here, then name the copy"
+                f"{out} is on object storage: copy it with `ctxbatch pull {out} OUT`, and name the copy"
             )
 
     @cached_property
     def words(self) -> ds.Dataset:
-        """All words.arrow files as one dataset, rows in source order; checked, vectors apart.
+        """All words.arrow files as one dataset, rows in source order; all but the vectors are checked.
 
         Raises:
-            StoreError: A file is not what was written.
+            StoreError: A file is damaged.
         """
         return self._dataset(WORDS)
 
     @cached_property
     def sentences(self) -> ds.Dataset:
-        """All sentences.arrow files as one dataset, in source order; checked.
+        """All sentences.arrow files as one dataset, in source order; their content is checked.
 
         Raises:
-            StoreError: A file is not what was written.
+            StoreError: A file is damaged.
         """
         return self._dataset(SENTENCES)
 
     def _dataset(self, name: FileName) -> ds.Dataset:
         self.check_is_here()
         files = [self.file(shard, name) for shard in self.commits]
-        check_all(files)  # Arrow reads them by itself, and believes them
+        check_all(files)  # a dataset opens the files itself, and trusts them
         paths = [str(file.path) for file in files]
         return ds.dataset(paths, schema=self._schema(name).remove_metadata(), format="ipc")
 
@@ -144,10 +144,10 @@ class Store:
         return words_schema(self.config) if name == WORDS else sentences_schema(self.config)
 
     def scanner(self, columns: Sequence[str] | None = None) -> ds.Scanner:
-        """A scanner over the words that casts half floats to float32 as it reads, for DuckDB.
+        """Return a scanner over the words that casts half floats to float32, for DuckDB.
 
         Args:
-            columns: Names of the columns to read; all of them by default.
+            columns: The names of the columns to read; by default, all.
         """
         half = pa.float16()
         projection: dict[str, pc.Expression] = {}
@@ -159,11 +159,11 @@ class Store:
         return self.words.scanner(columns=projection)
 
     def vectors(self, on: str | None = None, layer: int | None = None) -> Iterator[Vectors]:
-        """Yield a kind's vectors, memory-mapped and in row order: an (N, D) view per record batch.
+        """Yield one kind of vector, memory-mapped and in row order: a view (N, D) per record batch.
 
         Args:
-            on: ``shift``, ``contextual``, ``static`` or a column's name; default the first that is stored.
-            layer: The layer; default the first of the run.
+            on: ``shift``, ``contextual``, ``static`` or a column's name; by default, the first stored kind.
+            layer: The layer; by default, the first of the run.
 
         Raises:
             InputError: The store holds no such vectors.
@@ -171,29 +171,29 @@ class Store:
         yield from self.column(self.config.column(on, layer)).views
 
     def column(self, name: str) -> "Column":
-        """A kind's vectors, by their column's full name, as one array of all rows."""
+        """Return a column of vectors of all rows, by its full name."""
         views = [view for shard in self.commits for view in self.file(shard, WORDS).vectors(name)]
         return Column(views, self.config.hidden_size, np.dtype(self.config.dtype))
 
     def take(self, column: str, row_ids: Ints) -> Vectors:
-        """Copy the vectors of some rows: shape (len(row_ids), D), in their order."""
+        """Return a copy of the vectors of these rows: shape (len(row_ids), D), in the same order."""
         return self.column(column).take(self.positions(row_ids))
 
     @cached_property
     def _shards(self) -> tuple[Ints, Ints]:
-        """The committed shards, and the position of each one's first row, with the end as a last one."""
+        """The committed shards, and the position of the first row of each, followed by the number of rows."""
         counts = [commit.counts.rows for commit in self.commits.values()]
         return np.array(list(self.commits), np.int64), np.cumsum([0, *counts], dtype=np.int64)
 
     def row_ids(self, positions: Ints | None = None) -> Ints:
-        """The row_id of every row, or of the rows at some positions: rows are counted from 0 in order."""
+        """Return the row_ids of the rows at these positions; by default, of all rows."""
         shards, firsts = self._shards
         positions = np.arange(firsts[-1]) if positions is None else positions
         number = np.searchsorted(firsts, positions, side="right") - 1
         return (shards[number] << 32) + positions - firsts[number]
 
     def positions(self, row_ids: Ints) -> Ints:
-        """The positions of rows by their row_id; -1 where the store has no such row."""
+        """Return the positions of the rows with these row_ids; -1 for a row that the store does not have."""
         shards, firsts = self._shards
         number = np.clip(np.searchsorted(shards, row_ids >> 32), 0, len(shards) - 1)
         inside = row_ids & 0xFFFFFFFF
@@ -201,12 +201,12 @@ class Store:
         return np.where(there, firsts[number] + inside, -1)
 
     def first_position(self, shard: int) -> int:
-        """The position of a committed shard's first row."""
+        """Return the position of a committed shard's first row."""
         shards, firsts = self._shards
         return int(firsts[np.searchsorted(shards, shard)])
 
     def rows(self, positions: Ints) -> list[dict[str, Any]]:
-        """The rows at some positions, in their order, without vectors and with their sentences' columns."""
+        """Return the rows at these positions, in order, with columns of their sentences, without vectors."""
         words = self._gather(WORDS, self.row_ids(positions)).to_pylist()
         ids = np.unique(np.array([word["sentence_id"] for word in words], np.int64))
         sentences = dict(zip(ids.tolist(), self._gather(SENTENCES, ids).to_pylist(), strict=True))
@@ -214,12 +214,12 @@ class Store:
         return [{**word, **sentence} for word, sentence in zip(words, of_row, strict=True)]
 
     def words_at(self, positions: Ints) -> list[str]:
-        """The surface texts of the rows at some positions."""
+        """Return the words of the rows at these positions, as they are written in the text."""
         texts: list[str] = self._gather(WORDS, self.row_ids(positions), ["word"])["word"].to_pylist()
         return texts
 
     def sentence_ids_at(self, positions: Ints) -> Ints:
-        """The sentence_ids of the rows at some positions."""
+        """Return the sentence_ids of the rows at these positions."""
         row_ids = self.row_ids(positions)
         ids: Ints = self._gather(WORDS, row_ids, ["sentence_id"])["sentence_id"].to_numpy()
         for shard in np.unique(row_ids >> 32).tolist():
@@ -227,7 +227,7 @@ class Store:
         return ids
 
     def sentences_of_rows(self, shard: int) -> Ints:
-        """The number in its shard of each row's sentence, for all rows of a shard.
+        """Return, for every row of a shard, the number of its sentence within the shard.
 
         Raises:
             StoreError: A row names a sentence that its shard does not have.
@@ -237,29 +237,29 @@ class Store:
         return ids & 0xFFFFFFFF
 
     def _check_sentences(self, shard: int, ids: Ints) -> None:
-        """Make sure that the rows of a shard are of its sentences; what a row says may be wrong."""
+        """Check that the rows of a shard name sentences of that shard; a damaged row may name any."""
         if len(ids) and not (shard << 32 <= ids.min() and ids.max() < self._end_of_sentences(shard)):
             wrong = int(ids.max()) if ids.max() >= self._end_of_sentences(shard) else int(ids.min())
-            what = f"a row of shard {shard:06d} names sentence {wrong}, which is not there"
+            what = f"a row of shard {shard:06d} names sentence {wrong}, which does not exist"
             raise damaged(self.path, what)
 
     def _end_of_sentences(self, shard: int) -> int:
         return (shard << 32) + self.commits[shard].counts.sentences
 
     def word_places_at(self, positions: Ints) -> tuple[Ints, Ints]:
-        """The sentence_ids of the rows at some positions, and the word_indexes in their sentences."""
+        """Return the sentence_ids and the word_indexes of the rows at these positions."""
         places = self._gather(WORDS, self.row_ids(positions), ["sentence_id", "word_index"])
         return places["sentence_id"].to_numpy(), places["word_index"].to_numpy()
 
     def documents_at(self, positions: Ints) -> list[tuple[str, str | None]]:
-        """The source and the document's id of the rows at some positions."""
+        """Return the source and the doc_id of the rows at these positions."""
         ids, of_row = np.unique(self.sentence_ids_at(positions), return_inverse=True)
         found = self._gather(SENTENCES, ids, ["source", "doc_id"]).to_pylist()
         documents = [(each["source"], each["doc_id"]) for each in found]
         return [documents[number] for number in of_row.tolist()]
 
     def sentences_around(self, sentence_id: int, n: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The texts of up to n sentences before and after one, of the same source and document."""
+        """Return the texts of up to n sentences before and after one, from the same source and document."""
         own = self._gather(SENTENCES, np.array([sentence_id])).to_pylist()[0]
         before = self._neighbours(sentence_id, -1, n, own)
         return tuple(reversed(before)), tuple(self._neighbours(sentence_id, 1, n, own))
@@ -282,11 +282,10 @@ class Store:
         return texts
 
     def _gather(self, file: FileName, ids: Ints, names: Sequence[str] | None = None) -> pa.Table:
-        """Rows of one kind of file, by ids of shard << 32 | row; record batch by record batch.
+        """Return rows of words.arrow or sentences.arrow, by ids of shard << 32 | row, without vectors.
 
-        Vectors are left out; ``names`` are the columns that are wanted, of the others.
-
-        Arrow's own take on a table of many batches copies the whole of its text first.
+        ``names`` are the wanted columns; by default, all. This takes from one record batch at a time, because
+        `pyarrow.compute.take` on a table of many batches first copies all of its text.
         """
         shards, inside = ids >> 32, ids & 0xFFFFFFFF
         parts, places = [], []
@@ -308,26 +307,23 @@ class Store:
         return pc.take(joined, pa.array(order), memory_pool=_POOL)
 
     def _rows_of(self, shard: int, file: FileName, inside: Ints) -> ArrowFile:
-        """Return the file of some rows of a shard, and make sure that it has them.
-
-        Which sentence a word is of stands in the word's row, which may be wrong.
-        """
+        """Return a shard's file, and check that it has these rows; a damaged row may name any sentence."""
         counts = self.commits[shard].counts if shard in self.commits else Counts()
         n_rows = counts.rows if file == WORDS else counts.sentences
         if not n_rows or int(inside.max()) >= n_rows:
-            what = f"a row names row {int(inside.max())} of {file} in shard {shard:06d}, which is not there"
+            what = f"a row names row {int(inside.max())} of {file} in shard {shard:06d}, which does not exist"
             raise damaged(self.path, what)
         return self.file(shard, file)
 
     def read(self, shard: int, file: FileName, name: str) -> pa.ChunkedArray:
-        """A column of a shard's words.arrow or sentences.arrow, mapped; not one of vectors."""
+        """Return a memory-mapped column of a shard's words.arrow or sentences.arrow; not one of vectors."""
         return self.file(shard, file).column(name)
 
     def file(self, shard: int, name: FileName) -> ArrowFile:
-        """A committed shard's Arrow file, memory-mapped; opened once.
+        """Return a committed shard's Arrow file, memory-mapped; each file is opened once.
 
         Raises:
-            StoreError: It is not what was written.
+            StoreError: The file is damaged.
         """
         key = (shard, name)
         if key not in self._files:
@@ -339,27 +335,27 @@ class Store:
         return self._files[key]
 
 
-def unfinished(store: Store, so: str = "") -> str:
-    """Return what is said of an unfinished store: how far it is, what follows from that, and what to do."""
-    far = f"{len(store.commits)} of {len(store.manifest.shards)} shards"
-    return f"{store.path} is unfinished ({far}){so}: run the command that began it to its end"
+def unfinished(store: Store, consequence: str = "") -> str:
+    """Return the message about an unfinished store: its progress, the consequence, and the remedy."""
+    progress = f"{len(store.commits)} of {len(store.manifest.shards)} shards"
+    return f"{store.path} is unfinished ({progress}){consequence}: rerun the command that started it"
 
 
 def check_finished(store: Store) -> None:
-    """Make sure that every planned shard is committed.
+    """Check that every planned shard is committed.
 
     Raises:
-        StoreError: Some are not.
+        StoreError: Some shards are not.
     """
     if not store.complete:
         raise StoreError(unfinished(store))
 
 
 def check_has_rows(store: Store) -> None:
-    """Raise an error where a store has no rows, which says why.
+    """Check that a store has rows.
 
     Raises:
-        StoreError: It has none.
+        StoreError: The store has no rows; the message says why.
     """
     store.check_is_here()
     if store.n_rows:
@@ -368,6 +364,6 @@ def check_has_rows(store: Store) -> None:
         raise StoreError(unfinished(store, " and holds no rows yet"))
     kept = store.config.kept or "all words"
     raise StoreError(
-        f"{store.path} is finished but empty: what it keeps ({kept}) is in no sentence: "
-        "run on other text, or to keep more, into another -o"
+        f"{store.path} is finished but empty, because no sentence contains what it keeps ({kept}): "
+        "run with another -o, on other text or keeping more"
     )

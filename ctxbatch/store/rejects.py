@@ -1,4 +1,4 @@
-"""Reads what was not processed: the rejects of a store's shards, each with its reason."""
+"""Reads the rejects of a store's shards: what was not processed, and why."""
 
 import json
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from ctxbatch.store.reader import Store
 
 
 def rejects(store: Store) -> Iterator[dict[str, Any]]:
-    """Yield what was not processed: source, record, byte_start and reason, and the word if it is only that.
+    """Yield the rejects: source, record, byte_start and reason, and the word if only a word was rejected.
 
     Raises:
-        StoreError: A file of rejects is not what was written.
+        StoreError: A file of rejects is damaged.
     """
     store.check_is_here()
     for shard, commit in store.commits.items():
@@ -23,10 +23,10 @@ def rejects(store: Store) -> Iterator[dict[str, Any]]:
 
 
 def read_rejects(folder: Path, commit: Commit) -> Iterator[dict[str, Any]]:
-    """Yield the rejects of a shard whose files lie in a folder.
+    """Yield the rejects of the shard whose files are in this folder.
 
     Raises:
-        StoreError: Their file is not what was written.
+        StoreError: The file of rejects is damaged.
     """
     if REJECTS not in commit.files:
         return
@@ -40,19 +40,19 @@ def read_rejects(folder: Path, commit: Commit) -> Iterator[dict[str, Any]]:
     except (FileNotFoundError, ValueError, RecursionError):
         intact = False
     if not intact:
-        raise damaged(path, "it is not what was written")
+        raise damaged(path, "it is missing or has changed")
 
 
 def misread(folder: Path, commit: Commit) -> str | None:
-    """Return a reject of a shard that blames intact text for what this machine lacked; ``None`` if none does.
+    """Describe a reject of a shard that may wrongly call its text damaged; return ``None`` if there is none.
 
-    Versions before 0.2 took a lack of memory, or of a codec, for damage in a source.
+    Versions before 0.2 mistook a lack of memory, or of a codec, for damage in a source.
 
     Raises:
-        StoreError: The file of rejects is not what was written.
+        StoreError: The file of rejects is damaged.
     """
     for line in read_rejects(folder, commit):
         reason, source = line.get("reason"), line.get("source")
         if isinstance(reason, str) and is_our_trouble(reason):
-            return f"rejects what is not known to be damaged: {source}: {reason}"
+            return f"rejects text that may be intact: {source}: {reason}"
     return None

@@ -1,4 +1,4 @@
-"""The schemas of a shard's Arrow files: where each word and each sentence stands, and the vectors."""
+"""Defines the schemas of a shard's Arrow files, words.arrow and sentences.arrow."""
 
 import json
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from ctxbatch.store.manifest import FORMAT_VERSION
 
 
 def words_schema(config: ResolvedConfig) -> pa.Schema:
-    """The schema of words.arrow: where each word stands, then its vectors."""
+    """Return the schema of words.arrow: each word, its place in its sentence, and its vectors."""
     value_type = pa.float16() if config.dtype == "float16" else pa.float32()
     vector_type = pa.list_(pa.field("item", value_type, nullable=False), config.hidden_size)
     fields = [
@@ -29,7 +29,7 @@ def words_schema(config: ResolvedConfig) -> pa.Schema:
 
 
 def sentences_schema(config: ResolvedConfig) -> pa.Schema:
-    """The schema of sentences.arrow: every sentence, with its place in the source and its text."""
+    """Return the schema of sentences.arrow: each sentence, its place in the source, and its text."""
     return pa.schema(
         [
             pa.field("sentence_id", pa.int64(), nullable=False),

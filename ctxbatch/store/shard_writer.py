@@ -1,7 +1,7 @@
-"""Writing a shard: the Arrow schemas, the files of a shard, and the commit record that makes it count.
+"""Writes the files of a shard, and the commit record that makes the shard count.
 
-A shard is written into a folder of its own beside its place, synced, and renamed into place; its
-`shard.json` is written last. Rows that hold a NaN or an infinity are left out here, by name.
+A shard is written to a temporary folder, synced, and renamed into place; its ``shard.json`` is written last.
+Rows with a NaN or an infinity are rejected here.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ BATCH_ROWS = 65_536
 
 
 class _HashedFile:
-    """A binary file whose checksum and size are known when it is closed, without reading it again."""
+    """A binary file that computes its checksum and size as it is written."""
 
     def __init__(self, path: Path) -> None:
         self._stream: IO[bytes] = path.open("wb")
@@ -75,7 +75,7 @@ class _ArrowFile:
         self.schema = schema
 
     def write(self, arrays: Sequence[pa.Array]) -> None:
-        """Write rows in record batches of at most `BATCH_ROWS`; buffers bound the text in them."""
+        """Write rows in record batches of at most `BATCH_ROWS`; the size of a buffer limits their text."""
         batch = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
         for begin in range(0, batch.num_rows, BATCH_ROWS):
             self._writer.write_batch(batch.slice(begin, BATCH_ROWS))
@@ -86,7 +86,7 @@ class _ArrowFile:
         self.file.close()
 
     def facts(self) -> dict[str, Any]:
-        """Return what the commit record says of the file, which is closed."""
+        """Return the facts of the closed file for the commit record."""
         return {**self.file.facts(), **frame_facts(self.path)}
 
     def abandon(self) -> None:
@@ -95,7 +95,7 @@ class _ArrowFile:
 
 
 class ShardWriter:
-    """Writes one shard, buffer by buffer, and commits it. A context manager: without a commit, no trace.
+    """Writes one shard, buffer by buffer, and commits it. A context manager, which removes a failed shard.
 
     Args:
         out: The store's folder.
@@ -127,7 +127,7 @@ class ShardWriter:
     ) -> None:
         if kind is not None:
             for file in (self._words, self._sentences):
-                with contextlib.suppress(OSError):  # a full disk refuses the last bytes of a buffer too
+                with contextlib.suppress(OSError):  # closing flushes, which fails again on a full disk
                     file.abandon()
             shutil.rmtree(self._beside, ignore_errors=True)
 
@@ -194,7 +194,7 @@ class ShardWriter:
             yield Reject(record.source, record.record, record.byte_start, reason, buffer.words[int(row)])
 
     def reject(self, rejects: Iterable[Reject]) -> None:
-        """Note what is not processed."""
+        """Record what is not processed."""
         for reject in rejects:
             self._rejects.append(reject)
             if reject.word is None:
@@ -206,8 +206,8 @@ class ShardWriter:
         """Close and sync the files, write the commit record, and rename the shard into place.
 
         Args:
-            facts: What else the commit record is to say: inputs, timings, device, versions; asked for when
-                everything else is synced.
+            facts: Returns the other fields of the commit record, such as inputs, timing and device; called
+                when everything else is synced.
 
         Returns:
             The commit record.
@@ -243,7 +243,7 @@ class ShardWriter:
 
 
 def put_in_place(beside: Path, place: Path) -> None:
-    """Make a folder that is complete a shard's; one that is there, and damaged, goes.
+    """Rename a complete folder to a shard's; an existing folder there is damaged, and is removed.
 
     Raises:
         OSError: The disk refuses.
@@ -254,19 +254,19 @@ def put_in_place(beside: Path, place: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
-        place.rename(aside)  # whole: half of it must not count
+        place.rename(aside)  # rename before removing: a half-removed shard must not count
         beside.rename(place)
     sync(place.parent)
     remove(aside)
 
 
 def remove_leftovers(out: Path, process: str | None = None) -> None:
-    """Remove what is left of shards and files that were never finished.
+    """Remove temporary shards and files that were never finished.
 
     Args:
         out: The store's folder.
-        process: Only what this process left, which has ended; by default of all processes, which is for
-            those alone who hold the store for themselves.
+        process: The ended process whose leftovers to remove; by default those of all processes, for which
+            the caller must hold the exclusive lock.
     """
     pattern = temporary_name("*", "*" if process is None else glob.escape(process))
     for folder in (out / SHARDS).glob(pattern):
@@ -276,7 +276,7 @@ def remove_leftovers(out: Path, process: str | None = None) -> None:
 
 
 def remove_unfinished(out: Path, shard: int) -> None:
-    """Remove what killed processes have left of a shard. Only under its claim."""
+    """Remove what killed processes have left of a shard; the caller must hold its claim."""
     for folder in (out / SHARDS).glob(temporary_name(shard_folder(out, shard).name, "*")):
         remove(folder)
 

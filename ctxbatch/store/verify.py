@@ -1,4 +1,4 @@
-"""Finding damage: every file of a store against the checksums that were written with it.
+"""Finds damage in a store: compares its files with their checksums, and its sources with the plan.
 
 Owns the list of things that can be wrong; repairs nothing.
 """
@@ -35,14 +35,14 @@ from ctxbatch.store.rejects import misread
 from ctxbatch.store.schema import sentences_schema, words_schema
 
 log = logging.getLogger("ctxbatch")
-_NAMED_ONE_BY_ONE = 20
+_MAX_LISTED_SOURCES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Something that is not as it was written, in words; and the shard or the index that it is in.
+    """A description of damage, and the damaged shard or index.
 
-    ``is_misread`` says that the shard is as it was written, and that its text was read wrongly.
+    ``is_misread`` means that the files of the shard are intact, but that its text was read wrongly.
     """
 
     text: str
@@ -52,12 +52,10 @@ class Damage:
 
 
 def find_shard_damage(location: StoreLocation, manifest: Manifest) -> Iterator[Damage]:
-    """Yield everything in a store's shards that is not as it was written.
-
-    A shard that is missing is not damage but unfinished work, and not named here.
+    """Yield all damage in a store's shards; a missing shard is unfinished work, not damage.
 
     Raises:
-        ResourceError: The disk, a permission or the network does not let something be read.
+        ResourceError: The disk, a permission or the network prevents reading.
     """
     for spec in manifest.shards:
         with location.shard_files(spec.shard) as folder:
@@ -73,12 +71,12 @@ def find_shard_damage(location: StoreLocation, manifest: Manifest) -> Iterator[D
 
 
 def _shard_damage(folder: Path, name: str, manifest: Manifest, spec: ShardSpec) -> Iterator[Damage]:
-    """Yield what is wrong with a shard's files, which lie in a folder and are called by another name."""
+    """Yield the damage in a shard whose files are in ``folder``; messages call the shard ``name``."""
     shard = spec.shard
     try:
         commit = parse_commit(read_bytes(folder / COMMIT), f"{name}/{COMMIT}", shard)
         if not is_of_plan(commit, manifest, spec):
-            yield Damage(f"{name} is of another configuration or of other text than the manifest", shard)
+            yield Damage(f"{name} has another configuration or other text than the manifest", shard)
             return
         damaged = list(file_damage(folder, name, commit)) or _content_damage(folder, name, manifest, commit)
         for text in damaged:
@@ -92,15 +90,15 @@ def _shard_damage(folder: Path, name: str, manifest: Manifest, spec: ShardSpec) 
 
 
 def file_damage(folder: Path, name: str, commit: Commit) -> Iterator[str]:
-    """Yield which of a shard's files are not those of its commit record.
+    """Yield a line for each of a shard's files that is missing or does not match its commit record.
 
     Args:
-        folder: Where they are.
-        name: What that is called.
-        commit: The record.
+        folder: The folder of the files.
+        name: The shard's name in messages.
+        commit: The commit record.
 
     Raises:
-        ResourceError: The disk or a permission does not let one be read.
+        ResourceError: The disk or a permission prevents reading.
     """
     for file, facts in commit.files.items():
         path = folder / file
@@ -117,7 +115,7 @@ def file_damage(folder: Path, name: str, commit: Commit) -> Iterator[str]:
 
 
 def _content_damage(folder: Path, name: str, manifest: Manifest, commit: Commit) -> Iterator[str]:
-    """Yield what checksums cannot tell: whether what was written was right."""
+    """Yield errors that checksums cannot find: content that was already wrong when it was written."""
     config, counts = manifest.config, commit.counts
     files: dict[FileName, ArrowFile] = {}
     for file, schema, id_column, n_rows in (
@@ -126,25 +124,25 @@ def _content_damage(folder: Path, name: str, manifest: Manifest, commit: Commit)
     ):
         files[file] = ArrowFile(folder / file, schema, n_rows, commit.files[file]).check()
         if files[file].metadata != schema.metadata:
-            yield f"{name}/{file} is of another configuration: its schema is not that of the manifest"
+            yield f"{name}/{file} has another configuration: its schema differs from that of the manifest"
             return
         expected = np.arange(n_rows) + (commit.shard << 32)
         if not np.array_equal(files[file].column(id_column).to_numpy(), expected):
             yield f"{name}/{file} does not hold the {n_rows} rows of {COMMIT} in order"
             return
     words = files[WORDS]
-    if not _words_stand_at_their_offsets(words, files[SENTENCES], pieces=config.pool == "none"):
+    if not _words_match_offsets(words, files[SENTENCES], pieces=config.pool == "none"):
         yield f"{name}/{WORDS} has words that are not at their offsets in {SENTENCES}"
     salience = words.column("salience")
     expected_nulls = 0 if config.salience_layer else counts.rows
     if salience.null_count != expected_nulls or not np.isfinite(salience.drop_null().to_numpy()).all():
-        yield f"{name}/{WORDS} has salience that is missing, not finite, or not asked for"
+        yield f"{name}/{WORDS} has salience that is missing, not finite, or unexpected"
     for column in config.columns:
         if not all(np.isfinite(view).all() for view in words.vectors(column)):
             yield f"{name}/{WORDS} has values in {column} that are not finite"
 
 
-def _words_stand_at_their_offsets(words: ArrowFile, sentences: ArrowFile, pieces: bool) -> bool:
+def _words_match_offsets(words: ArrowFile, sentences: ArrowFile, pieces: bool) -> bool:
     n_sentences, all_texts = int(sentences.firsts[-1]), sentences.column("text")
     last = 0
     for number in range(len(words)):
@@ -160,27 +158,27 @@ def _words_stand_at_their_offsets(words: ArrowFile, sentences: ArrowFile, pieces
         starts, ends = batch["char_start"].to_pylist(), batch["char_end"].to_pylist()
         for sentence, start, end, word in zip(numbers, starts, ends, batch["word"].to_pylist(), strict=True):
             text = texts[sentence - first]
-            # With rows for pieces the word is the whole word's and the offsets are the piece's.
+            # If rows are wordpieces, "word" is the whole word, and the offsets are those of the wordpiece.
             if not 0 <= start < end <= len(text) or (not pieces and text[start:end] != word):
                 return False
     return True
 
 
 def tell_sources(out: str | Path, sources: Sequence[Source]) -> None:
-    """Say what will be opened because a store names it: every source or, of many, every folder."""
+    """Log which sources will be opened because the store names them; for many, only their folders."""
     names = [without_password(source.path) for source in sources]
-    if len(names) > _NAMED_ONE_BY_ONE:
+    if len(names) > _MAX_LISTED_SOURCES:
         folders = Counter(name.rpartition("/")[0] or "/" for name in names)
         names = [f"{count:,} in {folder}" for folder, count in sorted(folders.items())]
-    log.info("opening what %s names as its sources: %s", out, ", ".join(names))
+    log.info("opening the sources named in %s: %s", out, ", ".join(names))
 
 
 def find_source_changes(out: str | Path) -> Iterator[str]:
-    """Yield a line for every source that no longer holds the bytes that were planned; reads them all.
+    """Yield a line for every source that has changed since it was planned; this reads all sources.
 
     Raises:
-        StoreError: The folder is not a store, or its manifest is damaged.
-        ResourceError: The network fails, so that nothing can be said.
+        StoreError: ``out`` is not a store, or its manifest is damaged.
+        ResourceError: The network fails, so that nothing is known about a source.
     """
     manifest = manifest_of(location_of(out))
     named: set[int] = set()
@@ -188,7 +186,7 @@ def find_source_changes(out: str | Path) -> Iterator[str]:
         size = current_size(source.path)
         if size is not None and size != source.size:
             named.add(number)
-            yield f"{source.path} has {size} bytes and had {source.size} when it was planned"
+            yield f"{source.path} has {size} bytes, but had {source.size} when the run was planned"
     reader = Reader(manifest.sources, manifest.reading)
     for spec in manifest.shards:
         for segment in spec.segments:

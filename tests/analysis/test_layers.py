@@ -166,7 +166,7 @@ def test_any_vectors_are_measured_as_far_as_they_go(vectors, left_out, make, tmp
 
 
 def test_raw_rows_of_the_embedding_matrix_alone_are_refused_and_beside_others_no_layer(make):
-    with pytest.raises(InputError, match=r"raw rows of the embedding matrix alone, .*: run with --vectors"):
+    with pytest.raises(InputError, match=r"only raw rows of the embedding matrix, .*: run with --vectors"):
         layers.measure(make(vectors=("static",), static="lookup", layers=None), ["bank"])
     assert layers.measure(make(static="lookup"), ["bank"]).layers == (1, 2, 3)
 
@@ -289,8 +289,8 @@ def test_a_store_without_rows_is_refused_and_told_from_one_that_is_unfinished(ma
         found = cli(*arguments)
         assert (found.returncode, found.stdout) == (2, "")
         assert found.stderr.splitlines()[-1] == (
-            f"ctxbatch: {store.path} is finished but empty: what it keeps ({store.config.kept}) is in "
-            "no sentence: run on other text, or to keep more, into another -o"
+            f"ctxbatch: {store.path} is finished but empty, because no sentence contains what it "
+            f"keeps ({store.config.kept}): run with another -o, on other text or keeping more"
         )
     planned = len(store.manifest.shards)
     (store.path / "shards" / "000000" / "shard.json").unlink()
@@ -401,7 +401,7 @@ def test_letters_that_the_font_lacks_are_told_in_one_line(store, cli, tmp_path):
     found = cli("layers", store.path, "漢", "bank", "--plot", tmp_path / "a.png")
     assert found.returncode == 0
     assert (tmp_path / "a.png").exists()
-    assert found.stderr == f"ctxbatch: {tmp_path}/a.png: the font of the plot lacks letters of some words\n"
+    assert found.stderr == f"ctxbatch: {tmp_path}/a.png: the font of the plot cannot show some letters\n"
 
 
 @pytest.mark.parametrize(

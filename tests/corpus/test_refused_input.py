@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_a_store_is_refused(tmp_path, tiny):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
     config = RunConfig(model=str(tiny()))
-    for out, message in (("a.txt", "is a file: name a folder"), ("full", "holds other things")):
+    for out, message in (("a.txt", "is a file: name a folder"), ("full", "contains other files")):
         with pytest.raises(CtxbatchError, match=message):
             ctxbatch.run(tmp_path / "a.txt", tmp_path / out, config)
     assert (tmp_path / "full" / "thesis.tex").read_text() == "mine"

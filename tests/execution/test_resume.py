@@ -240,7 +240,7 @@ def test_a_shard_of_another_run_does_not_count(copy, arguments, reference, cli):
 def test_shards_without_a_manifest_are_no_store_and_stay_as_they_are(copy, corpus, tiny):
     (copy / "manifest.json").unlink()
     before = arrow_digests(copy)
-    with pytest.raises(StoreError, match=r"holds other things .* and no store"):
+    with pytest.raises(StoreError, match=r"contains other files .* and no store"):
         ctxbatch.run(corpus, copy, RunConfig(model=str(tiny())))
     assert arrow_digests(copy) == before
 
@@ -285,7 +285,7 @@ def test_a_newer_format_is_refused(copy, cli):
     path = copy / "manifest.json"
     write_json(path, {**read_json(path), "format_version": 99})
     assert (
-        "has format version 99, this program reads up to 4: install a newer ctxbatch"
+        "has format version 99, but this program reads only up to 4: install a newer ctxbatch"
         in cli("stats", copy).stderr
     )
 

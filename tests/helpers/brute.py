@@ -1,4 +1,4 @@
-"""Search by brute force: what every fast path has to find."""
+"""Computes cosines by brute force, as a reference for every fast search."""
 
 import numpy as np
 
@@ -21,13 +21,13 @@ QUERIES = [
 
 
 def cosines(store: Store, column: str, query: np.ndarray) -> np.ndarray:
-    """Cosine of one vector with every stored vector, in float64."""
+    """Return the cosine of one vector with every stored vector, in float64."""
     vectors = np.concatenate(list(store.vectors(column))).astype(np.float64)
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
     return vectors @ query / np.where(norms > 0, norms, 1)
 
 
 def query_vectors(searcher: Searcher, query: str) -> np.ndarray:
-    """The vectors of a query's marked word, one unless rows are wordpieces."""
+    """Return the vectors of a query's marked word: one, or one a wordpiece if rows are wordpieces."""
     ((_, word),) = searcher._encoder.encode([(0, parse_query(query))])
     return word.vectors_VD.astype(np.float64)

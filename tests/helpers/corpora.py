@@ -1,4 +1,4 @@
-"""The same records in every format and compression, and reading them back as the pipeline does."""
+"""Writes the same records in every format and compression, and reads them back as the pipeline does."""
 
 import bz2
 import csv
@@ -19,13 +19,13 @@ from ctxbatch.run_config import RunConfig
 
 
 def read_all(files, **options):
-    """Sources, plan, and all records and rejects of the corpus."""
+    """Return the sources, the plan, and a list of the records and rejects of the corpus."""
     sources, shards, items = reading_of(files, **options)
     return sources, shards, list(items)
 
 
 def reading_of(files, **options):
-    """Sources, plan, and the records and rejects of the corpus as they are read."""
+    """Return the sources, the plan, and an iterator over the records and rejects of the corpus."""
     config = RunConfig(**options)
     sources, _ = find_sources(files, Path("/nowhere"), config.format)
     reading = resolve_reading(config, sources)
@@ -90,7 +90,7 @@ def write_arrow_stream(table, path, rows=7):
 
 
 def write_all(folder, texts):
-    """One file per format and compression, all with the same records; their paths."""
+    """Write one file per format and compression, all with the same records; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, compress in COMPRESS.items():
         (folder / f"lines.txt{suffix}").write_bytes(compress(as_lines(texts)))

@@ -1,6 +1,6 @@
-"""Reads sources with little memory: `python limited.py BYTES PATH ...`, a line of outcome for each.
+"""Reads sources with little memory, and prints a line for each: `python limited.py BYTES PATH ...`.
 
-Each is read in a forked process that may take so many bytes more than it has when everything is imported.
+A forked process reads each source. It may take BYTES more than it has after all imports.
 """
 
 import os
@@ -14,7 +14,7 @@ from tests.helpers.corpora import reading_of
 
 
 def outcome(path):
-    """What a source's rejects say, or the error, or how many records there are."""
+    """Return the reasons of a source's rejects, or the error, or the number of records."""
     rejects, n_records = [], 0
     try:
         for item in reading_of([path])[2]:

@@ -1,4 +1,4 @@
-"""Tiny random models of every family with their own kinds of tokenizer, made on the spot."""
+"""Makes tiny random models of every family, each with its kind of tokenizer."""
 
 import json
 from collections import Counter
@@ -78,7 +78,7 @@ def set_tokenizer_option(folder: Path, name: str, value: object) -> None:
 
 
 def _wordpieces(specials: list[str]) -> dict[str, int]:
-    """Whole words that occur twice, and all characters, as a BERT vocabulary."""
+    """Return a BERT vocabulary of the words that occur at least twice, and of all characters."""
     lower = TEXT.lower()
     words = [w for w, n in Counter(lower.split()).items() if n > 1 and w.isalpha()]
     characters = sorted({c for c in lower if not c.isspace()} - {"字", "e\u0301"[1]})
@@ -151,6 +151,6 @@ _TOKENIZERS = {
 
 
 def numbered_lines(n: int) -> str:
-    """Lines of text without a word of many pieces, each with its number."""
+    """Return n numbered lines of text, without the word that is longer than a window."""
     lines = [line for line in PLAIN_TEXT.splitlines() if line.strip()]
     return "".join(f"{number}: {lines[number % len(lines)]}\n" for number in range(n))

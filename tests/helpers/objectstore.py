@@ -1,4 +1,4 @@
-"""An S3 server of this machine over HTTP, moto's, with failures between it and those who ask."""
+"""Serves object storage on this machine by moto's S3 server, and injects failures into its answers."""
 
 import contextlib
 import threading
@@ -26,11 +26,11 @@ ERRORS = {
 
 @dataclass
 class ObjectStore:
-    """The server's address, what was asked of it, and how it is to fail.
+    """The server's URL, the requests so far, and the failures to inject.
 
-    ``fails`` is asked of every request for an object's bytes, by its path, and answers "400", "403", "500",
-    "503", "hang", "cut" or nothing; ``refuses`` of every request that writes,
-    by path and query.
+    For each request that reads an object's bytes, ``fails`` takes its path and returns "400", "403", "500",
+    "503", "hang", "cut" or ``None``. For each request that writes, ``refuses`` takes its path and query and
+    returns one of the same.
     """
 
     url: str = ""
@@ -40,7 +40,7 @@ class ObjectStore:
 
     @property
     def n_reads(self) -> int:
-        """Requests for objects' bytes so far."""
+        """The number of requests for objects' bytes so far."""
         return sum(method == "READ" for method, _ in self.asked)
 
     def client(self):
@@ -69,7 +69,7 @@ class ObjectStore:
 
 @contextlib.contextmanager
 def object_store() -> Iterator[ObjectStore]:
-    """Serve an empty object store on a free port of this machine until the end."""
+    """Serve an empty object store on a free port of this machine until the context ends."""
     store = ObjectStore()
     app = store.app(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, app, threaded=True)

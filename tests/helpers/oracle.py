@@ -1,7 +1,7 @@
-"""The slow, obviously right version: one sentence at a time, fp32, eager attention, plain numpy.
+"""Computes rows in a slow, obviously right way: one sentence at a time, fp32, eager attention, plain numpy.
 
-Shares no code with the package. Written from the definitions in README.md and the guide: what a word is,
-which window it comes from, how pieces are pooled, what the shift is, what salience is.
+Shares no code with the package. Follows the definitions of word, window, pooling, shift and salience in
+README.md and the guide.
 """
 
 import unicodedata
@@ -43,7 +43,7 @@ class Oracle:
         self.window = min(positions, self.tokenizer.model_max_length) - len(self.prefix) - len(self.suffix)
 
     def rows(self, text, *, pool="mean", static="embeddings", keep_punctuation=False):
-        """The rows of one sentence, and the words that no window holds whole."""
+        """Return the rows of one sentence, and the words that fit into no window."""
         encoding = self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, padding=False
         )
@@ -100,7 +100,7 @@ class Oracle:
         return OracleRow(word, index, start, end, n_pieces, static, dict(enumerate(layers, 1)), sums)
 
     def _words(self, text, spans, word_ids):
-        """(char_start, char_end, pieces) of every word."""
+        """Return (char_start, char_end, pieces) of every word."""
         if self.config.model_type == "xlm-roberta":
             words = bert_words(text)
             word_ids = [
@@ -122,8 +122,11 @@ class Oracle:
 
     @torch.no_grad()
     def _hidden(self, ids, static):
-        """Static vectors, then the hidden states of every layer, each (tokens, D); the attention that
-        every token receives from all tokens, of every layer (heads, tokens)."""
+        """Return the vectors and the attention of one window.
+
+        The vectors are the static ones, then the hidden states of every layer, each (tokens, D). The
+        attention of every layer is what each token receives from all tokens, (heads, tokens).
+        """
         batch = torch.tensor([[*self.prefix, *ids, *self.suffix]])
         output = self.model(input_ids=batch, output_hidden_states=True, output_attentions=True)
         states = output.hidden_states
@@ -133,7 +136,7 @@ class Oracle:
 
 
 def is_space(c):
-    """Unicode's white space, as tokenizers know it; str.isspace exceeds it by four control characters."""
+    """Return True for white space as tokenizers define it: str.isspace, without four control characters."""
     return c.isspace() and c not in "\x1c\x1d\x1e\x1f"
 
 
@@ -146,7 +149,7 @@ def strip(text, start, end):
 
 
 def bert_words(text):
-    """Runs between white space, with every punctuation character on its own."""
+    """Return the spans of runs between white space, and of every punctuation character by itself."""
     words, start = [], None
     for i, c in enumerate([*text, " "]):
         punctuation = unicodedata.category(c).startswith("P") or (

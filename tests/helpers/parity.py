@@ -1,4 +1,4 @@
-"""Comparing a store with the oracle, value by value, within what the stored type rounds away."""
+"""Compares a store with the oracle, value by value, allowing for the rounding of the stored type."""
 
 import numpy as np
 
@@ -7,16 +7,16 @@ from tests.helpers import oracle as slow
 from tests.helpers.oracle import Oracle
 from tests.helpers.stores import rows_of
 
-HALF_ULP = 2.0**-11  # relative rounding of float16
-HALF_SMALLEST = 2.0**-25  # and absolute, where it is subnormal
+HALF_ULP = 2.0**-11  # relative rounding error of float16
+HALF_SMALLEST = 2.0**-25  # absolute rounding error of subnormal float16
 
 
 def compare(store: Store, oracle: Oracle) -> dict:
     """Compare an fp32 run stored in float16 with the oracle.
 
     Returns:
-        The largest excess over 1e-4 + rounding of static and contextual values, the largest of shifts
-        away from the floor (both to be 0 at most), and the rows and sentences that were compared.
+        The largest excess over 1e-4 + rounding of static and contextual values, the same for shifts away from
+        the floor (both should be at most 0), and the numbers of rows and sentences compared.
     """
     config = store.config
     layer = config.layers[0]
@@ -46,7 +46,7 @@ def compare(store: Store, oracle: Oracle) -> dict:
             clear = (np.abs(np.abs(contextual) - config.floor) > 1e-4) & (
                 np.abs(np.abs(row.static) - config.floor) > 1e-4
             )
-            # An error of 1e-4 in c moves ln(c/s) by 1e-4/|c|: the nearer to the floor, the more.
+            # An error of 1e-4 in c changes ln(c/s) by 1e-4/|c|, most near the floor.
             size = np.maximum(np.minimum(np.abs(contextual), np.abs(row.static)), config.floor)
             allowed = 2e-4 / size + np.abs(expected_shift) * HALF_ULP
             off = np.abs(got[f"shift_{layer}"] - expected_shift) - allowed
@@ -56,7 +56,7 @@ def compare(store: Store, oracle: Oracle) -> dict:
 
 
 def mean_cosine(exact: Store, rough: Store, on: str) -> float:
-    """Mean cosine between the vectors of two runs over the same text."""
+    """Return the mean cosine between the vectors of two runs over the same text."""
     a, b = (np.concatenate(list(store.vectors(on))).astype(np.float64) for store in (exact, rough))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(((a * b).sum(axis=1)[norms > 0] / norms[norms > 0]).mean())

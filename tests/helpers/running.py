@@ -1,4 +1,4 @@
-"""Runs in processes of their own, which tests stop and kill."""
+"""Starts runs in processes of their own, which tests stop and kill."""
 
 import signal
 import subprocess
@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-# Where modules of tests and scripts are found.
+# The repository, from which tests and scripts are imported.
 ROOT = Path(__file__).parents[2]
 
 
@@ -26,12 +26,12 @@ def start(*arguments):
 
 
 def _heed_signals():
-    for each in (signal.SIGINT, signal.SIGHUP):  # which a shell's background job and nohup ignore
+    for each in (signal.SIGINT, signal.SIGHUP):  # background jobs and nohup ignore these
         signal.signal(each, signal.SIG_DFL)
 
 
 def wait_for(condition, process):
-    """Poll until something holds; a run that ends before is a failure of the test's premise."""
+    """Poll until a condition holds; fail if the process ends before."""
     while not condition():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Stores made inside the test's own process, and what tests read of them."""
+"""Makes stores inside the test's own process, and reads their rows and checksums."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +15,7 @@ from ctxbatch.store.reader import Store
 
 
 def make_store(out: Path, inputs: list[Path], config: RunConfig, device: str = "cpu") -> Store:
-    """What `ctxbatch.run` does, without worker processes and without an index."""
+    """Make a store as `ctxbatch.run` does, without worker processes and without an index."""
     sources, _ = find_sources(inputs, out, config.format)
     reading = resolve_reading(config, sources)
     sources = examine(sources, reading, config)
@@ -29,7 +29,7 @@ def make_store(out: Path, inputs: list[Path], config: RunConfig, device: str = "
 
 
 def arrow_digests(out: Path) -> dict[str, str]:
-    """Checksums of all Arrow files of a store by their place in it."""
+    """Return the checksums of all Arrow files of a store by their paths in it."""
     return {
         str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(out.glob("shards/*/*.arrow"))
@@ -37,7 +37,7 @@ def arrow_digests(out: Path) -> dict[str, str]:
 
 
 def rows_of(store) -> list[dict]:
-    """All rows with their vectors as float32 arrays, and their sentences' fields."""
+    """Return all rows with their vectors as float32 arrays and their sentences."""
     words = store.words.to_table()
     sentences = {s["sentence_id"]: s for s in store.sentences.to_table().to_pylist()}
     vectors = {name: np.concatenate(list(store.vectors(name))) for name in store.config.columns}

@@ -106,6 +106,6 @@ def test_without_a_mark_the_most_salient_word_is_searched_for(tiny, oracle, tmp_
 def test_a_family_that_hides_its_attention_needs_a_mark(tiny, tmp_path):
     (tmp_path / "a.txt").write_text("one two three\n")
     store = make_store(tmp_path / "out", [tmp_path / "a.txt"], RunConfig(model=str(tiny("mpnet"))))
-    with pytest.raises(InputError, match="models of the family mpnet do not show which is salient: mark"):
+    with pytest.raises(InputError, match="models of the family mpnet do not show which word is salient"):
         ctxbatch.searcher(store).search("one two")
     assert ctxbatch.searcher(store).search("one [two]", 1)[0].word

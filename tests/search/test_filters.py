@@ -127,7 +127,7 @@ def test_hits_of_several_stores_are_distinct_together(store, tmp_path):
     [
         ({"same_word": True, "other_words": True}, "exclude each other"),
         ({"min_score": 1.5}, "--min-score 1.5 must be a cosine"),
-        ({"distinct": "line"}, "--distinct 'line' must be sentence, document, word"),
+        ({"distinct": "line"}, "--distinct 'line' must be one of sentence, document, word"),
     ],
 )
 def test_impossible_filters_are_refused(filters, message):

@@ -74,7 +74,7 @@ def test_a_word_of_several_pieces_queries_with_each_where_rows_are_pieces(corpus
         ("not] opened", "do not pair up"),
         ("[nested [marks]]", "do not pair up"),
         ("empty [ ] mark", "are empty"),
-        ("just [...] points", r"\[...\] is not a word of the sentence"),
+        ("just [...] points", r"\[...\] contains no word of the sentence"),
         ("[two] marked [words]", r"marks several words \('two', 'words'\): mark one, or use Searcher.ask"),
         (3 << 40, "has no row 3298534883328"),
         (-1, "has no row -1"),
@@ -263,7 +263,7 @@ def test_an_unfinished_store_is_not_searched(store, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(store.path, out)
     shutil.rmtree(out / "shards" / "000001")
-    unfinished = r"is unfinished \(\d+ of \d+ shards\): run the command that began it to its end"
+    unfinished = r"is unfinished \(\d+ of \d+ shards\): rerun the command that started it"
     with pytest.raises(StoreError, match=unfinished):
         ctxbatch.searcher(Store(out))
     with pytest.raises(StoreError, match=unfinished):
@@ -299,7 +299,7 @@ def test_the_command_answers_a_file_of_queries_and_names_those_it_cannot(store, 
     assert "queries.txt, line 3: the brackets in 'no [closing' do not pair up" in result.stderr
     assert "1 of 3 queries were not answered in full" in result.stderr
     shown = cli("search", store.path, "--row", 0, "-k", 2, "--context", 1, "--explain").stdout
-    assert "dimensions are not zero in both" in shown
+    assert "dimensions are nonzero in both" in shown
     assert max(map(wcswidth, shown.splitlines())) <= 100
 
 
@@ -311,8 +311,8 @@ def test_the_command_answers_a_file_of_queries_and_names_those_it_cannot(store, 
         (("--queries", "/no/such/file"), "--queries /no/such/file cannot be read: No such file"),
         (("a [word]", "--same-word", "--other-words"), "--same-word and --other-words exclude each other"),
         (("a [word]", "--min-score", 2), "--min-score 2.0 must be a cosine"),
-        (("a [word]", "--distinct", "line"), "--distinct 'line' must be sentence, document, word"),
-        (("a [word]", "--source", "*.pdf"), "--source '*.pdf' matches no source of the store: there are "),
+        (("a [word]", "--distinct", "line"), "--distinct 'line' must be one of sentence, document, word"),
+        (("a [word]", "--source", "*.pdf"), "--source '*.pdf' matches no source of the store: its sources "),
         (("a [word]", "--context", -1), "--context -1 must be 0 or more"),
         (("a [word]", "-k", 0), "-k 0 must be 1 or more"),
         (("a [word]", "--source", ""), "--source '' matches no source of the store"),

@@ -300,7 +300,9 @@ def test_stores_of_different_configurations_are_not_searched_together(tmp_path, 
     (tmp_path / "a.txt").write_text("one two\n")
     make_store(tmp_path / "one", [tmp_path / "a.txt"], RunConfig(model=str(tiny())))
     make_store(tmp_path / "two", [tmp_path / "a.txt"], RunConfig(model=str(tiny()), shift="asinh"))
-    with pytest.raises(StoreError, match=r"cannot be searched together: shift is log_ratio and asinh"):
+    with pytest.raises(
+        StoreError, match=r"cannot be searched together: their shift differs, log_ratio and a"
+    ):
         ctxbatch.searcher([tmp_path / "one", tmp_path / "two"])
-    with pytest.raises(InputError, match=r"one is named twice"):
+    with pytest.raises(InputError, match=r"one is given twice"):
         ctxbatch.searcher([tmp_path / "one", tmp_path / "one"])

@@ -130,7 +130,7 @@ def test_a_killed_run_resumes_and_its_copy_is_the_store_that_a_folder_would_hold
     n_there = len(list(out.glob("shards/[0-9]*/shard.json")))
     pulled = cli("pull", url, out)
     assert pulled.returncode == 0, pulled.stderr
-    assert pulled.stderr == f"{out}: 10 of 10 shards; copied {10 - n_there}, {n_there} were there\n"
+    assert pulled.stderr == f"{out}: 10 of 10 shards; copied {10 - n_there}, {n_there} already there\n"
     assert arrow_digests(out) == arrow_digests(reference)
     assert not list(find_damage(out))
     assert not list(out.glob("shards/.*"))
@@ -229,7 +229,7 @@ def test_files_that_another_run_removes_before_they_are_committed_stop_the_run(s
 
     server.refuses = remove
     with pytest.raises(
-        ResourceError, match="files of shard 000001 went away while it was written, as if anot"
+        ResourceError, match="files of shard 000001 disappeared during the upload, perhaps bec"
     ):
         short(url)
     server.refuses = lambda _: None
@@ -302,7 +302,8 @@ def test_damage_is_found_kept_out_of_copies_and_repaired(server, bucket, made, c
     assert pulled.returncode == 3
     assert "1 of 3 shards" in pulled.stderr  # -q is for progress and summaries, not for what is missing
     assert pulled.stdout.splitlines() == [
-        f"{url}/shards/{shard} is damaged: `ctxbatch verify {url}` says how" for shard in ("000001", "000002")
+        f"{url}/shards/{shard} is damaged: run `ctxbatch verify {url}` for details"
+        for shard in ("000001", "000002")
     ]
     repaired = cli("verify", url, "--repair")
     assert repaired.returncode == 0, repaired.stderr
@@ -369,7 +370,7 @@ def test_a_store_that_was_copied_down_by_other_means_is_told_from_one(server, fi
     for name in objects(server, finished):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(filesystem.read_file(f"{finished}/{name}"))
-    with pytest.raises(StoreError, match="under other names than files have here: copy it with `ctxbatch pu"):
+    with pytest.raises(StoreError, match="where files have other names: copy the store with `ctxbatch pull`"):
         ctxbatch.open(tmp_path)
 
 
@@ -386,9 +387,7 @@ def test_a_damaged_manifest_is_said(bucket, made):
 
 
 def test_what_reads_vectors_says_what_copies_them_here(finished, cli):
-    said = (
-        f"{finished} is on object storage: `ctxbatch pull {finished} OUT` copies it here, then name the copy"
-    )
+    said = f"{finished} is on object storage: copy it with `ctxbatch pull {finished} OUT`, and name the copy"
     for arguments in (
         ["search", finished, "An [apple]."],
         ["index", finished],
@@ -407,7 +406,7 @@ def test_what_reads_vectors_says_what_copies_them_here(finished, cli):
 
 def test_places_that_cannot_hold_the_store_are_refused_before_any_work(bucket, short, corpus, config):
     root = bucket({"other/thing.txt": b"x"})
-    with pytest.raises(StoreError, match=rf"-o {root}/other holds other things \(thing.txt\) and no store"):
+    with pytest.raises(StoreError, match=rf"-o {root}/other contains other files \(thing.txt\) and no"):
         short(f"{root}/other")
     with pytest.raises(InputError, match="s3://no-such-bucket/out: no such object, folder or bucket"):
         short("s3://no-such-bucket/out")
@@ -463,18 +462,18 @@ def test_a_store_is_resumed_with_its_own_options_alone(finished, corpus, config)
 
 
 def test_copies_go_from_object_storage_into_folders(finished, short, tmp_path):
-    with pytest.raises(InputError, match=f"{tmp_path} is not a URL: name a store on object storage, as s3:"):
+    with pytest.raises(InputError, match=f"{tmp_path} is not a URL: name a store on object storage, such"):
         ctxbatch.pull(str(tmp_path), tmp_path / "copy")
     with pytest.raises(InputError, match=f"{finished} is on object storage too: name a folder"):
         ctxbatch.pull(finished, finished)
     with pytest.raises(StoreError, match="s3://finished/none is not a ctxbatch store: it has no manifest"):
         ctxbatch.pull("s3://finished/none", tmp_path / "copy")
     short(tmp_path / "own")
-    with pytest.raises(StoreError, match=f"{tmp_path}/own is another store than {finished}: name a new f"):
+    with pytest.raises(StoreError, match=f"{tmp_path}/own already holds another store, not {finished}: "):
         ctxbatch.pull(finished, tmp_path / "own")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
-    with pytest.raises(StoreError, match="holds other things"):
+    with pytest.raises(StoreError, match="contains other files"):
         ctxbatch.pull(finished, tmp_path / "full")
 
 

@@ -113,11 +113,11 @@ def test_the_hub_is_looked_up_in_its_cache_alone(out, model, tmp_path):
 def test_what_is_opened_because_a_store_names_it_is_named_first(out, corpus, cli):
     result = cli("verify", out, "--sources")
     assert result.returncode == 0
-    assert f"opening what {out} names as its sources: {corpus}" in result.stderr
+    assert f"opening the sources named in {out}: {corpus}" in result.stderr
     shutil.rmtree(out / "shards" / "000001")
     result = cli("verify", out, "--repair")
     assert result.returncode == 0
-    assert f"opening what {out} names as its sources: {corpus}" in result.stderr
+    assert f"opening the sources named in {out}: {corpus}" in result.stderr
 
 
 def test_a_source_that_is_no_regular_file_is_not_opened(out, cli, tmp_path):
