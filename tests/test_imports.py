@@ -24,9 +24,9 @@ MODULES = sorted(
 )
 # What other libraries do to a process when they are imported is theirs, and is done before.
 IMPORTS = """
-import csv, importlib, json, logging, os, signal, sys, warnings
+import csv, cyclopts, importlib, json, logging, os, signal, sys, warnings
 import faiss, joblib, matplotlib.pyplot, numpy, pyarrow.compute, pyarrow.dataset, ray, sklearn.cluster
-import threadpoolctl, tokenizers, torch, tqdm, transformers, typer
+import threadpoolctl, tokenizers, torch, tqdm, transformers
 from huggingface_hub.utils import are_progress_bars_disabled
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
