@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ctxbatch.search.searcher import Searcher
     from ctxbatch.store.pull import PullReport
     from ctxbatch.store.reader import Store
+    from ctxbatch.store.stats import RunTotals
 
 __all__ = [
     "Answer",
@@ -35,6 +36,7 @@ __all__ = [
     "ResourceError",
     "RunConfig",
     "RunReport",
+    "RunTotals",
     "Searcher",
     "Store",
     "StoreError",
@@ -56,6 +58,7 @@ _LAZY = {
     "PullReport": ("store.pull", "PullReport"),
     "RunConfig": ("run_config", "RunConfig"),
     "RunReport": ("execution.run", "RunReport"),
+    "RunTotals": ("store.stats", "RunTotals"),
     "Searcher": ("search.searcher", "Searcher"),
     "Store": ("store.reader", "Store"),
     "find_senses": ("analysis.senses", "find_senses"),

@@ -87,11 +87,11 @@ def _summary(report: "RunReport") -> Iterator[str]:
     totals, part = report.totals, report.part
     if part is None and not (report.n_run or report.given_up):
         yield f"{report.out} was finished before: nothing to do"
-    words = "" if totals["words"] is None else f" of {totals['words']:,} words"
-    size, time = terminal.readable_size(totals["bytes_written"]), terminal.readable_time(totals["seconds"])
-    yield f"stored    {totals['rows']:,} rows{words} in {totals['sentences']:,} sentences, {size}"
+    words = "" if totals.words is None else f" of {totals.words:,} words"
+    size, time = terminal.readable_size(totals.bytes_written), terminal.readable_time(totals.seconds)
+    yield f"stored    {totals.rows:,} rows{words} in {totals.sentences:,} sentences, {size}"
     yield f"rejected  {_rejected(report) or 'nothing'}"
-    yield f"time      {time} of work, {totals['tokens_per_second']:,.0f} tokens/s"
+    yield f"time      {time} of work, {totals.tokens_per_second:,.0f} tokens/s"
     yield f"index     {_index(report)}"
     yield f"store     {report.out if part is None else f'{report.out}: {part}'}"
 
@@ -99,7 +99,7 @@ def _summary(report: "RunReport") -> Iterator[str]:
 def _rejected(report: "RunReport") -> str | None:
     from ctxbatch.store.manifest import rejects_of
 
-    records, words = report.totals["rejected"], report.totals["rejected_words"]
+    records, words = report.totals.rejected, report.totals.rejected_words
     return f"{records:,} records, {words:,} words: see {rejects_of(report.out)}" if records or words else None
 
 

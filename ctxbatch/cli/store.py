@@ -75,7 +75,7 @@ def stats(out: StoreName, /, *, as_json: AsJson = False) -> None:
 
     store = ctxbatch.open(out)
     store.tell_damage()
-    found = totals(store)
+    found = totals(store).as_dict()
     lines = (f"{name.replace('_', ' '):<22} {_readable(name, value)}" for name, value in found.items())
     terminal.show([terminal.json_line(found)] if as_json else lines)
 

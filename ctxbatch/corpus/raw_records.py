@@ -7,6 +7,7 @@ one to `_CONTENT` of `ctxbatch.corpus.records`.
 
 import csv
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ _MERGED = ("txt", "jsonl")
 _MAX_FAILURES = 8
 _WINDOW_BYTES = 1 << 20
 _TOO_LONG = f"longer than {MAX_RECORD_BYTES >> 20} MiB"
-csv.field_size_limit(MAX_RECORD_BYTES)
+_MAX_FIELD = MAX_RECORD_BYTES
+_field_limit = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +278,7 @@ class _CsvRows:
             self._apart = None
             reader = csv.reader(self._texts(), delimiter=self._delimiter, strict=True)
             try:
-                for fields in reader:
+                while (fields := _next_row(reader)) is not None:
                     yield self._marked(self._row(fields))
                     self._taken, self._problem = [], None
             except csv.Error as error:
@@ -351,6 +353,19 @@ class _CsvRows:
         if not self._tabs or problem or (columns is not None and len(fields) != len(columns)):
             return None
         return _joined([line], None, fields)
+
+
+def _next_row(reader: Iterator[list[str]]) -> list[str] | None:
+    """The fields of the next row, each as long as a record may be; ``None`` where there is none.
+
+    How long a field may be is a setting of the whole process, whose other parts have it as they left it.
+    """
+    with _field_limit:
+        usual = csv.field_size_limit(_MAX_FIELD)
+        try:
+            return next(reader, None)
+        finally:
+            csv.field_size_limit(usual)
 
 
 def _table_units(source: OpenSource, start: int, _number: int) -> Iterator[Unit]:

@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ctxbatch.corpus.tables import Table
 from ctxbatch.errors import ResourceError
 from ctxbatch.files import cache_folder, free_bytes, write_atomically
 from ctxbatch.search.index_build import expected_bytes
+from ctxbatch.store.stats import RunTotals
 from ctxbatch.text.batching import BatchMaker
 from ctxbatch.text.buffers import Buffer
 from ctxbatch.text.sentences import split_sentences
@@ -350,17 +351,17 @@ def _known_rate(config: ResolvedConfig, devices: Sequence[str]) -> float | None:
     return _read_rates().get(_rate_key(config, devices))
 
 
-def remember_rate(totals: Mapping[str, Any], config: ResolvedConfig) -> None:
+def remember_rate(totals: RunTotals, config: ResolvedConfig) -> None:
     """Keep a finished run's tokens per second for later estimates; a cache that may be lost.
 
     Where only sentences with some words are tokenised, reading takes the time, and no such rate says much.
     """
-    if totals["seconds"] < _MIN_SECONDS_FOR_RATE or config.words is not None:
+    if totals.seconds < _MIN_SECONDS_FOR_RATE or config.words is not None:
         return
     try:
         path = _rates_file()
         path.parent.mkdir(parents=True, exist_ok=True)
-        rates = _read_rates() | {_rate_key(config, totals["devices"]): totals["tokens_per_second"]}
+        rates = _read_rates() | {_rate_key(config, totals.devices): totals.tokens_per_second}
         write_atomically(path, json.dumps(rates, indent=1).encode())
     except (OSError, ResourceError) as error:
         log.debug("the rate of this run cannot be kept: %s", error)

@@ -4,7 +4,6 @@ Owns how a cluster is found and asked, what is said of its errors, and that Ray 
 """
 
 import contextlib
-import functools
 import logging
 import signal
 import socket
@@ -12,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ctxbatch.errors import CtxbatchError, InputError, ResourceError
@@ -34,10 +32,20 @@ def connected(asked: str) -> Iterator[None]:
     ray = _import_ray()
     if ray.is_initialized():
         raise InputError("this process is connected to Ray already: call ray.shutdown() before a run")
+    with _silent(ray):
+        _join(ray, asked)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _join(ray: Any, asked: str) -> None:  # noqa: ANN401 (a module)
     with _own_signals():
         try:
             address = _find(ray, asked)
             ray.init(address, namespace="ctxbatch", log_to_driver=False, configure_logging=False)
+            logging.getLogger("ray").addHandler(_to_own_log)  # which ray.init has removed
         except (OSError, RuntimeError, ValueError, ImportError) as error:
             text = str(error)
             said = _last_line(error) if "Traceback" in text else " ".join(text.split())
@@ -46,10 +54,6 @@ def connected(asked: str) -> Iterator[None]:
                 f"--address {asked}: no Ray cluster can be joined ({said}): start one with `ray start "
                 "--head`, or name the head of another as HOST:PORT"
             ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextlib.contextmanager
@@ -144,7 +148,6 @@ def _import_ray() -> Any:  # noqa: ANN401 (a module that need not be there)
         import ray
     except ImportError:
         raise InputError("--engine ray needs Ray: pip install 'ctxbatch[ray]'") from None
-    _silence(ray)
     return ray
 
 
@@ -169,15 +172,24 @@ class _ToOwnLog(logging.Handler):
         log.debug("Ray says: %s", record.getMessage())
 
 
-@functools.cache
-def _silence(ray: ModuleType) -> None:
-    ray_log = logging.getLogger("ray")
-    ray_log.propagate = False
-    ray_log.addHandler(_ToOwnLog())
+_to_own_log = _ToOwnLog()
 
-    def to_own_log(data: dict[str, Any], *_: object, **__: object) -> None:
-        if lines := "\n".join(data["lines"]).strip().splitlines():
-            log.debug("Ray says: %s", lines[0])
 
+def _print_to_own_log(data: dict[str, Any], *_: object, **__: object) -> None:
+    if lines := "\n".join(data["lines"]).strip().splitlines():
+        log.debug("Ray says: %s", lines[0])
+
+
+@contextlib.contextmanager
+def _silent(ray: Any) -> Iterator[None]:  # noqa: ANN401 (a module)
+    """Have Ray say nothing on the terminal for as long as this process is connected."""
+    ray_log, worker = logging.getLogger("ray"), ray._private.worker
+    handlers, propagates, prints = ray_log.handlers[:], ray_log.propagate, worker.print_worker_logs
+    ray_log.handlers[:], ray_log.propagate = [_to_own_log], False
     # It prints deaths of nodes, dozens of lines each, to standard output, and has no option for it.
-    ray._private.worker.print_worker_logs = to_own_log
+    worker.print_worker_logs = _print_to_own_log
+    try:
+        yield
+    finally:
+        worker.print_worker_logs = prints
+        ray_log.handlers[:], ray_log.propagate = handlers, propagates

@@ -16,7 +16,6 @@ from ctxbatch.search.index_files import check_index, folder_damage, index_files
 from ctxbatch.store.location import location_of, manifest_of
 from ctxbatch.store.manifest import INDEX, log_path
 from ctxbatch.store.reader import Store
-from ctxbatch.store.stats import totals
 from ctxbatch.store.verify import Damage, find_shard_damage, tell_sources
 
 log = logging.getLogger("ctxbatch")
@@ -90,7 +89,7 @@ def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = Tru
         files = index_files(location.folder) if location.is_here else []
         stale = [path.stem for path in files if list(check_index(path, manifest))]
         indexes = index_build.rebuild(store, stale, quiet=quiet)
-        warn_of_mixture(totals(store))
+        warn_of_mixture(store.commits.values())
     return RepairReport(tuple(spec.shard for spec in todo), indexes)
 
 

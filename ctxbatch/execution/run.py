@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.inputs import find_sources
@@ -32,7 +31,7 @@ from ctxbatch.store.location import StoreLocation, location_of, manifest_of
 from ctxbatch.store.manifest import Manifest, log_path
 from ctxbatch.store.reader import Store
 from ctxbatch.store.rejects import misread
-from ctxbatch.store.stats import totals
+from ctxbatch.store.stats import RunTotals, totals
 
 log = logging.getLogger("ctxbatch")
 _SHOWN_LEFT_OUT = 3
@@ -49,7 +48,7 @@ class RunReport:
     """
 
     out: Path | str
-    totals: Mapping[str, Any]
+    totals: RunTotals
     n_run: int
     given_up: tuple[int, ...]
     index: index_build.IndexReport | None
@@ -61,7 +60,7 @@ class RunReport:
     def clean(self) -> bool:
         """Whether everything that was read is stored."""
         lost = self.given_up or self.missing
-        return not (lost or self.totals["rejected"] or self.totals["rejected_words"])
+        return not (lost or self.totals.rejected or self.totals.rejected_words)
 
 
 def run(
@@ -112,11 +111,11 @@ def _finish(site: "Session", config: RunConfig) -> RunReport:
     report = _index(Store(location.out), quiet=site.quiet) if wanted else None
     store = Store(location.out)
     lost = set(mine).difference(store.commits, given_up, left)
-    whole = totals(store)
-    warn_of_mixture(whole)
+    warn_of_mixture(store.commits.values())
     if store.complete and not store.n_rows:
         kept = manifest.config.kept or "words"
-        log.warning("%s holds no rows: of %d sentences none has %s", location.out, whole["sentences"], kept)
+        n_sentences = totals(store).sentences
+        log.warning("%s holds no rows: of %d sentences none has %s", location.out, n_sentences, kept)
     result = RunReport(
         location.out,
         totals(store, mine),
@@ -129,7 +128,7 @@ def _finish(site: "Session", config: RunConfig) -> RunReport:
     )
     if not before and part is None and site.engine.devices:
         remember_rate(result.totals, manifest.config)
-    log.debug("finished: %s", dict(result.totals))
+    log.debug("finished: %s", result.totals.as_dict())
     return result
 
 

@@ -4,27 +4,29 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ctxbatch.corpus.plan import ShardSpec, plan
 from ctxbatch.execution.engines import Engine
 from ctxbatch.execution.messages import Message
 from ctxbatch.execution.progress import ProgressBar
 from ctxbatch.files import as_resource_error, open_to_write
+from ctxbatch.store.commits import Commit
 from ctxbatch.store.location import StoreLocation
 from ctxbatch.store.locks import locked, shared
 from ctxbatch.store.manifest import Manifest, log_path
+from ctxbatch.store.stats import devices_of, versions_of
 from ctxbatch.terminal import file_handler
 
 log = logging.getLogger("ctxbatch")
 
 
-def warn_of_mixture(found: Mapping[str, Any]) -> None:
+def warn_of_mixture(commits: Collection[Commit]) -> None:
     """Say that shards differ in what their bits can depend on."""
-    kinds = {"device": found["devices"], **found["versions"]}
+    kinds = {"device": devices_of(commits), **versions_of(commits)}
     for name, values in kinds.items():
         if len(values) > 1:
             log.warning("the shards are of mixed origin: %s %s", name, " and ".join(values))

@@ -24,6 +24,7 @@ from ctxbatch.model.program import COMPILED_LEAST, COMPILED_TOKENS, Program
 from ctxbatch.model.resolve import Family, family_of, first_line, is_out_of_memory, model_error
 from ctxbatch.model.salience import Watch, attention_name
 from ctxbatch.model.shift import SHIFTS
+from ctxbatch.model.silence import transformers_silent
 from ctxbatch.text.batching import TokenBatch
 
 _COMPUTE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -325,18 +326,19 @@ def _load_model(folder: ModelFolder, attention: str | None) -> Any:  # noqa: ANN
     import transformers  # takes seconds, and compiled programs do not need it
 
     try:
-        # Read first, so that it cannot ask for another attention: that could be code from the hub.
-        model_config = transformers.AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
-        model, report = transformers.AutoModel.from_pretrained(
-            folder.path,
-            config=model_config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are reported below, by name
-            attn_implementation=attention,
-        )
+        with transformers_silent():
+            # Read first, so that it cannot ask for another attention: that could be code from the hub.
+            model_config = transformers.AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
+            model, report = transformers.AutoModel.from_pretrained(
+                folder.path,
+                config=model_config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are reported below, by name
+                attn_implementation=attention,
+            )
     except Exception as error:  # a damaged file can raise many classes
         raise model_error(f"--model {folder.name} cannot be loaded", error) from error
     for name, found, wanted in report["mismatched_keys"]:

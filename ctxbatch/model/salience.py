@@ -88,6 +88,7 @@ def attention_name(kind: str) -> str:
         attended: tuple[Tensor, None] = attend(module, query, key, value, mask, **options)
         return attended
 
+    # Under names of our own, and for good: a model looks its attention up by name in every pass.
     AttentionInterface.register(_NAMES[kind], watched)
     AttentionMaskInterface.register(_NAMES[kind], make_mask)
     return _NAMES[kind]

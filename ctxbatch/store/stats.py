@@ -1,59 +1,123 @@
 """What the shards of a store add up to: counts, seconds by stage, and what held the run up."""
 
+import json
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ctxbatch.store.commits import Counts
+from ctxbatch.config import Kept
+from ctxbatch.store.commits import Commit, Counts
 from ctxbatch.store.reader import Store
 
 # Below this share of its time at work, encoding waits too much for another stage to be the bottleneck.
 _BUSY = 0.85
 
 
-def totals(store: Store, shards: Collection[int] | None = None) -> dict[str, Any]:
-    """What the committed shards hold and took, as ``ctxbatch stats --json`` prints it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTotals:
+    """What the committed shards of a store hold and took.
 
-    ``seconds`` is the union of the shards' working intervals, so shards worked on side by side count
-    once and a night between two runs not at all; ``words``, ``wordpieces`` and ``unknown_words`` are
-    ``None`` where ``--words`` left sentences untokenised; ``padding`` is the share of computed positions that
-    were padding; ``stages`` are seconds of all workers together. With ``shards`` only these count.
+    Args:
+        records: Records that were read; ``rejected`` of them are not in the store.
+        sentences: Sentences that are in the store.
+        words: Words that were found; ``rejected_words`` of them are not in the store. These, ``wordpieces``
+            and ``unknown_words`` are ``None`` where ``--words`` left sentences untokenised.
+        rows: Rows, each with its vectors.
+        tokens: Tokens that the model computed, special ones included.
+        shards_short_of_memory: Shards that ran in smaller batches, as the device's memory was too small.
+        bytes_written: The size of all files on the disk.
+        seconds: The union of the shards' working intervals: shards worked on side by side count once, and a
+            night between two runs not at all.
+        padding: The share of computed positions that were padding.
+        stages: Seconds of each stage in each state, of all workers together.
+        bottleneck: One sentence on what held the run up; ``None`` before any shard.
+        peak_memory_bytes: The most memory that a worker has had.
+        columns: Names of the vector columns.
+        selection: Which occurrences are stored; ``None`` where all are.
+        devices: All devices met, by name; more than one means a store of mixed origin.
+        versions: All versions met, by library; likewise.
+
+    The other fields are those of the store's configuration.
     """
+
+    records: int
+    sentences: int
+    words: int | None
+    rows: int
+    wordpieces: int | None
+    tokens: int
+    rejected: int
+    rejected_words: int
+    unknown_words: int | None
+    shards: int
+    shards_planned: int
+    shards_short_of_memory: int
+    bytes_written: int
+    seconds: float
+    tokens_per_second: float
+    padding: float
+    stages: Mapping[str, Mapping[str, float]]
+    bottleneck: str | None
+    peak_memory_bytes: int
+    model: str
+    columns: tuple[str, ...]
+    selection: Kept | None
+    salience_layer: int | None
+    salience_head: int | None
+    precision: str
+    compiled: bool
+    fingerprint: str
+    devices: tuple[str, ...]
+    versions: Mapping[str, tuple[str, ...]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON knows them, as ``ctxbatch stats --json`` prints them."""
+        fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # tuples become lists
+        return fields
+
+
+def totals(store: Store, shards: Collection[int] | None = None) -> RunTotals:
+    """Add up the committed shards of a store; with ``shards`` only these."""
     planned = range(len(store.manifest.shards)) if shards is None else shards
     commits = [commit for shard, commit in store.commits.items() if shard in planned]
+    config = store.config
     counts = sum((commit.counts for commit in commits), Counts())
     seconds = _union((commit.timing.started, commit.timing.finished) for commit in commits)
-    content = asdict(counts)
-    del content["slots"]
-    if store.config.words is not None:  # sentences without one of them were not tokenised
-        content |= dict.fromkeys(("words", "wordpieces", "unknown_words"))
-    budget = store.config.tokens_per_batch
     stages = _stages(commit.timing.stages for commit in commits)
-    devices = sorted({commit.device for commit in commits})
-    return {
-        **content,
-        "shards": len(commits),
-        "shards_planned": len(planned),
-        "shards_short_of_memory": sum(commit.tokens_per_batch < budget for commit in commits),
-        "bytes_written": sum(commit.size for commit in commits),
-        "seconds": round(seconds, 3),
-        "tokens_per_second": round(counts.tokens / seconds, 1) if seconds else 0.0,
-        "padding": round(1 - counts.tokens / counts.slots, 4) if counts.slots else 0.0,
-        "stages": stages,
-        "bottleneck": bottleneck(stages, _faster_model(devices, store.config.compiled)),
-        "peak_memory_bytes": max((commit.peak_memory_bytes for commit in commits), default=0),
-        "model": store.config.model,
-        "columns": list(store.config.columns),
-        "selection": None if store.config.kept is None else asdict(store.config.kept),
-        "salience_layer": store.config.salience_layer,
-        "salience_head": store.config.salience_head,
-        "precision": store.config.precision,
-        "compiled": store.config.compiled,
-        "fingerprint": store.config.fingerprint,
-        "devices": devices,
-        "versions": _distinct(commit.versions for commit in commits),
-    }
+    devices = devices_of(commits)
+    all_tokenised = config.words is None  # else not those without one of the words
+    return RunTotals(
+        records=counts.records,
+        sentences=counts.sentences,
+        words=counts.words if all_tokenised else None,
+        rows=counts.rows,
+        wordpieces=counts.wordpieces if all_tokenised else None,
+        tokens=counts.tokens,
+        rejected=counts.rejected,
+        rejected_words=counts.rejected_words,
+        unknown_words=counts.unknown_words if all_tokenised else None,
+        shards=len(commits),
+        shards_planned=len(planned),
+        shards_short_of_memory=sum(commit.tokens_per_batch < config.tokens_per_batch for commit in commits),
+        bytes_written=sum(commit.size for commit in commits),
+        seconds=round(seconds, 3),
+        tokens_per_second=round(counts.tokens / seconds, 1) if seconds else 0.0,
+        padding=round(1 - counts.tokens / counts.slots, 4) if counts.slots else 0.0,
+        stages=stages,
+        bottleneck=bottleneck(stages, _faster_model(devices, config.compiled)),
+        peak_memory_bytes=max((commit.peak_memory_bytes for commit in commits), default=0),
+        model=config.model,
+        columns=config.columns,
+        selection=config.kept,
+        salience_layer=config.salience_layer,
+        salience_head=config.salience_head,
+        precision=config.precision,
+        compiled=config.compiled,
+        fingerprint=config.fingerprint,
+        devices=devices,
+        versions=versions_of(commits),
+    )
 
 
 def _faster_model(devices: Iterable[str], compiled: bool) -> str:
@@ -107,10 +171,15 @@ def _union(intervals: Iterable[tuple[float, float]]) -> float:
     return total
 
 
-def _distinct(versions: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
-    """All versions met, by library: more than one means a store of mixed origin."""
+def devices_of(commits: Iterable[Commit]) -> tuple[str, ...]:
+    """Return the names of all devices that shards were made on."""
+    return tuple(sorted({commit.device for commit in commits}))
+
+
+def versions_of(commits: Iterable[Commit]) -> dict[str, tuple[str, ...]]:
+    """Return all versions that shards were made with, by library."""
     found: dict[str, set[str]] = {}
-    for each in versions:
-        for name, version in each.items():
+    for commit in commits:
+        for name, version in commit.versions.items():
             found.setdefault(name, set()).add(version)
-    return {name: sorted(versions) for name, versions in found.items()}
+    return {name: tuple(sorted(versions)) for name, versions in found.items()}

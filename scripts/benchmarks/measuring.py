@@ -311,7 +311,7 @@ def run_ctxbatch(
     command = [sys.executable, "-m", "ctxbatch.cli.main", "run", str(text), "-o", str(out), "--quiet"]
     finished = run_process([*command, "--no-index", *settings], environment)
     store = ctxbatch.open(out)
-    found = totals(store)
+    found = totals(store).as_dict()
     shutil.rmtree(out)
     os.sync()  # what is still to be written must not slow down who comes next
     return {

@@ -121,7 +121,7 @@ def n_committed(out: Path) -> int:
 
 def rate(out: Path) -> float:
     """Tokens per second, from the first shard's beginning to the last one's end."""
-    return float(totals(Store(out))["tokens_per_second"])
+    return totals(Store(out)).tokens_per_second
 
 
 if __name__ == "__main__":

@@ -255,12 +255,12 @@ def compare(case: Case, planned: dict[str, Any], out: Path) -> None:
     store = open_store(out)
     found = totals(store)
     peaks = [commit.peak_memory_bytes for commit in store.commits.values()]
-    case.facts |= {"worker MB": round(max(peaks) / 1e6), "shards": len(peaks), "records": found["records"]}
-    case.facts["planned/run"] = round(planned["records"] / found["records"], 3)
-    if found["records"] != case.records or found["rejected"]:
-        what = f"{found['records']:,} records of {case.records:,} were read, {found['rejected']:,} rejected"
+    case.facts |= {"worker MB": round(max(peaks) / 1e6), "shards": len(peaks), "records": found.records}
+    case.facts["planned/run"] = round(planned["records"] / found.records, 3)
+    if found.records != case.records or found.rejected:
+        what = f"{found.records:,} records of {case.records:,} were read, {found.rejected:,} rejected"
         case.wrong.append(what)
-    for name, real in (("records", case.records), ("bytes", case.bytes), ("sentences", found["sentences"])):
+    for name, real in (("records", case.records), ("bytes", case.bytes), ("sentences", found.sentences)):
         if name == "sentences" and real < FEW:
             continue  # whether a sample meets one of so few is chance
         if abs(planned[name] - real) > AGREEMENT * real + 20:

@@ -303,13 +303,13 @@ def test_a_folder_of_bad_files_is_run_to_the_end_and_every_record_accounted_for(
 
     found = totals(store)
     lines = list(rejects(store))
-    assert found["rejected"] == len(lines) == sum(len(expected) for _, _, expected in REJECTED.values())
+    assert found.rejected == len(lines) == sum(len(expected) for _, _, expected in REJECTED.values())
     stored = {(s["source"], s["record"]) for s in store.sentences.to_table().to_pylist()}
     rejected = {(line["source"], line["record"]) for line in lines}
     assert not stored & rejected
     _, _, items = read_all([bad_folder])
     blank = sum(isinstance(item, Record) and not item.text.strip() for item in items)
-    assert found["records"] == len(items) == len(stored) + len(rejected) + blank
+    assert found.records == len(items) == len(stored) + len(rejected) + blank
     assert f"rejected  {len(lines)} records" in result.stderr
 
 

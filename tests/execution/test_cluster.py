@@ -1,5 +1,6 @@
 """A run on a Ray cluster has the bytes of a local one, whatever dies on the way."""
 
+import logging
 import math
 import os
 import random
@@ -181,6 +182,24 @@ def test_what_ray_says_stands_in_one_line(ray_says, we_say, cluster, monkeypatch
         connected(cluster.address),
     ):
         pass
+
+
+def test_what_ray_says_goes_to_the_log_while_a_connection_lasts(cluster, caplog, capfd):
+    from ray._private import worker
+
+    def state():
+        log = logging.getLogger("ray")
+        return worker.print_worker_logs, log.handlers[:], log.propagate, signal.getsignal(signal.SIGTERM)
+
+    before = state()
+    with caplog.at_level("DEBUG", "ctxbatch"), connected(cluster.address):
+        assert worker.print_worker_logs is not before[0]
+        logging.getLogger("ray.somewhere").warning("something is so")
+        worker.print_worker_logs({"lines": ["a node has died", "details"]}, sys.stdout, True)
+    assert state() == before
+    said = [message for message in caplog.messages if message.startswith("Ray says")]
+    assert said == ["Ray says: something is so", "Ray says: a node has died"]
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -56,13 +56,13 @@ def test_an_estimate_is_close_to_the_run(tmp_path, tiny, monkeypatch, name, n_li
     # Of CSV only the beginning can be sampled, where these lines are shorter.
     within = 0.02 if n_lines == 40 else 0.35 if "csv" in name else 0.12
     for key, real in (
-        ("records", found["records"]),
-        ("sentences", found["sentences"]),
-        ("words", found["words"]),
+        ("records", found.records),
+        ("sentences", found.sentences),
+        ("words", found.words),
     ):
         assert getattr(expected, key) == pytest.approx(real, rel=within), key
-    assert expected.tokens == pytest.approx(found["tokens"], rel=within)
-    assert expected.bytes_on_disk == pytest.approx(found["bytes_written"], rel=within + 0.03, abs=20_000)
+    assert expected.tokens == pytest.approx(found.tokens, rel=within)
+    assert expected.bytes_on_disk == pytest.approx(found.bytes_written, rel=within + 0.03, abs=20_000)
     assert expected.rejected == 0
 
 
@@ -74,7 +74,7 @@ def test_many_files_are_sampled_evenly(tmp_path, tiny):
     assert expected.sources == 100
     assert expected.sampled < 1
     assert expected.words == pytest.approx(
-        totals(make_store(tmp_path / "out", [tmp_path], config))["words"], rel=0.1
+        totals(make_store(tmp_path / "out", [tmp_path], config)).words, rel=0.1
     )
 
 
@@ -87,9 +87,9 @@ def test_rejects_and_damage_are_part_of_the_estimate(tmp_path, tiny):
     expected = ctxbatch.estimate(tmp_path, tmp_path / "out", config)
     found = totals(make_store(tmp_path / "out", [tmp_path], config))
     assert (expected.records, expected.rejected, expected.words) == (
-        found["records"],
-        found["rejected"],
-        found["words"],
+        found.records,
+        found.rejected,
+        found.words,
     )
     (tmp_path / "none.txt.gz").write_bytes(b"no gzip")
     with pytest.raises(InputError, match="nothing can be read"):
@@ -103,10 +103,10 @@ def test_what_lies_behind_a_damage_is_not_counted(tmp_path, tiny):
     config = RunConfig(model=str(tiny()), vectors=("static",))
     expected = ctxbatch.estimate(tmp_path, tmp_path / "out", config)
     found = totals(make_store(tmp_path / "out", [tmp_path], config))
-    assert found["records"] == 4_097
-    assert expected.records == pytest.approx(found["records"], rel=0.02)
-    assert expected.words == pytest.approx(found["words"], rel=0.05)
-    assert expected.rejected == found["rejected"] == 1
+    assert found.records == 4_097
+    assert expected.records == pytest.approx(found.records, rel=0.02)
+    assert expected.words == pytest.approx(found.words, rel=0.05)
+    assert expected.rejected == found.rejected == 1
 
 
 def test_a_limit_bounds_the_estimate(tmp_path, tiny):
@@ -115,7 +115,7 @@ def test_a_limit_bounds_the_estimate(tmp_path, tiny):
     expected = ctxbatch.estimate(tmp_path / "a.txt", tmp_path / "out", config)
     assert expected.records == len(LINES)
     assert expected.words == pytest.approx(
-        totals(make_store(tmp_path / "out", [tmp_path], config))["words"], rel=0.02
+        totals(make_store(tmp_path / "out", [tmp_path], config)).words, rel=0.02
     )
 
 
@@ -125,7 +125,7 @@ def test_one_line_longer_than_the_sample_is_judged_by_its_beginning(tmp_path, ti
     config = RunConfig(model=str(tiny()), vectors=("static",))
     expected = ctxbatch.estimate(tmp_path / "a.txt", tmp_path / "out", config)
     found = totals(make_store(tmp_path / "out", [tmp_path / "a.txt"], config))
-    assert expected.words == pytest.approx(found["words"], rel=0.1)
+    assert expected.words == pytest.approx(found.words, rel=0.1)
 
 
 def test_the_command_prints_a_page_or_json_and_writes_nothing(tmp_path, tiny, cli, monkeypatch):
@@ -150,7 +150,7 @@ def test_the_rate_of_a_run_is_remembered_for_its_model_and_device(tmp_path, tiny
     config = RunConfig(model=str(tiny()))
     report = ctxbatch.run(tmp_path / "a.txt", tmp_path / "out", config)
     expected = ctxbatch.estimate(tmp_path / "a.txt", tmp_path / "new", config)
-    assert expected.tokens_per_second == report.totals["tokens_per_second"]
+    assert expected.tokens_per_second == report.totals.tokens_per_second
     assert expected.seconds == pytest.approx(expected.tokens / expected.tokens_per_second, abs=0.1)
     another = RunConfig(model=str(tiny()), vectors=("static",))
     assert ctxbatch.estimate(tmp_path / "a.txt", tmp_path / "new", another).seconds is None

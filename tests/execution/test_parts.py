@@ -302,9 +302,9 @@ def test_rejects_count_for_each_part_by_itself(tiny, tmp_path):
     corpus.write_text("{\n" * 3 + '{"text": "I want an apple."}\n' * 60)
     settings = {"model": str(tiny()), "shard_size": 1_000, "workers": 1}
     first = ctxbatch.run(corpus, out, RunConfig(**settings, shard_range=(1, 2)))
-    assert (first.totals["rejected"], first.clean) == (3, False)
+    assert (first.totals.rejected, first.clean) == (3, False)
     second = ctxbatch.run(corpus, out, RunConfig(**settings, shard_range=(2, 2), max_rejects=0))
-    assert (second.totals["rejected"], second.clean) == (0, True)
+    assert (second.totals.rejected, second.clean) == (0, True)
 
 
 @pytest.mark.parametrize("part", [(0, 4), (5, 4), (-1, 2), (1, 0)])

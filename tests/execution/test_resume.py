@@ -302,7 +302,7 @@ def test_the_time_between_two_runs_does_not_count(copy):
         write_json(path, record)
     for path in sorted(copy.glob("shards/*"))[3:]:
         shutil.rmtree(path)
-    assert totals(ctxbatch.open(copy))["seconds"] == 15
+    assert totals(ctxbatch.open(copy)).seconds == 15
 
 
 def test_the_log_keeps_what_happened(reference):

@@ -16,6 +16,14 @@ from tests.helpers.models import TEXT
 from tests.helpers.running import command
 from tests.helpers.stores import arrow_digests, make_store, rows_of
 
+# What programs read of a store, by name and in this order.
+TOTALS = """
+records sentences words rows wordpieces tokens rejected rejected_words unknown_words
+shards shards_planned shards_short_of_memory bytes_written seconds tokens_per_second padding stages bottleneck
+peak_memory_bytes model columns selection salience_layer salience_head precision compiled fingerprint devices
+versions
+"""
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
@@ -75,6 +83,18 @@ def test_stats_json_counts_what_is_there(finished, cli):
     assert totals["tokens_per_second"] > 0
     assert 0 <= totals["padding"] < 1
     assert {"rejected_words", "unknown_words"} <= totals.keys()
+
+
+def test_the_totals_of_a_store_are_what_stats_prints_in_that_order(finished, cli):
+    from ctxbatch.store.stats import totals
+
+    out, _ = finished
+    found = totals(ctxbatch.open(out))
+    printed = json.loads(cli("stats", out, "--json").stdout)
+    assert list(printed) == list(found.as_dict()) == TOTALS.split()
+    assert printed == found.as_dict()
+    assert printed["columns"] == list(found.columns)
+    assert printed["versions"]["torch"] == list(found.versions["torch"])
 
 
 def test_stats_status_and_verify_speak_to_people(finished, cli):
@@ -166,7 +186,7 @@ def test_a_vector_that_overflows_half_floats_rejects_its_word_by_name(tiny, tmp_
         ("one", "contextual_3 is not finite in float16"),
         ("two", "contextual_3 is not finite in float16"),
     ]
-    assert (totals(store)["rows"], totals(store)["rejected_words"]) == (0, 2)
+    assert (totals(store).rows, totals(store).rejected_words) == (0, 2)
     full = make_store(tmp_path / "full", [tmp_path / "a.txt"], RunConfig(**config, dtype="float32"))
     assert full.n_rows == 2
 
@@ -176,7 +196,7 @@ def test_python_runs_the_same_as_the_command_line(corpus, tiny, tmp_path):
     report = ctxbatch.run(corpus / "a.txt", tmp_path / "out", config)
     assert report.clean
     assert "shard 000000 committed" in (tmp_path / "out" / "run.log").read_text()
-    assert report.totals["rows"] == ctxbatch.open(tmp_path / "out").n_rows > 50
+    assert report.totals.rows == ctxbatch.open(tmp_path / "out").n_rows > 50
 
 
 def test_files_where_the_user_stands_are_not_imported(tiny, tmp_path):

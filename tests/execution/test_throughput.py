@@ -42,8 +42,8 @@ def test_short_memory_halves_the_batches_of_a_shard_and_is_recorded(tiny, text, 
     forget_above(monkeypatch, 300)
     short = make_store(tmp_path / "short", [text], config)
     assert {commit.tokens_per_batch for commit in short.commits.values()} == {200}
-    assert totals(short)["shards_short_of_memory"] == len(short.commits) > 1
-    assert totals(whole)["shards_short_of_memory"] == 0
+    assert totals(short).shards_short_of_memory == len(short.commits) > 1
+    assert totals(whole).shards_short_of_memory == 0
     assert short.words.to_table().num_rows == whole.words.to_table().num_rows
     for one, other in zip(whole.vectors("contextual"), short.vectors("contextual"), strict=True):
         assert abs(one - other).max() < 1e-4
@@ -106,11 +106,11 @@ def test_a_run_says_where_its_time_went(tiny, cli, text, tmp_path):
     ran = cli("run", text, "-o", tmp_path / "out", "--model", tiny(), "--devices", "cpu", "--workers", 1)
     assert ran.returncode == 0, ran.stderr
     found = totals(ctxbatch.open(tmp_path / "out"))
-    assert set(found["stages"]) == {"read", "encode", "write"}
-    for stage in found["stages"].values():
+    assert set(found.stages) == {"read", "encode", "write"}
+    for stage in found.stages.values():
         assert stage["busy"] > 0
-    encode = found["stages"]["encode"]
-    assert sum(encode.values()) <= found["seconds"] * 1.01  # one worker's encoder, from start to end
+    encode = found.stages["encode"]
+    assert sum(encode.values()) <= found.seconds * 1.01  # one worker's encoder, from start to end
     stats = cli("stats", tmp_path / "out")
     assert "s at work" in stats.stdout
     assert "would" in stats.stdout.split("bottleneck")[1].splitlines()[0]

@@ -124,9 +124,9 @@ def test_word_longer_than_a_window_is_rejected_by_name_and_the_rest_stored(tiny,
     assert named[0]["reason"] == "word of 100 wordpieces is longer than a window of 38"
     assert {entry["record"] for entry in named} <= {0, 1}
     counted = totals(store)
-    assert counted["rejected_words"] == len(rejected)
-    assert counted["rejected"] == 0
-    assert counted["words"] == counted["rows"] + len(rejected)
+    assert counted.rejected_words == len(rejected)
+    assert counted.rejected == 0
+    assert counted.words == counted.rows + len(rejected)
 
 
 def test_a_line_of_twenty_thousand_words_gives_every_word_once_from_the_right_window(tiny, oracle, tmp_path):

@@ -70,4 +70,4 @@ def test_batches_that_are_too_large_for_a_gpu_are_halved(tiny, tmp_path):
         store = make_store(tmp_path / "out", [text], config, "cuda:0")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, 0)
-    assert totals(store)["shards_short_of_memory"] > 0
+    assert totals(store).shards_short_of_memory > 0

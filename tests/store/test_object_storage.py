@@ -145,7 +145,7 @@ def test_a_killed_run_resumes_and_its_copy_is_the_store_that_a_folder_would_hold
 def test_a_finished_store_is_not_run_again(server, finished, corpus, config):
     before = objects(server, finished)
     report = ctxbatch.run(corpus, finished + "/", config)
-    assert (report.n_run, report.totals["shards"], report.index) == (0, 10, None)
+    assert (report.n_run, report.totals.shards, report.index) == (0, 10, None)
     assert objects(server, finished) == before
 
 
@@ -176,7 +176,7 @@ def test_with_errors_and_timeouts_in_between_nothing_is_lost(
     server.refuses = lambda _: kinds[n // 5 % 4] if (n := next(writes)) % 5 == 0 and n < 60 else None
     report = ctxbatch.run(corpus, url, config)
     assert report.clean
-    assert report.totals["shards"] == 10
+    assert report.totals.shards == 10
     server.fails = lambda _: kinds[n // 5 % 4] if (n := next(reads)) % 5 == 0 and n < 60 else None
     assert ctxbatch.pull(url, out).damaged == ()
     assert next(reads) > 20 < next(writes)

@@ -190,7 +190,7 @@ def test_a_store_that_took_a_lack_of_memory_for_damage_is_read_again(tmp_path, t
     assert "rejects text that may be intact" in result.stdout
     report = ctxbatch.run(source, out, config)
     assert report.clean
-    assert report.totals["records"] == 200
+    assert report.totals.records == 200
     assert cli("verify", out).returncode == 0
 
 
