@@ -127,9 +127,9 @@ def estimate(
         InputError: An input, an option or the model cannot be used as it is.
         StoreError: ``out`` is a folder of something else.
     """
-    from ctxbatch.execution import run
+    from ctxbatch.execution import estimate
 
-    return run.make_estimate(inputs, out, config)
+    return estimate.estimate(inputs, out, config)
 
 
 def pull(url: str, out: str | Path, *, quiet: bool = True) -> "ctxbatch.PullReport":

@@ -11,7 +11,7 @@ import pytest
 import transformers
 
 import ctxbatch
-from ctxbatch.config import RunConfig
+from ctxbatch import RunConfig
 from ctxbatch.corpus.records import Record
 from ctxbatch.model.encoder import Encoder
 from ctxbatch.model.resolve import resolve

@@ -8,10 +8,10 @@ encoding, a field that is not there.
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ctxbatch.corpus.encoding import check_encoding, marked_encoding
+from ctxbatch.corpus.encoding import marked_encoding
 from ctxbatch.corpus.raw_records import OpenSource, Reading, Unit
 from ctxbatch.corpus.read_errors import DamagedError, telling_of_memory, unreadable
 from ctxbatch.corpus.records import Segment, has_json_field, json_field_names, json_object
@@ -21,7 +21,6 @@ from ctxbatch.corpus.streams import ByteStream
 from ctxbatch.corpus.table_columns import column_type, find_column, is_text
 from ctxbatch.corpus.tables import Table
 from ctxbatch.errors import InputError, shortened
-from ctxbatch.run_config import RunConfig
 from ctxbatch.sealed import Count
 
 # What a record is taken to hold where only the order of size matters.
@@ -47,44 +46,13 @@ class ShardSpec:
         return sum(segment.size for segment in self.segments)
 
 
-def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
-    """Settle how the sources are read.
-
-    Raises:
-        InputError: An option was given that applies to none of the sources' formats.
-    """
-    formats = {source.format for source in sources}
-    if config.record != "line" and formats != {"txt"}:
-        other = sorted(formats - {"txt"})[0]
-        raise InputError(f"--record {config.record} is for text files; in {other} a record is a line or row")
-    if formats == {"txt"}:
-        for option, value in (("--text-field", config.text_field), ("--id-field", config.id_field)):
-            if value is not None:
-                raise InputError(f"{option} {value} cannot be used: none of the inputs has fields")
-    if config.delimiter is not None and not formats & {"csv", "tsv"}:
-        raise InputError(f"--delimiter {config.delimiter} cannot be used: none of the inputs is CSV or TSV")
-    if config.encoding is not None and all(source.is_table for source in sources):
-        raise InputError(f"--encoding {config.encoding} cannot be used: tables are UTF-8")
-    return Reading(
-        format=config.format,
-        record=config.record,
-        text_field=config.text_field or "text",
-        id_field=config.id_field or "id",
-        encoding=check_encoding(config.encoding or "utf-8"),
-        errors=config.errors,
-        delimiter=config.delimiter,
-        limit=config.limit,
-        shard_size=config.shard_size or _default_shard_size(sources),
-    )
-
-
 def corpus_bytes(sources: Sequence[Source], limit: int | None = None) -> int:
     """About how much text there is, decompressed, in at most so many records."""
     size = sum(source.size * (EXPANSION if source.compression else 1) for source in sources)
     return size if limit is None else min(size, limit * _RECORD_BYTES)
 
 
-def _default_shard_size(sources: Sequence[Source]) -> int:
+def default_shard_size(sources: Sequence[Source]) -> int:
     """Bytes of input a shard: 1 MB for small corpora, 256 MB for a terabyte, shards of equal size."""
     corpus_size = corpus_bytes(sources)
     target = min(max(corpus_size // 4096, _MEGABYTE), 256 * _MEGABYTE)
@@ -95,23 +63,32 @@ def _default_shard_size(sources: Sequence[Source]) -> int:
 # --- looking at sources ---------------------------------------------------------------------------
 
 
-def examine(sources: Iterable[Source], reading: Reading, config: RunConfig) -> list[Source]:
+def examine(sources: Iterable[Source], reading: Reading, id_field: str | None = None) -> tuple[Source, ...]:
     """Complete sources with what their first bytes tell: encoding and header.
+
+    Args:
+        sources: What `ctxbatch.corpus.inputs.find_sources` has found.
+        reading: How they are read.
+        id_field: The field of the documents' ids, if one is asked for: then it has to be there.
 
     Raises:
         InputError: A source has no field of the name that is asked for, or cannot be opened.
     """
+    wanted = {"--text-field": reading.text_field}
+    if id_field is not None:
+        wanted["--id-field"] = id_field
     examined = []
     for source in sources:
         with telling_of_memory(source.path):
-            examined.append(_examine(source, reading, config))
-    return examined
+            examined.append(_examine(source, reading, wanted))
+    return tuple(examined)
 
 
-def _examine(source: Source, reading: Reading, config: RunConfig) -> Source:
+def _examine(source: Source, reading: Reading, wanted: Mapping[str, str]) -> Source:
+    """A source, completed; ``wanted`` are the fields that it must have, by the options that name them."""
     if source.is_table:
         with contextlib.suppress(DamagedError):  # it is rejected by name when it is read
-            _check_table(source, reading, config)
+            _check_table(source, wanted)
         return source
     if not source.size:
         return source
@@ -120,9 +97,9 @@ def _examine(source: Source, reading: Reading, config: RunConfig) -> Source:
     if source.encoding == "utf-8" and _looks_like_utf_16(head):
         raise InputError(f"{source.path} looks like UTF-16 without a byte order mark: say --encoding utf-16")
     if source.format in ("csv", "tsv"):
-        return _with_header(source, reading, config)
+        return _with_header(source, reading, wanted)
     if source.format == "jsonl":
-        _check_json(source, reading, config)
+        _check_json(source, reading, wanted)
     return source
 
 
@@ -152,16 +129,10 @@ def _is_letter(byte: int) -> bool:
     return bytes((byte,)).isalnum()
 
 
-def _wanted(reading: Reading, config: RunConfig) -> list[tuple[str, str]]:
-    """The fields that must be there, each with its option; an id only where one is asked for."""
-    wanted = [("--text-field", reading.text_field)]
-    return wanted if config.id_field is None else [*wanted, ("--id-field", config.id_field)]
-
-
-def _check_table(source: Source, reading: Reading, config: RunConfig) -> None:
+def _check_table(source: Source, wanted: Mapping[str, str]) -> None:
     table = Table(source.path, source.format)
     schema = table.schema
-    for option, name in _wanted(reading, config):
+    for option, name in wanted.items():
         _check_once(source, name, schema.names)
         if (path := find_column(schema, name)) is None:
             raise _no_field(source, option, name, table.columns)
@@ -169,7 +140,7 @@ def _check_table(source: Source, reading: Reading, config: RunConfig) -> None:
             raise InputError(f"{source.path}: field {name!r} is {kind}, not text: name another by {option}")
 
 
-def _with_header(source: Source, reading: Reading, config: RunConfig) -> Source:
+def _with_header(source: Source, reading: Reading, wanted: Mapping[str, str]) -> Source:
     opened = OpenSource(source, reading)
     try:
         header = next((unit for unit in opened.units() if unit.is_record or unit.value), None)
@@ -180,7 +151,7 @@ def _with_header(source: Source, reading: Reading, config: RunConfig) -> Source:
     if header.problem is not None:
         raise InputError(f"{source.path} has no header that can be read: {header.problem}")
     columns: tuple[str, ...] = tuple(header.value)
-    for option, name in _wanted(reading, config):
+    for option, name in wanted.items():
         _check_once(source, name, columns)
         if name not in columns:
             raise _no_field(source, option, name, columns, _delimiter_hint(reading, columns))
@@ -201,10 +172,10 @@ def _delimiter_hint(reading: Reading, columns: Sequence[str]) -> str:
     return f"; or say --delimiter {found!r}" if found else ""
 
 
-def _check_json(source: Source, reading: Reading, config: RunConfig) -> None:
+def _check_json(source: Source, reading: Reading, wanted: Mapping[str, str]) -> None:
     """Refuse a file whose first thousand records all lack a field that is asked for."""
     opened = OpenSource(source, reading)
-    missing = dict(_wanted(reading, config))
+    missing = dict(wanted)
     names: dict[str, None] = {}
     first_line = ""
     try:

@@ -3,16 +3,15 @@
 Engines say what options mean for their devices and run shards there; what is done is the same everywhere.
 """
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.cores import describe_limit
 from ctxbatch.execution.local_pool import ENVIRONMENT, Pool
-from ctxbatch.execution.ray_cluster import ask_node, connected, count
+from ctxbatch.execution.ray_cluster import ask_node, count
 from ctxbatch.execution.ray_worker import compile_here, resolve_here
 from ctxbatch.model.compiling import make_program
 from ctxbatch.run_config import RunConfig
@@ -41,38 +40,30 @@ class Engine(Protocol):
         """Workers for a store, none of which outlives the context."""
 
 
-@contextlib.contextmanager
-def open_engine(config: RunConfig) -> Iterator[Engine]:
-    """The engine that the options ask for.
-
-    Raises:
-        InputError: This machine does not have the devices, or there is no cluster.
-    """
-    if config.engine == "ray":
-        with connected(config.address or "auto"):
-            yield RayEngine(config)
-    else:
-        yield LocalEngine(config)
-
-
 class LocalEngine:
     """This machine: one worker process per GPU, or per core.
 
     Args:
-        config: The options; only those of devices and workers count.
+        devices: ``cpu``, or ``cuda:N`` and others; all GPUs that there are, or else the CPU, if not given.
+        workers: How many work; one a GPU, or one a core, if not given.
         model: The folder of the model; found by its name if not given.
 
     Raises:
         InputError: This machine does not have a device that is asked for.
     """
 
-    def __init__(self, config: RunConfig, model: Path | None = None) -> None:
+    def __init__(
+        self,
+        devices: Sequence[str] | None = None,
+        workers: int | None = None,
+        model: Path | None = None,
+    ) -> None:
         from ctxbatch.model.devices import choose_devices, choose_workers
 
         self._model = model
-        self._devices = choose_devices(config.devices)
-        self._workers = choose_workers(config.workers, self._devices)
-        self._counts_cores = config.workers is None and self._devices == ["cpu"]
+        self._devices = choose_devices(devices)
+        self._workers = choose_workers(workers, self._devices)
+        self._counts_cores = workers is None and self._devices == ["cpu"]
 
     @property
     def devices(self) -> Sequence[str]:
@@ -103,11 +94,11 @@ class RayEngine:
     """The cluster that this process is connected to: all its GPUs, or else all its CPUs.
 
     Args:
-        config: The options; only ``workers`` counts.
+        workers: How many work; by default as many as the cluster has places, at any time.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        self._n_workers = config.workers
+    def __init__(self, workers: int | None = None) -> None:
+        self._n_workers = workers
         self._kind = "GPU" if count("GPU") else "CPU"
         self._device = "cuda:0" if self._kind == "GPU" else "cpu"  # Ray shows a worker its own GPU alone
         self._has_program = False

@@ -1,10 +1,9 @@
 """What a run will come to, before it is begun: a sample of the input, tokenised and extrapolated.
 
-Owns the sample, the size that a store will have on disk, and the rates of past runs on this machine.
+Owns the sample, and the size that a store will have on disk.
 """
 
 import itertools
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -21,10 +20,21 @@ from ctxbatch.corpus.records import Record, Reject, to_record
 from ctxbatch.corpus.sources import Source
 from ctxbatch.corpus.streams import ByteStream
 from ctxbatch.corpus.tables import Table
-from ctxbatch.errors import ResourceError
-from ctxbatch.files import cache_folder, free_bytes, write_atomically
+from ctxbatch.errors import InputError
+from ctxbatch.execution.rates import known_rate
+from ctxbatch.execution.run_plan import (
+    Corpus,
+    RunPlan,
+    check_words,
+    examined,
+    find_corpus,
+    planned,
+    tell_left_out,
+)
+from ctxbatch.files import free_bytes
+from ctxbatch.run_config import RunConfig
 from ctxbatch.search.index_build import expected_bytes
-from ctxbatch.store.stats import RunTotals
+from ctxbatch.store.location import location_of
 from ctxbatch.text.batching import BatchMaker
 from ctxbatch.text.buffers import Buffer
 from ctxbatch.text.sentences import split_sentences
@@ -42,7 +52,6 @@ _PROBE_STEP = 1 << 20
 # Bytes of a row and of a sentence on disk besides texts and vectors: ids, offsets and counts.
 _ROW_BYTES = 40.2
 _SENTENCE_BYTES = 48
-_MIN_SECONDS_FOR_RATE = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,70 +111,98 @@ class _Totals:
 
 
 def estimate(
-    sources: Sequence[Source],
-    reading: Reading,
-    config: ResolvedConfig,
-    out: Path | None,
-    devices: Sequence[str],
+    inputs: Sequence[str | Path] | str | Path, out: str | Path, config: RunConfig | None = None
 ) -> Estimate:
-    """Estimate a run from a sample of half a megabyte, drawn from all over the input.
+    """What `ctxbatch.estimate` does; arguments and errors are described there."""
+    config, location = config or RunConfig(), location_of(out)
+    corpus = examined(find_corpus(inputs, location, config), config)
+    tell_left_out(corpus)
+    if config.shard_range is not None:
+        log.info("--shard-range %d/%d runs a part: this is what all of them come to", *config.shard_range)
+    with planned(corpus, location, config) as plan:
+        check_words(plan.config)
+        found = estimate_plan(plan)
+    if found.sampled == 1 and found.rejected == found.records and found.first_reject is not None:
+        raise InputError(f"nothing can be read: {found.first_reject}")
+    return found
 
-    Args:
-        sources: What `ctxbatch.corpus.plan.examine` has made of the sources.
-        reading: How they are read.
-        config: The resolved configuration.
-        out: The store's folder, which need not exist; ``None`` where nobody knows how much room there is.
-        devices: Names of the devices, as commit records have them.
+
+def estimate_plan(plan: RunPlan) -> Estimate:
+    """Estimate a run from a sample of half a megabyte, drawn from all over the input.
 
     Raises:
         InputError: A source cannot be read.
     """
-    from ctxbatch.model.resolve import read_tokenizer  # torch comes last: mistakes are told at once
-
-    maker = BatchMaker(read_tokenizer(config), config)
-    total, sampled = _Totals(), 0.0
-    first_reject: str | None = None
-    kinds: dict[tuple[str, str | None], list[Source]] = {}
-    for source in sources:
-        if source.size:
-            kinds.setdefault((source.format, source.compression), []).append(source)
-    chosen = {kind: _spread(group, _SOURCES_A_KIND) for kind, group in kinds.items()}
-    budget = max(_MIN_BYTES_A_SOURCE, _SAMPLE_BYTES // max(1, sum(map(len, chosen.values()))))
-    for kind, group in kinds.items():
-        factor = sum(s.size for s in group) / sum(s.size for s in chosen[kind])
-        for source in chosen[kind]:
-            with telling_of_memory(source.path):
-                found, share, reason = _sample(source, reading, budget, maker, config)
-            total.add(found, factor / share)
-            sampled += found.bytes
-            if first_reject is None and reason is not None:
-                first_reject = f"{source.path}: {reason}"
-    whole = total.bytes
-    if reading.limit is not None and total.records > reading.limit:
-        share, part = reading.limit / total.records, _Totals()
-        part.add(total, share)
-        total = part
-    rate = _known_rate(config, devices)
+    corpus, config = plan.corpus, plan.config
+    sample = _draw(corpus, config)
+    total = sample.total if corpus.reading.limit is None else _limited(sample.total, corpus.reading.limit)
+    whole = sample.total.bytes
+    rate = known_rate(config, plan.engine.devices)
     return Estimate(
-        sources=len(sources),
-        sources_compressed=sum(source.compression is not None for source in sources),
+        sources=len(corpus.sources),
+        sources_compressed=sum(source.compression is not None for source in corpus.sources),
         bytes=round(total.bytes),
         # Rounded down: 1 means that nothing was left out.
-        sampled=min(1.0, math.floor(1e4 * sampled / whole) / 1e4) if whole else 1.0,
+        sampled=min(1.0, math.floor(1e4 * sample.bytes / whole) / 1e4) if whole else 1.0,
         records=round(total.records),
         rejected=round(total.rejected),
         sentences=round(total.sentences),
         words=None if config.words is not None else round(total.words),
         rows=round(total.rows),
         tokens=round(total.tokens),
-        shards=max(1, round(total.bytes / reading.shard_size)),
+        shards=max(1, round(total.bytes / corpus.reading.shard_size)),
         bytes_on_disk=round(total.disk),
         bytes_of_index=expected_bytes(round(total.rows), config.hidden_size),
-        bytes_free=None if out is None else free_bytes(out),
+        bytes_free=free_bytes(plan.location.folder) if plan.location.is_here else None,
         tokens_per_second=rate,
         seconds=round(total.tokens / rate, 1) if rate else None,
-        first_reject=first_reject,
+        first_reject=sample.first_reject,
     )
+
+
+def _limited(total: _Totals, limit: int) -> _Totals:
+    """The sums over at most so many records."""
+    if total.records <= limit:
+        return total
+    part = _Totals()
+    part.add(total, limit / total.records)
+    return part
+
+
+# --- the sample -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Sample:
+    """What was drawn of the sources: its size, and sums over all that it stands for."""
+
+    total: _Totals = field(default_factory=_Totals)
+    bytes: float = 0
+    first_reject: str | None = None
+
+
+def _draw(corpus: Corpus, config: ResolvedConfig) -> _Sample:
+    """Draw a sample of some sources of each format and compression."""
+    from ctxbatch.model.resolve import read_tokenizer  # torch comes last: mistakes are told at once
+
+    maker = BatchMaker(read_tokenizer(config), config)
+    kinds: dict[tuple[str, str | None], list[Source]] = {}
+    for source in corpus.sources:
+        if source.size:
+            kinds.setdefault((source.format, source.compression), []).append(source)
+    chosen = {kind: _spread(group, _SOURCES_A_KIND) for kind, group in kinds.items()}
+    budget = max(_MIN_BYTES_A_SOURCE, _SAMPLE_BYTES // max(1, sum(map(len, chosen.values()))))
+    sample = _Sample()
+    for kind, group in kinds.items():
+        factor = sum(s.size for s in group) / sum(s.size for s in chosen[kind])
+        for source in chosen[kind]:
+            with telling_of_memory(source.path):
+                found, share, reason = _sample_of(source, corpus.reading, budget, maker, config)
+            sample.total.add(found, factor / share)
+            sample.bytes += found.bytes
+            if sample.first_reject is None and reason is not None:
+                sample.first_reject = f"{source.path}: {reason}"
+    return sample
 
 
 def _spread(group: Sequence[Source], most: int) -> list[Source]:
@@ -175,10 +212,7 @@ def _spread(group: Sequence[Source], most: int) -> list[Source]:
     return [group[number * len(group) // most] for number in range(most)]
 
 
-# --- the sample -----------------------------------------------------------------------------------
-
-
-def _sample(
+def _sample_of(
     source: Source, reading: Reading, budget: int, maker: BatchMaker, config: ResolvedConfig
 ) -> tuple[_Totals, float, str | None]:
     """Sums over a part of a source, the part's share of it, and why something in it is rejected."""
@@ -315,53 +349,3 @@ def _expected_rows(buffer: Buffer, config: ResolvedConfig) -> float:
         return len(rows)
     n_words_N = buffer.n_words_S[rows.sentence_N]
     return float((rows.wanted_N * np.minimum(1, config.top_salient / n_words_N)).sum())
-
-
-# --- room on the disk -----------------------------------------------------------------------------
-
-
-# --- rates of past runs ---------------------------------------------------------------------------
-
-
-def _rates_file() -> Path:
-    return cache_folder() / "rates.json"
-
-
-def _rate_key(config: ResolvedConfig, devices: Sequence[str]) -> str:
-    """What a rate depends on: the devices, the model, how much of it is run and what is stored."""
-    parts = [*sorted(set(devices)), config.digests["weights"], config.precision, ",".join(config.columns)]
-    marks = {
-        "compiled": config.compiled,
-        "salience": config.salience_layer is not None,
-        "most salient": config.kept_by_model is not None,
-        "some words": config.words is not None,
-    }
-    return " ".join([*parts, config.dtype, *(mark for mark, holds in marks.items() if holds)])
-
-
-def _read_rates() -> dict[str, float]:
-    try:
-        rates = json.loads(_rates_file().read_bytes())
-        return {str(key): float(rate) for key, rate in rates.items() if float(rate) > 0}
-    except (OSError, ValueError, AttributeError, TypeError, ResourceError):
-        return {}
-
-
-def _known_rate(config: ResolvedConfig, devices: Sequence[str]) -> float | None:
-    return _read_rates().get(_rate_key(config, devices))
-
-
-def remember_rate(totals: RunTotals, config: ResolvedConfig) -> None:
-    """Keep a finished run's tokens per second for later estimates; a cache that may be lost.
-
-    Where only sentences with some words are tokenised, reading takes the time, and no such rate says much.
-    """
-    if totals.seconds < _MIN_SECONDS_FOR_RATE or config.words is not None:
-        return
-    try:
-        path = _rates_file()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rates = _read_rates() | {_rate_key(config, totals.devices): totals.tokens_per_second}
-        write_atomically(path, json.dumps(rates, indent=1).encode())
-    except (OSError, ResourceError) as error:
-        log.debug("the rate of this run cannot be kept: %s", error)

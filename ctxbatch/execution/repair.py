@@ -8,9 +8,8 @@ from pathlib import Path
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.errors import StoreError
 from ctxbatch.execution.engines import LocalEngine
-from ctxbatch.execution.session import Session, plan_again, warn_of_mixture, writing_to
+from ctxbatch.execution.session import plan_again, warn_of_mixture, writing_to
 from ctxbatch.model.hub import model_of_store
-from ctxbatch.run_config import RunConfig
 from ctxbatch.search import index_build
 from ctxbatch.search.index_files import check_index, folder_damage, index_files
 from ctxbatch.store.location import location_of, manifest_of
@@ -66,7 +65,7 @@ def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = Tru
     """
     location = location_of(out)
     manifest = manifest_of(location)
-    with writing_to(location) as (lock, log_file):
+    with writing_to(location, quiet=quiet) as session:
         found = list(find_damage(out))
         for damage in found:
             log.debug("to repair: %s", damage.text)
@@ -82,8 +81,7 @@ def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = Tru
         if todo:
             folder = model_of_store(manifest.config, location.folder, model).path
             tell_sources(out, [manifest.sources[number] for number in _read_by(todo)])
-        site = Session(location, manifest, LocalEngine(RunConfig(), folder), lock, log_file, quiet)
-        if given_up := site.work(todo, lambda _: None, damaged):
+        if given_up := session.work(LocalEngine(model=folder), manifest, todo, rebuild=damaged):
             raise StoreError(f"shards {given_up} of {out} cannot be made: see {log_path(location.folder)}")
         store = Store(out)
         files = index_files(location.folder) if location.is_here else []

@@ -1,4 +1,4 @@
-"""One run from inputs to a finished store: resolve, plan or resume, work, index; and its repair.
+"""One run from inputs to a finished store: plan, open the store, run the missing shards, index.
 
 Owns the order of these steps. Everything under OUT is written by others.
 """
@@ -10,31 +10,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ctxbatch.config import ResolvedConfig
-from ctxbatch.corpus.inputs import find_sources
-from ctxbatch.corpus.plan import ShardSpec, corpus_bytes, examine, plan, resolve_reading
-from ctxbatch.corpus.raw_records import Reading
-from ctxbatch.corpus.sources import Source
-from ctxbatch.errors import InputError, shortened
-from ctxbatch.execution.engines import Engine, open_engine
-from ctxbatch.execution.estimate import Estimate, estimate, remember_rate
+from ctxbatch.corpus.plan import ShardSpec
+from ctxbatch.corpus.plan import plan as plan_shards
+from ctxbatch.errors import InputError
+from ctxbatch.execution.estimate import estimate_plan
 from ctxbatch.execution.messages import Left, Message
 from ctxbatch.execution.partition import PATIENCE_SECONDS, PartReport, part_of
+from ctxbatch.execution.rates import remember_rate
 from ctxbatch.execution.reject_limit import RejectWatch
 from ctxbatch.execution.resume import check_options, check_sources
+from ctxbatch.execution.run_plan import RunPlan, check_words, examined, find_corpus, planned, tell_left_out
 from ctxbatch.execution.session import Session, plan_again, warn_of_mixture, writing_to
 from ctxbatch.files import check_room
 from ctxbatch.model.compiling import CompilingError
 from ctxbatch.run_config import RunConfig
 from ctxbatch.search import index_build
 from ctxbatch.store.commits import Commit, shard_folder
-from ctxbatch.store.location import StoreLocation, location_of, manifest_of
+from ctxbatch.store.location import location_of, manifest_of
 from ctxbatch.store.manifest import Manifest, log_path
 from ctxbatch.store.reader import Store
 from ctxbatch.store.rejects import misread
 from ctxbatch.store.stats import RunTotals, totals
 
 log = logging.getLogger("ctxbatch")
-_SHOWN_LEFT_OUT = 3
 _MAKE_ROOM = "make room, name another -o or fewer --vectors, or try all the same with --force"
 
 
@@ -63,6 +61,20 @@ class RunReport:
         return not (lost or self.totals.rejected or self.totals.rejected_words)
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What became of the shards that were this run's to make, ``mine``.
+
+    ``before`` were committed when it began, ``given_up`` have failed too often, ``left`` another process is
+    making.
+    """
+
+    mine: Sequence[int]
+    before: Mapping[int, Commit]
+    given_up: Sequence[int]
+    left: set[int]
+
+
 def run(
     inputs: Sequence[str | Path] | str | Path,
     out: str | Path,
@@ -72,31 +84,81 @@ def run(
 ) -> RunReport:
     """What `ctxbatch.run` does; arguments and errors are described there."""
     config, location = config or RunConfig(), location_of(out)
-    sources, left_out, reading = _look_at(inputs, location, config)
+    corpus = find_corpus(inputs, location, config)
     if location.manifest() is None:
-        sources = examine(sources, reading, config)
-    # torch comes last: mistakes above are told at once
-    with open_engine(config) as engine:
-        resolved = engine.resolve(config, corpus_bytes(sources, reading.limit))
-        with writing_to(location, config.shard_range) as (lock, log_file):
-            _tell_left_out(left_out)
-            manifest = _open_manifest(location, config, resolved, reading, sources, engine)
-            return _finish(Session(location, manifest, engine, lock, log_file, quiet), config)
+        corpus = examined(corpus, config)
+    with (
+        planned(corpus, location, config) as plan,
+        writing_to(location, plan.choices.part, quiet=quiet) as session,
+    ):
+        tell_left_out(corpus)
+        manifest = _open_manifest(plan)
+        work = _run_missing(plan, manifest, session)
+        store = Store(location.out)
+        index = None if work.given_up else _index(plan, store, quiet=quiet)
+        return _report(plan, store, work, index)
 
 
-def _finish(site: "Session", config: RunConfig) -> RunReport:
-    """Run the shards that are missing, and build the index; of a part only its shards, and no index."""
-    location, manifest, part = site.location, site.manifest, config.shard_range
+# --- the manifest ---------------------------------------------------------------------------------
+
+
+def _open_manifest(plan: RunPlan) -> Manifest:
+    """The store's manifest, made now or checked against what is asked for now."""
+    location, corpus, config = plan.location, plan.corpus, plan.config
+    manifest = location.manifest()
+    if manifest is None:
+        config = _check_beginning(plan)
+        shards = plan_shards(corpus.sources, corpus.reading)
+        manifest = Manifest(config, corpus.reading, corpus.sources, tuple(shards))
+        log.debug("planned %d shards from %d sources", len(manifest.shards), len(manifest.sources))
+        if location.begin(manifest, first=plan.choices.part is not None):
+            return manifest
+        log.debug("another part was the first: its manifest holds")
+        manifest = manifest_of(location)
+    if plan.choices.compile == "auto":  # settled when it was begun, perhaps by a compiler that is gone
+        config = replace(config, compiled=manifest.config.compiled)
+    check_sources(location.out, manifest, corpus.sources)
+    check_options(location.out, manifest, config, corpus.reading)
+    if location.is_here and plan.choices.part is None:
+        for shard, commit in location.commits(manifest).items():
+            if found := misread(shard_folder(location.folder, shard), commit):
+                return plan_again(location, manifest, f"shard {shard:06d} {found}")
+    return manifest
+
+
+def _check_beginning(plan: RunPlan) -> ResolvedConfig:
+    """Make sure that a new run can go through: room on the disk, and a model that compiles or need not."""
+    check_words(plan.config)
+    if plan.location.is_here and not plan.choices.force:
+        expected = estimate_plan(plan)
+        check_room(plan.location.folder, expected.bytes_on_disk + expected.bytes_of_index, _MAKE_ROOM)
+    try:
+        plan.engine.make_program(plan.config)
+    except CompilingError as error:
+        if plan.choices.compile == "on":
+            raise CompilingError(f"{error}; fix the compiler or take --compile off") from error
+        log.warning("%s; going on without", error)
+        return replace(plan.config, compiled=False)
+    return plan.config
+
+
+# --- the shards -----------------------------------------------------------------------------------
+
+
+def _run_missing(plan: RunPlan, manifest: Manifest, session: Session) -> _Work:
+    """Run the shards that the store lacks; of a part of a run its own."""
+    location, choices = plan.location, plan.choices
     before = location.commits(manifest)
-    if part is None:
+    if choices.part is None:
         location.make_ready(manifest, before)
-    mine = [spec.shard for spec in part_of(manifest.shards, part)]
+    mine = [spec.shard for spec in part_of(manifest.shards, choices.part)]
+    done = {shard: before[shard] for shard in mine if shard in before}
     todo = [manifest.shards[shard] for shard in mine if shard not in before]
-    if location.is_here and not config.force:
+    if location.is_here and not choices.force:
         _check_room_for_rest(location.folder, manifest, before, todo)
-    if todo and len(todo) < len(mine):
-        log.info("resuming: %d of %d shards are done", len(mine) - len(todo), len(mine))
-    watch = RejectWatch(location.out, config.max_rejects, {s: before[s] for s in mine if s in before})
+    if todo and done:
+        log.info("resuming: %d of %d shards are done", len(done), len(mine))
+    watch = RejectWatch(location.out, choices.max_rejects, done)
     left: set[int] = set()
 
     def listen(message: Message) -> None:
@@ -104,127 +166,10 @@ def _finish(site: "Session", config: RunConfig) -> RunReport:
         if isinstance(message, Left):
             left.add(message.shard)
 
-    patience = math.inf if part is None else PATIENCE_SECONDS
-    given_up = site.work(todo, listen, patience=patience)
+    patience = math.inf if choices.part is None else PATIENCE_SECONDS
+    given_up = session.work(plan.engine, manifest, todo, listen, patience=patience)
     watch.check(finished=True)
-    wanted = config.index and not given_up and part is None and location.is_here
-    report = _index(Store(location.out), quiet=site.quiet) if wanted else None
-    store = Store(location.out)
-    lost = set(mine).difference(store.commits, given_up, left)
-    warn_of_mixture(store.commits.values())
-    if store.complete and not store.n_rows:
-        kept = manifest.config.kept or "words"
-        n_sentences = totals(store).sentences
-        log.warning("%s holds no rows: of %d sentences none has %s", location.out, n_sentences, kept)
-    result = RunReport(
-        location.out,
-        totals(store, mine),
-        len(set(store.commits).intersection(mine).difference(before)),
-        tuple(given_up),
-        report,
-        log_path(location.folder, part),
-        tuple(sorted(lost)),
-        _part_report(store, config, mine, left),
-    )
-    if not before and part is None and site.engine.devices:
-        remember_rate(result.totals, manifest.config)
-    log.debug("finished: %s", result.totals.as_dict())
-    return result
-
-
-def _part_report(store: Store, config: RunConfig, mine: Sequence[int], left: set[int]) -> PartReport | None:
-    if config.shard_range is None:
-        return None
-    planned = len(store.manifest.shards)
-    missing = tuple(shard for shard in range(planned) if shard not in store.commits)
-    wants_index = config.index and store.complete and store.n_rows >= index_build.SCAN_ROWS
-    to_index = store.config.column() if wants_index else None
-    return PartReport(
-        *config.shard_range,
-        tuple(mine),
-        tuple(sorted(left.intersection(missing))),
-        missing,
-        planned,
-        to_index,
-    )
-
-
-def make_estimate(
-    inputs: Sequence[str | Path] | str | Path, out: str | Path, config: RunConfig | None = None
-) -> Estimate:
-    """What `ctxbatch.estimate` does; arguments and errors are described there."""
-    config, location = config or RunConfig(), location_of(out)
-    sources, left_out, reading = _look_at(inputs, location, config)
-    sources = examine(sources, reading, config)
-    _tell_left_out(left_out)
-    if config.shard_range is not None:
-        log.info("--shard-range %d/%d runs a part: this is what all of them come to", *config.shard_range)
-    with open_engine(config) as engine:
-        resolved = engine.resolve(config, corpus_bytes(sources, reading.limit))
-        _check_words(resolved)
-        room = location.folder if location.is_here else None
-        found = estimate(sources, reading, resolved, room, engine.devices)
-    if found.sampled == 1 and found.rejected == found.records and found.first_reject is not None:
-        raise InputError(f"nothing can be read: {found.first_reject}")
-    return found
-
-
-def _check_words(config: ResolvedConfig) -> None:
-    """Name the words of --words that no text can hold as this model's tokenizer sees words."""
-    if config.words is None:
-        return
-    from ctxbatch.model.resolve import read_tokenizer
-    from ctxbatch.text.batching import BatchMaker
-
-    maker = BatchMaker(read_tokenizer(config), replace(config, sample=None, top_salient=None))
-    possible = maker.single_words(config.words)
-    never = [word for word, is_word in zip(config.words, possible, strict=True) if not is_word]
-    if not never:
-        return
-    shown = shortened(map(repr, never), _SHOWN_LEFT_OUT)
-    what = f"{len(never)} of {len(config.words)} --words are not single words for {config.model}: {shown}"
-    if len(never) == len(config.words):
-        raise InputError(f"{what}; give surface words, without spaces or punctuation")
-    log.warning("%s; they will not be found", what)
-
-
-def _index(store: Store, *, quiet: bool) -> index_build.IndexReport | None:
-    """The index of a finished run; the run counts also where none fits the memory that is the default."""
-    try:
-        return index_build.ensure(store, store.config.column(), quiet=quiet)
-    except InputError as error:
-        log.warning("%s has no index: %s, with `ctxbatch index %s`", store.path, error, store.path)
-        return None
-
-
-def _look_at(
-    inputs: Sequence[str | Path] | str | Path, location: StoreLocation, config: RunConfig
-) -> tuple[list[Source], list[str], Reading]:
-    """The sources, what was left out of folders, and how the sources are read."""
-    if not location.is_here:
-        _check_for_object_storage(location.out, config)
-    location.check()
-    listed = [inputs] if isinstance(inputs, str | Path) else inputs
-    sources, left_out = find_sources(listed, location.folder, config.format)
-    return sources, left_out, resolve_reading(config, sources)
-
-
-def _check_for_object_storage(out: Path | str, config: RunConfig) -> None:
-    """Refuse options that need a folder."""
-    if config.shard_range is not None:
-        raise InputError(
-            f"--shard-range needs a folder that all machines share, and {out} is on object storage: take "
-            "--engine ray, or another -o"
-        )
-    if config.force:
-        raise InputError(f"--force cannot be used with {out}: nobody knows how much room is there")
-
-
-def _tell_left_out(left_out: Sequence[str]) -> None:
-    if left_out:
-        log.warning("left out %d: %s", len(left_out), shortened(left_out, _SHOWN_LEFT_OUT))
-        for each in left_out[_SHOWN_LEFT_OUT:]:
-            log.debug("left out %s", each)
+    return _Work(mine, before, given_up, left)
 
 
 def _check_room_for_rest(
@@ -237,59 +182,55 @@ def _check_room_for_rest(
         check_room(out, round(written * sum(spec.size for spec in todo) / size_done), _MAKE_ROOM)
 
 
-# --- the manifest -------------------------------------------------------------------------------------
+# --- the index and the report ---------------------------------------------------------------------
 
 
-def _open_manifest(
-    location: StoreLocation,
-    config: RunConfig,
-    resolved: ResolvedConfig,
-    reading: Reading,
-    sources: Sequence[Source],
-    engine: Engine,
-) -> Manifest:
-    """The store's manifest, made now or checked against what is asked for now."""
-    manifest = location.manifest()
-    if manifest is None:
-        resolved = _begin(location, config, resolved, reading, sources, engine)
-        manifest = Manifest(resolved, reading, tuple(sources), tuple(plan(sources, reading)))
-        log.debug("planned %d shards from %d sources", len(manifest.shards), len(sources))
-        if location.begin(manifest, first=config.shard_range is not None):
-            return manifest
-        log.debug("another part was the first: its manifest holds")
-        manifest = manifest_of(location)
-    if config.compile == "auto":  # settled when the store was begun, perhaps by a compiler that is gone
-        resolved = replace(resolved, compiled=manifest.config.compiled)
-    check_sources(location.out, manifest, sources)
-    check_options(location.out, manifest, resolved, reading)
-    if location.is_here and config.shard_range is None:
-        for shard, commit in location.commits(manifest).items():
-            if found := misread(shard_folder(location.folder, shard), commit):
-                return plan_again(location, manifest, f"shard {shard:06d} {found}")
-    return manifest
-
-
-def _begin(
-    location: StoreLocation,
-    config: RunConfig,
-    resolved: ResolvedConfig,
-    reading: Reading,
-    sources: Sequence[Source],
-    engine: Engine,
-) -> ResolvedConfig:
-    """Make sure that a new run can go through: room on the disk, and a model that compiles or need not."""
-    _check_words(resolved)
-    if location.is_here and not config.force:
-        expected = estimate(sources, reading, resolved, location.folder, engine.devices)
-        check_room(location.folder, expected.bytes_on_disk + expected.bytes_of_index, _MAKE_ROOM)
+def _index(plan: RunPlan, store: Store, *, quiet: bool) -> index_build.IndexReport | None:
+    """The index of a finished run; the run counts also where none fits the memory that is the default."""
+    if not plan.choices.index or plan.choices.part is not None or not plan.location.is_here:
+        return None
     try:
-        engine.make_program(resolved)
-    except CompilingError as error:
-        if config.compile == "on":
-            raise CompilingError(f"{error}; fix the compiler or take --compile off") from error
-        log.warning("%s; going on without", error)
-        return replace(resolved, compiled=False)
-    return resolved
+        return index_build.ensure(store, store.config.column(), quiet=quiet)
+    except InputError as error:
+        log.warning("%s has no index: %s, with `ctxbatch index %s`", store.path, error, store.path)
+        return None
 
 
-# --- the log --------------------------------------------------------------------------------------
+def _report(plan: RunPlan, store: Store, work: _Work, index: index_build.IndexReport | None) -> RunReport:
+    """What a run has come to; warns of what is odd in the store, and keeps the rate of a whole run."""
+    part = plan.choices.part
+    warn_of_mixture(store.commits.values())
+    if store.complete and not store.n_rows:
+        n_sentences = sum(commit.counts.sentences for commit in store.commits.values())
+        kept = store.config.kept or "words"
+        log.warning("%s holds no rows: of %d sentences none has %s", plan.location.out, n_sentences, kept)
+    report = RunReport(
+        out=plan.location.out,
+        totals=totals(store, work.mine),
+        n_run=len(set(store.commits).intersection(work.mine).difference(work.before)),
+        given_up=tuple(work.given_up),
+        index=index,
+        log=log_path(plan.location.folder, part),
+        missing=tuple(sorted(set(work.mine).difference(store.commits, work.given_up, work.left))),
+        part=_part_report(plan, store, work),
+    )
+    if not work.before and part is None and plan.engine.devices:
+        remember_rate(report.totals, store.config)
+    log.debug("finished: %s", report.totals.as_dict())
+    return report
+
+
+def _part_report(plan: RunPlan, store: Store, work: _Work) -> PartReport | None:
+    if plan.choices.part is None:
+        return None
+    planned = len(store.manifest.shards)
+    missing = tuple(shard for shard in range(planned) if shard not in store.commits)
+    wants_index = plan.choices.index and store.complete and store.n_rows >= index_build.SCAN_ROWS
+    return PartReport(
+        *plan.choices.part,
+        shards=tuple(work.mine),
+        left=tuple(sorted(work.left.intersection(missing))),
+        missing=missing,
+        planned=planned,
+        to_index=store.config.column() if wants_index else None,
+    )

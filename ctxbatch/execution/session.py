@@ -34,29 +34,29 @@ def warn_of_mixture(commits: Collection[Commit]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A store that is being written to, and where its shards are made.
+    """A store that this process may write to.
 
     ``lock`` is the descriptor of the store's lock, ``log_file`` what workers write to.
     """
 
     location: StoreLocation
-    manifest: Manifest
-    engine: Engine
     lock: int
     log_file: IO[str]
     quiet: bool
 
     def work(
         self,
+        engine: Engine,
+        manifest: Manifest,
         todo: Sequence[ShardSpec],
-        listen: Callable[[Message], None],
+        listen: Callable[[Message], None] = lambda _: None,
         rebuild: Collection[int] = (),
         patience: float = math.inf,
     ) -> list[int]:
         """Run shards, telling ``listen`` what workers say; returns those given up."""
         if not todo:
             return []
-        self.engine.make_program(self.manifest.config)
+        engine.make_program(manifest.config)
         bar = ProgressBar(sum(spec.size for spec in todo), self.quiet)
 
         def on_message(message: Message) -> None:
@@ -64,7 +64,7 @@ class Session:
             listen(message)
 
         try:
-            with self.engine.workers(self.location, self.lock, self.log_file) as workers:
+            with engine.workers(self.location, self.lock, self.log_file) as workers:
                 return workers.run([spec.shard for spec in todo], on_message, rebuild, patience)
         finally:
             bar.close()
@@ -82,13 +82,24 @@ def plan_again(location: StoreLocation, manifest: Manifest, why: str) -> Manifes
 
 
 @contextlib.contextmanager
-def writing_to(location: StoreLocation, part: tuple[int, int] | None = None) -> Iterator[tuple[int, IO[str]]]:
-    """Hold the store's lock and log to it; yields the lock's descriptor and the log file for workers."""
+def writing_to(
+    location: StoreLocation, part: tuple[int, int] | None = None, *, quiet: bool
+) -> Iterator[Session]:
+    """Hold the store's lock, and log to it.
+
+    Args:
+        location: Where the store is.
+        part: The part of the run, several of which may write at the same time; ``None`` writes alone.
+        quiet: Show no progress on standard error.
+
+    Raises:
+        ResourceError: Another run holds the lock, or the disk or a permission stands in the way.
+    """
     out = location.folder
     try:
         hold = locked(out) if part is None else shared(out)
         with hold as lock, _logging_to(log_path(out, part)) as log_file:
-            yield lock, log_file
+            yield Session(location, lock, log_file, quiet)
     except OSError as error:
         raise as_resource_error(error, out) from error
 

@@ -99,7 +99,7 @@ def resolve(config: RunConfig, device: str, corpus_bytes: int = 0) -> ResolvedCo
     Raises:
         InputError: The model cannot be found, read or used, or does not have what an option asks for.
     """
-    lang = resolve_language(config)
+    lang = resolve_language(config.split, config.lang)
     precision = _resolve_precision(config, device)
     n_tokens = corpus_bytes / _BYTES_PER_TOKEN
     folder = find_model(config.model, config.revision)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from sentencex import get_sentence_boundaries
 
+from ctxbatch.choices import SplitKind
 from ctxbatch.corpus.records import Record
 from ctxbatch.errors import InputError
-from ctxbatch.run_config import RunConfig
 
 # sentencex accepts any code and falls back to English, so a typo would go unnoticed. This list has the
 # ISO 639-1 codes, and others for which sentencex has rules or a fallback of its own.
@@ -52,15 +52,15 @@ class Sentence:
     text: str
 
 
-def resolve_language(config: RunConfig) -> str | None:
+def resolve_language(split: SplitKind, lang: str | None) -> str | None:
     """Return the language for splitting sentences, or ``None`` if records are not split.
 
     Raises:
         InputError: The language is unknown.
     """
-    if config.split == "none":
+    if split == "none":
         return None
-    lang = config.lang or "en"
+    lang = lang or "en"
     if lang not in LANGUAGES:
         raise InputError(f"--lang {lang!r} is unknown: give a code such as en, de, fr, ru, zh or pt-br")
     return lang

@@ -202,15 +202,16 @@ def encode_only(options: argparse.Namespace) -> dict[str, int]:
 def run_batches(text: Path, config: "RunConfig", resolved: "ResolvedConfig") -> "list[TokenBatch]":
     """The batches that a run makes of a text, from its own shards, in their order."""
     from ctxbatch.corpus.inputs import find_sources
-    from ctxbatch.corpus.plan import examine, plan, resolve_reading
+    from ctxbatch.corpus.plan import examine, plan
     from ctxbatch.corpus.records import Reader, Record
+    from ctxbatch.execution.run_plan import resolve_reading
     from ctxbatch.model.resolve import read_tokenizer
     from ctxbatch.text.batching import BatchMaker
     from ctxbatch.text.sentences import split_sentences
 
     sources, _ = find_sources([text], text.parent / "no-store", None)
     reading = resolve_reading(config, sources)
-    sources = examine(sources, reading, config)
+    sources = examine(sources, reading, config.id_field)
     reader = Reader(sources, reading)
     maker = BatchMaker(read_tokenizer(resolved), resolved)
     batches: list[TokenBatch] = []

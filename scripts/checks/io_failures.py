@@ -107,10 +107,9 @@ def write_inputs(base: Base) -> None:
 
 def remember_rates() -> None:
     """Have a short run remember its rate, too, so that the cache is written."""
-    from ctxbatch.execution import estimate
+    from ctxbatch.execution import rates
 
-    if hasattr(estimate, "_MIN_SECONDS_FOR_RATE"):
-        estimate._MIN_SECONDS_FOR_RATE = 0
+    rates._MIN_SECONDS_FOR_RATE = 0
 
 
 # --- scenarios ------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctxbatch.corpus.inputs import find_sources
-from ctxbatch.corpus.plan import plan, resolve_reading
+from ctxbatch.corpus.plan import plan
 from ctxbatch.corpus.records import Reader, Record, Reject
 from ctxbatch.errors import InputError
+from ctxbatch.execution.run_plan import resolve_reading
 from ctxbatch.run_config import RunConfig
 from ctxbatch.text.sentences import split_sentences
 from tests.helpers.corpora import read_all

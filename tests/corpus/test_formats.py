@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from ctxbatch import RunConfig
 from ctxbatch.corpus import compression, streams
 from ctxbatch.corpus.inputs import find_sources
-from ctxbatch.corpus.plan import examine, plan, resolve_reading
+from ctxbatch.corpus.plan import examine, plan
 from ctxbatch.corpus.records import Reader, Record, Reject
 from ctxbatch.errors import InputError
+from ctxbatch.execution.run_plan import resolve_reading
 from tests.helpers.corpora import (
     COMPRESS,
     as_delimited,
@@ -167,7 +168,7 @@ def test_a_compressed_source_is_decompressed_once_to_plan_and_once_per_worker(tm
     config = RunConfig(shard_size=100_000)
     sources, _ = find_sources([path], tmp_path / "out")
     reading = resolve_reading(config, sources)
-    sources = examine(sources, reading, config)
+    sources = examine(sources, reading, config.id_field)
     looked = decompressed["bytes"]
     assert looked < 3 << 20
     shards = plan(sources, reading)

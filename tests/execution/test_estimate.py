@@ -9,7 +9,7 @@ import pytest
 
 import ctxbatch
 from ctxbatch import InputError, RunConfig
-from ctxbatch.execution import estimate
+from ctxbatch.execution import estimate, rates
 from ctxbatch.store.stats import totals
 from tests.helpers.corpora import (
     COMPRESS,
@@ -144,7 +144,7 @@ def test_the_command_prints_a_page_or_json_and_writes_nothing(tmp_path, tiny, cl
 
 
 def test_the_rate_of_a_run_is_remembered_for_its_model_and_device(tmp_path, tiny, monkeypatch):
-    monkeypatch.setattr(estimate, "_MIN_SECONDS_FOR_RATE", 0)
+    monkeypatch.setattr(rates, "_MIN_SECONDS_FOR_RATE", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "a.txt").write_bytes(as_lines(LINES))
     config = RunConfig(model=str(tiny()))

@@ -6,16 +6,16 @@ import gzip
 import io
 import json
 import lzma
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 
-from ctxbatch.corpus.inputs import find_sources
-from ctxbatch.corpus.plan import examine, plan, resolve_reading
+from ctxbatch.corpus.plan import plan
 from ctxbatch.corpus.records import Reader
+from ctxbatch.execution.run_plan import examined, find_corpus
 from ctxbatch.run_config import RunConfig
+from ctxbatch.store.location import location_of
 
 
 def read_all(files, **options):
@@ -27,12 +27,10 @@ def read_all(files, **options):
 def reading_of(files, **options):
     """Return the sources, the plan, and an iterator over the records and rejects of the corpus."""
     config = RunConfig(**options)
-    sources, _ = find_sources(files, Path("/nowhere"), config.format)
-    reading = resolve_reading(config, sources)
-    sources = examine(sources, reading, config)
-    shards = plan(sources, reading)
-    reader = Reader(sources, reading)
-    return sources, shards, (item for spec in shards for item in reader.read(spec.segments))
+    corpus = examined(find_corpus(files, location_of("/nowhere"), config), config)
+    shards = plan(corpus.sources, corpus.reading)
+    reader = Reader(corpus.sources, corpus.reading)
+    return corpus.sources, shards, (item for spec in shards for item in reader.read(spec.segments))
 
 
 def _arrow_compressed(name):

@@ -5,23 +5,23 @@ from pathlib import Path
 
 import numpy as np
 
-from ctxbatch.corpus.inputs import find_sources
-from ctxbatch.corpus.plan import examine, plan, resolve_reading
+from ctxbatch.corpus.plan import plan
 from ctxbatch.execution.pipeline import ShardPipeline
+from ctxbatch.execution.run_plan import examined, find_corpus
 from ctxbatch.model import resolve
 from ctxbatch.run_config import RunConfig
+from ctxbatch.store.location import location_of
 from ctxbatch.store.manifest import Manifest
 from ctxbatch.store.reader import Store
 
 
 def make_store(out: Path, inputs: list[Path], config: RunConfig, device: str = "cpu") -> Store:
     """Make a store as `ctxbatch.run` does, without worker processes and without an index."""
-    sources, _ = find_sources(inputs, out, config.format)
-    reading = resolve_reading(config, sources)
-    sources = examine(sources, reading, config)
+    corpus = examined(find_corpus(inputs, location_of(out), config), config)
     resolved = resolve.resolve(config, device)
     out.mkdir(parents=True, exist_ok=True)
-    Manifest(resolved, reading, tuple(sources), tuple(plan(sources, reading))).write(out)
+    shards = tuple(plan(corpus.sources, corpus.reading))
+    Manifest(resolved, corpus.reading, corpus.sources, shards).write(out)
     pipeline = ShardPipeline(out, device)
     for _ in pipeline.run_shards([spec.shard for spec in Manifest.read(out).shards], lambda _: None):
         pass

@@ -1,0 +1,201 @@
+"""What a run is to do: what the user asks for, settled once against inputs, model and machine.
+
+Owns which part of the options goes where. Stages below take what is theirs, and do not know `RunConfig`.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ctxbatch.choices import CompileChoice
+from ctxbatch.config import ResolvedConfig
+from ctxbatch.corpus.encoding import check_encoding
+from ctxbatch.corpus.inputs import find_sources
+from ctxbatch.corpus.plan import corpus_bytes, default_shard_size, examine
+from ctxbatch.corpus.raw_records import Reading
+from ctxbatch.corpus.sources import Source
+from ctxbatch.errors import InputError, shortened
+from ctxbatch.execution.engines import Engine, LocalEngine, RayEngine
+from ctxbatch.execution.ray_cluster import connected
+from ctxbatch.run_config import RunConfig
+from ctxbatch.store.location import StoreLocation
+
+log = logging.getLogger("ctxbatch")
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What is read: the sources, how they are read, and what folders hold besides, each with the reason."""
+
+    sources: tuple[Source, ...]
+    reading: Reading
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What is asked for of a run itself, none of which is seen in a shard.
+
+    Args:
+        part: (i, n) for the i-th of n parts of the run, i from 1; ``None`` where this is all of it.
+        max_rejects: The records that may be rejected: their number as an ``int``, their share as a ``float``.
+        index: Whether the store gets its index.
+        force: Whether to begin where room on the disk seems too little.
+        compile: What was asked for; what came of it is in the resolved configuration.
+    """
+
+    part: tuple[int, int] | None
+    max_rejects: int | float | None
+    index: bool
+    force: bool
+    compile: CompileChoice
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """A run with nothing left open: where the store is, what is read, what is computed, where, and how."""
+
+    location: StoreLocation
+    corpus: Corpus
+    config: ResolvedConfig
+    engine: Engine
+    choices: Choices
+
+
+@contextlib.contextmanager
+def planned(corpus: Corpus, location: StoreLocation, config: RunConfig) -> Iterator[RunPlan]:
+    """Settle what is to be done with a corpus; the engine is there as long as the context.
+
+    Imports torch: mistakes in the inputs are better told before.
+
+    Raises:
+        InputError: The model cannot be used, this machine does not have the devices, or there is no cluster.
+    """
+    choices = Choices(
+        part=config.shard_range,
+        max_rejects=config.max_rejects,
+        index=config.index,
+        force=config.force,
+        compile=config.compile,
+    )
+    with _engine(config) as engine:
+        resolved = engine.resolve(config, corpus_bytes(corpus.sources, corpus.reading.limit))
+        yield RunPlan(location, corpus, resolved, engine, choices)
+
+
+@contextlib.contextmanager
+def _engine(config: RunConfig) -> Iterator[Engine]:
+    if config.engine == "ray":
+        with connected(config.address or "auto"):
+            yield RayEngine(config.workers)
+    else:
+        yield LocalEngine(config.devices, config.workers)
+
+
+# --- the corpus -----------------------------------------------------------------------------------
+
+
+def find_corpus(
+    inputs: Sequence[str | Path] | str | Path, location: StoreLocation, config: RunConfig
+) -> Corpus:
+    """Find the files behind the inputs, and settle how they are read.
+
+    Raises:
+        InputError: An input or an option cannot be used, or not with a store at this location.
+        StoreError: At the location is something else than a store.
+        ResourceError: The network fails.
+    """
+    if not location.is_here:
+        _check_for_object_storage(location.out, config)
+    location.check()
+    listed = [inputs] if isinstance(inputs, str | Path) else inputs
+    sources, left_out = find_sources(listed, location.folder, config.format)
+    return Corpus(tuple(sources), resolve_reading(config, sources), tuple(left_out))
+
+
+def examined(corpus: Corpus, config: RunConfig) -> Corpus:
+    """Complete the sources with what their first bytes tell, which the plan of a new store needs.
+
+    Raises:
+        InputError: A source cannot be opened, or lacks a field that is asked for.
+    """
+    return replace(corpus, sources=examine(corpus.sources, corpus.reading, config.id_field))
+
+
+def tell_left_out(corpus: Corpus) -> None:
+    """Warn of what is in the folders and is not read."""
+    if corpus.left_out:
+        log.warning("left out %d: %s", len(corpus.left_out), shortened(corpus.left_out, _SHOWN))
+        for each in corpus.left_out[_SHOWN:]:
+            log.debug("left out %s", each)
+
+
+def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
+    """Settle how sources are read.
+
+    Raises:
+        InputError: An option was given that applies to none of the sources' formats.
+    """
+    formats = {source.format for source in sources}
+    if config.record != "line" and formats != {"txt"}:
+        other = sorted(formats - {"txt"})[0]
+        raise InputError(f"--record {config.record} is for text files; in {other} a record is a line or row")
+    if formats == {"txt"}:
+        for option, value in (("--text-field", config.text_field), ("--id-field", config.id_field)):
+            if value is not None:
+                raise InputError(f"{option} {value} cannot be used: none of the inputs has fields")
+    if config.delimiter is not None and not formats & {"csv", "tsv"}:
+        raise InputError(f"--delimiter {config.delimiter} cannot be used: none of the inputs is CSV or TSV")
+    if config.encoding is not None and all(source.is_table for source in sources):
+        raise InputError(f"--encoding {config.encoding} cannot be used: tables are UTF-8")
+    return Reading(
+        format=config.format,
+        record=config.record,
+        text_field=config.text_field or "text",
+        id_field=config.id_field or "id",
+        encoding=check_encoding(config.encoding or "utf-8"),
+        errors=config.errors,
+        delimiter=config.delimiter,
+        limit=config.limit,
+        shard_size=config.shard_size or default_shard_size(sources),
+    )
+
+
+def _check_for_object_storage(out: Path | str, config: RunConfig) -> None:
+    """Refuse options that need a folder."""
+    if config.shard_range is not None:
+        raise InputError(
+            f"--shard-range needs a folder that all machines share, and {out} is on object storage: take "
+            "--engine ray, or another -o"
+        )
+    if config.force:
+        raise InputError(f"--force cannot be used with {out}: nobody knows how much room is there")
+
+
+# --- words that are asked for ---------------------------------------------------------------------
+
+
+def check_words(config: ResolvedConfig) -> None:
+    """Warn of the words of --words that no text can hold as this model's tokenizer sees words.
+
+    Raises:
+        InputError: They all are of that kind.
+    """
+    if config.words is None:
+        return
+    from ctxbatch.model.resolve import read_tokenizer
+    from ctxbatch.text.batching import BatchMaker
+
+    maker = BatchMaker(read_tokenizer(config), replace(config, sample=None, top_salient=None))
+    possible = maker.single_words(config.words)
+    never = [word for word, is_word in zip(config.words, possible, strict=True) if not is_word]
+    if not never:
+        return
+    shown = shortened(map(repr, never), _SHOWN)
+    what = f"{len(never)} of {len(config.words)} --words are not single words for {config.model}: {shown}"
+    if len(never) == len(config.words):
+        raise InputError(f"{what}; give surface words, without spaces or punctuation")
+    log.warning("%s; they will not be found", what)
