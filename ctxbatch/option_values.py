@@ -88,9 +88,14 @@ def words_of_file(option: str, path: str) -> tuple[str, ...]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise InputError(f"{option} {path} cannot be read: {reason}") from None
+        raise not_a_text(option, path, error) from None
     words = tuple(word for line in lines if (word := line.strip()))
     if not words:
         raise InputError(f"{option} {path} holds no words: write one per line")
     return words
+
+
+def not_a_text(option: str, path: str, error: OSError | UnicodeDecodeError) -> InputError:
+    """Return the error that says why a file that an option names cannot be read as text."""
+    reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+    return InputError(f"{option} {path} cannot be read: {reason}")

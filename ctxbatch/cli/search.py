@@ -16,6 +16,7 @@ import ctxbatch
 from ctxbatch import terminal
 from ctxbatch.cli.options import AsJson, Layer, StoredModel, VectorKind
 from ctxbatch.errors import InputError
+from ctxbatch.option_values import not_a_text
 from ctxbatch.search.filters import Filters
 
 if TYPE_CHECKING:
@@ -140,8 +141,7 @@ def _read_queries(path: str) -> Iterator[tuple[int, str | int]]:
                 if line.strip():
                     yield number, line.rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise InputError(f"--queries {path} cannot be read: {reason}") from None
+        raise not_a_text("--queries", path, error) from None
 
 
 def _tell_unindexed(searcher: "Searcher") -> None:
