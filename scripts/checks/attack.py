@@ -73,7 +73,7 @@ from scripts.checks import (
 )
 
 if TYPE_CHECKING:
-    from scripts.checks.cases import Plan
+    from scripts.checks.plans import Plan
 
 _NO_COMPILER = "no C compiler is here: no call is failed"
 
@@ -123,7 +123,7 @@ def attack(options: argparse.Namespace, work: Path) -> int:
     server = victims.start_object_store()
     try:
         forked.import_everything()
-        from scripts.checks.cases import use_small_indexes
+        from scripts.checks.plans import use_small_indexes
 
         use_small_indexes()
         url = None if server is None or server.stdout is None else server.stdout.readline().strip()
@@ -151,27 +151,27 @@ def attack(options: argparse.Namespace, work: Path) -> int:
 
 def attack_files(options: argparse.Namespace, base: victims.Base, work: Path) -> int:
     """Run the cases of files that have no result yet; returns the exit status."""
-    from scripts.checks import cases
+    from scripts.checks import cases, plans
 
     remote, limits = base.url is not None, forked.Limits(options.seconds)
     if options.case is not None:
-        plan = cases.plan(options.seed, int(options.case), remote=remote)
-        base = _ask_the_intact(base, [plan], work, options.jobs)
-        found = cases.run_case(base, plan, work / "worlds" / "shown", limits, show=True)
+        case = plans.plan(options.seed, int(options.case), remote=remote)
+        base = _ask_the_intact(base, [case], work, options.jobs)
+        found = cases.run_case(base, case, work / "worlds" / "shown", limits, show=True)
         return int(found["outcome"] not in harness.FINE)
     results = harness.Results(work / f"results-{options.seed}.jsonl", describe)
-    plans = [
-        cases.plan(options.seed, number, remote=remote)
+    todo = [
+        plans.plan(options.seed, number, remote=remote)
         for number in results.todo(range(options.cases), failed=options.failed)
     ]
-    if plans:
-        base = _ask_the_intact(base, plans, work, options.jobs)
+    if todo:
+        base = _ask_the_intact(base, todo, work, options.jobs)
     worlds = work / "worlds"
     results.run(
         options.jobs,
         [
             (plan.number, partial(cases.run_case, base, plan, worlds / f"{plan.number:06d}", limits))
-            for plan in plans
+            for plan in todo
         ],
     )
     return results.show(range(options.cases))

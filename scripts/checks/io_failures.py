@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.checks import forked
-from scripts.checks.cases import QUERY, control_in, last_lines, upload_to
 from scripts.checks.forked import Ended, Limits
+from scripts.checks.judging import control_in, last_lines
+from scripts.checks.plans import QUERY, upload_to
 from scripts.checks.victims import FACTORY, Base, World, as_on_object_storage
 
 SHIM = Path(__file__).with_name("failing.c")
