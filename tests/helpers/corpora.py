@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from ctxbatch.config import RunConfig
 from ctxbatch.corpus.plan import examine, plan, resolve_reading
-from ctxbatch.corpus.records import Reader
+from ctxbatch.corpus.records import Reader, Record
 from ctxbatch.corpus.sources import find_sources
 
 
@@ -33,6 +33,11 @@ def reading_of(files, **options):
     shards = plan(sources, reading)
     reader = Reader(sources, reading)
     return sources, shards, (item for spec in shards for item in reader.read(spec.segments))
+
+
+def texts_of(items):
+    assert all(isinstance(item, Record) for item in items), items
+    return [item.text for item in items]
 
 
 def _arrow_compressed(name):
