@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from scripts import command_line
-from scripts.command_line import say  # noqa: F401 (for the modules that import it from here)
 
 _SAMPLE_SECONDS = 0.1
 _COUNTS = ("tokens", "words", "rows", "padding", "bytes_written", "shards")
