@@ -1,4 +1,4 @@
-"""What `throughput` compares, each as a process of its own; it starts them, nobody else need.
+"""Run one of the contenders of `throughput`, which starts each in a process of its own; nobody else need.
 
     python -m scripts.benchmarks.contenders loop|st-fp32|st-bf16|encode|peak …
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.benchmarks.measuring import cores, matrix_rate, wait_for_start
+from scripts.command_line import Parser
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +45,7 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser(__spec__.name, __doc__)
     parser.add_argument("name", choices=("loop", "st-fp32", "st-bf16", "encode", "peak"))
     parser.add_argument("--model", help="the model's folder")
     parser.add_argument("--text", type=Path)

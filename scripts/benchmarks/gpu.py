@@ -1,7 +1,7 @@
-"""How much of a GPU does ctxbatch use? Encoding alone and the whole run, against its own matrix products.
+"""Measure how much of a GPU ctxbatch uses, in encoding alone and in a whole run.
 
     python -m scripts.benchmarks.gpu CORPUS --model NAME [--shapes minilm,bert-base] [--verses 31000]
-        [--out FOLDER]
+        [--work FOLDER]
 
 --model gives the tokenizer, and the weights of shape ``minilm`` if it is all-MiniLM-L6-v2; ``bert-base`` has
 random weights. For each shape and round, in turns: the peak of matrix products in the model's own shapes
@@ -23,13 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.benchmarks import measuring
 from scripts.benchmarks.contenders import run_batches
-from scripts.benchmarks.measuring import say, shown
+from scripts.benchmarks.measuring import shown
 from scripts.benchmarks.models import linear_shapes, random_model
+from scripts.command_line import Parser, positive, run, say, some_of
 
 if TYPE_CHECKING:
     from ctxbatch.config import ResolvedConfig
 
 _DEVICE = "cuda:0"
+_SHAPES = ("minilm", "bert-base")
 _HEADS = ["shape", "encode tokens/s", "MFU", "run tokens/s", "MFU", "peak TFLOP/s", "written MB/s", "padding"]
 
 
@@ -44,7 +46,7 @@ def main() -> int:
     from ctxbatch.model.devices import describe_device
     from ctxbatch.model.hub import find_model
 
-    with tempfile.TemporaryDirectory(prefix="ctxbatch-bench-", dir=options.out) as folder:
+    with tempfile.TemporaryDirectory(prefix="ctxbatch-bench-", dir=options.work) as folder:
         work = Path(folder)
         machine = {**measuring.describe_machine(work), "device": describe_device(_DEVICE)}
         text = measuring.write_lines(work / "text.txt", measuring.take_lines(options.corpus, options.verses))
@@ -63,13 +65,13 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("corpus", type=Path, help="text, a record a line")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--shapes", type=lambda text: text.split(","), default=["minilm", "bert-base"])
-    parser.add_argument("--verses", type=int, default=31_000, metavar="N", help="lines to take")
-    parser.add_argument("--repeats", type=int, default=3, metavar="R")
-    parser.add_argument("--out", type=Path, help="where to write; the temporary folder by default")
+    parser = Parser(__spec__.name, __doc__)
+    parser.add_text()
+    parser.add_model()
+    parser.add_argument("--shapes", type=some_of(_SHAPES), default=_SHAPES, help=", ".join(_SHAPES))
+    parser.add_argument("--verses", type=positive, default=31_000, metavar="N", help="lines to take")
+    parser.add_argument("--repeats", type=positive, default=3, metavar="R", help="rounds")
+    parser.add_work()
     return parser.parse_args()
 
 
@@ -90,19 +92,19 @@ def measure(model: Path, text: Path, work: Path, repeats: int) -> dict[str, Any]
         encode = encode_rate(resolved, batches)
         settings = ["--model", str(model), "--shard-size", str(config.shard_size), "--devices", _DEVICE]
         ran = measuring.run_ctxbatch(text, work / "out", settings, dict(os.environ))
-        run = ran["tokens"] / ran["seconds"]
+        written = ran["tokens"] / ran["seconds"]
         rounds.append(
             {
                 "peak_operations_per_second": peak,
                 "encode_tokens_per_second": encode,
                 "encode_mfu": encode * per_token / peak,
-                "run_tokens_per_second": run,
-                "run_mfu": run * per_token / peak,
+                "run_tokens_per_second": written,
+                "run_mfu": written * per_token / peak,
                 "written_bytes_per_second": ran["bytes_written"] / ran["seconds"],
                 "padding": ran["padding"],
             }
         )
-        say(f"{model.name}, round {number + 1}: {encode:,.0f} tokens/s encoded, {run:,.0f} written")
+        say(f"{model.name}, round {number + 1}: {encode:,.0f} tokens/s encoded, {written:,.0f} written")
     return {**measuring.medians(rounds), "rounds": rounds, "tokens_per_batch": resolved.tokens_per_batch}
 
 
@@ -154,4 +156,4 @@ def row(shape: str, found: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -21,6 +21,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from scripts import command_line
+
 _SAMPLE_SECONDS = 0.1
 _COUNTS = ("tokens", "words", "rows", "padding", "bytes_written", "shards")
 _LIBRARIES = (
@@ -34,11 +36,6 @@ _LIBRARIES = (
     "numpy",
 )
 _DISK_BLOCK, _DISK_BLOCKS = 16 << 20, 16
-
-
-def say(message: str) -> None:
-    """Report progress, on standard error."""
-    print(message, file=sys.stderr, flush=True)
 
 
 # --- the machine ----------------------------------------------------------------------------------
@@ -133,13 +130,20 @@ def matrix_rate(shapes: Sequence[tuple[int, int]], tokens: int, precision: str) 
 # --- text -----------------------------------------------------------------------------------------
 
 
-def take_lines(corpus: Path, n_lines: int) -> list[str]:
-    """The first lines of a text that are not blank; from its beginning again where it has too few."""
-    with corpus.open(encoding="utf-8", newline="\n") as stream:
-        lines = [line.strip() for line in stream if line.strip()]
+def take_lines(corpus: Path, n_lines: int | None) -> list[str]:
+    """The first lines of a text that are not blank, or all; from its beginning again where it has too few.
+
+    Raises:
+        SystemExit: There are none, or the text is not in UTF-8.
+    """
+    try:
+        with corpus.open(encoding="utf-8", newline="\n") as stream:
+            lines = [line.strip() for line in stream if line.strip()]
+    except UnicodeDecodeError:
+        raise SystemExit(f"{corpus} is no UTF-8 text") from None
     if not lines:
         raise SystemExit(f"{corpus} holds no text")
-    return (lines * -(-n_lines // len(lines)))[:n_lines]
+    return lines if n_lines is None else (lines * -(-n_lines // len(lines)))[:n_lines]
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> Path:
@@ -230,14 +234,14 @@ def run_process(command: Sequence[str], environment: Mapping[str, str]) -> Finis
     """Run a command to its end.
 
     Raises:
-        SystemExit: It failed.
+        CalledProcessError: It failed.
     """
     started = time.perf_counter()
     with _started([command], environment) as (process,), MemoryWatch([process.pid]) as watch:
         output, _ = process.communicate()
         seconds = time.perf_counter() - started
     if process.returncode:
-        raise SystemExit(f"exit status {process.returncode}: {' '.join(command)}")
+        raise subprocess.CalledProcessError(process.returncode, command)
     return Finished(output, seconds, watch.tree_bytes, watch.root_bytes, watch.anonymous_bytes)
 
 
@@ -250,7 +254,7 @@ def run_together(
         The seconds from the start until the last had finished, what they printed, and their peak memory.
 
     Raises:
-        SystemExit: One failed.
+        CalledProcessError: One failed.
     """
     with _started(commands, environment) as processes:
         with MemoryWatch([process.pid for process in processes]) as watch:
@@ -297,7 +301,7 @@ def _line_from(process: "subprocess.Popen[str]") -> str:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        raise SystemExit(f"exit status {process.wait()}: {process.args!r}")
+        raise subprocess.CalledProcessError(process.wait(), process.args)
     return line
 
 
@@ -308,8 +312,8 @@ def run_ctxbatch(
     import ctxbatch
     from ctxbatch.store.stats import totals
 
-    command = [sys.executable, "-m", "ctxbatch.cli.main", "run", str(text), "-o", str(out), "--quiet"]
-    finished = run_process([*command, "--no-index", *settings], environment)
+    command = command_line.program("run", text, "-o", out, "--quiet", "--no-index", *settings)
+    finished = run_process(command, environment)
     store = ctxbatch.open(out)
     found = totals(store).as_dict()
     shutil.rmtree(out)

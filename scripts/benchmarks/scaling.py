@@ -1,8 +1,8 @@
-"""Run ctxbatch on texts of growing size: do seconds per word and memory stay the same?
+"""Measure whether seconds per word and memory stay the same as the text grows.
 
     python -m scripts.benchmarks.scaling CORPUS --model NAME [--verses 4000]
         [--factors 1,2,4,8] [--workers 1,2]
-        [--shard-size 256kb] [--compile on] [--repeats 1] [--out FOLDER]
+        [--shard-size 256kb] [--compile on] [--repeats 1] [--work FOLDER]
 
 Every run has the same size of shards. The texts are --verses lines times each of the factors, the corpus
 from its beginning again where it has too few, with the largest number of workers; the largest text also
@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmarks import measuring
-from scripts.benchmarks.measuring import say, shown
+from scripts.benchmarks.measuring import shown
+from scripts.command_line import Parser, positive, positives, run, say
 
 LIMIT = 0.1
 _SHARDS_PER_WORKER = 4
@@ -38,36 +39,31 @@ def main() -> int:
     from ctxbatch.model.hub import find_model
 
     model = str(find_model(options.model, None).path)
-    with tempfile.TemporaryDirectory(prefix="ctxbatch-bench-", dir=options.out) as folder:
+    with tempfile.TemporaryDirectory(prefix="ctxbatch-bench-", dir=options.work) as folder:
         work = Path(folder)
         machine = measuring.describe_machine(work)
         texts = {factor: write_text(options, work, factor) for factor in options.factors}
         rounds: dict[Case, list[dict[str, Any]]] = {case: [] for case in cases(options)}
         for number in range(options.repeats):
             for case in in_turns(list(rounds), number):
-                rounds[case].append(run(model, options, work, texts[case[0]], case))
+                rounds[case].append(run_case(model, options, work, texts[case[0]], case))
     medians = {case: measuring.medians(results) for case, results in rounds.items()}
     return report(options, machine, medians, rounds)
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("corpus", type=Path, help="text, a record a line")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--verses", type=int, default=4000, metavar="N", help="lines of the factor 1")
-    parser.add_argument("--factors", type=numbers, default=[1, 2, 4, 8], metavar="N,...")
-    parser.add_argument("--workers", type=numbers, default=[1, 2], metavar="N,...")
+    parser = Parser(__spec__.name, __doc__)
+    parser.add_text()
+    parser.add_model()
+    parser.add_argument("--verses", type=positive, default=4000, metavar="N", help="lines of the factor 1")
+    parser.add_argument("--factors", type=positives, default=[1, 2, 4, 8], metavar="N,...", help="sizes")
+    parser.add_argument("--workers", type=positives, default=[1, 2], metavar="N,...", help="of ctxbatch run")
     parser.add_argument("--shard-size", default="256kb", help="as of ctxbatch run")
     parser.add_argument("--compile", choices=("on", "off"), default="on", help="as of ctxbatch run")
-    parser.add_argument("--repeats", type=int, default=1, metavar="R")
-    parser.add_argument("--out", type=Path, help="where to write; the temporary folder by default")
+    parser.add_argument("--repeats", type=positive, default=1, metavar="R", help="rounds")
+    parser.add_work()
     return parser.parse_args()
-
-
-def numbers(text: str) -> list[int]:
-    """Numbers in order, each once."""
-    return sorted({int(part) for part in text.split(",")})
 
 
 def write_text(options: argparse.Namespace, work: Path, factor: int) -> Path:
@@ -89,7 +85,7 @@ def in_turns(listed: Sequence[Case], number: int) -> list[Case]:
     return ordered if number % 2 == 0 else ordered[::-1]
 
 
-def run(model: str, options: argparse.Namespace, work: Path, text: Path, case: Case) -> dict[str, Any]:
+def run_case(model: str, options: argparse.Namespace, work: Path, text: Path, case: Case) -> dict[str, Any]:
     """One run."""
     factor, workers = case
     settings = ["--model", model, "--shard-size", options.shard_size, "--workers", str(workers)]
@@ -158,4 +154,4 @@ def table(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

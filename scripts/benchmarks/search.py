@@ -1,4 +1,4 @@
-"""How fast and how complete is the search? Compares exact search, FAISS's IVF-Flat and the index of ctxbatch.
+"""Measure how fast and how complete the search is, beside exact search and FAISS's IVF-Flat.
 
     python -m scripts.benchmarks.search CORPUS --model NAME [--store OUT] [--foreign TEXT] [--queries 1000]
         [--repeats 3] [--recalls 0.9,0.95] [--memory 100MB]
@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from scripts.benchmarks import measuring
-from scripts.benchmarks.measuring import say, shown
+from scripts.benchmarks.measuring import shown
+from scripts.command_line import Parser, existing_file, existing_folder, positive, program, run, say
 
 _KS = (1, 10, 100)
 _SINGLES = 200
@@ -38,7 +39,7 @@ def main() -> int:
     """Run the benchmark; returns the exit status."""
     options = parse()
     if options.child:
-        return answer_in_child(Path(options.corpus))
+        return answer_in_child(options.corpus)
     with tempfile.TemporaryDirectory(dir=options.work, prefix="ctxbatch-bench-") as folder:
         work = Path(folder)
         machine = measuring.describe_machine(work)
@@ -47,10 +48,10 @@ def main() -> int:
         if options.store:
             shutil.copytree(options.store, out, copy_function=os.link, ignore=shutil.ignore_patterns("index"))
         else:
-            encode(options, Path(options.corpus), out, environment)
-        texts = {"altered": write_altered(Path(options.corpus), work / "altered.txt")}
+            encode(options, options.corpus, out, environment)
+        texts = {"altered": write_altered(options.corpus, work / "altered.txt")}
         if options.foreign:
-            texts["foreign"] = Path(options.foreign)
+            texts["foreign"] = options.foreign
         queries = {}
         for name, text in texts.items():
             encode(options, text, work / name, environment, "--limit", "3000")
@@ -61,18 +62,28 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("corpus", help="text, a sentence or more a line")
-    parser.add_argument("--model", default="all-MiniLM-L6-v2")
-    parser.add_argument("--store", help="a finished store of the corpus, made with --pool none")
-    parser.add_argument("--foreign", help="another text, to take queries from")
-    parser.add_argument("--queries", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--recalls", default="0.9,0.95", help="what indexes are tuned to")
+    parser = Parser(__spec__.name, __doc__)
+    parser.add_argument("corpus", type=Path, help="text, a sentence or more a line")
+    parser.add_argument("--model", default="all-MiniLM-L6-v2", help="name or folder of a model")
+    parser.add_argument("--store", type=existing_folder, help="a finished store of it, made with --pool none")
+    parser.add_argument("--foreign", type=existing_file, help="another text, to take queries from")
+    parser.add_argument("--queries", type=positive, default=1000, help="of each kind")
+    parser.add_argument("--repeats", type=positive, default=3, help="rounds")
+    parser.add_argument("--recalls", type=recalls, default="0.9,0.95", help="what indexes are tuned to")
     parser.add_argument("--memory", default="100MB", help="of the index whose memory is measured")
-    parser.add_argument("--work", help="folder for what is written [default: the system's]")
+    parser.add_work()
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not options.child and not options.corpus.is_file():
+        parser.error(f"{options.corpus}: no such file")
+    return options
+
+
+def recalls(text: str) -> list[str]:
+    """Shares between commas, as of ctxbatch index."""
+    if any(not 0 < float(part) <= 1 for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} must be numbers above 0, up to 1")
+    return text.split(",")
 
 
 def encode(
@@ -80,19 +91,9 @@ def encode(
 ) -> None:
     """Make a store with a row for each wordpiece."""
     say(f"encoding {text.name}")
-    command = [
-        sys.executable,
-        "-m",
-        "ctxbatch.cli.main",
-        "run",
-        str(text),
-        "-o",
-        str(out),
-        "--quiet",
-        "--no-index",
-    ]
     settings = ("--model", options.model, "--pool", "none", "--keep-punctuation", *more)
-    measuring.run_process([*command, *settings], environment)
+    command = program("run", text, "-o", out, "--quiet", "--no-index", *settings)
+    measuring.run_process(command, environment)
 
 
 def write_altered(corpus: Path, path: Path) -> Path:
@@ -141,7 +142,7 @@ def measure(
     best = {kind: scan(column, vectors, max(_KS))[1] for kind, vectors in queries.items()}
     facts: dict[str, dict[str, Any]] = {"exact": {"bytes": 0}}
     searches: dict[str, Search] = {"exact": lambda vectors, k: scan(column, vectors, k)[1]}
-    for recall in options.recalls.split(","):
+    for recall in options.recalls:
         contender = f"ctxbatch, --recall {recall}"
         facts[contender], searches[contender] = build(out, name, ["--recall", recall], environment)
     facts["IVF-Flat"], searches["IVF-Flat"] = build_flat(column, queries["altered"], best["altered"])
@@ -163,16 +164,22 @@ def measure(
 def build(
     out: Path, column: str, settings: Sequence[str], environment: dict[str, str]
 ) -> tuple[dict[str, Any], Search]:
-    """Build the index of ctxbatch by its command and load it."""
+    """Build the index of ctxbatch by its command and load it.
+
+    Raises:
+        InputError: The store is so small that it makes none.
+    """
     import ctxbatch
+    from ctxbatch.errors import InputError
     from ctxbatch.search.index_files import open_index
 
     say(f"building: ctxbatch index {' '.join(settings)}")
-    command = [sys.executable, "-m", "ctxbatch.cli.main", "index", str(out), "--on", "shift", *settings]
+    command = program("index", out, "--on", "shift", *settings)
     finished = measuring.run_process(command, environment)
     store = ctxbatch.open(out)
     index = open_index(store, column)
-    assert index is not None
+    if index is None:
+        raise InputError(f"ctxbatch builds no index of {store.n_rows:,} rows: take a longer text")
     facts = json.loads((out / "index" / f"{column}.json").read_text())
     return {
         "factory": facts["factory"],
@@ -192,7 +199,7 @@ def build_flat(column: Any, sample: np.ndarray, best: np.ndarray) -> tuple[dict[
 
     say("building: IVF-Flat")
     started = time.perf_counter()
-    lists = 2 ** round(np.log2(len(column) / 1024))
+    lists = 2 ** max(0, round(np.log2(len(column) / 1024)))
     index: Any = faiss.index_factory(column.dimension, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
     rows = np.random.default_rng(_SEED).choice(len(column), min(len(column), lists * 64), replace=False)
     index.train(normalised(column.take(np.sort(rows))))
@@ -344,4 +351,4 @@ def report(options: argparse.Namespace, machine: dict[str, Any], facts: dict[str
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,7 +1,7 @@
-"""Run ctxbatch with salience and with selections: what do they cost, what do they spare?
+"""Measure what salience and selections of words cost, and what they spare.
 
     python -m scripts.benchmarks.selection CORPUS --model NAME [--lines N] [--repeats 3] [--compile off]
-        [--shard-size auto] [--out FOLDER]
+        [--shard-size auto] [--work FOLDER]
 
 Every round runs, on the same text: all words; all words with their salience; the most salient word of each
 sentence; ten rare words; a hundredth of all words. Prints the machine, a table of medians, and a last line
@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmarks import measuring
-from scripts.benchmarks.measuring import say, shown
+from scripts.benchmarks.measuring import shown
+from scripts.command_line import Parser, positive, run, say
 
 _RARE = 10
 _RARE_OCCURRENCES = (2, 5)
@@ -35,10 +36,10 @@ def main() -> int:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     from ctxbatch.model.hub import find_model
 
-    with tempfile.TemporaryDirectory(prefix="ctxbatch-bench-", dir=options.out) as folder:
+    with tempfile.TemporaryDirectory(prefix="ctxbatch-bench-", dir=options.work) as folder:
         work = Path(folder)
         machine = measuring.describe_machine(work)
-        lines = measuring.take_lines(options.corpus, options.lines or count_lines(options.corpus))
+        lines = measuring.take_lines(options.corpus, options.lines)
         text = measuring.write_lines(work / "text.txt", lines)
         words = measuring.write_lines(work / "words.txt", rare_words(lines))
         settings = ["--model", str(find_model(options.model, None).path), "--compile", options.compile]
@@ -65,28 +66,31 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("corpus", type=Path, help="text, a record a line")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--lines", type=int, metavar="N", help="lines of the corpus; all by default")
-    parser.add_argument("--repeats", type=int, default=3, metavar="R")
+    parser = Parser(__spec__.name, __doc__)
+    parser.add_text()
+    parser.add_model()
+    parser.add_argument("--lines", type=positive, metavar="N", help="lines of the corpus; all by default")
+    parser.add_argument("--repeats", type=positive, default=3, metavar="R", help="rounds")
     parser.add_argument("--compile", choices=("on", "off"), default="off", help="as of ctxbatch run")
     parser.add_argument("--shard-size", default="auto", help="as of ctxbatch run")
-    parser.add_argument("--out", type=Path, help="where to write; the temporary folder by default")
+    parser.add_work()
     return parser.parse_args()
 
 
-def count_lines(corpus: Path) -> int:
-    """How many lines of a text are not blank."""
-    with corpus.open(encoding="utf-8") as stream:
-        return sum(bool(line.strip()) for line in stream)
-
-
 def rare_words(lines: Sequence[str]) -> list[str]:
-    """Ten words that occur a few times, drawn at random and always the same."""
+    """Ten words that occur a few times, drawn at random and always the same.
+
+    Raises:
+        InputError: There are fewer such words.
+    """
+    from ctxbatch.errors import InputError
+
     counts = Counter(word for line in lines for word in re.findall(r"[a-z]{4,}", line.casefold()))
     least, most = _RARE_OCCURRENCES
     rare = sorted(word for word, count in counts.items() if least <= count <= most)
+    if len(rare) < _RARE:
+        few = f"the text has only {len(rare)} words that occur {least} to {most} times"
+        raise InputError(f"{few}: take one with {_RARE}")
     return random.Random(0).sample(rare, _RARE)
 
 
@@ -140,4 +144,4 @@ def report(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,4 +1,4 @@
-"""Which token budget is fastest for a model on a device? Prints the value to pass as --tokens-per-batch.
+"""Measure which --tokens-per-batch is fastest for a model on a device.
 
     python -m scripts.benchmarks.token_budget CORPUS --model NAME [--device cpu]
         [--budgets 256,512,...] [--verses 3000]
@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.benchmarks import measuring
 from scripts.benchmarks.contenders import run_batches
-from scripts.benchmarks.measuring import say, shown
+from scripts.benchmarks.measuring import shown
+from scripts.command_line import Parser, positive, positives, run, say
 
 if TYPE_CHECKING:
     from ctxbatch.model.encoder import Encoder
@@ -64,14 +65,14 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("corpus", type=Path, help="text, a record a line")
-    parser.add_argument("--model", required=True)
+    parser = Parser(__spec__.name, __doc__)
+    parser.add_text()
+    parser.add_model()
     parser.add_argument("--device", default="cpu", help="cpu, or a GPU as cuda:0")
-    parser.add_argument("--budgets", type=lambda text: [int(part) for part in text.split(",")])
-    parser.add_argument("--verses", type=int, default=3000, metavar="N", help="lines to take")
-    parser.add_argument("--compile", choices=("off", "on"), default="off")
-    parser.add_argument("--repeats", type=int, default=3, metavar="R")
+    parser.add_argument("--budgets", type=positives, metavar="N,...", help="budgets to try")
+    parser.add_argument("--verses", type=positive, default=3000, metavar="N", help="lines to take")
+    parser.add_argument("--compile", choices=("off", "on"), default="off", help="as of ctxbatch run")
+    parser.add_argument("--repeats", type=positive, default=3, metavar="R", help="rounds")
     return parser.parse_args()
 
 
@@ -134,4 +135,4 @@ def report(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,4 +1,4 @@
-"""Attack a small store: every kind of file is changed, every kind of call fails, nothing may crash or lie.
+"""Prove that nothing crashes or lies when any file of a store is changed, or any call fails.
 
     python -m scripts.checks.attack [files] [--cases 2000] [--seed 1]
     python -m scripts.checks.attack io [--every K] [--scenario run] [--calls read,write]
@@ -65,15 +65,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.checks import (
-    forked,
-    harness,
-    io_failures,
-    victims,
-)
+from scripts.checks import forked, harness, io_failures, victims
+from scripts.checks.io_failures import KINDS, SCENARIOS
+from scripts.command_line import Parser, positive, run, say, some_of
 
 if TYPE_CHECKING:
-    from scripts.checks.cases import Plan
+    from scripts.checks.plans import Plan
 
 _NO_COMPILER = "no C compiler is here: no call is failed"
 
@@ -103,19 +100,29 @@ def _start_again(options: argparse.Namespace, work: Path) -> None:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser(__spec__.name, __doc__)
     parser.add_argument("what", nargs="?", choices=("files", "io", "all"), default="files")
-    parser.add_argument("--cases", type=int, default=2_000, help="how many cases of files")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--every", type=int, default=1, help="fail every K-th call alone")
-    parser.add_argument("--scenario", default=",".join(io_failures.SCENARIOS), help="in which calls fail")
-    parser.add_argument("--calls", default=",".join(io_failures.KINDS), help="kinds of calls that fail")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--cases", type=positive, default=2_000, help="how many cases of files")
+    parser.add_argument("--seed", type=int, default=1, help="of the cases of files")
+    parser.add_argument("--every", type=positive, default=1, help="fail every K-th call alone")
+    parser.add_argument("--scenario", type=some_of(SCENARIOS), default=SCENARIOS, help="in which calls fail")
+    parser.add_argument("--calls", type=some_of(KINDS), default=KINDS, help="kinds of calls that fail")
+    parser.add_argument("--jobs", type=positive, default=len(os.sched_getaffinity(0)), help="at once")
     parser.add_argument("--seconds", type=float, default=20.0, help="what a command may take")
     parser.add_argument("--work", help="folder for stores and results; a temporary one by default")
     parser.add_argument("--case", help="run this one alone, and show what it prints")
     parser.add_argument("--failed", action="store_true", help="run again those that failed")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.case is not None and not is_case(options.what, options.case):
+        parser.error(f"--case {options.case!r} is no case of {options.what}")
+    return options
+
+
+def is_case(what: str, case: str) -> bool:
+    """Whether a text names a case of files or of calls."""
+    if what == "files":
+        return case.isdecimal()
+    return what == "io" and io_failures.Failure.parse(case) is not None
 
 
 def attack(options: argparse.Namespace, work: Path) -> int:
@@ -123,12 +130,12 @@ def attack(options: argparse.Namespace, work: Path) -> int:
     server = victims.start_object_store()
     try:
         forked.import_everything()
-        from scripts.checks.cases import use_small_indexes
+        from scripts.checks.plans import use_small_indexes
 
         use_small_indexes()
         url = None if server is None or server.stdout is None else server.stdout.readline().strip()
         if url is None:
-            print("moto is not installed: nothing on object storage is attacked", flush=True)
+            say("moto is not installed: nothing on object storage is attacked")
         for name in ("base", "worlds"):
             shutil.rmtree(work / name, ignore_errors=True)
             (work / name).mkdir()
@@ -151,27 +158,27 @@ def attack(options: argparse.Namespace, work: Path) -> int:
 
 def attack_files(options: argparse.Namespace, base: victims.Base, work: Path) -> int:
     """Run the cases of files that have no result yet; returns the exit status."""
-    from scripts.checks import cases
+    from scripts.checks import cases, plans
 
     remote, limits = base.url is not None, forked.Limits(options.seconds)
     if options.case is not None:
-        plan = cases.plan(options.seed, int(options.case), remote=remote)
-        base = _ask_the_intact(base, [plan], work, options.jobs)
-        found = cases.run_case(base, plan, work / "worlds" / "shown", limits, show=True)
+        case = plans.plan(options.seed, int(options.case), remote=remote)
+        base = _ask_the_intact(base, [case], work, options.jobs)
+        found = cases.run_case(base, case, work / "worlds" / "shown", limits, show=True)
         return int(found["outcome"] not in harness.FINE)
     results = harness.Results(work / f"results-{options.seed}.jsonl", describe)
-    plans = [
-        cases.plan(options.seed, number, remote=remote)
+    todo = [
+        plans.plan(options.seed, number, remote=remote)
         for number in results.todo(range(options.cases), failed=options.failed)
     ]
-    if plans:
-        base = _ask_the_intact(base, plans, work, options.jobs)
+    if todo:
+        base = _ask_the_intact(base, todo, work, options.jobs)
     worlds = work / "worlds"
     results.run(
         options.jobs,
         [
             (plan.number, partial(cases.run_case, base, plan, worlds / f"{plan.number:06d}", limits))
-            for plan in plans
+            for plan in todo
         ],
     )
     return results.show(range(options.cases))
@@ -205,11 +212,11 @@ def describe(result: dict[str, Any]) -> str:
 def attack_calls(options: argparse.Namespace, base: victims.Base, work: Path) -> int:
     """Run the cases of calls that have no result yet; returns the exit status."""
     if "LD_PRELOAD" not in os.environ:
-        print(_NO_COMPILER, flush=True)
+        say(_NO_COMPILER)
         return 0
     io_failures.remember_rates()
-    known = [name for name in io_failures.SCENARIOS if name != "pull" or base.url is not None]
-    scenarios = [name for name in known if name in options.scenario.split(",")]
+    known = [name for name in SCENARIOS if name != "pull" or base.url is not None]
+    scenarios = [name for name in known if name in options.scenario]
     if not base.store("plain").exists():
         harness.all_of(1, [partial(victims.make_victim, base, "plain")])
     worlds, limits = work / "worlds", forked.Limits(options.seconds)
@@ -217,10 +224,11 @@ def attack_calls(options: argparse.Namespace, base: victims.Base, work: Path) ->
     failures = {
         str(failure): failure
         for name in scenarios
-        for failure in bench.failures(name, options.every, options.calls.split(","))
+        for failure in bench.failures(name, options.every, options.calls)
     }
     if options.case is not None:
         failure = io_failures.Failure.parse(options.case)
+        assert failure is not None  # `parse` has seen to that
         found = bench.run(failure, worlds / "shown", limits, show=True)
         return int(found["outcome"] not in harness.FINE)
     results = harness.Results(work / "results-io.jsonl", io_failures.describe)
@@ -236,4 +244,4 @@ def attack_calls(options: argparse.Namespace, base: victims.Base, work: Path) ->
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,4 +1,4 @@
-"""Plan and begin a run over one large .jsonl.zst, kill it, go on, and look at memory and at what is lost.
+"""Prove that a run over one large .jsonl.zst, killed, goes on without loss and in bounded memory.
 
     python -m scripts.checks.compressed TEXT --model all-MiniLM-L6-v2 [--gigabytes 1] [--shards 6]
 
@@ -9,33 +9,35 @@ JSON; exit status 1 if a finished shard was made again or a process needed more 
 import argparse
 import itertools
 import json
-import os
-import signal
+import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 
 import ctxbatch
+from ctxbatch.model.hub import find_model
+from scripts.command_line import Parser, existing_file, positive, program, run, say, started, working_folder
 
 LIMIT_BYTES = 1.5e9
 
 
 def main() -> int:
     """Run the proof; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("text", type=Path)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--gigabytes", type=float, default=1.0)
-    parser.add_argument("--shards", type=int, default=6, help="commit so many, kill, and so many again")
-    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder by default")
+    parser = Parser(__spec__.name, __doc__)
+    parser.add_argument("text", type=existing_file, help="whose lines are repeated")
+    parser.add_model()
+    parser.add_argument("--gigabytes", type=float, default=1.0, help="of JSON lines")
+    parser.add_argument("--shards", type=positive, default=6, help="commit so many, kill, and so many again")
+    parser.add_kept_work()
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        facts = prove(arguments, arguments.folder or Path(temporary))
+    find_model(arguments.model, None)
+    with working_folder(arguments.work) as work:
+        facts = prove(arguments, work)
     print(json.dumps(facts))
     return 0 if facts["ok"] else 1
 
@@ -43,36 +45,22 @@ def main() -> int:
 def prove(arguments: argparse.Namespace, folder: Path) -> dict:
     """Two runs that are killed, and what they left."""
     source, out = folder / "large.jsonl.zst", folder / "out"
+    shutil.rmtree(out, ignore_errors=True)
     n_records, size = write_source(arguments.text, source, arguments.gigabytes * 1e9)
-    print(f"{source}: {n_records:,} records, {size:,} bytes in {source.stat().st_size:,}", file=sys.stderr)
-    command = [
-        sys.executable,
-        "-m",
-        "ctxbatch.cli.main",
-        "run",
-        source,
-        "-o",
-        out,
-        "--model",
-        arguments.model,
-    ]
+    say(f"{source}: {n_records:,} records, {size:,} bytes in {source.stat().st_size:,}")
+    command = program("run", source, "-o", out, "--model", arguments.model, "--quiet")
     command += ["--force"]  # the whole result may well not fit; only the first shards are made
     seconds, memory = [], []
     first, before = {}, {}
     for goal in (arguments.shards, 2 * arguments.shards):
         before = first
-        started = time.monotonic()
-        process = subprocess.Popen(list(map(str, command)), start_new_session=True)
-        peak = watch(process)
-        while not (out / "manifest.json").exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        seconds.append(round(time.monotonic() - started, 1))
-        while len(first := committed(out)) < goal:
-            assert process.poll() is None
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        began = time.monotonic()
+        with started(command) as process:  # which is killed at the end
+            peak = watch(process)
+            wait_for((out / "manifest.json").exists, process)
+            seconds.append(round(time.monotonic() - began, 1))
+            wait_for(lambda goal=goal: len(committed(out)) >= goal, process)
+        first = committed(out)
         memory.append(peak["bytes"])
     again = [shard for shard, when in before.items() if first[shard] != when]
     commits = ctxbatch.open(out).commits.values()
@@ -104,6 +92,19 @@ def write_source(text: Path, path: Path, size: float) -> tuple[int, int]:
     return number + 1, written
 
 
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Wait until something holds.
+
+    Raises:
+        SystemExit: The run has ended before that.
+    """
+    while not condition():
+        if process.poll() is not None:
+            ended = f"compressed: the run ended with exit status {process.returncode} before it was killed"
+            raise SystemExit(f"{ended}: take more --gigabytes or fewer --shards")
+        time.sleep(0.05)
+
+
 def committed(out: Path) -> dict[str, int]:
     """When each finished shard was written."""
     return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("shards/[0-9]*/shard.json")}
@@ -128,4 +129,4 @@ def watch(process: subprocess.Popen) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

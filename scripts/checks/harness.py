@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.checks import forked
+from scripts.command_line import say
 
 # Outcomes that are no failures.
 FINE = ("ok", "passed", "unreached")
@@ -85,7 +86,7 @@ class Results:
                     print(self._describe(result), flush=True)
                 if not count % _SHOWN_EVERY or count == len(work):
                     rate = count / (time.monotonic() - began)
-                    print(f"{count} of {len(work)} cases, {rate:.1f} a second", flush=True)
+                    say(f"{count} of {len(work)} cases, {rate:.1f} a second")
 
     def show(self, numbers: Iterable[Any]) -> int:
         """Print a table of some cases, kinds by outcomes; returns the exit status."""

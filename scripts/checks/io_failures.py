@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.checks import forked
-from scripts.checks.cases import QUERY, control_in, last_lines, upload_to
 from scripts.checks.forked import Ended, Limits
+from scripts.checks.judging import control_in, last_lines
+from scripts.checks.plans import QUERY, upload_to
 from scripts.checks.victims import FACTORY, Base, World, as_on_object_storage
 
 SHIM = Path(__file__).with_name("failing.c")
@@ -69,11 +70,11 @@ class Failure:
         return f"{self.scenario}: {self.kind} {self.nth} {errno.errorcode[self.error]}"
 
     @classmethod
-    def parse(cls, text: str) -> "Failure":
-        """The inverse of ``str``."""
-        scenario, rest = text.split(": ")
-        kind, nth, name = rest.split(" ")
-        return cls(scenario, kind, int(nth), getattr(errno, name))
+    def parse(cls, text: str) -> "Failure | None":
+        """The inverse of ``str``; ``None`` where a text names no failure."""
+        found = re.fullmatch(rf"({'|'.join(SCENARIOS)}): ({'|'.join(KINDS)}) (\d+) (E\w+)", text)
+        error = getattr(errno, found[4], None) if found else None
+        return cls(found[1], found[2], int(found[3]), error) if found and error else None
 
 
 Jobs = Callable[[list[Callable[[], Any]]], list[Any]]

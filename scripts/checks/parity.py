@@ -1,4 +1,4 @@
-"""Compare a run over a text with the slow oracle, value by value, and bf16 with fp32.
+"""Prove that a store holds the vectors of a slow oracle, value by value, and measure bf16 beside fp32.
 
     python -m scripts.checks.parity CORPUS --model NAME [--limit 500] [--compile on]
 
@@ -6,7 +6,6 @@ Prints JSON: the largest excess of stored values over 1e-4 + rounding (0 or less
 cosines of a bf16 run to the fp32 run.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -14,21 +13,23 @@ from pathlib import Path
 
 import ctxbatch
 from ctxbatch.model.hub import find_model
+from scripts.command_line import Parser, positive, run, say
 from tests.helpers.oracle import Oracle
 from tests.helpers.parity import compare, mean_cosine
 
 
 def main() -> int:
     """Run the proof; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("corpus")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--limit", type=int, default=500)
-    parser.add_argument("--compile", choices=("on", "off"), default="on")
+    parser = Parser(__spec__.name, __doc__)
+    parser.add_argument("corpus", help="what ctxbatch run reads")
+    parser.add_model()
+    parser.add_argument("--limit", type=positive, default=500, help="records to take")
+    parser.add_argument("--compile", choices=("on", "off"), default="on", help="as of ctxbatch run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         stores = {}
         for precision in ("fp32", "bf16"):
+            say(f"encoding in {precision}")
             config = ctxbatch.RunConfig(
                 model=options.model,
                 precision=precision,
@@ -38,6 +39,7 @@ def main() -> int:
             )
             ctxbatch.run(options.corpus, Path(work) / precision, config)
             stores[precision] = ctxbatch.open(Path(work) / precision)
+        say("comparing with the oracle")
         facts = compare(stores["fp32"], Oracle(find_model(options.model, None).path))
         for on in ("contextual", "shift"):
             facts[f"bf16_cosine_{on}"] = round(mean_cosine(stores["fp32"], stores["bf16"], on), 6)
@@ -47,4 +49,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

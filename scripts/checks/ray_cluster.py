@@ -1,12 +1,12 @@
-"""Kill nodes of a Ray cluster at random moments of a run, and compare with a local run.
+"""Prove that a run on a Ray cluster whose nodes are killed ends with the bytes of a local run.
 
     python -m scripts.checks.ray_cluster CORPUS --model NAME [--kills 5] [--shard-size 100kb] [--work FOLDER]
 
 Starts a cluster of two nodes with a CPU each on this machine (and a head that only leads them), and runs
 three times: locally with two workers, on the cluster undisturbed, and on the cluster while a node is killed
 with SIGKILL again and again, and another one joins after a while. Compares the checksums of all Arrow files,
-and tokens per second after start-up. Prints a line per event, and JSON at the end; exit status 1 if anything
-differs.
+and tokens per second after start-up. Says each kill on standard error, and prints JSON at the end; exit
+status 1 if anything differs.
 """
 
 import argparse
@@ -19,38 +19,49 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from ray.cluster_utils import Cluster
 
 from ctxbatch.store.reader import Store
 from ctxbatch.store.stats import totals
 from scripts.checks.resume import digests
+from scripts.command_line import Parser, positive, program, run, say, started, working_folder
 
 
 def main() -> int:
     """Run the proof; returns the exit status."""
     options = parse()
-    work = Path(options.work)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    with working_folder(options.work) as work:
+        facts = prove(options, work)
+    print(json.dumps(facts))
+    fine = facts["equal"] and not facts["shards_made_twice"] and not facts["leftovers"]
+    return 0 if fine and facts["status"] == 0 and facts["kills"] == options.kills else 1
+
+
+def prove(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Run locally, on a cluster, and on one whose nodes are killed; returns what came of it."""
     local, undisturbed, victim = (work / name for name in ("local", "cluster", "victim"))
+    for folder in (local, undisturbed, victim):
+        shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([*command(options, local), "--workers", "2"], check=True)
     expected = digests(local)
-    print(f"local: {len(expected)} Arrow files, {rate(local):,.0f} tokens/s", flush=True)
+    say(f"local: {len(expected)} Arrow files, {rate(local):,.0f} tokens/s")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         for _ in range(2):
             cluster.add_node(num_cpus=1)
         on_cluster = ["--engine", "ray", "--address", cluster.address]
         subprocess.run([*command(options, undisturbed), *on_cluster], check=True)
-        print(f"cluster: {rate(undisturbed):,.0f} tokens/s", flush=True)
-        process = subprocess.Popen([*command(options, victim), *on_cluster])
-        kills = disturb(process, cluster, victim, options)
-        status = process.wait()
+        say(f"cluster: {rate(undisturbed):,.0f} tokens/s")
+        with started([*command(options, victim), *on_cluster]) as process:
+            kills = disturb(process, cluster, victim, options)
+            status = process.wait()
     finally:
         cluster.shutdown()
     made = Counter(re.findall(r"shard (\d+) committed", (victim / "run.log").read_text()))
-    facts = {
+    return {
+        "status": status,
         "equal": digests(undisturbed) == expected and digests(victim) == expected,
         "kills": kills,
         "shards": len(made),
@@ -59,9 +70,6 @@ def main() -> int:
         "tokens_per_second": {"local": rate(local), "cluster": rate(undisturbed), "killed": rate(victim)},
         "cluster_to_local": round(rate(undisturbed) / rate(local), 3),
     }
-    print(json.dumps(facts))
-    fine = facts["equal"] and not facts["shards_made_twice"] and not facts["leftovers"]
-    return 0 if fine and status == 0 and kills == options.kills else 1
 
 
 def disturb(process: subprocess.Popen, cluster: Cluster, out: Path, options: argparse.Namespace) -> int:
@@ -79,7 +87,7 @@ def disturb(process: subprocess.Popen, cluster: Cluster, out: Path, options: arg
         before = n_committed(out)
         nodes = sorted(cluster.worker_nodes, key=lambda node: node.unique_id)
         cluster.remove_node(chance.choice(nodes), allow_graceful=False)
-        print(f"killed a node, {before} shards there", flush=True)
+        say(f"killed a node, {before} shards there")
         time.sleep(chance.uniform(0, options.pause / 2))
         cluster.add_node(num_cpus=1)
     return options.kills
@@ -87,31 +95,21 @@ def disturb(process: subprocess.Popen, cluster: Cluster, out: Path, options: arg
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("corpus")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--kills", type=int, default=5)
+    parser = Parser(__spec__.name, __doc__)
+    parser.add_argument("corpus", help="what ctxbatch run reads")
+    parser.add_model()
+    parser.add_argument("--kills", type=positive, default=5, help="of nodes")
     parser.add_argument("--pause", type=float, default=20.0, help="seconds between kills, at most")
-    parser.add_argument("--shard-size", default="100kb")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--work", default="/tmp/prove-ray")
+    parser.add_argument("--shard-size", default="100kb", help="as of ctxbatch run")
+    parser.add_argument("--seed", type=int, default=1, help="of all chance")
+    parser.add_kept_work()
     return parser.parse_args()
 
 
 def command(options: argparse.Namespace, out: Path) -> list[str]:
     """The run, without what says where."""
-    run = [
-        sys.executable,
-        "-m",
-        "ctxbatch.cli.main",
-        "run",
-        options.corpus,
-        "-o",
-        str(out),
-        "--quiet",
-        "--no-index",
-    ]
-    return [*run, "--model", options.model, "--shard-size", options.shard_size, "--compile", "off"]
+    settings = ("--model", options.model, "--shard-size", options.shard_size, "--compile", "off")
+    return program("run", options.corpus, "-o", out, "--quiet", "--no-index", *settings)
 
 
 def n_committed(out: Path) -> int:
@@ -125,4 +123,4 @@ def rate(out: Path) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,6 +1,6 @@
-"""Plan and run over inputs of the size that the program is for, and look at memory, time and counts.
+"""Prove that inputs of the size that the program is for are planned and read whole, in bounded memory.
 
-    python -m scripts.checks.real_size [--folder DIR] [--only NAME ...] [--scale 1.0]
+    python -m scripts.checks.real_size [--work FOLDER] [--only NAME ...] [--scale 1.0]
 
 Makes the inputs, seeded: 64 MB of text compressed in each way, a plain file of 1 GB in short lines, 20,000
 small files, a .gz that expands to 3 GB of few words, 200 million empty lines in a .gz, and a Parquet file of
@@ -11,7 +11,6 @@ it costs on the same text uncompressed, if the plan is far from the run, or if a
 smaller ``--scale`` the inputs are smaller, and less is shown.
 """
 
-import argparse
 import bz2
 import gzip
 import json
@@ -20,7 +19,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +29,8 @@ from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from scripts.command_line import Parser, program, run, say, working_folder
 
 COORDINATOR_BYTES = 500e6
 MOST_DECOMPRESSIONS = 3
@@ -63,15 +63,14 @@ class Case:
 
 def main() -> int:
     """Make the inputs and run; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder by default")
-    parser.add_argument("--only", nargs="+", choices=sorted(MAKERS), default=sorted(MAKERS))
+    parser = Parser(__spec__.name, __doc__)
+    parser.add_kept_work()
+    kinds = sorted(MAKERS)
+    parser.add_argument("--only", nargs="+", choices=kinds, default=kinds, help="these inputs alone")
     parser.add_argument("--scale", type=float, default=1.0, help="how large the inputs are")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        cases = list(check(folder, arguments.only, arguments.scale))
+    with working_folder(arguments.work) as work:
+        cases = list(check(work, arguments.only, arguments.scale))
     print(table(cases))
     return 1 if any(case.wrong for case in cases) else 0
 
@@ -88,7 +87,7 @@ def check(folder: Path, names: list[str], scale: float, timed: bool = True) -> I
             if timed and not case.wrong and case.path.name.startswith("text.txt"):
                 time_plan(case, folder, model)
             yield case
-            print(f"{case.name}: {'; '.join(case.wrong) or 'as it should be'}", file=sys.stderr)
+            say(f"{case.name}: {'; '.join(case.wrong) or 'as it should be'}")
             if case.path.is_file():
                 case.path.unlink()
 
@@ -212,7 +211,7 @@ def command(case: Case, name: str, arguments: list[Any]) -> str:
     """Run a command, note its seconds and its peak memory, and return what it says."""
     started = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "ctxbatch.cli.main", name, *map(str, arguments)],
+        program(name, *arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -322,4 +321,4 @@ def table(cases: list[Case]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,4 +1,4 @@
-"""Flip one byte at random places of a finished store, find every one, then repair many at once.
+"""Prove that every flipped byte of a finished store is found, one by one, and many at once repaired.
 
     python -m scripts.checks.repair OUT [--flips 50] [--seed 1]
 
@@ -7,7 +7,6 @@ vectors, sentences, rejects, commit records, the manifest and indexes. Ends in a
 if a flip was missed or the repaired store differs.
 """
 
-import argparse
 import hashlib
 import json
 import random
@@ -18,17 +17,20 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import ctxbatch
 from ctxbatch.errors import StoreError
 from ctxbatch.execution.repair import find_damage
+from scripts.command_line import Parser, existing_folder, positive, program, run, say
 
 
 def main() -> int:
     """Run the proof; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--flips", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=1)
+    parser = Parser(__spec__.name, __doc__)
+    parser.add_argument("out", type=existing_folder, help="a finished store")
+    parser.add_argument("--flips", type=positive, default=50, help="one after another")
+    parser.add_argument("--seed", type=int, default=1, help="of all chance")
     options = parser.parse_args()
+    ctxbatch.open(options.out)
     copy = options.out.with_name(options.out.name + ".flipped")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(options.out, copy)
@@ -53,13 +55,16 @@ def prove(out: Path, chance: random.Random, n_flips: int) -> dict:
         except StoreError:
             assert path.name == "manifest.json"
         write(path, place, before)
+        if not (number + 1) % 10:
+            say(f"{number + 1} of {n_flips} flips, {len(missed)} missed")
     assert not list(find_damage(out))
     for path in files:
         if path.name != "manifest.json" and chance.random() < 0.5:
             flip(path, chance)
     damages = len(list(find_damage(out)))
+    say(f"repairing {damages} damages")
     started = time.monotonic()
-    command = [sys.executable, "-m", "ctxbatch.cli.main", "verify", str(out), "--repair", "-q"]
+    command = program("verify", out, "--repair", "-q")
     status = subprocess.run(command, check=False, stdout=sys.stderr).returncode
     same = digests(out) == expected
     return {
@@ -99,4 +104,4 @@ def digests(out: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,11 +1,12 @@
-"""Kill a run at random moments, finish it, and compare its Arrow files with an undisturbed run's.
+"""Prove that a run that is killed at random moments ends with the bytes of an undisturbed one.
 
     python -m scripts.checks.resume CORPUS --model NAME [--kills 20] [--shard-size 100kb] [--compile on]
         [--work FOLDER]
 
 Each attempt runs with another number of workers and is killed with SIGKILL, either the coordinator alone
 or its whole process group. Where an attempt finishes before it is killed, its files are compared and the
-store is begun anew, so that every kill hits a run at work. Prints a line per attempt, and JSON at the end.
+store is begun anew, so that every kill hits a run at work. Says each attempt on standard error, and prints
+JSON at the end; exit status 1 if anything differs.
 """
 
 import argparse
@@ -19,70 +20,88 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from scripts.command_line import Parser, positive, program, run, say, started, working_folder
 
 
 def main() -> int:
     """Run the proof; returns the exit status."""
     options = parse()
+    with working_folder(options.work) as work:
+        facts = prove(options, work)
+    print(json.dumps(facts))
+    return 0 if facts["equal"] and not facts["leftovers"] else 1
+
+
+def prove(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Run undisturbed, then again and again until there were so many kills; returns what came of it."""
     chance = random.Random(options.seed)
-    work = Path(options.work)
-    work.mkdir(parents=True, exist_ok=True)
     reference, victim = work / "reference", work / "victim"
     for folder in (reference, victim):
         shutil.rmtree(folder, ignore_errors=True)
-    started = time.monotonic()
+    began = time.monotonic()
     subprocess.run(command(options, reference, 2), check=True)
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - began
     expected = digests(reference)
-    print(f"reference: {len(expected)} Arrow files in {seconds:.0f} s", flush=True)
+    say(f"reference: {len(expected)} Arrow files in {seconds:.0f} s")
     kills = {"group": 0, "coordinator": 0}
     finished = 0
     while sum(kills.values()) < options.kills:
         n_workers = chance.choice((1, 2, 3))
-        process = subprocess.Popen(command(options, victim, n_workers), start_new_session=True)
         delay = chance.uniform(0.5, min(seconds, max(20.0, seconds / 4)))
-        try:
-            process.wait(delay)
-        except subprocess.TimeoutExpired:
-            whom = chance.choice(("group", "coordinator"))
-            (os.killpg if whom == "group" else os.kill)(process.pid, signal.SIGKILL)
-            process.wait()
-            kills[whom] += 1
-            done = len(digests(victim))
-            print(f"killed {whom} of {n_workers} workers after {delay:.1f} s, {done} files there", flush=True)
-        else:
-            finished += 1
-            same = process.returncode == 0 and digests(victim) == expected
-            print(f"finished before the kill: {'equal' if same else 'DIFFERENT'}", flush=True)
-            if not same:
-                return 1
-            shutil.rmtree(victim)
+        with started(command(options, victim, n_workers)) as process:
+            if (whom := kill_after(delay, process, chance)) is not None:
+                kills[whom] += 1
+                done = len(digests(victim))
+                say(f"killed {whom} of {n_workers} workers after {delay:.1f} s, {done} files there")
+                continue
+        finished += 1
+        same = process.returncode == 0 and digests(victim) == expected
+        say(f"finished before the kill: {'equal' if same else 'DIFFERENT'}")
+        if not same:
+            return {"equal": False, "kills": kills, "leftovers": []}
+        shutil.rmtree(victim)
     subprocess.run(command(options, victim, 1), check=True)
-    same = digests(victim) == expected
-    leftovers = [path.name for path in (victim / "shards").glob(".*")]
-    facts = {"equal": same, "kills": kills, "finished_early": finished, "leftovers": leftovers}
-    print(json.dumps({**facts, "arrow_files": len(expected), "reference_seconds": round(seconds, 1)}))
-    return 0 if same and not leftovers else 1
+    return {
+        "equal": digests(victim) == expected,
+        "kills": kills,
+        "finished_early": finished,
+        "leftovers": [path.name for path in (victim / "shards").glob(".*")],
+        "arrow_files": len(expected),
+        "reference_seconds": round(seconds, 1),
+    }
+
+
+def kill_after(delay: float, process: "subprocess.Popen[bytes]", chance: random.Random) -> str | None:
+    """Kill a run after some seconds; returns whom, or ``None`` where it has ended before."""
+    try:
+        process.wait(delay)
+    except subprocess.TimeoutExpired:
+        whom = chance.choice(("group", "coordinator"))
+        (os.killpg if whom == "group" else os.kill)(process.pid, signal.SIGKILL)
+        process.wait()
+        return whom
+    return None
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("corpus")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--kills", type=int, default=20)
+    parser = Parser(__spec__.name, __doc__)
+    parser.add_argument("corpus", help="what ctxbatch run reads")
+    parser.add_model()
+    parser.add_argument("--kills", type=positive, default=20)
     parser.add_argument("--compile", choices=("on", "off"), default="on", help="as of ctxbatch run")
-    parser.add_argument("--shard-size", default="100kb")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--work", default="/tmp/prove-resume")
+    parser.add_argument("--shard-size", default="100kb", help="as of ctxbatch run")
+    parser.add_argument("--seed", type=int, default=1, help="of all chance")
+    parser.add_kept_work()
     return parser.parse_args()
 
 
 def command(options: argparse.Namespace, out: Path, n_workers: int) -> list[str]:
     """The run, with another number of workers each time."""
-    run = [sys.executable, "-m", "ctxbatch.cli.main", "run", options.corpus, "-o", str(out), "--quiet"]
-    run += ["--model", options.model, "--shard-size", options.shard_size, "--compile", options.compile]
-    return [*run, "--workers", str(n_workers)]
+    settings = ("--model", options.model, "--shard-size", options.shard_size, "--compile", options.compile)
+    return program("run", options.corpus, "-o", out, "--quiet", *settings, "--workers", n_workers)
 
 
 def digests(out: Path) -> dict[str, str]:
@@ -92,4 +111,4 @@ def digests(out: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,14 +1,14 @@
-"""Compare searches of a store with brute force over its stored vectors, with and without filters.
+"""Prove that searches of a store, with and without filters, find what brute force over its vectors finds.
 
     python -m scripts.checks.search OUT [--queries 10] [-k 10] [--combinations 20]
 
 Queries are sentences of the store itself with a word changed, and one word marked. Every query is asked as it
 is and with random combinations of filters: words, sources, documents, scores, distinct hits. A hit counts if
 its true cosine is within 2e-6 of the k-th best that fulfils the conditions, since texts repeat. Fewer hits
-than brute force finds are a failure, whatever the recall. Prints JSON.
+than brute force finds are a failure, whatever the recall. Says each combination on standard error, and
+prints JSON.
 """
 
-import argparse
 import json
 import random
 import sys
@@ -23,16 +23,17 @@ from ctxbatch import Filters
 from ctxbatch.search.queries import parse_query
 from ctxbatch.search.searcher import Searcher
 from ctxbatch.store.reader import Store
+from scripts.command_line import Parser, positive, run, say
 
 
 def main() -> int:
     """Run the proof; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("out")
-    parser.add_argument("--queries", type=int, default=10)
-    parser.add_argument("-k", type=int, default=10)
-    parser.add_argument("--combinations", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=1)
+    parser = Parser(__spec__.name, __doc__)
+    parser.add_argument("out", help="a store")
+    parser.add_argument("--queries", type=positive, default=10, help="sentences of the store")
+    parser.add_argument("-k", type=positive, default=10, help="hits of a query")
+    parser.add_argument("--combinations", type=positive, default=20, help="of filters")
+    parser.add_argument("--seed", type=int, default=1, help="of all chance")
     options = parser.parse_args()
     store = ctxbatch.open(options.out)
     searcher = ctxbatch.searcher(store)
@@ -42,10 +43,12 @@ def main() -> int:
     rows = Rows(store)
     chance = random.Random(options.seed)
     chosen = [Filters(), *(draw(chance, rows) for _ in range(options.combinations))]
-    results = [compare(searcher, rows, queries, every, filters, options.k) for filters in chosen]
-    for filters, result in zip(chosen, results, strict=True):
+    results = []
+    for filters in chosen:
+        result = compare(searcher, rows, queries, every, filters, options.k)
         given = {name: value for name, value in asdict(filters).items() if value}
-        print(f"recall {result['recall']:.3f}, {result['missing']} missing  {given or 'no filter'}")
+        say(f"recall {result['recall']:.3f}, {result['missing']} missing  {given or 'no filter'}")
+        results.append(result)
     facts = {
         "rows": len(rows.words),
         "indexed": not searcher.unindexed,
@@ -73,7 +76,7 @@ def make_queries(store: Store, n: int, seed: int) -> list[str]:
         text for text in store.sentences.to_table(columns=["text"])["text"].to_pylist() if text.count(" ") > 6
     ]
     queries = []
-    for text in chance.sample(sentences, n):
+    for text in chance.sample(sentences, min(n, len(sentences))):
         words = text.replace("[", "(").replace("]", ")").split()
         at = chance.randrange(1, len(words) - 2)
         bare = words[at].strip(".,;:!?'\"()-")
@@ -186,4 +189,4 @@ def ranked(rows: Rows, cosines: np.ndarray, filters: Filters, k: int) -> list[fl
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,4 +1,4 @@
-"""Vasiliev's article on BERT embeddings of different levels: what a shift tells apart, and a salient word.
+"""Measure what Vasiliev's article on BERT embeddings reports: what a shift tells apart, and a salient word.
 
     python -m scripts.evaluation.article [--model FOLDER] [--token-type 1]
 
@@ -22,10 +22,10 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: models are looked up, never downloaded
 
 from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR
-from ctxbatch.errors import CtxbatchError, InputError
+from ctxbatch.errors import InputError
 from ctxbatch.model.hub import ModelFolder, find_model
 from scripts.benchmarks import measuring
-from scripts.benchmarks.measuring import say
+from scripts.command_line import Parser, positive, run, say
 from scripts.evaluation.marked_words import MarkedWords, cosines, encode, shift
 
 _SENTENCES = ("I want an apple.", "I want an orange.", "I want an adventure.")
@@ -47,30 +47,26 @@ _PUBLISHED_LAYER, _PUBLISHED_SALIENT = "12*", "want"
 def main() -> int:
     """Run the reproduction; returns the exit status."""
     options = parse()
-    try:
-        folder = choose_model(options.model)
-        with tempfile.TemporaryDirectory(prefix="ctxbatch-article-") as work:
-            model = folder.name
-            if options.token_type:
-                model = str(with_token_type_1(folder, Path(work) / "model"))
-            wanted = salience_options(options, folder)
-            found = encode(_SENTENCES, Path(work), model, precision="fp32", workers=1, **wanted)
-            rows = list(compare(found))
-            salience = read_salience(found) if wanted else None
-    except CtxbatchError as error:
-        say(f"article: {error}")
-        return error.exit_status
+    folder = choose_model(options.model)
+    with tempfile.TemporaryDirectory(prefix="ctxbatch-article-") as work:
+        model = folder.name
+        if options.token_type:
+            model = str(with_token_type_1(folder, Path(work) / "model"))
+        wanted = salience_options(options, folder)
+        found = encode(_SENTENCES, Path(work), model, precision="fp32", workers=1, **wanted)
+        rows = list(compare(found))
+        salience = read_salience(found) if wanted else None
     report(options, folder, rows, salience)
     return 0
 
 
 def parse() -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser(__spec__.name, __doc__)
     parser.add_argument("--model", help="a folder, or the name of a model that is on this machine")
     parser.add_argument("--token-type", type=int, choices=(0, 1), default=0, help="of all tokens")
-    parser.add_argument("--salience-layer", type=int, default=1)
-    parser.add_argument("--salience-head", type=int, default=12)
+    parser.add_argument("--salience-layer", type=positive, default=1, help="whose attention is taken")
+    parser.add_argument("--salience-head", type=positive, default=12, help="of that layer")
     return parser.parse_args()
 
 
@@ -201,4 +197,4 @@ def shown(values: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,4 +1,4 @@
-"""Does the shift say more about a word in context than the contextual vector? Word-in-context pairs decide.
+"""Measure, on word-in-context pairs, whether the shift says more about a word than the contextual vector.
 
     python -m scripts.evaluation.wic PAIRS.jsonl --model NAME
     python -m scripts.evaluation.wic DATA GOLD --model NAME [--threshold-from DATA [GOLD]] [--plot FILE.png]
@@ -14,29 +14,21 @@ Prints the machine, tables, conclusions, and a last line of JSON.
 """
 
 import argparse
-import json
-import re
 import sys
 import tempfile
-import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR
-from ctxbatch.errors import CtxbatchError, InputError
+from ctxbatch.errors import InputError
 from scripts.benchmarks import measuring
-from scripts.benchmarks.measuring import say
-from scripts.evaluation.marked_words import Floats, MarkedWords, cosines, encode, shift
-from scripts.evaluation.pairs import Pair, read_pairs
+from scripts.command_line import Parser, positive, run, say
+from scripts.evaluation.marked_words import Floats
+from scripts.evaluation.pairs import read_pairs
 from scripts.evaluation.separating import (
-    Bools,
-    Interval,
     aucs,
     best_threshold,
     cross_validated,
@@ -45,32 +37,20 @@ from scripts.evaluation.separating import (
     make_folds,
     outlasts,
 )
-
-_SHIFTS: dict[str, dict[str, float]] = {
-    "log_ratio": {"floor": DEFAULT_FLOOR},
-    "asinh": {"delta": DEFAULT_DELTA},
-    "difference": {},
-}
-_KINDS = ("contextual", *_SHIFTS)
-_SHOWN_MISSING = 10
-
-Column = tuple[str, int]  # a kind of vector and a layer; static has layer 0
+from scripts.evaluation.wic_cosines import SHIFTS, Column, Split, score_splits
+from scripts.evaluation.wic_report import report
 
 
 def main() -> int:
     """Run the evaluation; returns the exit status."""
     options = parse()
-    try:
-        check(options)
-        pairs = read_pairs(options.pairs)
-        others = read_pairs(options.threshold_from) if options.threshold_from else []
-        with tempfile.TemporaryDirectory(dir=options.work, prefix="ctxbatch-wic-") as folder:
-            machine = measuring.describe_machine(Path(folder))
-            split, other = score_splits(options, Path(folder), pairs, others)
-        facts = evaluate(options, split, other)
-    except CtxbatchError as error:
-        say(f"wic: {error}")
-        return error.exit_status
+    check(options)
+    pairs = read_pairs(options.pairs)
+    others = read_pairs(options.threshold_from) if options.threshold_from else []
+    with tempfile.TemporaryDirectory(dir=options.work, prefix="ctxbatch-wic-") as folder:
+        machine = measuring.describe_machine(Path(folder))
+        split, other = score_splits(options, Path(folder), pairs, others)
+    facts = evaluate(options, split, other)
     machine["versions"]["scikit-learn"] = metadata.version("scikit-learn")
     report(options, machine, facts)
     if options.plot:
@@ -82,19 +62,19 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser(__spec__.name, __doc__)
     parser.add_argument("pairs", nargs="+", metavar="FILE", help="pairs; in the WiC format data and gold")
-    parser.add_argument("--model", default="all-MiniLM-L6-v2")
+    parser.add_argument("--model", default="all-MiniLM-L6-v2", help="name or folder of a model")
     parser.add_argument(
         "--threshold-from", nargs="+", metavar="FILE", help="another split, to take thresholds from"
     )
     parser.add_argument("--plot", metavar="FILE", help="draw AUC against layer, as .png, .pdf or .svg")
-    parser.add_argument("--folds", type=int, default=5, help="of the cross-validation")
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
-    parser.add_argument("--seed", type=int, default=1, help="of folds and bootstrap")
+    parser.add_argument("--folds", type=positive, default=5, help="of the cross-validation")
+    parser.add_argument("--resamples", type=positive, default=1000, help="of the bootstrap")
+    parser.add_argument("--seed", type=positive, default=1, help="of folds and bootstrap")
     parser.add_argument("--precision", default="fp32", help="as of ctxbatch run")
-    parser.add_argument("--workers", type=int, help="as of ctxbatch run")
-    parser.add_argument("--work", help="folder for what is written [default: the system's]")
+    parser.add_argument("--workers", type=positive, help="as of ctxbatch run")
+    parser.add_work()
     return parser.parse_args()
 
 
@@ -122,73 +102,6 @@ def check(options: argparse.Namespace) -> None:
             raise InputError(f"--plot {path} must be a .png, .pdf or .svg in a folder that is there")
 
 
-# --- from pairs to cosines ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Pairs whose words were found, each with a label and a cosine for every kind and layer; and the rest."""
-
-    pairs: list[Pair]
-    missing: list[Pair]
-    cosines: dict[Column, Floats]
-
-    @property
-    def same(self) -> Bools:
-        """The labels."""
-        return np.array([pair.same for pair in self.pairs])
-
-    @property
-    def lemmas(self) -> npt.NDArray[np.str_]:
-        """The lemmas."""
-        return np.array([pair.lemma for pair in self.pairs])
-
-
-def score_splits(
-    options: argparse.Namespace, work: Path, pairs: list[Pair], others: list[Pair]
-) -> tuple[Split, Split | None]:
-    """Encode the distinct sentences of both splits in one run, and compare the words of each pair."""
-    texts = list(dict.fromkeys(text for pair in pairs + others for text in pair.texts))
-    say(f"encoding {len(texts):,} sentences with {options.model}")
-    given = {"workers": options.workers, "precision": options.precision}
-    found = encode(texts, work, options.model, keep_punctuation=True, **given)
-    records = {text: number for number, text in enumerate(texts)}
-    return score(found, records, pairs), score(found, records, others) if others else None
-
-
-def score(found: MarkedWords, records: Mapping[str, int], pairs: list[Pair]) -> Split:
-    """The cosine of every pair's vectors, for every kind and layer."""
-    rows = [
-        [found.rows(records[text], span) for text, span in zip(pair.texts, pair.spans, strict=True)]
-        for pair in pairs
-    ]
-    there = [all(map(len, sides)) for sides in rows]
-    kept = [pair for pair, is_there in zip(pairs, there, strict=True) if is_there]
-    missing = [pair for pair, is_there in zip(pairs, there, strict=True) if not is_there]
-    if len({pair.same for pair in kept}) < 2:
-        raise InputError(
-            f"{pairs[0].place.rpartition(':')[0]}: {len(missing)} of {len(pairs)} pairs have a word that "
-            "the store lacks, and those that are left are too few to compare"
-        )
-    both = [
-        [sides[number] for sides, is_there in zip(rows, there, strict=True) if is_there] for number in (0, 1)
-    ]
-    static = [found.vectors("static", side) for side in both]
-    found_cosines: dict[Column, Floats] = {("static", 0): rounded_cosines(*static)}
-    for layer in sorted(found.store.config.layers):
-        contextual = [found.vectors(f"contextual_{layer}", side) for side in both]
-        found_cosines["contextual", layer] = rounded_cosines(*contextual)
-        for name, parameters in _SHIFTS.items():
-            shifts = [shift(name, c, s, **parameters) for c, s in zip(contextual, static, strict=True)]
-            found_cosines[name, layer] = rounded_cosines(*shifts)
-    return Split(kept, missing, found_cosines)
-
-
-def rounded_cosines(first_KD: Floats, second_KD: Floats) -> Floats:
-    """Cosines to six places: equal words at equal places have equal static vectors, up to the last bits."""
-    return np.round(cosines(first_KD, second_KD), 6)
-
-
 # --- from cosines to figures ----------------------------------------------------------------------
 
 
@@ -201,7 +114,7 @@ def evaluate(options: argparse.Namespace, split: Split, other: Split | None) -> 
     draws = draw(same, split.lemmas, options.resamples, options.seed)
     say(f"{len(split.cosines)} kinds of vectors, {len(draws):,} resamples each")
     resampled = {column: aucs(values, same, draws) for column, values in split.cosines.items()}
-    n_comparisons = sum(kind in _SHIFTS for kind, _ in split.cosines)
+    n_comparisons = sum(kind in SHIFTS for kind, _ in split.cosines)
     layers: dict[int, dict[str, Any]] = {}
     for (kind, layer), values in split.cosines.items():
         figure = {
@@ -213,7 +126,7 @@ def evaluate(options: argparse.Namespace, split: Split, other: Split | None) -> 
             figure["accuracy"] = float(np.mean((values >= figure["threshold"]) == same))
         else:
             figure["accuracy"] = cross_validated(values, same, folds)
-        if kind in _SHIFTS:
+        if kind in SHIFTS:
             at_layer = layers[layer]["contextual"]
             figure["more"] = figure["auc"] - at_layer["auc"]
             differences = resampled[kind, layer] - resampled["contextual", layer]
@@ -246,8 +159,8 @@ def describe(options: argparse.Namespace, split: Split, other: Split | None) -> 
         "seed": options.seed,
         "resamples": options.resamples,
         "resampled": "lemmas",
-        "comparisons": sum(kind in _SHIFTS for kind, _ in split.cosines),
-        "shifts": _SHIFTS,
+        "comparisons": sum(kind in SHIFTS for kind, _ in split.cosines),
+        "shifts": SHIFTS,
     }
 
 
@@ -258,7 +171,7 @@ def compare_best(layers: Mapping[int, Any], resampled: Mapping[Column, Floats]) 
         columns = [(kind, layer) for layer in layers for kind in kinds]
         return max(columns, key=lambda column: layers[column[1]][column[0]]["auc"])
 
-    shifted, contextual = best(tuple(_SHIFTS)), best(("contextual",))
+    shifted, contextual = best(tuple(SHIFTS)), best(("contextual",))
     of_shift, of_contextual = (layers[layer][kind]["auc"] for kind, layer in (shifted, contextual))
     return {
         "shift": shifted,
@@ -270,137 +183,5 @@ def compare_best(layers: Mapping[int, Any], resampled: Mapping[Column, Floats]) 
     }
 
 
-# --- the report -----------------------------------------------------------------------------------
-
-
-def report(options: argparse.Namespace, machine: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Print the tables, what follows from them, and the line of JSON."""
-    print(measuring.machine_lines(machine))
-    print(f"{options.model}, {options.precision}, {' '.join(options.pairs)}")
-    print(
-        f"{facts['pairs']:,} pairs of {facts['lemmas']:,} lemmas, {facts['same'] / facts['pairs']:.1%} same"
-    )
-    print(missing_lines(facts["missing"]))
-    print(tables(facts))
-    conclusions = conclude(facts)
-    print(wrapped(reservation(facts)) + "\n")
-    print("\n".join(map(wrapped, conclusions)))
-    named = {"files": options.pairs, **facts, "conclusions": conclusions}
-    print(json.dumps({"machine": machine, **rounded(named)}))
-
-
-def missing_lines(missing: Sequence[str]) -> str:
-    """The pairs left out, by name; all of them are in the line of JSON."""
-    if not missing:
-        return ""
-    more = len(missing) - _SHOWN_MISSING
-    shown = [f"  {place}" for place in missing[:_SHOWN_MISSING]] + (
-        [f"  and {more} more"] if more > 0 else []
-    )
-    count = f"{len(missing)} pair{'s' if len(missing) > 1 else ''}"
-    return "\n".join([f"left out, whose word is not in the store: {count}", *shown, ""])
-
-
-def tables(facts: Mapping[str, Any]) -> str:
-    """AUC, how far the shifts are above contextual, and accuracy, layer by layer."""
-    layers, static = facts["layers"].items(), facts["static"]
-
-    def rows(kinds: Sequence[str], cell: str) -> list[list[str]]:
-        return [[str(layer), *(_cell(found[kind], cell) for kind in kinds)] for layer, found in layers]
-
-    constant = max(facts["same"], facts["pairs"] - facts["same"]) / facts["pairs"]
-    lines = [
-        measuring.table(["AUC at layer", *_KINDS], rows(_KINDS, "auc")),
-        f"static: {_cell(static, 'auc')}\n",
-        measuring.table(["above contextual", *_SHIFTS], rows(tuple(_SHIFTS), "more")) + "\n",
-        measuring.table(["accuracy at layer", *_KINDS], rows(_KINDS, "accuracy")),
-        f"static: {_cell(static, 'accuracy')}; always the same answer: {short(constant)}",
-        wrapped(f"thresholds {facts['thresholds']}") + "\n",
-    ]
-    return "\n".join(lines)
-
-
-def _cell(figure: Mapping[str, Any], name: str) -> str:
-    if name == "accuracy":
-        return short(figure[name])
-    if name == "more":
-        return signed(figure["more"], figure["more_interval"])
-    low, high = figure["interval"]
-    return f"{short(figure['auc'])} [{short(low)}, {short(high)}]"
-
-
-def wrapped(line: str) -> str:
-    """A line of prose in as many as it needs."""
-    return textwrap.fill(line, 100, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
-
-
-def short(value: float, pattern: str = ".3f") -> str:
-    """A number without the 0 before its point."""
-    return re.sub(r"(?<!\d)0\.", ".", format(value, pattern))
-
-
-def signed(value: float, bounds: Interval) -> str:
-    """A difference with its interval."""
-    low, high = (short(bound, "+.3f") for bound in bounds)
-    return f"{short(value, '+.3f')} [{low}, {high}]"
-
-
-def conclude(facts: Mapping[str, Any]) -> list[str]:
-    """What the figures say of each shift where contextual is best, and of the best of both."""
-    best = facts["best"]
-    layer = best["contextual"][1]
-    found = facts["layers"][layer]
-    lines = [
-        f"at layer {layer}, contextual's best: {name} {short(found[name]['auc'])} against contextual "
-        f"{short(found['contextual']['auc'])}: {signed(found[name]['more'], found[name]['more_interval'])}, "
-        f"{verdict(found[name]['more_interval'])}"
-        for name in _SHIFTS
-    ]
-    name, its_layer = best["shift"]
-    lines.append(
-        f"best of all, chosen on these pairs: {name} at layer {its_layer} {short(best['shift_auc'])} against "
-        f"contextual at layer {layer} {short(best['contextual_auc'])}: "
-        f"{signed(best['more'], best['more_interval'])}, {verdict(best['more_interval'])}"
-    )
-    differ = [
-        f"{name} at layer {number}"
-        for name in _SHIFTS
-        for number, figures in facts["layers"].items()
-        if figures[name]["outlasts"]
-    ]
-    lines.append(
-        f"of the {facts['comparisons']} comparisons with contextual at the same layer, these outlast "
-        f"Bonferroni's correction: {', '.join(differ) or 'none'}"
-    )
-    return lines
-
-
-def reservation(facts: Mapping[str, Any]) -> str:
-    """What the intervals are, and what they do not allow for."""
-    n = facts["comparisons"]
-    return (
-        f"intervals of 95 % by {facts['resamples']:,} resamples of the {facts['lemmas']:,} lemmas, not "
-        f"corrected for the {n} comparisons with contextual: of {n} that differ in nothing, {n / 20:.1f} are "
-        "expected to exclude 0"
-    )
-
-
-def verdict(bounds: Interval) -> str:
-    """What an interval of a difference allows to say."""
-    low, high = bounds
-    if low > 0:
-        return "the shift says more"
-    return "the shift says less" if high < 0 else "no difference shown"
-
-
-def rounded(value: Any) -> Any:  # noqa: ANN401 (what JSON knows)
-    """The same with all numbers cut to six places, and infinite ones as null, which JSON lacks."""
-    if isinstance(value, float):
-        return round(value, 6) if np.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(name): rounded(each) for name, each in value.items()}
-    return [rounded(each) for each in value] if isinstance(value, list | tuple) else value
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

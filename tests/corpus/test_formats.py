@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 from pathlib import Path
 
 import datasets
@@ -13,12 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctxbatch import RunConfig
-from ctxbatch.corpus import compression, streams
-from ctxbatch.corpus.inputs import find_sources
-from ctxbatch.corpus.plan import examine, plan
-from ctxbatch.corpus.records import Reader, Record, Reject
+from ctxbatch.corpus.records import Reject
+from ctxbatch.corpus.sources import find_sources
 from ctxbatch.errors import InputError
-from ctxbatch.execution.run_plan import resolve_reading
 from tests.helpers.corpora import (
     COMPRESS,
     as_delimited,
@@ -26,6 +22,7 @@ from tests.helpers.corpora import (
     as_lines,
     as_table,
     read_all,
+    texts_of,
     write_all,
     write_arrow_file,
     write_arrow_stream,
@@ -38,11 +35,6 @@ relaxed = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
 )
 VERSES = [line for line in TEXT.splitlines() if "antidis" not in line] * 3
-
-
-def texts_of(items):
-    assert all(isinstance(item, Record) for item in items), items
-    return [item.text for item in items]
 
 
 # --- the same records from every format -----------------------------------------------------------
@@ -134,167 +126,6 @@ def test_compression_is_seen_without_its_suffix(tmp_path):
         path = tmp_path / "a.jsonl"
         path.write_bytes(compress(as_json_lines(["one", "two"])))
         assert texts_of(read_all([path])[2]) == ["one", "two"], suffix
-
-
-# --- compressed sources ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def decompressed(monkeypatch):
-    """Counts how often sources are opened and how many bytes come out of decompressors."""
-    counts = {"opened": 0, "bytes": 0}
-    original_open, original_next = streams.ByteStream._open, compression._Decompressed._next
-
-    def counted_open(self):
-        counts["opened"] += 1
-        original_open(self)
-
-    def counted_next(self):
-        data = original_next(self)
-        counts["bytes"] += len(data)
-        return data
-
-    monkeypatch.setattr(streams.ByteStream, "_open", counted_open)
-    monkeypatch.setattr(compression._Decompressed, "_next", counted_next)
-    return counts
-
-
-def test_a_compressed_source_is_decompressed_once_to_plan_and_once_per_worker(tmp_path, decompressed):
-    chance = random.Random(1)
-    texts = [f"{n} {chance.random()}" for n in range(100_000)]
-    content = as_json_lines(texts)
-    path = tmp_path / "a.jsonl.zst"
-    path.write_bytes(COMPRESS[".zst"](content))
-    config = RunConfig(shard_size=100_000)
-    sources, _ = find_sources([path], tmp_path / "out")
-    reading = resolve_reading(config, sources)
-    sources = examine(sources, reading, config.id_field)
-    looked = decompressed["bytes"]
-    assert looked < 3 << 20
-    shards = plan(sources, reading)
-    assert decompressed["bytes"] - looked == len(content)
-    for worker in range(2):  # each takes every second shard
-        decompressed.update(opened=0, bytes=0)
-        reader = Reader(sources, reading)
-        mine = shards[worker::2]
-        count = sum(1 for spec in mine for _ in reader.read(spec.segments))
-        assert decompressed["opened"] == 1
-        assert decompressed["bytes"] <= len(content)
-        assert abs(count - len(texts) / 2) < 3_000
-
-
-@relaxed
-@given(
-    suffix=st.sampled_from(list(COMPRESS)[1:]),
-    cut=st.floats(0.01, 0.99),
-    size=st.sampled_from([500, 5_000, 10**6]),
-)
-def test_a_truncated_archive_gives_its_whole_records_and_one_reject(tmp_path, suffix, cut, size):
-    chance = random.Random(7)
-    texts = [f"{n} {chance.random()}" for n in range(2_000)]
-    whole = COMPRESS[suffix](as_lines(texts))
-    path, good = tmp_path / f"a.txt{suffix}", tmp_path / "good.txt"
-    path.write_bytes(whole[: max(1, int(len(whole) * cut))])
-    good.write_text("last\n")
-    _, _, items = read_all([path, good], shard_size=size)
-    *records, reject, last = items
-    assert texts_of(records) == texts[: len(records)]
-    assert isinstance(reject, Reject)
-    assert reject.record == len(records)
-    assert reject.byte_start == len(as_lines(texts[: len(records)]))
-    assert "the rest is lost" in reject.reason
-    assert last.text == "last"
-
-
-@pytest.mark.parametrize("suffix", list(COMPRESS)[1:])
-def test_damage_in_a_later_member_of_an_archive_is_not_taken_for_its_end(tmp_path, suffix):
-    parts = [as_lines([f"{part} {n} {n * 7919 % 1009}" for n in range(300)]) for part in range(3)]
-    members = [COMPRESS[suffix](part) for part in parts]
-    path = tmp_path / f"a.txt{suffix}"
-    for place in (0, 2, 5, 9, len(members[1]) // 2):
-        damaged = bytearray(members[1])
-        damaged[place] ^= 0x5A
-        path.write_bytes(members[0] + damaged + members[2])
-        _, _, items = read_all([path])
-        rejects = [item for item in items if isinstance(item, Reject)]
-        # A format without checksums inside may give other text for a flipped byte; nothing may be missing.
-        assert (len(items) == 900 and not rejects) or (rejects == items[-1:] and len(items) >= 301), place
-
-
-def test_a_damaged_record_takes_no_other_kind_of_record_with_it(tmp_path):
-    chance = random.Random(3)
-    paragraphs = "\n\n".join(f"first {n}\nsecond {chance.random()}" for n in range(3_000)).encode()
-    path, good = tmp_path / "a.txt.gz", tmp_path / "b.txt"
-    path.write_bytes(COMPRESS[".gz"](paragraphs)[:-2_000])
-    good.write_text("good")
-    _, _, items = read_all([path, good], record="paragraph")
-    assert [type(item) for item in items[-2:]] == [Reject, Record]
-    expected = paragraphs.decode().split("\n\n")
-    assert texts_of(items[:-2]) == expected[: len(items) - 2]
-    _, _, items = read_all([path, good], record="file")
-    assert [(type(item), item.record, item.byte_start) for item in items] == [
-        (Reject, 0, 0),
-        (Record, 0, 0),
-    ]
-
-
-# --- encodings ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("encoding", "given"),
-    [
-        ("utf-8", None),
-        ("utf-8-sig", None),
-        ("utf-8-sig", "latin-1"),  # a mark is certain
-        ("cp1252", "cp1252"),
-        ("latin-1", "ISO-8859-1"),
-        ("utf-16", None),
-        ("utf-32", None),
-        ("utf-16-le", "utf-16"),
-        ("utf-16-be", "utf-16-be"),
-        ("gb18030", "gb18030"),
-        ("shift_jis", "shift_jis"),
-    ],
-)
-@pytest.mark.parametrize("name", ["a.txt", "a.csv"])
-def test_text_in_any_encoding_is_read_with_its_byte_offsets(tmp_path, encoding, given, name):
-    texts = ["naïve"] if encoding in ("cp1252", "latin-1") else ["ਊ ok"] if "utf" in encoding else ["汉字"]
-    texts = [*texts, "", "plain, with comma", "end"]
-    if encoding == "shift_jis":
-        texts[0] = "表示"  # whose second byte is a backslash
-    text = as_lines(texts).decode() if name == "a.txt" else as_delimited(texts, ",").decode()
-    path = tmp_path / name
-    path.write_bytes(content := text.encode(encoding))
-    _, _, items = read_all([path], encoding=given, shard_size=10)
-    assert texts_of(items) == texts
-    plain = "utf-16-le" if encoding == "utf-16" else "utf-32-le" if encoding == "utf-32" else encoding
-    for item in items:
-        rest = content[item.byte_start :].decode("utf-8" if plain == "utf-8-sig" else plain)
-        assert rest.startswith(item.text if name == "a.txt" else f"{item.record},")
-
-
-def test_paragraphs_of_wide_encodings_are_not_cut_inside_characters(tmp_path):
-    text = "\u0a0a\u0d0a one\n\u2020\n\n\u0a0d two"
-    path = tmp_path / "a.txt"
-    path.write_bytes(text.encode("utf-16"))
-    _, _, items = read_all([path], record="paragraph")
-    assert texts_of(items) == ["\u0a0a\u0d0a one\n\u2020\n"[:-1], "\u0a0d two"]
-
-
-def test_bytes_that_are_no_text_can_be_replaced(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"good\nb\xffd\n")
-    (tmp_path / "b.jsonl").write_bytes(b'{"text": "b\xffd"}\n')
-    (tmp_path / "c.csv").write_bytes(b"text\nb\xffd\n")
-    write_parquet(pa.table({"text": pa.array([b"b\xffd"], pa.binary())}), tmp_path / "d.parquet")
-    assert texts_of(read_all([tmp_path], errors="replace")[2]) == ["good", *["b\ufffdd"] * 4]
-    rejects = [item for item in read_all([tmp_path])[2] if isinstance(item, Reject)]
-    assert [reject.reason for reject in rejects] == [
-        "not UTF-8 at byte 6",
-        "not UTF-8 at byte 11",
-        "not UTF-8 at byte 6",
-        "not UTF-8 at byte 1 of the text",
-    ]
 
 
 # --- fields and tables ----------------------------------------------------------------------------

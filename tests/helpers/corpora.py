@@ -12,7 +12,7 @@ import pyarrow.feather
 import pyarrow.parquet
 
 from ctxbatch.corpus.plan import plan
-from ctxbatch.corpus.records import Reader
+from ctxbatch.corpus.records import Reader, Record
 from ctxbatch.execution.run_plan import examined, find_corpus
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.location import location_of
@@ -31,6 +31,11 @@ def reading_of(files, **options):
     shards = plan(corpus.sources, corpus.reading)
     reader = Reader(corpus.sources, corpus.reading)
     return corpus.sources, shards, (item for spec in shards for item in reader.read(spec.segments))
+
+
+def texts_of(items):
+    assert all(isinstance(item, Record) for item in items), items
+    return [item.text for item in items]
 
 
 def _arrow_compressed(name):

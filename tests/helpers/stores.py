@@ -47,3 +47,15 @@ def rows_of(store) -> list[dict]:
         for name, block in vectors.items():
             row[name] = block[number].astype(np.float32)
     return plain
+
+
+def objects(server, url):
+    """The sizes of a store's objects by their names in it."""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    listed = server.client().list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/").get("Contents", [])
+    names = {each["Key"].removeprefix(f"{prefix}/"): each["Size"] for each in listed}
+    return {name: size for name, size in names.items() if not name.endswith("/")}
+
+
+def committed(server, url):
+    return [name for name in objects(server, url) if name.endswith("/shard.json")]

@@ -20,6 +20,8 @@ from scripts.evaluation import (
 )
 from scripts.evaluation.pairs import Pair, read_pairs
 from scripts.evaluation.separating import aucs, best_threshold, cross_validated, draw, make_folds
+from scripts.evaluation.wic_cosines import Split
+from scripts.evaluation.wic_report import tables
 from tests.helpers.models import make_model
 from tests.helpers.oracle import asinh, log_ratio
 from tests.helpers.running import ROOT
@@ -191,9 +193,9 @@ def test_without_another_split_thresholds_are_cross_validated_and_the_output_say
     columns = [("static", 0), *((kind, 1) for kind in ("contextual", "log_ratio", "asinh", "difference"))]
     scores = {column: np.round(rng.random(60) + [pair.same / 3 for pair in pairs], 6) for column in columns}
     options = Namespace(folds=3, seed=1, resamples=100, model="m", precision="fp32")
-    facts = wic.evaluate(options, wic.Split(pairs, [], scores), None)
-    assert "thresholds cross-validated, 3 folds, no lemma in two of them" in wic.tables(facts)
-    split = wic.Split(pairs, [], scores)
+    facts = wic.evaluate(options, Split(pairs, [], scores), None)
+    assert "thresholds cross-validated, 3 folds, no lemma in two of them" in tables(facts)
+    split = Split(pairs, [], scores)
     folds = make_folds(split.same, split.lemmas, 3, seed=1)
     shown = facts["layers"][1]["asinh"]["accuracy"]
     assert shown == cross_validated(scores["asinh", 1], split.same, folds)
