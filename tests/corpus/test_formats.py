@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctxbatch import RunConfig
+from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.records import Reject
-from ctxbatch.corpus.sources import find_sources
 from ctxbatch.errors import InputError
 from tests.helpers.corpora import (
     COMPRESS,
