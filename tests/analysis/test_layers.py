@@ -278,7 +278,7 @@ def test_a_store_without_rows_is_refused_and_told_from_one_that_is_unfinished(ma
         )
     planned = len(store.manifest.shards)
     (store.path / "shards" / "000000" / "shard.json").unlink()
-    message = rf"is unfinished \({planned - 1} of {planned} shards\) and holds no rows yet: run the command"
+    message = rf"is unfinished \({planned - 1} of {planned} shards\) and holds no rows yet: rerun the command"
     with pytest.raises(StoreError, match=message):
         layers.measure(Store(store.path), ["zebra"])
 
