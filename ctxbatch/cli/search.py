@@ -45,7 +45,11 @@ def search(
     ] = None,
     queries: Annotated[
         str | None,
-        Parameter(metavar="FILE", help="Answer the queries of a file, one a line; - is standard input."),
+        Parameter(
+            metavar="FILE",
+            allow_leading_hyphen=True,
+            help="Answer the queries of a file, one a line; - is standard input.",
+        ),
     ] = None,
     on: VectorKind = None,
     layer: Layer = None,
