@@ -121,7 +121,7 @@ class _Occurrences:
         return normalised(np.add.reduceat(vectors_RD, np.cumsum(n_rows_N) - n_rows_N, axis=0))
 
     def not_zero(self) -> Ints:
-        """The occurrences (N,) whose vector is not zero."""
+        """Return the occurrences (N,) whose vector is not zero."""
         blocks = _blocks(np.arange(len(self)))
         return np.flatnonzero(np.concatenate([self.vectors(some).any(axis=1) for some in blocks]))
 
@@ -191,7 +191,7 @@ def _rows_of(store: Store, word: str) -> Ints:
 
 
 def _sampled(grouped_N: Ints) -> Ints:
-    """The occurrences that groups are found from, in order."""
+    """Return the occurrences that groups are found from, in order."""
     if len(grouped_N) <= SAMPLE:
         return grouped_N
     return np.sort(np.random.default_rng(_SEED).choice(grouped_N, SAMPLE, replace=False))

@@ -112,14 +112,14 @@ class _Model:
 
     @property
     def max_tokens(self) -> int:
-        """The longest window, special tokens included."""
+        """Return the number of tokens of the longest window, special ones included."""
         positions = int(self.config.max_position_embeddings)
         if self.family.first_position_after_pad:
             positions -= self.pad_id + 1
         return min(self.longest, positions)
 
     def digests(self) -> dict[str, str]:
-        """What tells whether another model is this one."""
+        """Return the checksums by which another model is told from this one."""
         return {
             "weights": self.folder.weights_digest(),
             "tokenizer": _digest(self.tokenizer),

@@ -211,7 +211,7 @@ def _index_path(store: Store, column: str) -> Path:
 
 
 def _build(store: Store, column: str, options: IndexOptions, quiet: bool) -> IndexReport:
-    """Make the index, write it, and then what is known of it."""
+    """Make the index. Write it, and then the facts about it."""
     empty, choice = _begin(store, options)
     if not quiet:
         _announce(store, column, choice)
@@ -306,7 +306,7 @@ def _check_memory(options: IndexOptions, size: int) -> None:
 
 
 def _write_index(filled: Any, path: Path, facts_file: Path) -> None:  # noqa: ANN401 (any FAISS index)
-    """Write an index, whole or not at all; the old one counts until the new one takes its place."""
+    """Write an index, whole or not at all. The facts about the old one are valid until then."""
     with replacing(path) as beside:
         with beside.open("wb") as stream:  # FAISS's own files lose what the disk says; its stubs, the writer
             faiss.write_index(filled, faiss.PyCallbackIOWriter(stream.write))  # type: ignore[attr-defined]  # not in its stubs
