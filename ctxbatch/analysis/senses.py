@@ -120,6 +120,11 @@ class _Occurrences:
         n_rows_N = self.last_N[chosen_N] - self.first_N[chosen_N] + 1
         return normalised(np.add.reduceat(vectors_RD, np.cumsum(n_rows_N) - n_rows_N, axis=0))
 
+    def not_zero(self) -> Ints:
+        """Return the occurrences (N,) whose vector is not zero."""
+        blocks = _blocks(np.arange(len(self)))
+        return np.flatnonzero(np.concatenate([self.vectors(some).any(axis=1) for some in blocks]))
+
 
 def find_senses(
     store: Store,
@@ -150,14 +155,10 @@ def find_senses(
     check_searchable(store)
     column = store.config.column(on or _default_kind(store.config), layer)
     occurrences = _Occurrences(store, store.column(column), _rows_of(store, word))
-    every = np.arange(len(occurrences))
-    is_zero_N = np.concatenate([~occurrences.vectors(some).any(axis=1) for some in _blocks(every)])
-    grouped = every[~is_zero_N]
+    grouped = occurrences.not_zero()
     if not len(grouped):
         raise InputError(f"every {column} vector of {word!r} is zero: group it --on another kind")
-    sample = grouped
-    if len(grouped) > SAMPLE:
-        sample = np.sort(np.random.default_rng(_SEED).choice(grouped, SAMPLE, replace=False))
+    sample = _sampled(grouped)
     vectors_ND = occurrences.vectors(sample)
     _check_groups(n_groups, vectors_ND, word)
     texts = dict(zip(sample.tolist(), _texts(store, occurrences, sample), strict=True))
@@ -166,7 +167,7 @@ def find_senses(
         word=word,
         column=column,
         occurrences=len(occurrences),
-        zero=int(is_zero_N.sum()),
+        zero=len(occurrences) - len(grouped),
         sampled=len(sample),
         silhouette=found.silhouette,
         best=found.best,
@@ -187,6 +188,13 @@ def _rows_of(store: Store, word: str) -> Ints:
     if not len(positions):
         raise InputError(f"{store.path} has no word {word!r}: name a word as the text has it")
     return positions
+
+
+def _sampled(grouped_N: Ints) -> Ints:
+    """Return the occurrences that groups are found from, in order."""
+    if len(grouped_N) <= SAMPLE:
+        return grouped_N
+    return np.sort(np.random.default_rng(_SEED).choice(grouped_N, SAMPLE, replace=False))
 
 
 def _blocks(chosen_N: Ints) -> Iterator[Ints]:

@@ -85,7 +85,7 @@ def examine(sources: Iterable[Source], reading: Reading, id_field: str | None = 
 
 
 def _examine(source: Source, reading: Reading, wanted: Mapping[str, str]) -> Source:
-    """A source, completed; ``wanted`` are the fields that it must have, by the options that name them."""
+    """Complete a source. ``wanted`` are the fields that it must have, by the options that name them."""
     if source.is_table:
         with contextlib.suppress(DamagedError):  # it is rejected by name when it is read
             _check_table(source, wanted)

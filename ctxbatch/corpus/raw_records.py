@@ -356,7 +356,7 @@ class _CsvRows:
 
 
 def _next_row(reader: Iterator[list[str]]) -> list[str] | None:
-    """The fields of the next row, each as long as a record may be; ``None`` where there is none.
+    """Return the fields of the next row, each as long as a record may be; ``None`` after the last row.
 
     How long a field may be is a setting of the whole process, whose other parts have it as they left it.
     """

@@ -113,7 +113,7 @@ class _Totals:
 def estimate(
     inputs: Sequence[str | Path] | str | Path, out: str | Path, config: RunConfig | None = None
 ) -> Estimate:
-    """What `ctxbatch.estimate` does; arguments and errors are described there."""
+    """Do what `ctxbatch.estimate` says, which describes arguments and errors."""
     config, location = config or RunConfig(), location_of(out)
     corpus = examined(find_corpus(inputs, location, config), config)
     tell_left_out(corpus)
@@ -161,7 +161,7 @@ def estimate_plan(plan: RunPlan) -> Estimate:
 
 
 def _limited(total: _Totals, limit: int) -> _Totals:
-    """The sums over at most so many records."""
+    """Return the sums over at most so many records."""
     if total.records <= limit:
         return total
     part = _Totals()

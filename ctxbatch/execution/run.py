@@ -56,7 +56,7 @@ class RunReport:
 
     @property
     def clean(self) -> bool:
-        """Whether everything that was read is stored."""
+        """Return True if every record read was stored."""
         lost = self.given_up or self.missing
         return not (lost or self.totals.rejected or self.totals.rejected_words)
 
@@ -82,7 +82,7 @@ def run(
     *,
     quiet: bool = True,
 ) -> RunReport:
-    """What `ctxbatch.run` does; arguments and errors are described there."""
+    """Do what `ctxbatch.run` says, which describes arguments and errors."""
     config, location = config or RunConfig(), location_of(out)
     corpus = find_corpus(inputs, location, config)
     if location.manifest() is None:
@@ -103,7 +103,7 @@ def run(
 
 
 def _open_manifest(plan: RunPlan) -> Manifest:
-    """The store's manifest, made now or checked against what is asked for now."""
+    """Return the store's manifest, made now or checked against what is asked for now."""
     location, corpus, config = plan.location, plan.corpus, plan.config
     manifest = location.manifest()
     if manifest is None:
@@ -186,7 +186,7 @@ def _check_room_for_rest(
 
 
 def _index(plan: RunPlan, store: Store, *, quiet: bool) -> index_build.IndexReport | None:
-    """The index of a finished run; the run counts also where none fits the memory that is the default."""
+    """Build the index of a finished run, which counts also if none fits the default memory."""
     if not plan.choices.index or plan.choices.part is not None or not plan.location.is_here:
         return None
     try:
@@ -197,7 +197,7 @@ def _index(plan: RunPlan, store: Store, *, quiet: bool) -> index_build.IndexRepo
 
 
 def _report(plan: RunPlan, store: Store, work: _Work, index: index_build.IndexReport | None) -> RunReport:
-    """What a run has come to; warns of what is odd in the store, and keeps the rate of a whole run."""
+    """Return what a run has come to. Warn of what is odd in the store, and keep the rate of a whole run."""
     part = plan.choices.part
     warn_of_mixture(store.commits.values())
     if store.complete and not store.n_rows:

@@ -1,6 +1,7 @@
 """What a run is to do: what the user asks for, settled once against inputs, model and machine.
 
-Owns which part of the options goes where. Stages below take what is theirs, and do not know `RunConfig`.
+Owns which part of the options goes where. Stages below take what is theirs; of them only
+`ctxbatch.model.resolve` knows `RunConfig`.
 """
 
 import contextlib

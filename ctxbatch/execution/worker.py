@@ -35,6 +35,8 @@ from ctxbatch.execution.messages import (
 from ctxbatch.store.bucket_location import BucketLocation
 from ctxbatch.store.location import StoreLocation, location_of
 from ctxbatch.store.locks import Claims
+from ctxbatch.store.manifest import Manifest
+from ctxbatch.store.shard_writer import remove_unfinished
 from ctxbatch.terminal import escape_tracebacks, file_handler
 
 _REASON_LENGTH = 300
@@ -106,35 +108,41 @@ def run_shards(
     """
     from ctxbatch.execution.pipeline import ShardPipeline, prefetch
     from ctxbatch.model.devices import use_one_thread
-    from ctxbatch.store.shard_writer import remove_unfinished
 
     use_one_thread()
     pipeline = ShardPipeline(location.folder, device, model)
-    manifest = pipeline.manifest
     with Claims(location.folder) as claims:
         if isinstance(location, BucketLocation):
             location.remove_unclaimed(claims)
         say(Loaded())
-
-        def shards() -> Iterator[int]:
-            while True:
-                say(Ready())
-                job = next_job()
-                shard = job.shard
-                if not claims.take(shard):
-                    say(Taken(shard))
-                elif not job.rebuild and (commit := location.commit_of(manifest, manifest.shards[shard])):
-                    claims.release(shard)
-                    say(Found(shard, commit.counts))
-                else:
-                    remove_unfinished(location.folder, shard)
-                    yield shard
-
-        made = pipeline.run_shards(shards(), say)
+        shards = _shards_to_make(location, pipeline.manifest, claims, next_job, say)
+        made = pipeline.run_shards(shards, say)
         for commit in made if location.is_here else prefetch(made, 1, threading.Event()):
             location.publish(commit)
             claims.release(commit.shard)
             say(Committed(commit.shard, commit.counts))
+
+
+def _shards_to_make(
+    location: StoreLocation,
+    manifest: Manifest,
+    claims: Claims,
+    next_job: Callable[[], Job],
+    say: Callable[[Message], None],
+) -> Iterator[int]:
+    """Yield the shards of jobs, claimed; not those that others are making or have committed."""
+    while True:
+        say(Ready())
+        job = next_job()
+        shard = job.shard
+        if not claims.take(shard):
+            say(Taken(shard))
+        elif not job.rebuild and (commit := location.commit_of(manifest, manifest.shards[shard])):
+            claims.release(shard)
+            say(Found(shard, commit.counts))
+        else:
+            remove_unfinished(location.folder, shard)
+            yield shard
 
 
 def _listen(jobs: "queue.Queue[Job]") -> None:

@@ -88,6 +88,45 @@ def family_of(config: ResolvedConfig) -> Family:
     return FAMILIES[config.model_type]
 
 
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What is read of a model: ``tokenizer`` is serialised, ``longest`` the most tokens that it makes."""
+
+    folder: ModelFolder
+    config: Any
+    family: Family
+    tokenizer: str
+    longest: int
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.config.pad_token_id or 0)
+
+    @property
+    def max_tokens(self) -> int:
+        """Return the number of tokens of the longest window, special ones included."""
+        positions = int(self.config.max_position_embeddings)
+        if self.family.first_position_after_pad:
+            positions -= self.pad_id + 1
+        return min(self.longest, positions)
+
+    def digests(self) -> dict[str, str]:
+        """Return the checksums by which another model is told from this one."""
+        return {
+            "weights": self.folder.weights_digest(),
+            "tokenizer": _digest(self.tokenizer),
+            "model_config": self.folder.config_digest(),
+        }
+
+
 def resolve(config: RunConfig, device: str, corpus_bytes: int = 0) -> ResolvedConfig:
     """Find the model and settle every option that depends on it, the kind of device or the corpus.
 
@@ -101,36 +140,22 @@ def resolve(config: RunConfig, device: str, corpus_bytes: int = 0) -> ResolvedCo
     """
     lang = resolve_language(config.split, config.lang)
     precision = _resolve_precision(config, device)
-    n_tokens = corpus_bytes / _BYTES_PER_TOKEN
-    folder = find_model(config.model, config.revision)
-    model_config = _read_model_config(folder)
-    family = FAMILIES[model_config.model_type]
-    tokenizer_json, longest = _read_tokenizer(folder)
-    pad_id = int(model_config.pad_token_id or 0)
-    try:
-        check_config(model_config, family.parts, read_shapes(folder))
-        check_tokenizer(Tokenizer.from_str(tokenizer_json), int(model_config.vocab_size), pad_id)
-    except InputError as error:
-        raise InputError(f"--model {folder.name}: {error}") from error
-    positions = int(model_config.max_position_embeddings)
-    if family.first_position_after_pad:
-        positions -= pad_id + 1
-    layers = _resolve_layers(config, int(model_config.num_hidden_layers), folder.name)
-    salience_layer, salience_head = _resolve_salience(config, model_config, layers, folder.name)
-    work = n_tokens * _multiplications(model_config) * max(layers, default=0)
-    has_shift, has_static = "shift" in config.vectors, config.vectors != ("contextual",)
-    shift = (config.shift or "log_ratio") if has_shift else None
+    model = _read_model(config.model, config.revision)
+    layers = _resolve_layers(config, model)
+    salience_layer, salience_head = _resolve_salience(config, model, layers)
+    work = corpus_bytes / _BYTES_PER_TOKEN * _multiplications(model.config) * max(layers, default=0)
+    shift = (config.shift or "log_ratio") if "shift" in config.vectors else None
     return ResolvedConfig(
-        model=folder.name,
-        revision=folder.revision,
-        model_type=model_config.model_type,
-        hidden_size=int(model_config.hidden_size),
-        n_layers=int(model_config.num_hidden_layers),
-        max_tokens=min(longest, positions),
-        pad_id=pad_id,
+        model=model.name,
+        revision=model.folder.revision,
+        model_type=model.config.model_type,
+        hidden_size=int(model.config.hidden_size),
+        n_layers=model.n_layers,
+        max_tokens=model.max_tokens,
+        pad_id=model.pad_id,
         layers=layers,
         vectors=tuple(kind for kind in ("static", "contextual", "shift") if kind in config.vectors),
-        static=_resolve_static(config, model_config, folder.name) if has_static else None,
+        static=_resolve_static(config, model),
         shift=shift,
         floor=(DEFAULT_FLOOR if config.floor is None else config.floor) if shift == "log_ratio" else None,
         delta=(DEFAULT_DELTA if config.delta is None else config.delta) if shift == "asinh" else None,
@@ -147,11 +172,7 @@ def resolve(config: RunConfig, device: str, corpus_bytes: int = 0) -> ResolvedCo
         precision=precision,
         compiled=_resolve_compiled(config, device, work),
         tokens_per_batch=config.tokens_per_batch or _default_token_budget(device),
-        digests={
-            "weights": folder.weights_digest(),
-            "tokenizer": hashlib.sha256(tokenizer_json.encode()).hexdigest(),
-            "model_config": folder.config_digest(),
-        },
+        digests=model.digests(),
         versions={name: metadata.version(name) for name in ("sentencex", "tokenizers")},
     )
 
@@ -211,9 +232,10 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
 
 
-def _resolve_layers(config: RunConfig, n_layers: int, name: str) -> tuple[int, ...]:
+def _resolve_layers(config: RunConfig, model: _Model) -> tuple[int, ...]:
     if config.vectors == ("static",):
         return ()
+    n_layers, name = model.n_layers, model.name
     if config.layers == "all":
         return tuple(range(n_layers, 0, -1))  # the first is the default for search: the last, as ever
     layers = config.layers or (-1,)
@@ -232,31 +254,28 @@ def _counted_from_1(option: str, given: int, n: int, whose: str) -> int:
 
 
 def _resolve_salience(
-    config: RunConfig,
-    model_config: Any,  # noqa: ANN401 (a class per family)
-    layers: tuple[int, ...],
-    name: str,
+    config: RunConfig, model: _Model, layers: tuple[int, ...]
 ) -> tuple[int | None, int | None]:
     """The layer and the head whose attention is salience, if it is asked for."""
     if not config.wants_salience:
         return None, None
-    if not FAMILIES[model_config.model_type].shows_attention:
+    if not model.family.shows_attention:
         raise InputError(
-            f"{name} is a {model_config.model_type}, whose attention cannot be seen: "
+            f"{model.name} is a {model.config.model_type}, whose attention cannot be seen: "
             "leave salience out, or take another --model"
         )
     layer, head = max(layers), None
     if config.salience_layer is not None:
-        n_layers, given = int(model_config.num_hidden_layers), config.salience_layer
-        layer = _counted_from_1("--salience-layer", given, n_layers, f"{name} has layers")
+        given, whose = config.salience_layer, f"{model.name} has layers"
+        layer = _counted_from_1("--salience-layer", given, model.n_layers, whose)
     if layer > max(layers):
         raise InputError(
             f"--salience-layer {layer} lies above {max(layers)}, the highest layer that is run: "
             "name it in --layers too, or take a lower one"
         )
     if config.salience_head is not None:
-        n_heads = int(model_config.num_attention_heads)
-        head = _counted_from_1("--salience-head", config.salience_head, n_heads, f"{name} has heads")
+        n_heads, whose = int(model.config.num_attention_heads), f"{model.name} has heads"
+        head = _counted_from_1("--salience-head", config.salience_head, n_heads, whose)
     return layer, head
 
 
@@ -265,18 +284,33 @@ def _resolve_words(config: RunConfig) -> tuple[str, ...] | None:
     return None if config.words is None else tuple(sorted({word.casefold() for word in config.words}))
 
 
-def _resolve_static(
-    config: RunConfig,
-    model_config: Any,  # noqa: ANN401 (a class per family)
-    name: str,
-) -> StaticKind:
-    width = getattr(model_config, "embedding_size", model_config.hidden_size)
-    if config.static == "lookup" and width != model_config.hidden_size:
+def _resolve_static(config: RunConfig, model: _Model) -> StaticKind | None:
+    if config.vectors == ("contextual",):
+        return None
+    hidden_size = model.config.hidden_size
+    width = getattr(model.config, "embedding_size", hidden_size)
+    if config.static == "lookup" and width != hidden_size:
         raise InputError(
-            f"--static lookup: {name} has embeddings of {width} dimensions and layers of "
-            f"{model_config.hidden_size}; take --static embeddings"
+            f"--static lookup: {model.name} has embeddings of {width} dimensions and layers of "
+            f"{hidden_size}; take --static embeddings"
         )
     return config.static or "embeddings"
+
+
+# --- reading a model ------------------------------------------------------------------------------
+
+
+def _read_model(name: str, revision: str | None) -> _Model:
+    """Find a model, and make sure that its files fit each other."""
+    folder = find_model(name, revision)
+    model_config = _read_model_config(folder)
+    model = _Model(folder, model_config, FAMILIES[model_config.model_type], *_read_tokenizer(folder))
+    try:
+        check_config(model_config, model.family.parts, read_shapes(folder))
+        check_tokenizer(Tokenizer.from_str(model.tokenizer), int(model_config.vocab_size), model.pad_id)
+    except InputError as error:
+        raise InputError(f"--model {folder.name}: {error}") from error
+    return model
 
 
 def _read_model_config(folder: ModelFolder) -> Any:  # noqa: ANN401 (a class per family)
@@ -310,6 +344,10 @@ def _read_tokenizer(folder: ModelFolder) -> tuple[str, int]:
     return backend.to_str(), longest
 
 
+def _digest(tokenizer_json: str) -> str:
+    return hashlib.sha256(tokenizer_json.encode()).hexdigest()
+
+
 def read_tokenizer(config: ResolvedConfig, model: ModelFolder | None = None) -> str:
     """The serialised tokenizer of a resolved configuration.
 
@@ -323,7 +361,7 @@ def read_tokenizer(config: ResolvedConfig, model: ModelFolder | None = None) -> 
     """
     folder = model or find_model(config.model, config.revision)
     tokenizer_json, _ = _read_tokenizer(folder)
-    if hashlib.sha256(tokenizer_json.encode()).hexdigest() != config.digests["tokenizer"]:
+    if _digest(tokenizer_json) != config.digests["tokenizer"]:
         raise StoreError(f"{folder.path}: the tokenizer of {config.model} is not that of the store")
     return tokenizer_json
 

@@ -199,23 +199,27 @@ def build(
     """
     options = options or IndexOptions()
     check_finished(store)
-    facts_file = facts_path(store.path, column)
-    path = store.path / INDEX / f"{column}.faiss"
-    if store.n_rows < SCAN_ROWS and options.factory is None:
-        for old in (facts_file, path):
-            old.unlink(missing_ok=True)
-        return IndexReport(column, store.n_rows, None)
+    if store.n_rows >= SCAN_ROWS or options.factory is not None:
+        return _build(store, column, options, quiet)
+    for old in (facts_path(store.path, column), _index_path(store, column)):
+        old.unlink(missing_ok=True)
+    return IndexReport(column, store.n_rows, None)
+
+
+def _index_path(store: Store, column: str) -> Path:
+    return store.path / INDEX / f"{column}.faiss"
+
+
+def _build(store: Store, column: str, options: IndexOptions, quiet: bool) -> IndexReport:
+    """Make the index. Write it, and then the facts about it."""
     empty, choice = _begin(store, options)
     if not quiet:
         _announce(store, column, choice)
     started = time.monotonic()
+    path = _index_path(store, column)
     path.parent.mkdir(exist_ok=True)
-    vectors = store.column(column)
-    index, recalls = _make(empty, vectors, _ensure_words(store), store, options, quiet)
-    with replacing(path) as beside:
-        with beside.open("wb") as stream:  # FAISS's own files lose what the disk says; its stubs, the writer
-            faiss.write_index(empty, faiss.PyCallbackIOWriter(stream.write))  # type: ignore[attr-defined]  # not in its stubs
-        facts_file.unlink(missing_ok=True)  # the old index counts until the new one takes its place
+    index, recalls = _make(empty, store.column(column), _ensure_words(store), store, options, quiet)
+    _write_index(empty, path, facts_path(store.path, column))
     seconds = round(time.monotonic() - started, 1)
     size = path.stat().st_size
     facts = {
@@ -233,12 +237,8 @@ def build(
         "bytes": size,
         "sha256": file_digest(path),
     }
-    write_json(facts_file, facts)
-    for recall, what in zip(recalls, ("", " among the rows of other words"), strict=True):
-        if recall < options.recall - 0.01:
-            log.warning(
-                "index on %s: recall@10 is %.3f%s, below --recall %g", column, recall, what, options.recall
-            )
+    write_json(facts_path(store.path, column), facts)
+    _tell_low_recall(column, recalls, options)
     return IndexReport(column, store.n_rows, path, size, seconds, *recalls)
 
 
@@ -303,6 +303,22 @@ def _check_memory(options: IndexOptions, size: int) -> None:
             f"--factory {options.factory} takes {_megabytes(size)}, more than "
             f"--memory {_megabytes(options.memory)}: raise it or choose another"
         )
+
+
+def _write_index(filled: Any, path: Path, facts_file: Path) -> None:  # noqa: ANN401 (any FAISS index)
+    """Write an index, whole or not at all. The facts about the old one are valid until then."""
+    with replacing(path) as beside:
+        with beside.open("wb") as stream:  # FAISS's own files lose what the disk says; its stubs, the writer
+            faiss.write_index(filled, faiss.PyCallbackIOWriter(stream.write))  # type: ignore[attr-defined]  # not in its stubs
+        facts_file.unlink(missing_ok=True)
+
+
+def _tell_low_recall(column: str, recalls: tuple[float, float], options: IndexOptions) -> None:
+    for recall, what in zip(recalls, ("", " among the rows of other words"), strict=True):
+        if recall < options.recall - 0.01:
+            log.warning(
+                "index on %s: recall@10 is %.3f%s, below --recall %g", column, recall, what, options.recall
+            )
 
 
 def _announce(store: Store, column: str, choice: Choice) -> None:
