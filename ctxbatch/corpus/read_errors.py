@@ -27,7 +27,7 @@ from ctxbatch.errors import (
     one_line,
     out_of_memory,
 )
-from ctxbatch.filesystem import RemoteError
+from ctxbatch.filesystem import RemoteError, is_remote
 
 # Errors of a wrong name, not of a file that could not be read.
 _WRONG_NAME = (
@@ -75,7 +75,8 @@ def classify_error(error: Exception, path: str, what: str, size: int = _IMPOSSIB
     if isinstance(error, OSError) and error.errno is not None:
         return unreadable(path, error)
     if hidden := _NUMBERED.search(why):
-        return unreadable(path, OSError(int(hidden[1]), hidden[2]))
+        kind = RemoteError if is_remote(path) else OSError
+        return unreadable(path, kind(int(hidden[1]), hidden[2]))
     if _CODEC.search(why):
         return ResourceError(f"{path} cannot be read ({why}): install a pyarrow with this codec")
     if asked := _impossible_request(why, size):

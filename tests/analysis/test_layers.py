@@ -173,7 +173,7 @@ def test_a_word_that_occurs_once_has_no_self_similarity_and_a_sentence_of_one_wo
         assert measures.self_similarity is measures.self_similarity_above_random is None
         assert measures.random_similarity is None
         assert measures.intra_sentence_similarity == pytest.approx(1)
-    with pytest.raises(InputError, match=r"no word of .* occurs 5 times.*name words"):
+    with pytest.raises(InputError, match=r"no word of .* occurs 5 times.*name the words"):
         layers.measure(store)
 
 

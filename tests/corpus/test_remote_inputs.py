@@ -240,9 +240,13 @@ def test_a_read_that_fails_stops_the_plan_and_is_no_reject(bucket, server, big, 
     for allowed in range(1, n_reads - 1):
         server.asked.clear()
         server.fails = lambda _, allowed=allowed: "400" if server.n_reads > allowed else None
-        with pytest.raises(ResourceError) as failure:
+        try:
             read_all([url])
-        message = str(failure.value)
+        except ResourceError as failure:
+            message = str(failure)
+        else:  # pyarrow joins neighbouring reads as they come, so that it may need one less
+            assert server.n_reads <= allowed
+            continue
         assert message.startswith(f"{url} cannot be read: ")
         assert message.endswith("and run again")
         assert "\n" not in message

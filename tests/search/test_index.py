@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 import pytest
 
+import ctxbatch
 from ctxbatch import Filters, InputError, RunConfig, StoreError
 from ctxbatch.search import index, index_build, index_files
 from ctxbatch.search.exact import normalised
@@ -167,13 +168,15 @@ def test_a_full_disk_says_so_and_leaves_the_index_that_is_there(indexed, monkeyp
     assert not Searcher([indexed]).unindexed
 
 
-def test_a_run_whose_index_is_too_large_for_the_default_memory_has_finished(store, monkeypatch, caplog):
-    from ctxbatch.execution import run
-
+def test_a_run_whose_index_is_too_large_for_the_default_memory_has_finished(
+    tiny, text, tmp_path, monkeypatch, caplog
+):
     monkeypatch.setattr(index_build, "SCAN_ROWS", 100)
     monkeypatch.setattr(index_build, "IndexOptions", lambda: IndexOptions(memory=1000))
-    assert run._index(store, quiet=True) is None
-    assert re.search(rf"give --memory \d+MB, with `ctxbatch index {store.path}`", caplog.text)
+    report = ctxbatch.run(text, tmp_path / "out", RunConfig(model=str(tiny())))
+    assert report.index is None
+    assert ctxbatch.open(tmp_path / "out").complete
+    assert re.search(rf"give --memory \d+MB, with `ctxbatch index {tmp_path}/out`", caplog.text)
 
 
 def test_an_index_that_cannot_be_built_leaves_the_one_that_is_there(indexed):

@@ -90,7 +90,7 @@ def test_a_killed_run_resumes_and_its_copy_is_the_store_that_a_folder_would_hold
     result = cli(*arguments(url))
     assert result.returncode == 0, result.stderr
     assert f"resuming: {len(kept)} of 10 shards are done" in result.stderr
-    assert f"to index and search it: `ctxbatch pull {url} OUT` copies it here" in result.stderr
+    assert f"`ctxbatch pull {url} OUT` copies the store here, to index and search it" in result.stderr
     assert cli("verify", url).stdout == f"{url}: 10 of 10 shards committed, all intact\n"
     assert cli("status", url).stdout.startswith(f"{url}: finished; 10 of 10 shards, 100% of ")
     assert json.loads(cli("stats", url, "--json").stdout)["shards"] == 10

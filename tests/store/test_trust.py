@@ -272,7 +272,7 @@ def test_a_file_of_rejects_that_never_ends_is_not_read(tmp_path, tiny, cli):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("gpt", "a model of the type 'gpt'"), ("electra", "is a bert, and")]
+    ("name", "said"), [("gpt", "a model of the type 'gpt'"), ("electra", "is a bert model, but")]
 )
 def test_a_family_that_the_model_is_not_of_is_refused(name, said, copy):
     manifest = Manifest.read(copy)

@@ -70,7 +70,7 @@ def test_a_model_that_has_moved_is_named_by_the_user_and_compared(out, model, ti
     assert (found.returncode, found.stdout) == (0, expected)
     wrong = cli("search", out, QUERY, "--model", tiny("distilbert"))
     assert wrong.returncode == 2
-    assert "is not that" in wrong.stderr
+    assert "is not the model that the store was made with" in wrong.stderr
 
 
 def test_the_hub_is_looked_up_in_its_cache_alone(out, model, tmp_path):
