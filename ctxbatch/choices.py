@@ -12,7 +12,7 @@ StoredType = Literal["float16", "float32"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 FormatName = Literal["txt", "jsonl", "csv", "tsv", "parquet", "arrow"]
 DecodeErrors = Literal["strict", "replace"]
-Runtime = Literal["openvino", "torch"]
+CompileChoice = Literal["auto", "on", "off"]
 AllLayers = Literal["all"]
 EngineName = Literal["local", "ray"]
 

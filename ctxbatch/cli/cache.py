@@ -12,8 +12,7 @@ from ctxbatch.cli.options import AsJson
 
 # What is kept, by the name that it has in the folder.
 _KINDS = {
-    "graphs": "converted models",
-    "models": "what models' files say",
+    "compiled": "compiled models",
     "rates.json": "rates of past runs",
     "remote": "unfinished shards of stores on object storage",
 }
@@ -50,8 +49,7 @@ def _clear(folder: Path) -> None:
     from ctxbatch.store.locks import is_locked
 
     (folder / "rates.json").unlink(missing_ok=True)
-    for kind in ("compiled", "graphs", "models"):  # an earlier version compiled models
-        shutil.rmtree(folder / kind, ignore_errors=True)
+    shutil.rmtree(folder / "compiled", ignore_errors=True)
     for store in sorted((folder / "remote").glob("*")):
         if not is_locked(store):
             shutil.rmtree(store)

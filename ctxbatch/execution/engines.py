@@ -12,7 +12,8 @@ from ctxbatch.config import ResolvedConfig
 from ctxbatch.cores import describe_limit
 from ctxbatch.execution.local_pool import ENVIRONMENT, Pool
 from ctxbatch.execution.ray_cluster import ask_node, count
-from ctxbatch.execution.ray_worker import resolve_here
+from ctxbatch.execution.ray_worker import compile_here, resolve_here
+from ctxbatch.model.compiling import make_program
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.location import StoreLocation
 
@@ -29,8 +30,11 @@ class Engine(Protocol):
     def devices(self) -> Sequence[str]:
         """Their names, as commit records have them; none where past runs say nothing about these."""
 
-    def resolve(self, config: RunConfig) -> ResolvedConfig:
+    def resolve(self, config: RunConfig, corpus_bytes: int) -> ResolvedConfig:
         """What `ctxbatch.model.resolve.resolve` says for these devices."""
+
+    def make_program(self, config: ResolvedConfig) -> None:
+        """Compile the model, if the configuration says so and these devices run what is compiled."""
 
     def workers(self, location: StoreLocation, lock: int, log_file: IO[str]) -> "Pool | RayPool":
         """Workers for a store, none of which outlives the context."""
@@ -68,11 +72,16 @@ class LocalEngine:
 
         return [describe_device(device) for device in self._devices]
 
-    def resolve(self, config: RunConfig) -> ResolvedConfig:
+    def resolve(self, config: RunConfig, corpus_bytes: int) -> ResolvedConfig:
         """What the options mean here."""
         from ctxbatch.model.resolve import resolve
 
-        return resolve(config, self._devices[0])
+        return resolve(config, self._devices[0], corpus_bytes)
+
+    def make_program(self, config: ResolvedConfig) -> None:
+        """Compile the model for this CPU."""
+        if config.compiled and self._devices == ["cpu"]:
+            make_program(config, self._model)
 
     def workers(self, location: StoreLocation, lock: int, log_file: IO[str]) -> Pool:
         """Worker processes."""
@@ -92,16 +101,24 @@ class RayEngine:
         self._n_workers = workers
         self._kind = "GPU" if count("GPU") else "CPU"
         self._device = "cuda:0" if self._kind == "GPU" else "cpu"  # Ray shows a worker its own GPU alone
+        self._has_program = False
 
     @property
     def devices(self) -> Sequence[str]:
         """None: rates of past runs are those of one machine, and here are several."""
         return ()
 
-    def resolve(self, config: RunConfig) -> ResolvedConfig:
+    def resolve(self, config: RunConfig, corpus_bytes: int) -> ResolvedConfig:
         """What the options mean on a node."""
-        resolved: ResolvedConfig = self._ask(resolve_here, config, self._device)
+        resolved: ResolvedConfig = self._ask(resolve_here, config, self._device, corpus_bytes)
         return resolved
+
+    def make_program(self, config: ResolvedConfig) -> None:
+        """Compile the model on a node; others do so with their first worker."""
+        if config.compiled and self._kind == "CPU" and not self._has_program:
+            log.info("compiling %s on the cluster: takes about a minute, once a machine", config.model)
+            self._ask(compile_here, config)
+            self._has_program = True
 
     def workers(self, location: StoreLocation, lock: int, log_file: IO[str]) -> "RayPool":  # noqa: ARG002 (of this machine alone)
         """Actors."""

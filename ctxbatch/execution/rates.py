@@ -22,7 +22,7 @@ def _rate_key(config: ResolvedConfig, devices: Sequence[str]) -> str:
     """What a rate depends on: the devices, the model, how much of it is run and what is stored."""
     parts = [*sorted(set(devices)), config.digests["weights"], config.precision, ",".join(config.columns)]
     marks = {
-        "torch": config.runtime == "torch",
+        "compiled": config.compiled,
         "salience": config.salience_layer is not None,
         "most salient": config.kept_by_model is not None,
         "some words": config.words is not None,

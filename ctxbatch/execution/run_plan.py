@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ctxbatch.choices import Precision
+from ctxbatch.choices import CompileChoice
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.encoding import check_encoding
 from ctxbatch.corpus.inputs import find_sources
-from ctxbatch.corpus.plan import default_shard_size, examine
+from ctxbatch.corpus.plan import corpus_bytes, default_shard_size, examine
 from ctxbatch.corpus.raw_records import Reading
 from ctxbatch.corpus.sources import Source
 from ctxbatch.errors import InputError, shortened
@@ -45,16 +45,14 @@ class Choices:
         max_rejects: The records that may be rejected: their number as an ``int``, their share as a ``float``.
         index: Whether the store gets its index.
         force: Whether to begin where room on the disk seems too little.
-        precision: What was asked for; what came of it is in the resolved configuration.
-        shard_size: What was asked for; what came of it is in the reading.
+        compile: What was asked for; what came of it is in the resolved configuration.
     """
 
     part: tuple[int, int] | None
     max_rejects: int | float | None
     index: bool
     force: bool
-    precision: Precision
-    shard_size: int | None
+    compile: CompileChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +80,10 @@ def planned(corpus: Corpus, location: StoreLocation, config: RunConfig) -> Itera
         max_rejects=config.max_rejects,
         index=config.index,
         force=config.force,
-        precision=config.precision,
-        shard_size=config.shard_size,
+        compile=config.compile,
     )
     with _engine(config) as engine:
-        resolved = engine.resolve(config)
+        resolved = engine.resolve(config, corpus_bytes(corpus.sources, corpus.reading.limit))
         yield RunPlan(location, corpus, resolved, engine, choices)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO
 
 from ctxbatch.corpus.plan import ShardSpec, plan
-from ctxbatch.errors import StoreError
 from ctxbatch.execution.engines import Engine
 from ctxbatch.execution.messages import Message
 from ctxbatch.execution.progress import ProgressBar
@@ -57,11 +56,7 @@ class Session:
         """Run shards, telling ``listen`` what workers say; returns those given up."""
         if not todo:
             return []
-        if manifest.config.compiled:
-            raise StoreError(
-                f"{self.location.out} was begun with a compiled model, which this version cannot run: its "
-                "finished shards can be searched; for the rest, run everything into another -o"
-            )
+        engine.make_program(manifest.config)
         bar = ProgressBar(sum(spec.size for spec in todo), self.quiet)
 
         def on_message(message: Message) -> None:

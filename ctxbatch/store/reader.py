@@ -7,12 +7,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from ctxbatch.arrays import Ints, Vectors
 from ctxbatch.config import ResolvedConfig
@@ -21,9 +22,6 @@ from ctxbatch.store.arrow_files import ArrowFile, check_all, is_vector
 from ctxbatch.store.commits import SENTENCES, WORDS, Counts, FileName, damaged, shard_folder
 from ctxbatch.store.location import damaged_shards, location_of, manifest_of
 from ctxbatch.store.schema import sentences_schema, words_schema
-
-if TYPE_CHECKING:
-    import pyarrow.dataset as ds
 
 log = logging.getLogger("ctxbatch")
 # Arrow's default pool keeps memory that it has freed, which the small tables gathered for hits do not need.
@@ -118,7 +116,7 @@ class Store:
             )
 
     @cached_property
-    def words(self) -> "ds.Dataset":
+    def words(self) -> ds.Dataset:
         """All words.arrow files as one dataset, rows in source order; all but the vectors are checked.
 
         Raises:
@@ -127,7 +125,7 @@ class Store:
         return self._dataset(WORDS)
 
     @cached_property
-    def sentences(self) -> "ds.Dataset":
+    def sentences(self) -> ds.Dataset:
         """All sentences.arrow files as one dataset, in source order; their content is checked.
 
         Raises:
@@ -135,9 +133,7 @@ class Store:
         """
         return self._dataset(SENTENCES)
 
-    def _dataset(self, name: FileName) -> "ds.Dataset":
-        import pyarrow.dataset as ds  # which imports pandas, if that is there
-
+    def _dataset(self, name: FileName) -> ds.Dataset:
         self.check_is_here()
         files = [self.file(shard, name) for shard in self.commits]
         check_all(files)  # a dataset opens the files itself, and trusts them
@@ -147,7 +143,7 @@ class Store:
     def _schema(self, name: FileName) -> pa.Schema:
         return words_schema(self.config) if name == WORDS else sentences_schema(self.config)
 
-    def scanner(self, columns: Sequence[str] | None = None) -> "ds.Scanner":
+    def scanner(self, columns: Sequence[str] | None = None) -> ds.Scanner:
         """Return a scanner over the words that casts half floats to float32, for DuckDB.
 
         Args:

@@ -108,7 +108,7 @@ def parse() -> argparse.Namespace:
 
 def command(options: argparse.Namespace, out: Path) -> list[str]:
     """The run, without what says where."""
-    settings = ("--model", options.model, "--shard-size", options.shard_size)
+    settings = ("--model", options.model, "--shard-size", options.shard_size, "--compile", "off")
     return program("run", options.corpus, "-o", out, "--quiet", "--no-index", *settings)
 
 
