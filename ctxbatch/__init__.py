@@ -1,4 +1,4 @@
-"""ctxbatch: large text corpora into searchable tables of word-in-context vectors.
+"""Turns large text corpora into searchable tables of word-in-context vectors.
 
 Importing this package is cheap; torch and transformers load with the first function that needs them.
 """
@@ -156,7 +156,7 @@ def searcher(
     layer: int | None = None,
     model: str | None = None,
 ) -> "ctxbatch.Searcher":
-    """A searcher for nearest contexts over one or more stores; loads the model and the indexes once.
+    """Return a searcher for nearest contexts over one or more stores; it loads model and indexes once.
 
     Args:
         outs: Stores, or their folders; all of one configuration.

@@ -36,6 +36,14 @@ class Parser(argparse.ArgumentParser):
         """Add ``corpus``, a text file."""
         self.add_argument("corpus", type=existing_file, help="text, a record a line")
 
+    def add_shard_size(self) -> None:
+        """Add ``--shard-size``, small enough that a run has many shards."""
+        self.add_argument("--shard-size", default="100kb", help="as of ctxbatch run")
+
+    def add_seed(self) -> None:
+        """Add ``--seed``."""
+        self.add_argument("--seed", type=int, default=1, help="of all chance")
+
     def add_work(self) -> None:
         """Add ``--work``, a folder in which a temporary one is made."""
         told = "folder to write in; the system's temporary one by default"
@@ -72,7 +80,7 @@ def run(main: Callable[[], int]) -> int:
 
 @contextlib.contextmanager
 def working_folder(given: Path | None) -> Iterator[Path]:
-    """A folder to work in: a given one, which is made and kept, or a temporary one."""
+    """Yield a folder to work in: a given one, which is created and kept, or a temporary one."""
     if given is not None:
         given.mkdir(parents=True, exist_ok=True)
         yield given
@@ -83,7 +91,7 @@ def working_folder(given: Path | None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def started(command: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
-    """A command in a process group of its own, which is killed at the end if it is still there."""
+    """Start a command in a process group of its own; kill it at the end if it still runs."""
     process = subprocess.Popen(command, start_new_session=True)
     try:
         yield process
@@ -99,7 +107,7 @@ def say(message: str) -> None:
 
 
 def program(*arguments: object) -> list[str]:
-    """The command line of the program, in this Python."""
+    """Return the command line of the program, in this Python."""
     return [sys.executable, "-m", "ctxbatch.cli.main", *map(str, arguments)]
 
 
@@ -107,7 +115,7 @@ def program(*arguments: object) -> list[str]:
 
 
 def existing_file(text: str) -> Path:
-    """A file that is there."""
+    """Return a file that is there."""
     path = Path(text)
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"{text}: no such file")
@@ -115,7 +123,7 @@ def existing_file(text: str) -> Path:
 
 
 def existing_folder(text: str) -> Path:
-    """A folder that is there."""
+    """Return a folder that is there."""
     path = Path(text)
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: no such folder")
@@ -123,7 +131,7 @@ def existing_folder(text: str) -> Path:
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 up."""
+    """Return a whole number from 1 up."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 up")
     return int(text)

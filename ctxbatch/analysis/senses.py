@@ -1,7 +1,7 @@
-"""The senses of a word: its occurrences in groups of like vectors, each with its most central lines.
+"""Groups the occurrences of a word by sense, and describes each group by its most central lines.
 
-Owns which rows are an occurrence, and what is known of a group; how vectors are grouped is for
-`ctxbatch.analysis.clustering` to say. Array names end in the letters of their shape: N occurrences, R rows,
+Owns which rows are an occurrence, and what is reported of a group. `ctxbatch.analysis.clustering` groups the
+vectors. Array names end in the letters of their shape: N occurrences, R rows,
 D hidden size.
 """
 
@@ -74,7 +74,7 @@ class Senses:
         return self.occurrences - self.zero
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON knows them."""
+        """Return the fields as JSON values."""
         fields = asdict(self)
         if self.best is not None:
             n_groups, silhouette = self.best
@@ -105,7 +105,7 @@ class _Occurrences:
         return len(self.first_N)
 
     def rows(self, chosen_N: Ints) -> Ints:
-        """The positions (R,) of all rows of some occurrences."""
+        """Return the positions (R,) of all rows of these occurrences."""
         n_rows_N = self.last_N[chosen_N] - self.first_N[chosen_N] + 1
         begin_N = np.cumsum(n_rows_N) - n_rows_N
         row_R = np.arange(n_rows_N.sum()) + np.repeat(self.first_N[chosen_N] - begin_N, n_rows_N)
@@ -113,7 +113,7 @@ class _Occurrences:
         return positions_R
 
     def vectors(self, chosen_N: Ints) -> Floats:
-        """The vectors (N, D) of some occurrences, of length 1 or zero."""
+        """Return the vectors (N, D) of these occurrences, of length 1 or zero."""
         vectors_RD = normalised(self._column.take(self.rows(chosen_N)))
         if len(vectors_RD) == len(chosen_N):
             return vectors_RD
@@ -176,7 +176,7 @@ def find_senses(
 
 
 def _default_kind(config: ResolvedConfig) -> VectorKind:
-    """The kind of vector that senses are told apart by best, of those that are stored."""
+    """Return the stored kind of vector that separates senses best."""
     by_purity: tuple[VectorKind, ...] = ("contextual", "shift", "static")
     return next(kind for kind in by_purity if kind in config.vectors)
 
@@ -219,9 +219,9 @@ def _groups(
     word: str,
     n_lines: int,
 ) -> Iterator[SenseGroup]:
-    """The groups of all occurrences that are grouped, largest first.
+    """Return the groups, largest first.
 
-    Typical words are those of ``texts``, the sentences of the sample by its occurrences.
+    Typical words come from ``texts``, the sentences of the sampled occurrences.
     """
     assigned = [found.assign(occurrences.vectors(some)) for some in _blocks(grouped)]
     group_N = np.concatenate([groups for groups, _ in assigned])
@@ -243,13 +243,13 @@ def _groups(
 
 
 def _texts(store: Store, occurrences: _Occurrences, chosen_N: Ints) -> list[str]:
-    """The sentences of some occurrences."""
+    """Return the sentences of these occurrences."""
     rows = store.rows(occurrences.positions_R[occurrences.first_N[chosen_N]])
     return [row["text"] for row in rows]
 
 
 def _numbered(texts: Iterable[str]) -> Ints:
-    """A number (N,) for each text, the same for equal ones."""
+    """Return a number (N,) for each text; equal texts have equal numbers."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int64)
 
@@ -257,7 +257,7 @@ def _numbered(texts: Iterable[str]) -> Ints:
 def _lines(
     store: Store, occurrences: _Occurrences, central_N: Ints, score_N: Floats, n_lines: int
 ) -> tuple[Hit, ...]:
-    """The first occurrences of different sentences as hits, from a word's first wordpiece to its last."""
+    """Return the first occurrences of different sentences as hits that span all wordpieces of the word."""
     firsts = store.rows(occurrences.positions_R[occurrences.first_N[central_N]])
     lasts = store.rows(occurrences.positions_R[occurrences.last_N[central_N]])
     hits: dict[str, Hit] = {}

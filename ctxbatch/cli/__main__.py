@@ -1,4 +1,4 @@
-"""``python -m ctxbatch.cli``: the command line."""
+"""Runs the command line for ``python -m ctxbatch.cli``."""
 
 from ctxbatch.cli.main import main
 

@@ -1,4 +1,4 @@
-"""The cache command: what ctxbatch keeps on this machine between runs, and emptying it."""
+"""Runs the cache command: shows or removes what ctxbatch keeps on this machine between runs."""
 
 import shutil
 from collections.abc import Iterable

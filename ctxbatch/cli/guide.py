@@ -1,4 +1,4 @@
-"""The guide command: list the topics of the guide, or show one of its pages.
+"""Runs the guide command: lists the topics of the guide, or shows a page.
 
 Owns the order of the topics and how Markdown looks on a terminal. The pages are ``ctxbatch/guide/*.md``.
 """

@@ -1,4 +1,4 @@
-"""The layers command: how words' vectors change from layer to layer, as tables, JSON or a plot."""
+"""Runs the layers command, and shows the measures as tables, JSON or a plot."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -74,7 +74,7 @@ def layers(
 
 
 def _drawing(path: Path) -> "Callable[[Trends], None]":
-    """What draws into a file; that it cannot be done is told before anything is computed."""
+    """Return a function that draws into a file; raise an error before anything is computed if it cannot."""
     if path.suffix.lower() not in PLOT_SUFFIXES:
         raise InputError(f"--plot {path} must end in {', '.join(PLOT_SUFFIXES[:-1])} or {PLOT_SUFFIXES[-1]}")
     if not path.parent.is_dir():
@@ -89,7 +89,7 @@ def _drawing(path: Path) -> "Callable[[Trends], None]":
 
 
 def _notes(store: "Store", kinds: Sequence[str]) -> Iterator[str]:
-    """What a reader of the measures has to know of the store."""
+    """Yield what a reader of the measures must know about the store."""
     from ctxbatch.model.shift import SHIFTS
     from ctxbatch.store.reader import unfinished
 
@@ -114,7 +114,7 @@ def _notes(store: "Store", kinds: Sequence[str]) -> Iterator[str]:
 
 
 def _left_out(config: "ResolvedConfig") -> str | None:
-    """What a store that keeps some occurrences holds, and which measures it therefore lacks."""
+    """Return what a store of selected occurrences holds, and which measures it lacks."""
     selection = config.kept
     if selection is None:
         return None
@@ -182,7 +182,7 @@ def _of(n: int, among: int, what: str) -> str:
 
 
 def _table(trend: "Trend", layers: Sequence[int], sections: Sequence[_Section]) -> Iterator[str]:
-    """A row a layer; side by side, under each section's heading, a column a kind."""
+    """Yield the lines of a table: a row per layer, and a column per kind under each section's heading."""
     by_place = {(each.layer, each.kind): each for each in trend.measures}
     rows = [["", *(f"   {section.heading}" for section in sections)]]
     rows.append(["layer", *(_cells(_SHORT[kind] for kind in section.kinds) for section in sections)])

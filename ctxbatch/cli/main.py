@@ -1,4 +1,4 @@
-"""The command line as a process: its commands, its signals, its errors.
+"""Runs the command line as a process: its commands, its signals, its errors.
 
 Results go to standard output, progress and messages to standard error. Errors of the project become one
 line and an exit status; anything else keeps its traceback.

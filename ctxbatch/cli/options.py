@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share."""
+"""Defines the options and arguments that several commands share."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The commands run and plan: from text to a store, and what that will come to."""
+"""Runs the commands run and plan: make a store, or estimate what that takes."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""The search command: where its queries come from, and how its answers are shown."""
+"""Runs the search command: reads its queries and shows its answers."""
 
 import contextlib
 import dataclasses
@@ -97,7 +97,7 @@ def search(
 def _split_queries(
     arguments: list[str], row: int | None, queries: str | None
 ) -> tuple[list[str], list[tuple[int, str | int]]]:
-    """The stores, and the queries with the numbers of their lines, wherever the queries come from."""
+    """Return the stores, and the queries with their line numbers."""
     if row is not None and queries is not None:
         raise InputError("--row and --queries exclude each other: give one")
     if (row is not None or queries is not None) and not _is_store(arguments[-1]) and " " in arguments[-1]:

@@ -1,4 +1,4 @@
-"""The senses command: how the groups of a word's occurrences are shown."""
+"""Runs the senses command, and shows the groups of a word's occurrences."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The commands on a whole store: index, pull, stats, verify, status."""
+"""Runs the commands on a whole store: index, pull, stats, verify, status."""
 
 from typing import Annotated, Any
 

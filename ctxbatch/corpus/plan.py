@@ -1,8 +1,8 @@
-"""The shard plan: which records of which sources make up which shard.
+"""Plans shards: decides which records of which sources make up each shard.
 
-A shard is a list of segments, and the plan is computed once, from the bytes alone, and pins them by
-checksum. Before that, every source is looked at for what would make the whole run useless: another
-encoding, a field that is not there.
+A shard is a list of segments. The plan is computed once, from the bytes alone, and pins them by checksum.
+Before that, `examine` looks at every source for what would make the whole run useless: another encoding, a
+missing field.
 """
 
 import contextlib
@@ -47,13 +47,13 @@ class ShardSpec:
 
 
 def corpus_bytes(sources: Sequence[Source], limit: int | None = None) -> int:
-    """About how much text there is, decompressed, in at most so many records."""
+    """Return the approximate size of the decompressed text, in bytes, of at most ``limit`` records."""
     size = sum(source.size * (EXPANSION if source.compression else 1) for source in sources)
     return size if limit is None else min(size, limit * _RECORD_BYTES)
 
 
 def default_shard_size(sources: Sequence[Source]) -> int:
-    """Bytes of input a shard: 1 MB for small corpora, 256 MB for a terabyte, shards of equal size."""
+    """Return the bytes of input per shard: 1 MB for small corpora, 256 MB for a terabyte."""
     corpus_size = corpus_bytes(sources)
     target = min(max(corpus_size // 4096, _MEGABYTE), 256 * _MEGABYTE)
     n_shards = max(1, round(corpus_size / target))
@@ -104,7 +104,7 @@ def _examine(source: Source, reading: Reading, wanted: Mapping[str, str]) -> Sou
 
 
 def _head(source: Source) -> bytes:
-    """The first bytes of a source, fewer where it is damaged."""
+    """Return the first bytes of a source; fewer if it is damaged."""
     stream = ByteStream(source.path, source.compression)
     head = b""
     try:
@@ -118,7 +118,7 @@ def _head(source: Source) -> bytes:
 
 
 def _looks_like_utf_16(head: bytes) -> bool:
-    """Whether every second byte is NUL, and most of the others are letters."""
+    """Return whether every second byte is NUL and most of the others are letters."""
     for nul, other in ((head[::2], head[1::2]), (head[1::2], head[::2])):
         if len(nul) >= 8 and nul.count(0) > 0.9 * len(nul) and sum(map(_is_letter, other)) > 0.5 * len(other):
             return True
@@ -269,7 +269,7 @@ class _Planner:
             yield unit
 
     def _room(self) -> int:
-        """How many lines of one byte come next before a shard begins, or the limit is reached."""
+        """Return how many lines of one byte fit before the shard is full or the limit is reached."""
         room = self._shard_size - self._size()
         room = room if room > 0 else self._shard_size
         return room if self.left is None else max(1, min(room, self.left))

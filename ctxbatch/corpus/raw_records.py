@@ -31,7 +31,6 @@ _MERGED = ("txt", "jsonl")
 _MAX_FAILURES = 8
 _WINDOW_BYTES = 1 << 20
 _TOO_LONG = f"longer than {MAX_RECORD_BYTES >> 20} MiB"
-_MAX_FIELD = MAX_RECORD_BYTES
 _field_limit = threading.Lock()
 
 
@@ -361,7 +360,7 @@ def _next_row(reader: Iterator[list[str]]) -> list[str] | None:
     How long a field may be is a setting of the whole process, whose other parts have it as they left it.
     """
     with _field_limit:
-        usual = csv.field_size_limit(_MAX_FIELD)
+        usual = csv.field_size_limit(MAX_RECORD_BYTES)
         try:
             return next(reader, None)
         finally:

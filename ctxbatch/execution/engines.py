@@ -1,6 +1,6 @@
-"""Where a run works: on this machine, or on a Ray cluster.
+"""Runs shards on this machine or on a Ray cluster.
 
-Engines say what options mean for their devices and run shards there; what is done is the same everywhere.
+An engine resolves the options for its devices and runs shards there. The work itself is the same everywhere.
 """
 
 import logging
@@ -28,16 +28,16 @@ class Engine(Protocol):
 
     @property
     def devices(self) -> Sequence[str]:
-        """Their names, as commit records have them; none where past runs say nothing about these."""
+        """The names of the devices, as in commit records; empty if past rates do not apply to them."""
 
     def resolve(self, config: RunConfig, corpus_bytes: int) -> ResolvedConfig:
-        """What `ctxbatch.model.resolve.resolve` says for these devices."""
+        """Resolve the options for these devices, as `ctxbatch.model.resolve.resolve` does."""
 
     def make_program(self, config: ResolvedConfig) -> None:
-        """Compile the model, if the configuration says so and these devices run what is compiled."""
+        """Compile the model if the configuration and the devices ask for it."""
 
     def workers(self, location: StoreLocation, lock: int, log_file: IO[str]) -> "Pool | RayPool":
-        """Workers for a store, none of which outlives the context."""
+        """Return workers for a store, as a context manager that no worker outlives."""
 
 
 class LocalEngine:
@@ -73,7 +73,7 @@ class LocalEngine:
         return [describe_device(device) for device in self._devices]
 
     def resolve(self, config: RunConfig, corpus_bytes: int) -> ResolvedConfig:
-        """What the options mean here."""
+        """Resolve the options for this machine."""
         from ctxbatch.model.resolve import resolve
 
         return resolve(config, self._devices[0], corpus_bytes)
@@ -84,7 +84,7 @@ class LocalEngine:
             make_program(config, self._model)
 
     def workers(self, location: StoreLocation, lock: int, log_file: IO[str]) -> Pool:
-        """Worker processes."""
+        """Return worker processes."""
         if self._counts_cores and (limit := describe_limit()):
             log.info("workers: %d, as %s; --workers says otherwise", len(self._workers), limit)
         return Pool(location, self._workers, lock, log_file, self._model)
@@ -105,11 +105,11 @@ class RayEngine:
 
     @property
     def devices(self) -> Sequence[str]:
-        """None: rates of past runs are those of one machine, and here are several."""
+        """Empty: the rates of past runs are those of one machine."""
         return ()
 
     def resolve(self, config: RunConfig, corpus_bytes: int) -> ResolvedConfig:
-        """What the options mean on a node."""
+        """Resolve the options on a node."""
         resolved: ResolvedConfig = self._ask(resolve_here, config, self._device, corpus_bytes)
         return resolved
 
@@ -121,14 +121,14 @@ class RayEngine:
             self._has_program = True
 
     def workers(self, location: StoreLocation, lock: int, log_file: IO[str]) -> "RayPool":  # noqa: ARG002 (of this machine alone)
-        """Actors."""
+        """Return Ray actors."""
         from ctxbatch.execution.ray_pool import RayPool
 
         return RayPool(location, self._device, self._share, self._n_workers)
 
     @property
     def _share(self) -> dict[str, Any]:
-        """What Ray is to give each worker."""
+        """The resources that Ray gives each worker."""
         n_gpus = int(self._kind == "GPU")
         return {"num_cpus": 1, "num_gpus": n_gpus, "runtime_env": {"env_vars": ENVIRONMENT}}
 

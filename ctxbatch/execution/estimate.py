@@ -1,4 +1,4 @@
-"""What a run will come to, before it is begun: a sample of the input, tokenised and extrapolated.
+"""Estimates a run before it starts: tokenises a sample of the input and extrapolates.
 
 Owns the sample, and the size that a store will have on disk.
 """
@@ -88,7 +88,7 @@ class Estimate:
         return self.bytes_free is None or self.bytes_on_disk + self.bytes_of_index <= self.bytes_free
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON knows them."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
 
@@ -206,7 +206,7 @@ def _draw(corpus: Corpus, config: ResolvedConfig) -> _Sample:
 
 
 def _spread(group: Sequence[Source], most: int) -> list[Source]:
-    """At most so many sources, evenly over the group."""
+    """Return at most ``_SOURCES_A_KIND`` sources, spread evenly over the group."""
     if len(group) <= most:
         return list(group)
     return [group[number * len(group) // most] for number in range(most)]
@@ -215,7 +215,7 @@ def _spread(group: Sequence[Source], most: int) -> list[Source]:
 def _sample_of(
     source: Source, reading: Reading, budget: int, maker: BatchMaker, config: ResolvedConfig
 ) -> tuple[_Totals, float, str | None]:
-    """Sums over a part of a source, the part's share of it, and why something in it is rejected."""
+    """Return sums over a part of a source, the share that the part is, and a reason of a reject in it."""
     try:
         extent, exact = _extent(source)
     except DamagedError as error:
@@ -242,7 +242,7 @@ def _sample_of(
 
 
 def _extent(source: Source) -> tuple[float, int]:
-    """How long a source is, in rows or decompressed bytes, and how much of that is certainly there."""
+    """Return the length of a source in rows or decompressed bytes, and how much of it is known to exist."""
     if source.is_table:
         n_rows = Table(source.path, source.format).n_rows
         return n_rows, n_rows
@@ -266,7 +266,7 @@ def _extent(source: Source) -> tuple[float, int]:
 
 
 def _places(source: Source, length: int, budget: int) -> list[int]:
-    """Where to read: at the beginning, and evenly spread where a record's beginning can be found."""
+    """Return where to read: at the beginning, and at evenly spread places if records can be found there."""
     if source.format in ("csv", "tsv") or length <= (_FEW_ROWS if source.is_table else budget):
         return [0]
     if source.compression is not None:
@@ -343,7 +343,7 @@ def _count(
 
 
 def _expected_rows(buffer: Buffer, config: ResolvedConfig) -> float:
-    """How many rows of a buffer are stored: which are the most salient is not known yet."""
+    """Return how many rows of a buffer a run would store; the most salient ones are only counted."""
     rows = buffer.rows
     if config.top_salient is None:
         return len(rows)

@@ -1,4 +1,4 @@
-"""Worker processes on this machine: starting them, giving them shards, noticing deaths.
+"""Runs worker processes on this machine: starts them, gives them shards, notices deaths.
 
 Decides where a shard runs, never what running it means.
 """

@@ -1,4 +1,4 @@
-"""What a worker and its coordinator say to each other and of a shard, and how it travels as a line."""
+"""Defines the messages between workers and their coordinator, and encodes each as a line."""
 
 import msgspec
 

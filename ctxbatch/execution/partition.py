@@ -1,4 +1,4 @@
-"""The parts that a run is divided into for several machines: which shards are whose, what is told of them."""
+"""Divides a run into parts for several machines, and reports how a part ended."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class PartReport:
 
 
 def part_of(shards: Sequence[ShardSpec], part: tuple[int, int] | None) -> Sequence[ShardSpec]:
-    """The shards of the i-th of n parts, i from 1; all of them without a part.
+    """Return the shards of the i-th of n parts, i from 1; all shards without a part.
 
     Parts are contiguous, because a compressed source is read from its beginning up to where a shard starts,
     and differ by one shard at most. Where there are more parts than shards some are empty.
@@ -54,5 +54,5 @@ def part_of(shards: Sequence[ShardSpec], part: tuple[int, int] | None) -> Sequen
 
 
 def shard_list(shards: Iterable[int]) -> str:
-    """Shards by number, as many as fit a line."""
+    """Return the numbers of shards, as many as fit a line."""
     return shortened((f"{shard:06d}" for shard in shards), _SHOWN_SHARDS)

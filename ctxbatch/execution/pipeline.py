@@ -1,8 +1,7 @@
-"""How shards become committed shards: read and tokenise, encode, write, each overlapping the others.
+"""Makes shards in three overlapping stages: read and tokenise, encode, write.
 
-Owns the stages and their order; knows neither who asks for shards nor how many processes do. Stages are
-generators; `prefetch` lets one run ahead of the next in a thread of its own, and they do not run dry
-between shards.
+Owns the stages and their order. Does not know who asks for shards, nor how many processes do. A stage is a
+generator. `prefetch` runs it ahead of the next one in a thread, also from one shard to the next.
 """
 
 import contextlib
@@ -54,7 +53,7 @@ class _Clock:
 
 
 def _no_seconds() -> dict[str, dict[str, float]]:
-    """Of every stage: at work, waiting for something to work on, waiting for room to hand it on."""
+    """Return zero seconds for each stage: at work, waiting for input, waiting for room to hand it on."""
     states = ("busy", "starved", "blocked")
     return {stage: dict.fromkeys(states, 0.0) for stage in ("read", "encode", "write")}
 
@@ -251,7 +250,7 @@ class ShardPipeline:
         )
 
     def _facts(self, state: ShardState, clock: _Clock) -> dict[str, Any]:
-        """What the commit record says of a shard that is written and synced."""
+        """Return the facts of a written and synced shard for its commit record."""
         clock.lap(state.seconds["write"], "busy")
         stages = {
             stage: {state: round(spent, 4) for state, spent in seconds.items()}
@@ -269,7 +268,7 @@ class ShardPipeline:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had resident, in bytes."""
+    """Return the peak resident memory of this process, in bytes."""
     status = Path("/proc/self/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024

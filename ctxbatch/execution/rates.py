@@ -1,4 +1,4 @@
-"""The tokens per second of past runs on this machine, kept in the user's cache for later estimates."""
+"""Keeps the tokens per second of past runs in the user's cache, for later estimates."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ def _rates_file() -> Path:
 
 
 def _rate_key(config: ResolvedConfig, devices: Sequence[str]) -> str:
-    """What a rate depends on: the devices, the model, how much of it is run and what is stored."""
+    """Return what a rate depends on: the devices, the model, its layers, and what is stored."""
     parts = [*sorted(set(devices)), config.digests["weights"], config.precision, ",".join(config.columns)]
     marks = {
         "compiled": config.compiled,

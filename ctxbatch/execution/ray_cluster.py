@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster.
+"""Connects to a Ray cluster and asks its nodes.
 
 Owns how a cluster is found and asked, what is said of its errors, and that Ray says nothing on the terminal.
 """
@@ -99,12 +99,12 @@ def ask_node(function: Callable[..., Any], *arguments: object, kind: str, share:
 
 
 def waiting(kind: str, what: str = "the cluster") -> str:
-    """What is said where an answer or a free place is long in coming."""
+    """Return the message for an answer or a free place that takes long."""
     return f"waiting for {what}: {count(kind, free=True)} of its {count(kind)} {kind}s are free"
 
 
 def count(kind: str, *, free: bool = False) -> int:
-    """How many CPUs or GPUs the nodes of the cluster have, or have free."""
+    """Return how many CPUs or GPUs the nodes of the cluster have, or have free."""
     ray = _import_ray()
     with reached():
         resources = ray.available_resources() if free else ray.cluster_resources()
@@ -112,7 +112,7 @@ def count(kind: str, *, free: bool = False) -> int:
 
 
 def as_own_error(error: BaseException) -> CtxbatchError:
-    """What a task or an actor died of, in one line."""
+    """Return what a task or an actor died of, in one line."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, CtxbatchError):
         return cause
@@ -124,12 +124,12 @@ def as_own_error(error: BaseException) -> CtxbatchError:
 
 
 def _last_line(error: BaseException) -> str:
-    """What went wrong, behind a traceback that Ray puts before it."""
+    """Return the error message that follows the traceback in Ray's text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _find(ray: Any, asked: str) -> str:  # noqa: ANN401 (a module)
-    """The address of a cluster that answers; ray.init would try for minutes, or start one of its own."""
+    """Return the address of a cluster that answers; ray.init would try for minutes, or start a cluster."""
     found: str | None = asked
     if asked == "auto":
         found = ray._private.services.get_ray_address_from_environment(asked, None)

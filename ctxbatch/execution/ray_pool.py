@@ -1,4 +1,4 @@
-"""Workers on the nodes of a Ray cluster: starting them, giving them shards, noticing deaths and new nodes.
+"""Runs workers on the nodes of a Ray cluster: starts them, gives them shards, notices deaths and new nodes.
 
 The counterpart of `ctxbatch.execution.local_pool` for many machines. Decides where a shard runs, never what
 running it means; what runs there is `ctxbatch.execution.ray_worker`.
@@ -114,7 +114,7 @@ class RayPool:
         rebuild: Collection[int] = (),
         patience: float = math.inf,
     ) -> list[int]:
-        """What `ctxbatch.execution.local_pool.Pool.run` does, with the same arguments and errors."""
+        """Do what `ctxbatch.execution.local_pool.Pool.run` does, with the same arguments and errors."""
         dispatch = Dispatch(shards, rebuild, patience)
         (self._location.folder / SHARDS).mkdir(exist_ok=True)
         with reached():
@@ -127,7 +127,7 @@ class RayPool:
         return dispatch.given_up
 
     def _messages(self, dispatch: Dispatch) -> Iterator[Message]:
-        """What comes in next, and what follows from it."""
+        """Yield the next message, and those that follow from it."""
         try:
             worker, future = self._inbox.get(timeout=1.0)
         except queue.Empty:

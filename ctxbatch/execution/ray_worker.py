@@ -1,4 +1,4 @@
-"""A worker on a machine of a Ray cluster, started by `ctxbatch.execution.ray_pool` as an actor.
+"""Runs shards on a machine of a Ray cluster; `ctxbatch.execution.ray_pool` starts it as an actor.
 
 The counterpart of `ctxbatch.execution.worker`: takes shard numbers, and says what became of them whenever it
 is asked. Ends by itself when nobody asks any more. Imports no ray, and torch only in what it does.
@@ -53,7 +53,7 @@ class RayWorker:
         self._jobs.put(job)
 
     def news(self) -> list[Message]:
-        """What was said since the last time; waits a little for something."""
+        """Return the messages since the last call; wait a little for one."""
         found = []
         with contextlib.suppress(queue.Empty):
             found.append(self._outbox.get(timeout=_NEWS_SECONDS))
@@ -84,7 +84,7 @@ class RayWorker:
 
 
 def _at_hand(out: Path | str, host: str) -> StoreLocation:
-    """The store's place as this machine sees it.
+    """Return the location of the store as this machine sees it.
 
     Raises:
         InputError: It does not see it.
@@ -101,7 +101,7 @@ def _at_hand(out: Path | str, host: str) -> StoreLocation:
 
 
 class _ToDriver(logging.Handler):
-    """Hands on what is logged here."""
+    """Sends the log records of this process to the driver."""
 
     def __init__(self, outbox: "queue.Queue[Message]") -> None:
         super().__init__(logging.WARNING)
@@ -123,7 +123,7 @@ def stand_in(folder: str) -> None:
 
 
 def resolve_here(config: RunConfig, device: str, corpus_bytes: int, folder: str) -> ResolvedConfig:
-    """`ctxbatch.model.resolve.resolve` for a machine of the cluster, which may be of another kind."""
+    """Do what `ctxbatch.model.resolve.resolve` does, on a machine of the cluster."""
     stand_in(folder)
     from ctxbatch.model.resolve import resolve
 
@@ -131,7 +131,7 @@ def resolve_here(config: RunConfig, device: str, corpus_bytes: int, folder: str)
 
 
 def compile_here(config: ResolvedConfig, folder: str) -> None:
-    """`ctxbatch.model.compiling.make_program` on a machine of the cluster."""
+    """Do what `ctxbatch.model.compiling.make_program` does, on a machine of the cluster."""
     stand_in(folder)
     from ctxbatch.model.compiling import make_program
 

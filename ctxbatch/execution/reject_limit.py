@@ -1,4 +1,4 @@
-"""How much of the input may be rejected before a run stops: the rule of ``--max-rejects``."""
+"""Stops a run that rejects more of its input than ``--max-rejects`` allows."""
 
 from collections.abc import Mapping
 from pathlib import Path

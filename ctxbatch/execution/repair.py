@@ -1,4 +1,4 @@
-"""The repair of a store: what is damaged in its shards and indexes, and how it is made again."""
+"""Finds damage in the shards and indexes of a store, and rebuilds them."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -92,5 +92,5 @@ def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = Tru
 
 
 def _read_by(todo: Sequence[ShardSpec]) -> list[int]:
-    """The numbers of the sources that shards are made from."""
+    """Return the numbers of the sources of these shards."""
     return sorted({segment.source for spec in todo for segment in spec.segments})

@@ -1,4 +1,4 @@
-"""What may go on with a store that was begun before: the same options, and sources of the same text."""
+"""Checks that a run may resume a store: with the same options, and sources of the same text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields

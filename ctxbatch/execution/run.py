@@ -1,4 +1,4 @@
-"""One run from inputs to a finished store: plan, open the store, run the missing shards, index.
+"""Runs the whole way from inputs to a finished store: plan, open the store, run missing shards, index.
 
 Owns the order of these steps. Everything under OUT is written by others.
 """

@@ -1,7 +1,6 @@
-"""What a run is to do: what the user asks for, settled once against inputs, model and machine.
+"""Settles once, against inputs, model and machine, what a run has to do.
 
-Owns which part of the options goes where. Stages below take what is theirs; of them only
-`ctxbatch.model.resolve` knows `RunConfig`.
+Owns which option goes to which stage. Of the stages only `ctxbatch.model.resolve` sees `RunConfig`.
 """
 
 import contextlib

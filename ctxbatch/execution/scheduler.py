@@ -1,6 +1,6 @@
-"""Which shard a worker runs next: handing out, trying again, leaving to others, giving up.
+"""Decides which shard a worker runs next: hands shards out, retries them, leaves them to others, gives up.
 
-Knows neither processes nor machines; whoever runs workers asks it, and tells it what they say.
+Knows neither processes nor machines. Whoever runs workers asks it, and passes on their messages.
 """
 
 import time
@@ -25,7 +25,7 @@ _ASK_SECONDS = 1.0
 
 
 class Dispatch:
-    """The shards of a run that are not done yet, and what has befallen them.
+    """The unfinished shards of a run, and their failures.
 
     A worker reads its next shard while it finishes the last, so a death can cost several. A shard that has
     failed before therefore runs alone: one that kills its worker takes no other down with it.
@@ -57,7 +57,7 @@ class Dispatch:
         return sorted(self._given_up)
 
     def next(self, running: Sequence[int]) -> Job | None:
-        """A job for a worker that has these shards at hand; ``None`` if there is none for it now."""
+        """Return a job for a worker that holds these shards; ``None`` if there is none now."""
         self._ask_again()
         if not self._pending or any(shard in self._failures for shard in running):
             return None
@@ -75,11 +75,11 @@ class Dispatch:
         return message
 
     def lost(self, shards: Iterable[int]) -> Iterator[Retried | GivenUp]:
-        """A worker has died with these shards; yields for each the message that says what follows."""
+        """Take note that a worker died with these shards; yield for each the message of what follows."""
         yield from self._tried(shards, 1, "its worker died three times")
 
     def failed(self, shards: Sequence[int], reason: str) -> Iterator[Retried | GivenUp]:
-        """A worker has raised an error with these shards; yields what `lost` does.
+        """Take note that a worker raised an error with these shards; yield what `lost` does.
 
         The same shard would raise it again. Which of several did is not known: each runs once more, alone.
         """

@@ -1,4 +1,4 @@
-"""A store that is being written to: its lock, its log, and the workers that make its shards."""
+"""Holds a store open for writing: its lock, its log, and the workers that make its shards."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""A worker process: ``python -m ctxbatch.execution.worker OUT DEVICE [MODEL]``.
+"""Runs shards in a process of its own: ``python -m ctxbatch.execution.worker OUT DEVICE [MODEL]``.
 
 `ctxbatch.execution.local_pool` starts it. It reads shard numbers from standard input, a JSON object a line,
 and says on standard output what became of them. It ends at once when standard input closes: then its

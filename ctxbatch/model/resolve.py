@@ -1,7 +1,7 @@
-"""What a run's options mean for one model on one kind of device: `RunConfig` -> `ResolvedConfig`.
+"""Resolves the options of a run for one model on one kind of device: `RunConfig` -> `ResolvedConfig`.
 
-Owns defaults that depend on model, device or the size of the corpus, and the families of models; reads
-configuration and tokenizer of a model, never its weights' values.
+Owns the families of models, and defaults that depend on the model, the device or the size of the corpus.
+Reads the configuration and the tokenizer of a model, never the values of its weights.
 """
 
 import errno
@@ -178,7 +178,7 @@ def resolve(config: RunConfig, device: str, corpus_bytes: int = 0) -> ResolvedCo
 
 
 def _default_token_budget(device: str) -> int:
-    """Tokens a batch, padding included: a fixed function of the kind of device.
+    """Return the tokens per batch, padding included: a fixed function of the kind of device.
 
     On CPUs more tokens leave the caches and pad more, fewer are not worth their calls; to find what is
     best for a model on a machine: ``scripts/benchmarks/token_budget.py``.
@@ -197,14 +197,14 @@ def _resolve_precision(config: RunConfig, device: str) -> Literal["fp32", "bf16"
 
 
 def _multiplications(model_config: Any) -> float:  # noqa: ANN401 (a class per family)
-    """Multiplications and additions of a layer's matrix products, per token."""
+    """Return the multiplications and additions of a layer's matrix products, per token."""
     width = int(model_config.hidden_size)
     inner = int(getattr(model_config, "intermediate_size", 4 * width))
     return 2.0 * (4 * width * width + 2 * width * inner)
 
 
 def _resolve_compiled(config: RunConfig, device: str, work: float) -> bool:
-    """Whether to compile the model: where there is a compiler, and work enough to repay it."""
+    """Return whether to compile the model: if there is a compiler, and enough work to repay it."""
     if config.compile == "off" or config.vectors == ("static",):
         return False
     if device != "cpu":
@@ -219,7 +219,7 @@ def _resolve_compiled(config: RunConfig, device: str, work: float) -> bool:
 
 
 def _has_cache() -> bool:
-    """Whether there is a folder to keep a program in."""
+    """Return whether there is a cache folder for the program."""
     try:
         cache_folder()
     except ResourceError:
@@ -228,7 +228,7 @@ def _has_cache() -> bool:
 
 
 def has_compiler() -> bool:
-    """Whether there is a C++ compiler, where torch looks for one."""
+    """Return whether torch would find a C++ compiler."""
     return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
 
 
@@ -246,7 +246,7 @@ def _resolve_layers(config: RunConfig, model: _Model) -> tuple[int, ...]:
 
 
 def _counted_from_1(option: str, given: int, n: int, whose: str) -> int:
-    """The number of a layer or a head; negative numbers count from the end."""
+    """Return the number of a layer or a head; negative numbers count from the end."""
     number = given + n + 1 if given < 0 else given
     if not 1 <= number <= n:
         raise InputError(f"{option} {given}: {whose} 1 to {n} (or -{n} to -1)")
@@ -256,7 +256,7 @@ def _counted_from_1(option: str, given: int, n: int, whose: str) -> int:
 def _resolve_salience(
     config: RunConfig, model: _Model, layers: tuple[int, ...]
 ) -> tuple[int | None, int | None]:
-    """The layer and the head whose attention is salience, if it is asked for."""
+    """Return the layer and the head whose attention is salience, if it is asked for."""
     if not config.wants_salience:
         return None, None
     if not model.family.shows_attention:
@@ -280,7 +280,7 @@ def _resolve_salience(
 
 
 def _resolve_words(config: RunConfig) -> tuple[str, ...] | None:
-    """The words wanted, as words are compared; in one order, whatever order they were given in."""
+    """Return the wanted words casefolded and sorted, whatever their order."""
     return None if config.words is None else tuple(sorted({word.casefold() for word in config.words}))
 
 
@@ -327,7 +327,7 @@ def _read_model_config(folder: ModelFolder) -> Any:  # noqa: ANN401 (a class per
 
 
 def _read_tokenizer(folder: ModelFolder) -> tuple[str, int]:
-    """The serialised tokenizer, its stored truncation and padding cleared, and its longest input."""
+    """Return the serialised tokenizer without stored truncation and padding, and its longest input."""
     # Without one of these transformers makes up a tokenizer to which every word is unknown.
     files = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
     if not any(any(folder.path.glob(name)) for name in files):
@@ -349,7 +349,7 @@ def _digest(tokenizer_json: str) -> str:
 
 
 def read_tokenizer(config: ResolvedConfig, model: ModelFolder | None = None) -> str:
-    """The serialised tokenizer of a resolved configuration.
+    """Return the serialised tokenizer of a resolved configuration.
 
     Args:
         config: The resolved configuration.
@@ -367,7 +367,7 @@ def read_tokenizer(config: ResolvedConfig, model: ModelFolder | None = None) -> 
 
 
 def model_error(what: str, error: Exception) -> CtxbatchError:
-    """What a library raised over a model, in one line; trouble of the machine says nothing of the model."""
+    """Return the error for what a library raised: an `InputError`, or the fault of this machine."""
     text = " ".join(str(error).split())
     text = text if " " in text else f"{type(error).__name__}: {text}"
     of_machine = isinstance(error, OSError) and error.errno not in (None, *_WRONG_NAME)
@@ -376,11 +376,11 @@ def model_error(what: str, error: Exception) -> CtxbatchError:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Torch has a type for a full GPU, and only a text for a full CPU."""
+    """Return whether memory was short: torch has a type for a full GPU, and only a text for a full CPU."""
     full = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, full) or "can't allocate memory" in str(error)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
+    """Return the first line of an error's message."""
     return str(error).strip().split("\n", 1)[0]

@@ -1,7 +1,7 @@
-"""Silence while a model is read: what transformers and the hub's client would say of it on the terminal.
+"""Keeps transformers and the hub's client off the terminal while a model is read.
 
-What is wrong with a model, ctxbatch says itself. How much these libraries say is a setting of the whole
-process, so it is changed for the time of reading alone.
+ctxbatch itself says what is wrong with a model. How much these libraries print is a setting of the whole
+process, so this module changes it only while a model is read.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Building indexes: the choice by rows and memory, training, adding, writing.
+"""Builds indexes: chooses one by rows and memory, trains it, adds the rows, writes it.
 
 Owns what is built and why; `ctxbatch.search.index_tuning` says how it is searched, `ctxbatch.search.index`
 searches it, and `ctxbatch.search.index_files` checks and loads it.
@@ -110,7 +110,7 @@ def choose(rows: int, dimension: int, options: IndexOptions) -> Choice:
 
 
 def expected_bytes(rows: int, dimension: int) -> int:
-    """About the room on the disk that a run's index takes, with the table of words; 0 where it has none."""
+    """Return about how many bytes a run's index takes on disk, with the table of words; 0 if it has none."""
     if rows < SCAN_ROWS:
         return 0
     choices = _choices(rows, dimension)
@@ -119,7 +119,7 @@ def expected_bytes(rows: int, dimension: int) -> int:
 
 
 def _choices(rows: int, dimension: int) -> list[Choice]:
-    """The indexes that there are to choose from, the most exact and largest first."""
+    """Return the possible indexes, the most exact and largest first."""
     n_lists = 2 ** round(np.log2(np.clip(rows / _ROWS_PER_LIST, *_LISTS)))
     choices = []
     for values in (4, 8, 16):  # values of a vector that share a code of 4 bits
@@ -133,7 +133,7 @@ def _choices(rows: int, dimension: int) -> list[Choice]:
 
 
 def _megabytes(size: int) -> str:
-    """A size as --memory takes it, rounded up."""
+    """Return a size as --memory takes it, rounded up."""
     return f"{-(-size // 1024)}KB" if size < 10 << 20 else f"{-(-size // (1 << 20))}MB"
 
 
@@ -171,7 +171,7 @@ def rebuild(store: Store, damaged: Sequence[str], *, quiet: bool = True) -> tupl
 
 
 def recorded_options(path: Path) -> IndexOptions:
-    """The options that an index was built with, if its JSON can be read; else the defaults."""
+    """Return the options that an index was built with; the defaults if its JSON cannot be read."""
     try:
         facts = read_facts(path)
     except (FileNotFoundError, StoreError):
@@ -243,7 +243,7 @@ def _build(store: Store, column: str, options: IndexOptions, quiet: bool) -> Ind
 
 
 def _begin(store: Store, options: IndexOptions) -> tuple[Any, Choice]:
-    """An empty index, and what it is."""
+    """Return an empty index, and the choice that it follows."""
     dimension = store.config.hidden_size
     if options.factory is None:
         choice = choose(store.n_rows, dimension, options)
@@ -263,7 +263,7 @@ def _begin(store: Store, options: IndexOptions) -> tuple[Any, Choice]:
 
 
 def _first_bytes(factory: str, rows: int, dimension: int) -> int:
-    """The memory of an index that a factory string names, while it is empty: its lists and its codebooks."""
+    """Return the bytes of the empty index of a factory string: its lists and its codebooks."""
     lists = _IVF.match(factory)
     n_lists = int(lists[1]) * {"": 1, "k": 1 << 10, "M": 1 << 20}[lists[2]] if lists else 0
     if n_lists < 1:
@@ -334,7 +334,7 @@ def _announce(store: Store, column: str, choice: Choice) -> None:
 
 
 def _ensure_words(store: Store) -> Postings:
-    """The table of each word's rows, written if it is not there."""
+    """Return the table of each word's rows; write it if it is missing."""
     facts_file = facts_path(store.path, WORD_ROWS)
     path = store.path / INDEX / f"{WORD_ROWS}.arrow"
     if not facts_file.exists() or any(check_index(facts_file, store.manifest)):

@@ -1,4 +1,4 @@
-"""What the shards of a store add up to: counts, seconds by stage, and what held the run up."""
+"""Adds up the shards of a store: counts, seconds by stage, and what held the run up."""
 
 import json
 import math
@@ -127,7 +127,7 @@ def _faster_model(devices: Iterable[str], compiled: bool) -> str:
 
 
 def bottleneck(stages: Mapping[str, Mapping[str, float]], faster_model: str) -> str | None:
-    """One sentence on what held a run up, and what would make it faster; ``None`` before any shard.
+    """Return one sentence on what held a run up and what would help; ``None`` before any shard.
 
     Args:
         stages: Seconds in each state of each stage, as `totals` has them.

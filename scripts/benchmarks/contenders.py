@@ -62,7 +62,7 @@ def parse() -> argparse.Namespace:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of the text."""
+    """Return the lines of the text."""
     return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
@@ -79,7 +79,7 @@ def timed(work: Callable[[Sequence[str]], Any], lines: Sequence[str]) -> dict[st
 
 
 def loop(options: argparse.Namespace) -> dict[str, float]:
-    """Transformers and a loop: batches in text order, words pooled by hand, three columns to one file."""
+    """Loop over transformers by hand: batches in text order, pooled words, three columns to one file."""
     import pyarrow as pa
     import torch
     import transformers
@@ -110,7 +110,7 @@ def loop(options: argparse.Namespace) -> dict[str, float]:
 
 
 def word_means(states: "Sequence[torch.Tensor]", encoded: Any) -> "list[torch.Tensor]":  # noqa: ANN401
-    """The mean of each word's wordpieces, for all lines of a batch at once."""
+    """Return the mean of each word's wordpieces, for all lines of a batch at once."""
     import torch
 
     numbers: list[int] = []
@@ -150,7 +150,7 @@ def as_column(vectors: "torch.Tensor") -> "pa.Array":
 
 
 def sentence_transformers(options: argparse.Namespace) -> dict[str, float]:
-    """The token embeddings of all lines; it sorts them by length itself. Nothing is written."""
+    """Compute the token embeddings of all lines; the library sorts them by length. Nothing is written."""
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -173,7 +173,7 @@ def sentence_transformers(options: argparse.Namespace) -> dict[str, float]:
 
 
 def encode_only(options: argparse.Namespace) -> dict[str, int]:
-    """The run's own batches through its own encoder, one share of them; from a common start."""
+    """Encode one share of the run's own batches with its own encoder, from a common start."""
     from ctxbatch.model import compiling, devices, encoder, resolve
     from ctxbatch.run_config import RunConfig
 
@@ -201,7 +201,7 @@ def encode_only(options: argparse.Namespace) -> dict[str, int]:
 
 
 def run_batches(text: Path, config: "RunConfig", resolved: "ResolvedConfig") -> "list[TokenBatch]":
-    """The batches that a run makes of a text, from its own shards, in their order."""
+    """Return the batches that a run makes of a text, from its own shards, in their order."""
     from ctxbatch.corpus.inputs import find_sources
     from ctxbatch.corpus.plan import examine, plan
     from ctxbatch.corpus.records import Reader, Record
@@ -225,7 +225,7 @@ def run_batches(text: Path, config: "RunConfig", resolved: "ResolvedConfig") -> 
 
 
 def share_of(batches: "Sequence[TokenBatch]", share: int, n_shares: int) -> "list[TokenBatch]":
-    """A contiguous share of the batches, all shares of the same size in tokens, padding included."""
+    """Return a contiguous share of the batches, all shares of the same size in tokens, padding included."""
     total = sum(batch.input_ids_BT.size for batch in batches)
     mine, before = [], 0
     for batch in batches:

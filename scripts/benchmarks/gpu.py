@@ -142,7 +142,7 @@ def encode_rate(config: "ResolvedConfig", batches: Sequence[Any]) -> float:
 
 
 def row(shape: str, found: Mapping[str, Any]) -> list[str]:
-    """A row of the table."""
+    """Return a row of the table."""
     return [
         shape,
         shown(found["encode_tokens_per_second"]),

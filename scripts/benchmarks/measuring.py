@@ -42,12 +42,12 @@ _DISK_BLOCK, _DISK_BLOCKS = 16 << 20, 16
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def describe_machine(folder: Path) -> dict[str, Any]:
-    """The machine and its libraries; ``folder`` is where the results are written."""
+    """Return the machine and its libraries; ``folder`` is where the results are written."""
     facts = dict(
         line.split(":", 1)
         for line in Path("/proc/cpuinfo").read_text().replace("\t", "").splitlines()
@@ -72,7 +72,7 @@ def describe_machine(folder: Path) -> dict[str, Any]:
 
 
 def machine_lines(machine: Mapping[str, Any]) -> str:
-    """The same for people to read."""
+    """Return the facts of `describe_machine` as lines to read."""
     has = {name: "yes" if machine[name] else "no" for name in ("amx_bf16", "avx512_bf16")}
     versions = [f"{name} {version}" for name, version in machine["versions"].items()]
     facts = (
@@ -84,7 +84,7 @@ def machine_lines(machine: Mapping[str, Any]) -> str:
 
 
 def _file_system(folder: Path) -> str:
-    """The kind of file system that a folder is on: figures from a tmpfs say nothing of a disk."""
+    """Return the kind of file system that a folder is on: figures from a tmpfs say nothing of a disk."""
     mounts = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
     above = {str(path) for path in (folder.resolve(), *folder.resolve().parents)}
     kinds = {fields[1]: fields[2] for fields in mounts if fields[1] in above}
@@ -131,7 +131,7 @@ def matrix_rate(shapes: Sequence[tuple[int, int]], tokens: int, precision: str) 
 
 
 def take_lines(corpus: Path, n_lines: int | None) -> list[str]:
-    """The first lines of a text that are not blank, or all; from its beginning again where it has too few.
+    """Return the first lines that are not blank, or all; repeat the text if it has too few.
 
     Raises:
         SystemExit: There are none, or the text is not in UTF-8.
@@ -200,7 +200,7 @@ class MemoryWatch:
 
 
 def _tree(pid: int) -> list[int]:
-    """A process and its descendants; each may end while it is looked at."""
+    """Return a process and its descendants; each may end while it is looked at."""
     pids = [pid]
     with contextlib.suppress(OSError):
         for path in Path(f"/proc/{pid}/task").iterdir():
@@ -211,7 +211,7 @@ def _tree(pid: int) -> list[int]:
 
 
 def status(pid: int, name: str) -> int:
-    """A size of a process in bytes; 0 once it has ended."""
+    """Return a size of a process in bytes; 0 once it has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith(name):
@@ -220,7 +220,7 @@ def status(pid: int, name: str) -> int:
 
 
 def child_environment(work: Path) -> dict[str, str]:
-    """The environment of all that is measured: no GPU, no network, no cache outside ``work``."""
+    """Return the environment of all that is measured: no GPU, no network, no cache outside ``work``."""
     return {
         **os.environ,
         "CUDA_VISIBLE_DEVICES": "",
@@ -272,7 +272,7 @@ def run_together(
 
 
 def wait_for_start() -> None:
-    """The other side of `run_together`: say that this process is ready, and wait for the others."""
+    """Say that this process is ready, and wait for the others that `run_together` started."""
     print("ready", flush=True)
     sys.stdin.readline()
 
@@ -281,7 +281,7 @@ def wait_for_start() -> None:
 def _started(
     commands: Sequence[Sequence[str]], environment: Mapping[str, str]
 ) -> Iterator[list["subprocess.Popen[str]"]]:
-    """Processes that do not outlive their context."""
+    """Yield a list for processes, and kill those that still run at the end."""
     pipe = subprocess.PIPE
     processes: list[subprocess.Popen[str]] = []
     try:
@@ -333,7 +333,7 @@ def run_ctxbatch(
 
 
 def medians(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The median of every number of equal records; of anything else the last."""
+    """Return the median of every number of equal records; of anything else the last."""
     return {
         name: statistics.median(each[name] for each in rounds) if isinstance(value, int | float) else value
         for name, value in rounds[-1].items()
@@ -354,5 +354,5 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def shown(value: float | None, pattern: str = ",.0f") -> str:
-    """A number of a table; a dash where there is none."""
+    """Return a number of a table; a dash where there is none."""
     return "-" if value is None else format(value, pattern)

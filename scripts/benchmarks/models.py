@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def random_model(tokenizer_from: Path, folder: Path) -> Path:
-    """A BERT of bert-base's shape with random weights and another model's tokenizer."""
+    """Return a BERT of bert-base's shape with random weights and another model's tokenizer."""
     import torch
     import transformers
 
@@ -18,7 +18,7 @@ def random_model(tokenizer_from: Path, folder: Path) -> Path:
 
 
 def linear_shapes(model: Path, model_type: str) -> list[tuple[int, int]]:
-    """Inputs and outputs of every linear weight in the model's layers."""
+    """Return inputs and outputs of every linear weight in the model's layers."""
     import torch
     import transformers
 

@@ -67,13 +67,13 @@ def parse() -> argparse.Namespace:
 
 
 def write_text(options: argparse.Namespace, work: Path, factor: int) -> Path:
-    """The text of a factor."""
+    """Write the text of a factor and return its path."""
     lines = measuring.take_lines(options.corpus, factor * options.verses)
     return measuring.write_lines(work / f"text-{factor}.txt", lines)
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
-    """What is run: all sizes with the largest number of workers, then the largest with the others."""
+    """Return what is run: all sizes with the largest number of workers, then the largest with the others."""
     *fewer, most = options.workers
     return [(factor, most) for factor in options.factors] + [(options.factors[-1], n) for n in fewer]
 
@@ -131,7 +131,7 @@ def report(
 def table(
     options: argparse.Namespace, medians: Mapping[Case, Mapping[str, Any]], first: Mapping[str, Any]
 ) -> str:
-    """A row for each size and number of workers."""
+    """Return a row for each size and number of workers."""
     heads = ["text", "words", "workers", "tokens/s", "us/word", "ratio", "worker MB", "ratio"]
     heads += ["coord. MB", "whole s", "written MB"]
     rows = [

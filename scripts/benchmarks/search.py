@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The options of the command line."""
+    """Return the options of the command line."""
     parser = Parser(__spec__.name, __doc__)
     parser.add_argument("corpus", type=Path, help="text, a sentence or more a line")
     parser.add_argument("--model", default="all-MiniLM-L6-v2", help="name or folder of a model")
@@ -215,7 +215,7 @@ def build_flat(column: Any, sample: np.ndarray, best: np.ndarray) -> tuple[dict[
 
 
 def recall_of(found: np.ndarray, best: np.ndarray, k: int) -> float:
-    """The share of the k best that were found, by their scores."""
+    """Return the share of the k best that were found, by their scores."""
     return float(np.mean(found[:, :k] >= best[:, k - 1 : k] - 2e-6))
 
 
@@ -276,7 +276,7 @@ def measure_memory(options: argparse.Namespace, out: Path, environment: dict[str
 
 
 def out_layer(out: Path) -> str:
-    """The layer that is searched by default."""
+    """Return the layer that is searched by default."""
     import ctxbatch
 
     return ctxbatch.open(out).config.column("shift").partition("_")[2]

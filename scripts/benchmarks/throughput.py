@@ -102,14 +102,14 @@ def run_contender(job: Job, name: str) -> dict[str, Any]:
 
 
 def run_command(job: Job, n_layers: int) -> dict[str, Any]:
-    """The real command; vectors of one layer, whichever it is."""
+    """Run the real command for the vectors of one layer."""
     settings = ["--model", job.config.model, "--shard-size", str(job.text.shard_size)]
     settings += ["--compile", job.compile, "--layers", str(n_layers)]
     return measuring.run_ctxbatch(job.text.path, job.work / "out", settings, job.environment)
 
 
 def run_peer(job: Job, name: str) -> dict[str, Any]:
-    """A peer in a process of its own. Its warm-up is no part of what its command would take."""
+    """Run a peer in a process of its own. Its warm-up does not count."""
     out = job.work / "loop.arrow"
     given = {
         "--model": job.config.model,
@@ -131,7 +131,7 @@ def run_peer(job: Job, name: str) -> dict[str, Any]:
 
 
 def run_encode(job: Job) -> dict[str, Any]:
-    """The encoder alone, in as many processes as the run has workers."""
+    """Run the encoder alone, in as many processes as the run has workers."""
     given = {"--model": job.config.model, "--text": job.text.path, "--shard-size": job.text.shard_size}
     given["--compile"] = job.compile
     shares = [{**given, "--share": share, "--of": cores()} for share in range(cores())]
@@ -158,16 +158,16 @@ def run_machine(job: Job) -> dict[str, float]:
 
 
 def contender(name: str, given: Mapping[str, object]) -> list[str]:
-    """The command line of a contender's process."""
+    """Return the command line of a contender's process."""
     return [sys.executable, "-m", _CONTENDERS, name, *(str(part) for pair in given.items() for part in pair)]
 
 
 def run_whole(job: Job, options: argparse.Namespace, wanted: Sequence[str]) -> dict[str, Any]:
-    """The two that matter once on a longer text, for whole commands of some minutes."""
+    """Time sentence-transformers and the run once on a longer text, as whole commands."""
     if not options.whole_verses:
         return {}
     text = prepare_text(options.corpus, options.whole_verses, job.work / "whole.txt", job.config)
-    (job.work / "whole").mkdir()  # with a cache of its own: what is compiled is compiled in these seconds
+    (job.work / "whole").mkdir()  # with a cache of its own, so that compiling is timed too
     long_job = replace(job, text=text, work=job.work / "whole")
     results = {}
     for name in ("st-bf16", "run"):

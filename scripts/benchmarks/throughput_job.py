@@ -88,7 +88,7 @@ def prepare(options: argparse.Namespace, work: Path) -> Job:
 
 
 def prepare_text(corpus: Path, n_lines: int, path: Path, config: "ResolvedConfig") -> Text:
-    """The first lines of a corpus, written to a file, and their tokens.
+    """Return the first lines of a corpus, written to a file, and their tokens.
 
     Lines that do not fit the model's window are left out: peers would truncate them.
     """

@@ -115,7 +115,7 @@ def whole_table(job: Job, found: Mapping[str, Any]) -> str:
 
 
 def footnotes(job: Job, found: Mapping[str, Any]) -> list[str]:
-    """What one must know to read the tables."""
+    """Return what one must know to read the tables."""
     rates, summary = found["machine_rates"], found["summary"]
     low, high = (
         pick(each[f"{job.config.precision}_operations_per_second"] / 1e9 for each in found["machine_rounds"])

@@ -199,7 +199,7 @@ def _ask_the_intact(base: victims.Base, plans: "Sequence[Plan]", work: Path, job
 
 
 def describe(result: dict[str, Any]) -> str:
-    """A failed case of files in one line."""
+    """Return a failed case of files in one line."""
     return (
         f"case {result['number']}: {result['outcome']}: {result['command']} ({result['variant']}) after "
         f"{result['file']}: {result['mutation']}: {result['what']!a}: {result['note']!a}"

@@ -99,7 +99,7 @@ def _mutate(chance: random.Random, plan: Plan, world: World) -> tuple[Target, Mu
 
 
 def ask(base: Base, plan: Plan, root: Path, limits: Limits) -> dict[str, Any]:
-    """What the command of a case says of an intact store."""
+    """Return what the command of a case says of an intact store."""
     world = World(root)
     world.make(base.store(plan.variant))
     digests, out = arrow_digests(world.out), str(world.out)

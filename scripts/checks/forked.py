@@ -46,8 +46,8 @@ _NEEDED = (
 )  # fmt: skip
 # What libraries import at their first use, by names that may change.
 _LATE = (
-    "typer._adapters", "sklearn.cluster", "sklearn.metrics", "threadpoolctl", "encodings.utf_32_le",
-    "transformers.models.align", "transformers.models.bert.tokenization_bert_fast", "typer.rich_utils",
+    "sklearn.cluster", "sklearn.metrics", "threadpoolctl", "encodings.utf_32_le",
+    "transformers.models.align", "transformers.models.bert.tokenization_bert_fast", "cyclopts.help",
 )  # fmt: skip
 _NOT_NEEDED = tuple(
     f"ctxbatch.{name}"
@@ -139,7 +139,7 @@ def run(
 
 
 def command(arguments: Sequence[object]) -> Callable[[], int]:
-    """The command line in this process."""
+    """Return a function that runs the command line in this process."""
 
     def act() -> int:
         from ctxbatch.cli import main

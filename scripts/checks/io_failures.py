@@ -71,7 +71,7 @@ class Failure:
 
     @classmethod
     def parse(cls, text: str) -> "Failure | None":
-        """The inverse of ``str``; ``None`` where a text names no failure."""
+        """Return the inverse of ``str``; ``None`` where a text names no failure."""
         found = re.fullmatch(rf"({'|'.join(SCENARIOS)}): ({'|'.join(KINDS)}) (\d+) (E\w+)", text)
         error = getattr(errno, found[4], None) if found else None
         return cls(found[1], found[2], int(found[3]), error) if found and error else None
@@ -267,7 +267,7 @@ def _stage(base: Base, scenario: str, root: Path, intact: Path, kept: Path | Non
 
 
 def describe(result: dict[str, Any]) -> str:
-    """A failed case in one line."""
+    """Return a failed case in one line."""
     return f"{result['number']} on {result['path']}: {result['outcome']}: {result['note']!a}"
 
 

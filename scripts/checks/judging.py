@@ -37,7 +37,7 @@ class Judge:
     def failure(
         self, intact: bytes | None, before: dict[str, Any], stamp: dict[str, Any]
     ) -> tuple[str, str] | None:
-        """The first thing that is wrong: its kind, and a line about it."""
+        """Return the first thing that is wrong: its kind, and a line about it."""
         checks = [
             self._ending(),
             self._memory(),
@@ -83,7 +83,7 @@ class Judge:
         return None
 
     def _log(self) -> tuple[str, str] | None:
-        """What has been added to the log, if the log is not what was attacked."""
+        """Return what has been added to the log, if the log is not what was attacked."""
         path = self.world.out / "run.log"
         if self.plan.kind == targets.LOG or not path.is_file() or path.is_symlink():
             return None
@@ -193,12 +193,12 @@ class Judge:
 
 
 def normalised(text: str, world: World, out: str) -> str:
-    """A text without the names of the case's own places."""
+    """Return a text without the names of the case's own places."""
     return text.replace(out, "OUT").replace(str(world.root), "ROOT")
 
 
 def last_lines(text: str) -> str:
-    """The end of a traceback: where it was raised, and what."""
+    """Return the end of a traceback: where it was raised, and what."""
     lines = text.rstrip().splitlines()
     places = [line.strip() for line in lines if line.lstrip().startswith("File ") and "/ctxbatch/" in line]
     place = (
@@ -213,7 +213,7 @@ def last_lines(text: str) -> str:
 
 
 def control_in(text: str, where: str = "the output") -> tuple[str, str] | None:
-    """What a terminal or a log must not get."""
+    """Return what a terminal or a log must not get."""
     if found := _CONTROL.search(text):
         around = text[max(0, found.start() - 40) : found.end() + 20]
         return "control", f"{found[0]!a} in {where}: {around!a}"
@@ -235,6 +235,6 @@ def _different_line(expected: str, said: str) -> str:
 
 
 def first_line(ended: Ended) -> str:
-    """The first line of what a command has said, errors before answers."""
+    """Return the first line of what a command has said, errors before answers."""
     text = (ended.errors or ended.out).strip()
     return text.splitlines()[0][:200] if text else ""

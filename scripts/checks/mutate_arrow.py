@@ -38,7 +38,7 @@ def buffers(path: Path, column: str) -> list[tuple[int, int]]:
 
 @_mutation(*ARROW, sealed=True, weight=4)
 def _offsets(chance: random.Random, target: Target) -> str:
-    """A text's or a list's offset far outside."""
+    """Move an offset of a text or a list far outside."""
     column = {WORDS: ["word"], SENTENCES: ["text", "source", "doc_id"], POSTINGS: ["word", "rows"]}[
         target.kind
     ]

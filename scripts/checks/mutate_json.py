@@ -64,7 +64,7 @@ def _name_of(path: tuple[Any, ...]) -> str:
 
 
 def _pick(chance: random.Random, content: dict[str, Any]) -> tuple[Any, ...]:
-    """A node; every depth as likely as the others, as there are many more deep ones."""
+    """Return a node; every depth as likely as the others, as there are many more deep ones."""
     nodes = list(_nodes(content))
     depth = chance.choice(sorted({len(path) for path in nodes}))
     return chance.choice([path for path in nodes if len(path) == depth])
@@ -99,7 +99,7 @@ def _other_value(chance: random.Random, target: Target) -> str:
 
 @_mutation(*JSON, sealed=True, weight=3)
 def _other_number(chance: random.Random, target: Target) -> str:
-    """A count or a size that is near the right one."""
+    """Replace a count or a size by one near the right one."""
 
     def change(content: dict[str, Any]) -> str:
         numbers = [path for path in _nodes(content) if type(_parent(content, path)[path[-1]]) in (int, float)]
@@ -139,7 +139,7 @@ def _more_fields(chance: random.Random, target: Target) -> str:
 
 @_mutation(*JSON, sealed=True, weight=8)
 def _other_key(chance: random.Random, target: Target) -> str:
-    """A hostile name in place of a key, as of one of a commit's files."""
+    """Replace a key, such as the name of a commit's file, by a hostile name."""
 
     def change(content: dict[str, Any]) -> str:
         keys = [path for path in _nodes(content) if isinstance(path[-1], str)]
@@ -186,7 +186,7 @@ def _hostile_attempt(chance: random.Random, target: Target) -> str:
 
 @_mutation(COMMIT, sealed=True, weight=2)
 def _other_shard(chance: random.Random, target: Target) -> str:
-    """A commit that says it is another shard's."""
+    """Make a commit say that it is another shard's."""
 
     def change(content: dict[str, Any]) -> str:
         content["shard"] = chance.choice((0, 1, 2, 3, -1, 10**6, 2**40))

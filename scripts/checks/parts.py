@@ -99,14 +99,14 @@ def parse() -> argparse.Namespace:
     parser.add_model()
     parser.add_argument("--parts", type=positive, default=4, help="of the run")
     parser.add_argument("--kills", type=positive, default=8, help="of all parts together")
-    parser.add_argument("--shard-size", default="100kb", help="as of ctxbatch run")
-    parser.add_argument("--seed", type=int, default=1, help="of all chance")
+    parser.add_shard_size()
+    parser.add_seed()
     parser.add_kept_work()
     return parser.parse_args()
 
 
 def command(options: argparse.Namespace, out: Path) -> list[str]:
-    """The run, on one worker."""
+    """Return the run, on one worker."""
     settings = ("--model", options.model, "--shard-size", options.shard_size, "--workers", 1)
     return program("run", options.corpus, "-o", out, "--quiet", *settings)
 

@@ -75,7 +75,7 @@ def _weighted(chance: random.Random, weights: dict[str, Any]) -> str:
 
 
 def action(base: Base, world: World, variant: str, name: str, out: str) -> Callable[[], int]:
-    """What a case does in its child."""
+    """Return the function that a case runs in its child."""
     arguments: dict[str, list[Any]] = {
         "verify": ["verify", out],
         "verify --sources": ["verify", out, "--sources"],
@@ -135,7 +135,7 @@ def _digest(value: object) -> str:
 
 
 def forked_call(base: Base, variant: str, command: str, world: World, out: str) -> tuple[Any, ...]:
-    """What `forked.run` takes."""
+    """Return what `forked.run` takes."""
     act = action(base, world, variant, command, out)
     return act, world.said, world.home / "here", world.environment(base.url)
 

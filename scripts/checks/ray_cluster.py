@@ -100,14 +100,14 @@ def parse() -> argparse.Namespace:
     parser.add_model()
     parser.add_argument("--kills", type=positive, default=5, help="of nodes")
     parser.add_argument("--pause", type=float, default=20.0, help="seconds between kills, at most")
-    parser.add_argument("--shard-size", default="100kb", help="as of ctxbatch run")
-    parser.add_argument("--seed", type=int, default=1, help="of all chance")
+    parser.add_shard_size()
+    parser.add_seed()
     parser.add_kept_work()
     return parser.parse_args()
 
 
 def command(options: argparse.Namespace, out: Path) -> list[str]:
-    """The run, without what says where."""
+    """Return the run, without what says where."""
     settings = ("--model", options.model, "--shard-size", options.shard_size, "--compile", "off")
     return program("run", options.corpus, "-o", out, "--quiet", "--no-index", *settings)
 

@@ -131,7 +131,7 @@ def make_compressed(folder: Path, scale: float) -> Iterator[Case]:
 
 
 def make_plain(folder: Path, scale: float) -> Iterator[Case]:
-    """A gigabyte in short lines."""
+    """Yield a gigabyte in short lines."""
     path = folder / "short.txt"
     yield write(
         "1 GB in short lines", path, repeated(1e9 * scale, lines(8e6, 2, 50_000, 12)), path.open("wb")
@@ -166,7 +166,7 @@ def make_empty(folder: Path, scale: float) -> Iterator[Case]:
 
 
 def repeated(n_bytes: float, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same blocks again and again, until there are so many bytes."""
+    """Yield the same blocks again and again, until there are so many bytes."""
     kept, written = list(blocks), 0
     while written < n_bytes:
         for block in kept:
@@ -311,7 +311,7 @@ COLUMNS = [
 
 
 def table(cases: list[Case]) -> str:
-    """What was found, a line a case."""
+    """Return what was found, a line a case."""
     rows = [["input", "bytes", *COLUMNS, "wrong"]]
     for case in cases:
         facts = [case.facts.get(column, "") for column in COLUMNS]

@@ -28,7 +28,7 @@ def main() -> int:
     parser = Parser(__spec__.name, __doc__)
     parser.add_argument("out", type=existing_folder, help="a finished store")
     parser.add_argument("--flips", type=positive, default=50, help="one after another")
-    parser.add_argument("--seed", type=int, default=1, help="of all chance")
+    parser.add_seed()
     options = parser.parse_args()
     ctxbatch.open(options.out)
     copy = options.out.with_name(options.out.name + ".flipped")

@@ -4,8 +4,8 @@
         [--work FOLDER]
 
 Each attempt runs with another number of workers and is killed with SIGKILL, either the coordinator alone
-or its whole process group. Where an attempt finishes before it is killed, its files are compared and the
-store is begun anew, so that every kill hits a run at work. Says each attempt on standard error, and prints
+or its whole process group. If an attempt finishes before it is killed, its files are compared and a new
+store is started, so that every kill hits a run at work. Says each attempt on standard error, and prints
 JSON at the end; exit status 1 if anything differs.
 """
 
@@ -92,14 +92,14 @@ def parse() -> argparse.Namespace:
     parser.add_model()
     parser.add_argument("--kills", type=positive, default=20)
     parser.add_argument("--compile", choices=("on", "off"), default="on", help="as of ctxbatch run")
-    parser.add_argument("--shard-size", default="100kb", help="as of ctxbatch run")
-    parser.add_argument("--seed", type=int, default=1, help="of all chance")
+    parser.add_shard_size()
+    parser.add_seed()
     parser.add_kept_work()
     return parser.parse_args()
 
 
 def command(options: argparse.Namespace, out: Path, n_workers: int) -> list[str]:
-    """The run, with another number of workers each time."""
+    """Return the run, with another number of workers each time."""
     settings = ("--model", options.model, "--shard-size", options.shard_size, "--compile", options.compile)
     return program("run", options.corpus, "-o", out, "--quiet", *settings, "--workers", n_workers)
 

@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--queries", type=positive, default=10, help="sentences of the store")
     parser.add_argument("-k", type=positive, default=10, help="hits of a query")
     parser.add_argument("--combinations", type=positive, default=20, help="of filters")
-    parser.add_argument("--seed", type=int, default=1, help="of all chance")
+    parser.add_seed()
     options = parser.parse_args()
     store = ctxbatch.open(options.out)
     searcher = ctxbatch.searcher(store)
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def encode(searcher: Searcher, query: str) -> np.ndarray:
-    """The first vector of a query's word."""
+    """Return the first vector of a query's word."""
     ((_, word),) = searcher._encode([(0, parse_query(query))])
     return word.vectors_VD[0].astype(np.float64)
 
@@ -114,7 +114,7 @@ class Rows:
 
 
 def draw(chance: random.Random, rows: Rows) -> Filters:
-    """A random combination of filters, most of them absent."""
+    """Return a random combination of filters, most of them absent."""
 
     def some(values: np.ndarray, n: int) -> tuple[str, ...]:
         return tuple({str(chance.choice(values)) for _ in range(n)})
@@ -175,7 +175,7 @@ def compare(
 
 
 def ranked(rows: Rows, cosines: np.ndarray, filters: Filters, k: int) -> list[float]:
-    """The best k cosines, distinct where they have to be."""
+    """Return the best k cosines, distinct where they have to be."""
     keys = {"sentence": rows.sentences, "word": rows.words, None: rows.ids}[filters.distinct]
     seen: set[Any] = set()
     best: list[float] = []

@@ -82,7 +82,7 @@ def declare_in(mutations: list[Mutation]) -> Any:
 
 
 def files_of(world: World, kind: str) -> list[Path]:
-    """The files of a kind in a store; on object storage the files' names carry an attempt."""
+    """Return the files of a kind in a store; on object storage the files' names carry an attempt."""
     out = world.out
     if kind == FOLDERS:
         return [out / "shards", *sorted(out.glob("shards/[0-9]*")), *out.glob("index")]
@@ -123,7 +123,7 @@ def adopt(target: Target, **counts: int) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value in words of a line's length."""
+    """Return a value in words of a line's length."""
     text = (
         repr(value)
         if not isinstance(value, int) or abs(value) < 1 << 70

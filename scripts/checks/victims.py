@@ -49,11 +49,11 @@ class Base:
         return self.folder / "inputs" / "queries.txt"
 
     def store(self, variant: str) -> Path:
-        """An intact store."""
+        """Return an intact store."""
         return self.folder / variant / "out"
 
     def stamp(self) -> dict[str, Any]:
-        """What tells whether anything here has changed, without reading it."""
+        """Return what tells whether anything here has changed, without reading it."""
         return {
             str(path): [(found := path.lstat()).st_size, found.st_mtime_ns, found.st_ino, found.st_mode]
             for path in sorted(self.folder.rglob("*"))
@@ -78,13 +78,13 @@ def write_inputs(base: Base) -> None:
 
 
 def run_options(base: Base, variant: str) -> dict[str, Any]:
-    """The options of a variant, for `ctxbatch.RunConfig`."""
+    """Return the options of a variant, for `ctxbatch.RunConfig`."""
     shared = {"model": str(base.model), "shard_size": base.corpus.stat().st_size // 3 + 1}
     return {**shared, "id_field": "id", "compile": "off", **VARIANTS[variant]}
 
 
 def run_arguments(base: Base, variant: str, out: object) -> list[str]:
-    """The command that makes a variant."""
+    """Return the command that makes a variant."""
     arguments = ["run", str(base.corpus), "-o", str(out)]
     for name, value in run_options(base, variant).items():
         option = f"--{name.replace('_', '-')}"
@@ -130,7 +130,7 @@ def rewrite(path: Path, change: Any) -> None:
 
 
 def sealed(content: dict[str, Any]) -> bytes:
-    """What the program would write, also where it would refuse to."""
+    """Return what the program would write, also where it would refuse to."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     checksum = hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
     text = json.dumps({**content, "checksum": checksum}, indent=1, ensure_ascii=False) + "\n"
@@ -269,7 +269,7 @@ class World:
         shutil.copytree(store, self.out)
 
     def environment(self, url: str | None) -> dict[str, str]:
-        """What a command finds in its environment."""
+        """Return what a command finds in its environment."""
         found = {
             "HOME": str(self.home / "user"),
             "XDG_CACHE_HOME": str(self.cache),

@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The options of the command line."""
+    """Return the options of the command line."""
     parser = Parser(__spec__.name, __doc__)
     parser.add_argument("--model", help="a folder, or the name of a model that is on this machine")
     parser.add_argument("--token-type", type=int, choices=(0, 1), default=0, help="of all tokens")
@@ -74,7 +74,7 @@ def parse() -> argparse.Namespace:
 
 
 def choose_model(name: str | None) -> ModelFolder:
-    """The model that was asked for, or the article's, or another if that is not here.
+    """Return the model that was asked for, or the article's, or another if that is not here.
 
     Raises:
         InputError: It is not on this machine.
@@ -91,7 +91,7 @@ def choose_model(name: str | None) -> ModelFolder:
 
 
 def with_token_type_1(folder: ModelFolder, copy: Path) -> Path:
-    """A copy of a model to which every token is of type 1: its embedding stands where that of type 0 did.
+    """Return a copy of a model to which every token is of type 1: its embedding replaces that of type 0.
 
     Raises:
         InputError: The model knows no second token type.
@@ -122,7 +122,7 @@ def with_token_type_1(folder: ModelFolder, copy: Path) -> Path:
 
 
 def salience_options(options: argparse.Namespace, folder: ModelFolder) -> dict[str, int]:
-    """The options with which a run stores the attention that words receive; none where a family hides it."""
+    """Return the options that store the salience of words; none if the family hides its attention."""
     from ctxbatch.model.resolve import FAMILIES
 
     family = FAMILIES.get(json.loads((folder.path / "config.json").read_text())["model_type"])
@@ -132,7 +132,7 @@ def salience_options(options: argparse.Namespace, folder: ModelFolder) -> dict[s
 
 
 def read_salience(found: MarkedWords) -> list[tuple[str, float]]:
-    """The words of the first sentence, each with its salience."""
+    """Return the words of the first sentence, each with its salience."""
     words = found.store.words.to_table(columns=["word", "salience"])
     chosen = words.take(found.rows(0, (0, len(_SENTENCES[0]))))
     return list(zip(chosen["word"].to_pylist(), chosen["salience"].to_pylist(), strict=True))

@@ -67,13 +67,13 @@ class MarkedWords:
         self._n_pieces = words["n_pieces"].to_numpy()
 
     def rows(self, record: int, span: Span) -> Ints:
-        """The positions of the rows that overlap a span of a record's text; none if none does."""
+        """Return the positions of the rows that overlap a span of a record's text; none if none does."""
         first, end = np.searchsorted(self._record, [record, record + 1])
         inside = (self._start[first:end] < span[1]) & (self._end[first:end] > span[0])
         return first + np.flatnonzero(inside)
 
     def vectors(self, column: str, rows: Sequence[Ints]) -> Floats:
-        """The mean vector of each marked word, (K, D), over all wordpieces of all its rows.
+        """Return the mean vector of each marked word, (K, D), over all wordpieces of all its rows.
 
         A row is the mean of its wordpieces, so rows are weighted by how many they have. Every marked
         word must have a row.
@@ -88,13 +88,13 @@ class MarkedWords:
 
 
 def shift(name: str, contextual_KD: Floats, static_KD: Floats, **parameters: float) -> Floats:
-    """A shift of `ctxbatch.model.shift.SHIFTS`, from vectors that are pooled already."""
+    """Return a shift of `ctxbatch.model.shift.SHIFTS`, from vectors that are pooled already."""
     function: Callable[..., Floats] = SHIFTS[name]
     return function(contextual_KD, static_KD, np, **parameters)
 
 
 def cosines(first_KD: Floats, second_KD: Floats) -> Floats:
-    """The cosine of every pair, (K,); 0 where a vector is zero."""
+    """Return the cosine of every pair, (K,); 0 where a vector is zero."""
     first_KD, second_KD = first_KD.astype(np.float64), second_KD.astype(np.float64)
     norms = np.linalg.norm(first_KD, axis=1) * np.linalg.norm(second_KD, axis=1)
     dots = np.einsum("kd,kd->k", first_KD, second_KD)

@@ -37,7 +37,7 @@ def make_folds(same: Bools, groups: npt.NDArray[np.str_], n_folds: int, seed: in
 
 
 def best_threshold(scores: Floats, same: Bools) -> float:
-    """The threshold, from which on a pair counts as same, that gets most pairs right; the lowest of equals.
+    """Return the threshold that gets most pairs right, the lowest of equals; pairs from it on count as same.
 
     It lies halfway between two cosines that occur, or is infinite where one answer is best for all.
     """
@@ -53,7 +53,7 @@ def best_threshold(scores: Floats, same: Bools) -> float:
 
 
 def cross_validated(scores: Floats, same: Bools, folds: Sequence[tuple[Any, Any]]) -> float:
-    """The share of pairs that thresholds found on the other folds get right."""
+    """Return the share of pairs that thresholds found on the other folds get right."""
     right = np.zeros(len(same), np.bool_)
     for rest, fold in folds:
         right[fold] = (scores[fold] >= best_threshold(scores[rest], same[rest])) == same[fold]
@@ -73,7 +73,7 @@ def draw(same: Bools, clusters: npt.NDArray[np.str_], n: int, seed: int) -> npt.
 
 
 def aucs(scores: Floats, same: Bools, draws_RK: npt.NDArray[np.int64]) -> Floats:
-    """The ROC AUC of each resample, (R,), which draws pair k so many times; equal scores count half."""
+    """Return the ROC AUC of each resample, (R,), which draws each pair so many times; ties count half."""
     order = np.argsort(scores, kind="stable")
     ordered = scores[order]
     firsts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))

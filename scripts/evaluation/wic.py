@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The options of the command line."""
+    """Return the options of the command line."""
     parser = Parser(__spec__.name, __doc__)
     parser.add_argument("pairs", nargs="+", metavar="FILE", help="pairs; in the WiC format data and gold")
     parser.add_argument("--model", default="all-MiniLM-L6-v2", help="name or folder of a model")
@@ -139,7 +139,7 @@ def evaluate(options: argparse.Namespace, split: Split, other: Split | None) -> 
 
 
 def describe(options: argparse.Namespace, split: Split, other: Split | None) -> dict[str, Any]:
-    """What was compared, and where thresholds come from."""
+    """Return what was compared, and where thresholds come from."""
     n_lemmas = len(set(split.lemmas))
     thresholds = f"cross-validated, {options.folds} folds, no lemma in two of them"
     if other:
@@ -165,7 +165,7 @@ def describe(options: argparse.Namespace, split: Split, other: Split | None) -> 
 
 
 def compare_best(layers: Mapping[int, Any], resampled: Mapping[Column, Floats]) -> dict[str, Any]:
-    """The shift with the highest AUC at its best layer against contextual at its own best layer."""
+    """Return the shift with the highest AUC at its best layer against contextual at its own best layer."""
 
     def best(kinds: Sequence[str]) -> Column:
         columns = [(kind, layer) for layer in layers for kind in kinds]

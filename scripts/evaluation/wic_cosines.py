@@ -60,7 +60,7 @@ def score_splits(
 
 
 def score(found: MarkedWords, records: Mapping[str, int], pairs: list[Pair]) -> Split:
-    """The cosine of every pair's vectors, for every kind and layer."""
+    """Return the cosine of every pair's vectors, for every kind and layer."""
     rows = [
         [found.rows(records[text], span) for text, span in zip(pair.texts, pair.spans, strict=True)]
         for pair in pairs

@@ -33,7 +33,7 @@ def report(options: argparse.Namespace, machine: Mapping[str, Any], facts: Mappi
 
 
 def missing_lines(missing: Sequence[str]) -> str:
-    """The pairs left out, by name; all of them are in the line of JSON."""
+    """Return the pairs left out, by name; all of them are in the line of JSON."""
     if not missing:
         return ""
     more = len(missing) - _SHOWN_MISSING
@@ -73,23 +73,23 @@ def _cell(figure: Mapping[str, Any], name: str) -> str:
 
 
 def wrapped(line: str) -> str:
-    """A line of prose in as many as it needs."""
+    """Return a line of prose in as many as it needs."""
     return textwrap.fill(line, 100, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def short(value: float, pattern: str = ".3f") -> str:
-    """A number without the 0 before its point."""
+    """Return a number without the 0 before its point."""
     return re.sub(r"(?<!\d)0\.", ".", format(value, pattern))
 
 
 def signed(value: float, bounds: Interval) -> str:
-    """A difference with its interval."""
+    """Return a difference with its interval."""
     low, high = (short(bound, "+.3f") for bound in bounds)
     return f"{short(value, '+.3f')} [{low}, {high}]"
 
 
 def conclude(facts: Mapping[str, Any]) -> list[str]:
-    """What the figures say of each shift where contextual is best, and of the best of both."""
+    """Return what the figures say of each shift where contextual is best, and of the best of both."""
     best = facts["best"]
     layer = best["contextual"][1]
     found = facts["layers"][layer]
@@ -119,7 +119,7 @@ def conclude(facts: Mapping[str, Any]) -> list[str]:
 
 
 def reservation(facts: Mapping[str, Any]) -> str:
-    """What the intervals are, and what they do not allow for."""
+    """Return what the intervals are, and what they do not allow for."""
     n = facts["comparisons"]
     return (
         f"intervals of 95 % by {facts['resamples']:,} resamples of the {facts['lemmas']:,} lemmas, not "
@@ -129,7 +129,7 @@ def reservation(facts: Mapping[str, Any]) -> str:
 
 
 def verdict(bounds: Interval) -> str:
-    """What an interval of a difference allows to say."""
+    """Return what an interval of a difference allows to say."""
     low, high = bounds
     if low > 0:
         return "the shift says more"
@@ -137,7 +137,7 @@ def verdict(bounds: Interval) -> str:
 
 
 def rounded(value: Any) -> Any:  # noqa: ANN401 (what JSON knows)
-    """The same with all numbers cut to six places, and infinite ones as null, which JSON lacks."""
+    """Return the same with all numbers cut to six places, and infinite ones as null, which JSON lacks."""
     if isinstance(value, float):
         return round(value, 6) if np.isfinite(value) else None
     if isinstance(value, Mapping):
