@@ -2,25 +2,14 @@
 
 import os
 import subprocess
-from functools import partial
 
 import pytest
 
 from ctxbatch import InputError
 from ctxbatch.analysis import layer_plot, layers
 from ctxbatch.cli import layers as layers_command
-from tests.helpers.layered import TEXT, assert_fits, layered_store
+from tests.helpers.layered import TEXT, assert_fits
 from tests.helpers.running import command
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory, tiny):
-    return partial(layered_store, tmp_path_factory, tiny())
-
-
-@pytest.fixture(scope="module")
-def store(make):
-    return make()
 
 
 @pytest.mark.parametrize("options", [{"top_salient": 1}, {"sample": 0.7}])

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,22 +10,12 @@ from ctxbatch import InputError, StoreError
 from ctxbatch.analysis import group_sums, layer_rows, layers
 from ctxbatch.cli import layers as layers_command
 from ctxbatch.store.reader import Store
-from tests.helpers.layered import LAYERS, TEXT, assert_fits, layered_store
+from tests.helpers.layered import LAYERS, TEXT, assert_fits
 from tests.helpers.oracle import asinh, log_ratio
 from tests.helpers.stores import rows_of
 
 WORDS = ("want", "bank", "The")
 KINDS = ("contextual", "log_ratio", "asinh", "difference")
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory, tiny):
-    return partial(layered_store, tmp_path_factory, tiny())
-
-
-@pytest.fixture(scope="module")
-def store(make):
-    return make()
 
 
 def cosine(a, b):

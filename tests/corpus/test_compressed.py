@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxbatch import RunConfig
@@ -17,11 +17,8 @@ from tests.helpers.corpora import (
     as_json_lines,
     as_lines,
     read_all,
+    relaxed,
     texts_of,
-)
-
-relaxed = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
 )
 
 

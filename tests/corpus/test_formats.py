@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxbatch import RunConfig
@@ -22,6 +22,7 @@ from tests.helpers.corpora import (
     as_lines,
     as_table,
     read_all,
+    relaxed,
     texts_of,
     write_all,
     write_arrow_file,
@@ -31,9 +32,6 @@ from tests.helpers.corpora import (
 from tests.helpers.models import TEXT
 from tests.helpers.stores import make_store, rows_of
 
-relaxed = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
-)
 VERSES = [line for line in TEXT.splitlines() if "antidis" not in line] * 3
 
 

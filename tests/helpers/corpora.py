@@ -10,12 +10,17 @@ import lzma
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
+from hypothesis import HealthCheck, settings
 
 from ctxbatch.corpus.plan import plan
 from ctxbatch.corpus.records import Reader, Record
 from ctxbatch.execution.run_plan import examined, find_corpus
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.location import location_of
+
+relaxed = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
+)
 
 
 def read_all(files, **options):
