@@ -117,7 +117,7 @@ class ResolvedConfig:
         if max(layers, default=1) > self.n_layers or len({*self.layers}) < len(self.layers):
             return "its layers are repeated or not in the model"
         if max(self.hidden_size, self.n_layers, self.max_tokens) > _MAX_SIZE:
-            return "its model is larger than any model"
+            return "its model has an impossible size"
         needed = {"log_ratio": self.floor, "asinh": self.delta, "difference": 1.0, None: 1.0}[self.shift]
         if needed is None or ("shift" in self.vectors) != (self.shift is not None):
             return "its shift is incomplete or does not fit its vectors"

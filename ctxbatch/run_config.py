@@ -144,7 +144,7 @@ class RunConfig:
     """Store only occurrences of the words in a file, one per line; case is ignored."""
 
     sample: Annotated[float | None, _option(_WORDS, "RATE", read=share)] = None
-    """Store only a share of the words, such as 0.01 or 1%; every run takes the same words."""
+    """Store only this share of the occurrences, such as 0.01 or 1%; every run draws the same ones."""
 
     salience: Annotated[bool, _option(_WORDS)] = False
     """Also store how much attention each word receives."""
@@ -188,7 +188,7 @@ class RunConfig:
     r"""Character between the fields of CSV; \t is a tab."""
 
     max_rejects: Annotated[int | float | None, _option(_INPUT, "N|SHARE", read=count_or_share)] = None
-    """Stop when more records than this are rejected, such as 100 or 1%."""
+    """Stop when more than this number or share of the records is rejected, such as 100 or 1%."""
 
     limit: Annotated[int | None, _option(_INPUT, "RECORDS")] = None
     """Stop after this many records."""
@@ -227,7 +227,7 @@ class RunConfig:
     """Type of the stored vectors."""
 
     shard_size: Annotated[int | None, _option(_STORE, "BYTES", read=size_or_auto, default="auto")] = None
-    """Input per shard, such as 4MB; auto depends on the size of the corpus."""
+    """Input per shard, such as 4MB (1 MB is 1024 x 1024 bytes); auto depends on the size of the corpus."""
 
     index: Annotated[bool, Parameter(group=_STORE, name="--index", negative="--no-index")] = True
     """Build the search index at the end."""

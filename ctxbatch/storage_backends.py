@@ -15,10 +15,11 @@ from pyarrow import fs as arrow_fs
 _S3_ATTEMPTS = 9
 # By default Google's library retries for a quarter of an hour.
 _GOOGLE = "?retry_limit_seconds=60"
+# The variables that say which server, and with which credentials.
+_ACCESS = ("AWS_", "GOOGLE_")
 _TIMES = ("mtime", "LastModified", "last_modified", "modified", "updated", "created")
 
 
-@functools.cache
 def arrow_file_system(scheme: str, host: str) -> tuple[Any, str]:
     """Return pyarrow's file system for a scheme and a host, and the host's path in it.
 
@@ -26,6 +27,13 @@ def arrow_file_system(scheme: str, host: str) -> tuple[Any, str]:
         pa.ArrowInvalid: pyarrow does not know the scheme.
         NotImplementedError: pyarrow was built without the scheme.
     """
+    access = tuple(item for item in os.environ.items() if item[0].startswith(_ACCESS))
+    return _opened(scheme, host, access)
+
+
+@functools.cache
+def _opened(scheme: str, host: str, _access: tuple[tuple[str, str], ...]) -> tuple[Any, str]:
+    """Return what `arrow_file_system` does, once for the same endpoint and credentials."""
     root = f"{scheme}://{host}" + (_GOOGLE if scheme in ("gs", "gcs") else "")
     # Only the root is parsed as a URI: in an object's name, ?, # and % are ordinary characters.
     file_system, path = arrow_fs.FileSystem.from_uri(root)

@@ -83,8 +83,8 @@ def sampled_subject(store: Store, postings: Postings) -> tuple[int, Subject]:
     eligible = sorted(word for word, n in counts.items() if n >= SAMPLE_MIN_OCCURRENCES)
     if not eligible:
         raise InputError(
-            f"no word of {store.path} occurs {SAMPLE_MIN_OCCURRENCES} times, which a sample needs: "
-            "name the words to measure, which may be rarer"
+            f"no word of {store.path} occurs {SAMPLE_MIN_OCCURRENCES} times or more: "
+            "name the words to measure; named words may be rarer"
         )
     words = [eligible[number] for number in _drawn(len(eligible), SAMPLE_WORDS)]
     wanted = {word: _drawn(counts[word], SAMPLE_OCCURRENCES) for word in words}

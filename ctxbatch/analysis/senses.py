@@ -157,7 +157,7 @@ def find_senses(
     occurrences = _Occurrences(store, store.column(column), _rows_of(store, word))
     grouped = occurrences.not_zero()
     if not len(grouped):
-        raise InputError(f"every {column} vector of {word!r} is zero: group it --on another kind")
+        raise InputError(f"every {column} vector of {word!r} is zero: choose another kind with --on")
     sample = _sampled(grouped)
     vectors_ND = occurrences.vectors(sample)
     _check_groups(n_groups, vectors_ND, word)
@@ -207,7 +207,7 @@ def _check_groups(n_groups: int | None, vectors_ND: Floats, word: str) -> None:
         return
     most = n_different(vectors_ND)
     if not 1 <= n_groups <= most:
-        raise InputError(f"--groups {n_groups} must be 1 to {most}: so many vectors of {word!r} differ")
+        raise InputError(f"--groups {n_groups} must be 1 to {most}: {word!r} has {most} different vectors")
 
 
 def _groups(

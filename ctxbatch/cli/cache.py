@@ -23,7 +23,7 @@ def cache(
     clear: Annotated[bool, Parameter(help="Remove everything that no run on this machine is using.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the files that ctxbatch keeps on this machine between runs. All of them can be rebuilt."""
+    """Show the files that ctxbatch keeps on this machine between runs. It makes them again if needed."""
     from ctxbatch.files import as_resource_error, cache_folder
 
     folder = cache_folder()

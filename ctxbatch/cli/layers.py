@@ -47,7 +47,7 @@ def layers(
     *words: Annotated[
         str,
         Parameter(
-            help="Words, in upper or lower case. Without any, a sample of those that occur often enough."
+            help="Words, in upper or lower case. Without any, 500 random words that occur five times or more."
         ),
     ],
     as_json: AsJson = False,
@@ -104,8 +104,8 @@ def _notes(store: "Store", kinds: Sequence[str]) -> Iterator[str]:
         else:
             left_out.insert(0, "contextual above layer 0" if "contextual" in kinds else "contextual")
         yield (
-            f"{store.path} holds no {' and no '.join(missing)} vectors: left out are "
-            f"{', '.join(left_out)}; --vectors static,contextual stores what all need"
+            f"{store.path} holds no {' and no '.join(missing)} vectors, so these are not measured: "
+            f"{', '.join(left_out)}; use --vectors static,contextual for all measures"
         )
     if (left_out_of := _left_out(config)) is not None:
         yield f"{store.path} holds {left_out_of}"
@@ -120,14 +120,14 @@ def _left_out(config: "ResolvedConfig") -> str | None:
         return None
     if not selection.of_words:
         return (
-            f"{selection}: left out is intra-sentence similarity, which needs all words of a "
-            "sentence; a run without --sample stores them"
+            f"{selection}: no intra-sentence similarity, which needs all words of a sentence; run without "
+            "--sample for it"
         )
     given = {"--words": selection.words, "--sample": selection.sample, "--top-salient": selection.top_salient}
     options = " and ".join(option for option, value in given.items() if value is not None)
     return (
-        f"{selection}: left out are random pairs, what is above them, and intra-sentence similarity, "
-        f"which need all words; a run without {options} stores them"
+        f"{selection}: no random pairs, no similarity above them and no intra-sentence similarity, which "
+        f"need all words; run without {options} for them"
     )
 
 

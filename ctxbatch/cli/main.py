@@ -69,8 +69,9 @@ app = App(
     help="Turn text into a searchable store of word-in-context vectors.",
     help_format="plaintext",
     help_formatter=_Formatter(),
-    help_epilogue="Exit status: 0 done, 2 wrong command or input, 3 something rejected, damaged or missing, "
-    "4 stopped by disk, network, permissions or lock and resumable, 130 or 143 after a signal.",
+    help_epilogue="Exit status: 0 done, 2 wrong command or input, 3 something rejected, damaged, missing "
+    "or given up, 4 stopped by disk, network, memory, permissions, a lock or failing workers: run "
+    "again to resume, 130 or 143 stopped by a signal.",
     version=lambda: ctxbatch.__version__,
     default_parameter=Parameter(negative=(), allow_repeating=True, show_default=_shown_default),
 )

@@ -18,7 +18,12 @@ VectorKind = Annotated[
     ),
 ]
 Layer = Annotated[
-    int | None, Parameter(metavar="N", show_default="the first of the run", help="Layer of the vectors.")
+    int | None,
+    Parameter(
+        metavar="N",
+        show_default="the first that the run named, or of all the last",
+        help="Layer of the vectors.",
+    ),
 ]
 StoredModel = Annotated[
     str | None,

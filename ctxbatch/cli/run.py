@@ -19,8 +19,8 @@ Inputs = Annotated[
     str,
     Parameter(
         required=True,
-        help="Files, folders and globs, here or at s3:// and gs://. Formats: text, JSON lines, CSV, TSV (all "
-        "of them also compressed), Parquet, Arrow.",
+        help="Files, folders and globs, here or at s3://, gs://, https:// and hf://. Formats: text, JSON "
+        "lines, CSV, TSV (all of them also compressed), Parquet, Arrow.",
     ),
 ]
 NewOut = Annotated[
@@ -29,6 +29,14 @@ NewOut = Annotated[
         name=["--out", "-o"],
         metavar="OUT",
         help="Folder of the store, or its URL, such as s3://bucket/store; created, or resumed.",
+    ),
+]
+PlannedOut = Annotated[
+    str,
+    Parameter(
+        name=["--out", "-o"],
+        metavar="OUT",
+        help="The store that the run would write; only its disk is looked at.",
     ),
 ]
 Options = Annotated[RunConfig, Parameter(name="*")]
@@ -49,7 +57,7 @@ def run(*inputs: Inputs, out: NewOut, options: Options = _DEFAULTS, quiet: Quiet
     return 0 if report.clean else 3
 
 
-def plan(*inputs: Inputs, out: NewOut, options: Options = _DEFAULTS, as_json: AsJson = False) -> None:
+def plan(*inputs: Inputs, out: PlannedOut, options: Options = _DEFAULTS, as_json: AsJson = False) -> None:
     """Estimate the words, time and disk space of a run from a sample. Writes nothing.
 
     Takes the options of `ctxbatch run`.
@@ -65,7 +73,7 @@ def _estimate_lines(found: "Estimate", out: str) -> Iterator[str]:
     yield f"sample     {found.sampled:.1%} of it"
     yield f"records    {about}{found.records:,}"
     if found.rejected:
-        yield f"rejected   {about}{found.rejected:,} of them, such as {found.first_reject}"
+        yield f"rejected   {about}{found.rejected:,} of them (the first: {found.first_reject})"
     yield f"sentences  {about}{found.sentences:,}"
     words = "" if found.words is None else f"{found.words:,} in "
     yield f"words      {about}{words}{found.rows:,} rows"
@@ -118,11 +126,11 @@ def _trouble(report: "RunReport") -> Iterator[str]:
     """Say which shards are not there, and what to do."""
     if report.missing:
         yield (
-            f"shards {_numbers(report.missing)} are gone again, as if another run had been at work there: "
-            "let one run at a time write, and run again"
+            f"shards {_numbers(report.missing)} have disappeared, perhaps because another run writes to "
+            f"{report.out}: stop the other run, then run again"
         )
     if report.given_up:
-        yield f"shards {_numbers(report.given_up)} are given up: see {report.log}, then run again"
+        yield f"ctxbatch gave up shards {_numbers(report.given_up)}: read {report.log}, then run again"
 
 
 def _numbers(shards: Iterable[int]) -> str:

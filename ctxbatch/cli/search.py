@@ -35,7 +35,7 @@ def search(
         Parameter(
             name="OUT... [QUERY]",
             required=True,
-            help="Stores of one configuration, then a sentence with a word marked: "
+            help="Stores made with the same model and vectors, then a sentence with a word marked: "
             '"I will send her a [card]." Without a mark, the query is its most salient word.',
         ),
     ],
@@ -48,7 +48,7 @@ def search(
         Parameter(
             metavar="FILE",
             allow_leading_hyphen=True,
-            help="Answer the queries of a file, one a line; - is standard input.",
+            help="Answer the queries of a file, one per line; - is standard input.",
         ),
     ] = None,
     on: VectorKind = None,
@@ -87,9 +87,9 @@ def search(
     else:
         terminal.show(_lines(answers, headings=queries is not None or len(answers) > 1))
     if not any(answer.hits for answer in answers) and answers:
-        log.warning("no row of the store matches")
+        log.warning("no hit: relax the filters, or mark another word")
     if rejected:
-        log.warning("%d of %d queries were not answered in full", len(set(rejected)), len(wanted))
+        log.warning("%d of %d queries have errors", len(set(rejected)), len(wanted))
         return 3
     return 0
 
@@ -102,13 +102,13 @@ def _split_queries(
         raise InputError("--row and --queries exclude each other: give one")
     if (row is not None or queries is not None) and not _is_store(arguments[-1]) and " " in arguments[-1]:
         option = "--row" if row is not None else "--queries"
-        raise InputError(f"{option} takes the place of the query {arguments[-1]!r}: give one of them")
+        raise InputError(f"give either {option} or the query {arguments[-1]!r}, not both")
     if row is not None:
         return arguments, [(1, row)]
     if queries is not None:
         asked = list(_read_queries(queries))
         if not asked:
-            raise InputError(f"--queries {queries} holds no queries: write one a line")
+            raise InputError(f"--queries {queries} holds no queries: write one per line")
         return arguments, asked
     if len(arguments) < 2 or _is_store(arguments[-1]):
         raise InputError(
@@ -155,7 +155,7 @@ def _tell_unindexed(searcher: "Searcher") -> None:
     for store in searcher.unindexed:
         if store.n_rows >= SCAN_ROWS:
             log.warning(
-                "no index on %s: all rows are read; `%s` makes it fast",
+                "no index on %s, so the search reads all rows; build one with `%s`",
                 searcher.column,
                 rebuild_command(facts_path(store.path, searcher.column)),
             )

@@ -24,7 +24,7 @@ def senses(
     *,
     groups: Annotated[
         int | None,
-        Parameter(metavar="N", show_default="1 to 10, by silhouette", help="Groups."),
+        Parameter(metavar="N", show_default="chosen from 1 to 10 by silhouette", help="Number of groups."),
     ] = None,
     on: Annotated[
         str | None,
@@ -35,7 +35,9 @@ def senses(
         ),
     ] = None,
     layer: Layer = None,
-    lines: Annotated[int, Parameter(name=["--lines", "-n"], metavar="N", help="Lines of each group.")] = 5,
+    lines: Annotated[
+        int, Parameter(name=["--lines", "-n"], metavar="N", help="Example lines per group.")
+    ] = 5,
     as_json: AsJson = False,
 ) -> None:
     """Group a word's occurrences by sense, and show the most central occurrences of each group."""
@@ -85,11 +87,11 @@ def _summary(found: "Senses") -> str:
         parts.append(f"silhouette {found.silhouette:.2f}")
     elif found.best is not None:
         n_best, silhouette = found.best
-        parts.append(f"as the best silhouette, {silhouette:.2f} with {n_best} groups, is below {ONE_GROUP}")
+        parts.append(f"best silhouette {silhouette:.2f} with {n_best} groups, below {ONE_GROUP}")
     if found.sampled < found.grouped:
-        parts.append(f"found from a sample of {found.sampled:,}")
+        parts.append(f"grouped from a sample of {found.sampled:,}")
     if found.zero:
-        parts.append(f"{found.zero:,} more with a zero vector in none")
+        parts.append(f"{found.zero:,} zero vectors left out")
     return ", ".join(parts)
 
 

@@ -6,7 +6,7 @@ from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
-from ctxbatch.cli.options import AsJson, Layer, Quiet, StoredModel, StoreHere, StoreName, VectorKind
+from ctxbatch.cli.options import AsJson, Layer, Quiet, StoreHere, StoreName, VectorKind
 from ctxbatch.errors import InputError, resumable
 from ctxbatch.option_values import size as size_of
 
@@ -18,7 +18,11 @@ def index(
     on: VectorKind = None,
     layer: Layer = None,
     memory: Annotated[
-        str, Parameter(metavar="BYTES", help="Memory that a search may take for the index, such as 500MB.")
+        str,
+        Parameter(
+            metavar="BYTES",
+            help="Memory that a search may take for the index, such as 500MB (1 MB is 1024 x 1024 bytes).",
+        ),
     ] = "4GB",
     recall: Annotated[
         float, Parameter(metavar="SHARE", help="Share of the ten nearest rows that a search must find.")
@@ -70,7 +74,7 @@ def pull(
 
 
 def stats(out: StoreName, /, *, as_json: AsJson = False) -> None:
-    """Show what a store holds and what it took."""
+    """Show what a store holds, and the time and memory that its run used."""
     from ctxbatch.store.stats import totals
 
     store = ctxbatch.open(out)
@@ -111,7 +115,10 @@ def verify(
         bool, Parameter(help="Also read the sources again and compare them with the plan.")
     ] = False,
     repair: Annotated[bool, Parameter(help="Rebuild damaged or missing shards and damaged indexes.")] = False,
-    model: StoredModel = None,
+    model: Annotated[
+        str | None,
+        Parameter(metavar="M", help="With --repair: where the store's model is, a folder or a name."),
+    ] = None,
     quiet: Quiet = False,
 ) -> int:
     """Check every file of a store and what is in it; exit status 3 if something is damaged."""
@@ -140,7 +147,8 @@ def verify(
     missing, planned = len(store.manifest.shards) - len(store.commits), len(store.manifest.shards)
     if missing:
         found.append(
-            f"{out}: {missing} of {planned} shards are missing: run the same command, or add --repair"
+            f"{out}: {missing} of {planned} shards are missing: run its `ctxbatch run` command again, or add "
+            "--repair"
         )
     terminal.show(found)
     if found:
@@ -150,7 +158,7 @@ def verify(
 
 
 def status(out: StoreName, /, *, as_json: AsJson = False) -> None:
-    """Show how far a run has come, and whether one is going on."""
+    """Show how far a run has come, and whether it is running now."""
     from ctxbatch.execution.partition import shard_list
     from ctxbatch.store.location import location_of
     from ctxbatch.store.locks import claimed, is_locked
@@ -171,9 +179,10 @@ def status(out: StoreName, /, *, as_json: AsJson = False) -> None:
         terminal.show([terminal.json_line(found)])
         return
     if state == "interrupted":
-        state = "interrupted: run the same command again"
+        state = "interrupted: run its `ctxbatch run` command again"
         if not store.location.is_here:
-            state = "unfinished, and no run on this machine: if none is elsewhere, run the same command again"
+            state = "unfinished, and no run on this machine writes to it: if none runs elsewhere, run its "
+            state += "`ctxbatch run` command again"
     share = size_done / size if size else 1.0
     lines = [
         f"{out}: {state}; {done} of {planned} shards, {share:.0%} of {terminal.readable_size(size)} of text, "
@@ -182,5 +191,5 @@ def status(out: StoreName, /, *, as_json: AsJson = False) -> None:
     if missing:
         lines.append(f"missing: {shard_list(missing)}")
     if in_work:
-        lines.append(f"of these in work: {shard_list(in_work)}")
+        lines.append(f"of these in progress: {shard_list(in_work)}")
     terminal.show(lines)

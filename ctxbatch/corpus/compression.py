@@ -184,7 +184,7 @@ class _ArrowStream:
                 if not self._is_damaged(error):
                     raise
                 return bytes(piece)
-        raise OSError(errno.EIO, f"it failed once, but not again ({self._error})")
+        raise OSError(errno.EIO, f"a read error did not repeat ({self._error}): run again")
 
     def _is_damaged(self, error: Exception) -> bool:
         return isinstance(classify_error(error, self._file.name, self._name), DamagedError)

@@ -137,7 +137,7 @@ def _check_table(source: Source, wanted: Mapping[str, str]) -> None:
         if (path := find_column(schema, name)) is None:
             raise _no_field(source, option, name, table.columns)
         if option == "--text-field" and not is_text(kind := column_type(schema, path)):
-            raise InputError(f"{source.path}: field {name!r} is {kind}, not text: name another by {option}")
+            raise InputError(f"{source.path}: field {name!r} is {kind}, not text: name another with {option}")
 
 
 def _with_header(source: Source, reading: Reading, wanted: Mapping[str, str]) -> Source:
@@ -169,7 +169,7 @@ def _delimiter_hint(reading: Reading, columns: Sequence[str]) -> str:
     if len(columns) != 1 or reading.delimiter is not None:
         return ""
     found = next((sign for sign in ";\t|," if sign in columns[0]), None)
-    return f"; or say --delimiter {found!r}" if found else ""
+    return f", or set --delimiter {found!r}" if found else ""
 
 
 def _check_json(source: Source, reading: Reading, wanted: Mapping[str, str]) -> None:
@@ -198,12 +198,14 @@ def _check_json(source: Source, reading: Reading, wanted: Mapping[str, str]) -> 
         option, name = next(iter(missing.items()))
         raise _no_field(source, option, name, list(names))
     if first_line in ("[", "{") or first_line.startswith("[{"):
-        raise InputError(f"{source.path} is JSON, but not one object a line: `jq -c '.[]'` makes an array so")
+        raise InputError(f"{source.path} is not one JSON object per line: convert it with `jq -c '.[]' FILE`")
 
 
 def _no_field(source: Source, option: str, name: str, there: Sequence[str], hint: str = "") -> InputError:
     shown = shortened(map(_shown, there), _SHOWN_FIELDS)
-    return InputError(f"{source.path} has no field {name!r}; it has {shown}: name one by {option}{hint}")
+    return InputError(
+        f"{source.path} has no field {name!r}; its fields are {shown}: name one with {option}{hint}"
+    )
 
 
 def _shown(name: str) -> str:

@@ -341,7 +341,7 @@ class _CsvRows:
             if literal := self._literal(first):
                 self._put_back(rest)
                 return literal
-            problem = f"the row has {len(fields)}, the header {len(columns)} fields"
+            problem = f"the row has {len(fields)} fields, the header {len(columns)}"
             return _joined(self._taken, self._problem or problem)
         return _joined(self._taken, self._problem, fields)
 

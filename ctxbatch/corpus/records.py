@@ -124,7 +124,7 @@ def json_object(line: str) -> dict[str, Any]:
         raise _BadRecordError("not JSON: nested too deeply") from error
     except ValueError as error:
         # For a number of thousands of digits, Python's message advises changing Python's settings.
-        why = "a number of more digits than are read" if "digits" in str(error) else error
+        why = "a number has too many digits" if "digits" in str(error) else error
         raise _BadRecordError(f"not JSON: {why}") from error
     if not isinstance(fields, dict):
         raise _BadRecordError(f"not a JSON object but {_json_type(fields)}")

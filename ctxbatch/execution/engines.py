@@ -86,7 +86,7 @@ class LocalEngine:
     def workers(self, location: StoreLocation, lock: int, log_file: IO[str]) -> Pool:
         """Return worker processes."""
         if self._counts_cores and (limit := describe_limit()):
-            log.info("workers: %d, as %s; --workers says otherwise", len(self._workers), limit)
+            log.info("workers: %d, because %s; --workers N overrides this", len(self._workers), limit)
         return Pool(location, self._workers, lock, log_file, self._model)
 
 
@@ -116,7 +116,7 @@ class RayEngine:
     def make_program(self, config: ResolvedConfig) -> None:
         """Compile the model on a node; others do so with their first worker."""
         if config.compiled and self._kind == "CPU" and not self._has_program:
-            log.info("compiling %s on the cluster: takes about a minute, once a machine", config.model)
+            log.info("compiling %s on the cluster: takes about a minute, once per machine", config.model)
             self._ask(compile_here, config)
             self._has_program = True
 

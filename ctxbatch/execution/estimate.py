@@ -118,7 +118,7 @@ def estimate(
     corpus = examined(find_corpus(inputs, location, config), config)
     tell_left_out(corpus)
     if config.shard_range is not None:
-        log.info("--shard-range %d/%d runs a part: this is what all of them come to", *config.shard_range)
+        log.info("the estimate is for all parts, not only for part %d of %d", *config.shard_range)
     with planned(corpus, location, config) as plan:
         check_words(plan.config)
         found = estimate_plan(plan)

@@ -67,7 +67,7 @@ def check_failures(dispatch: Dispatch, log: object) -> None:
     """
     if len(dispatch.reasons) >= TRIES:
         raise WorkersFailedError(
-            f"{len(dispatch.reasons)} shards end in an error, the last in {dispatch.reasons[-1]}: see {log}"
+            f"{len(dispatch.reasons)} shards failed, the last with {dispatch.reasons[-1]}: read {log}"
         )
 
 
@@ -246,8 +246,8 @@ class Pool:
             self._failed_starts += 1
             if worker.failure or self._failed_starts >= TRIES:
                 raise WorkersFailedError(
-                    f"workers on {worker.device} end before they are ready, with "
-                    f"{worker.failure or f'status {code}'}: see the end of {self._log.name}"
+                    f"workers on {worker.device} stopped before they were ready "
+                    f"({worker.failure or f'status {code}'}): read the end of {self._log.name}"
                 )
         if worker.failure:
             return dispatch.failed(worker.shards, worker.failure)

@@ -37,7 +37,7 @@ class PartReport:
         if self.missing:
             found.append(f"missing: {shard_list(self.missing)}")
         if self.left:
-            found.append(f"left to another process, which is making them: {shard_list(self.left)}")
+            found.append(f"another process is building: {shard_list(self.left)}")
         return "; ".join(found)
 
 

@@ -65,15 +65,15 @@ class ProgressBar:
             case Found():
                 log.debug("shard %06d was committed by another process", message.shard)
             case Taken():
-                log.debug("shard %06d is being made by another process: it is asked for again", message.shard)
+                log.debug("another process is building shard %06d: trying again later", message.shard)
             case Left():
-                log.info("shard %06d is being made by another process: it is left to that one", message.shard)
+                log.info("another process is building shard %06d: leaving it to that process", message.shard)
             case Retried():
                 self._open.pop(message.shard, None)
-                log.warning("a worker died in shard %06d: it is run again", message.shard)
+                log.warning("a worker died in shard %06d: running it again", message.shard)
             case GivenUp():
                 self._open.pop(message.shard, None)
-                log.error("shard %06d is given up: %s", message.shard, message.why)
+                log.error("gave up shard %06d: %s", message.shard, message.why)
         self._show()
 
     def _show(self) -> None:

@@ -119,7 +119,7 @@ def as_own_error(error: BaseException) -> CtxbatchError:
     log.debug("Ray says: %s", error)
     return WorkersFailedError(
         f"the cluster's nodes cannot work ({_last_line(error)}): "
-        "each needs the same ctxbatch, and all that it needs"
+        "install the same version of ctxbatch and its dependencies on every node"
     )
 
 

@@ -258,8 +258,8 @@ class RayPool:
                 del self._unseen[shard]
             elif now - since > _UNSEEN_SECONDS:
                 raise InputError(
-                    f"shard {shard:06d} was written on {host} and is not to be seen here: "
-                    f"{self._location.out} has to be on a file system that all nodes of the cluster share"
+                    f"{host} wrote shard {shard:06d}, but this machine cannot see it: put "
+                    f"{self._location.out} on a file system that all nodes share"
                 )
 
     def _is_seen(self, shard: int) -> bool:

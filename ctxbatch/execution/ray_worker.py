@@ -93,10 +93,7 @@ def _at_hand(out: Path | str, host: str) -> StoreLocation:
     if isinstance(location, BucketLocation):
         location.copy_manifest(manifest_of(location))
     elif location.manifest() is None:
-        raise InputError(
-            f"{out} is not to be seen on {host}: -o has to be on a file system that all nodes of the "
-            "cluster share"
-        )
+        raise InputError(f"{host} cannot see {out}: put it on a file system that all nodes share")
     return location
 
 

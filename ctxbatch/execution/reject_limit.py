@@ -36,7 +36,7 @@ class RejectWatch:
         if isinstance(message, Progress):
             self._counts[message.shard] = (message.records, message.rejected)
             if message.first_reject:
-                self._example = f", such as {message.first_reject}"
+                self._example = f" (the first: {message.first_reject})"
             self.check()
 
     def check(self, finished: bool = False) -> None:
@@ -55,6 +55,6 @@ class RejectWatch:
         if rejected > (self._limit * records if is_share else self._limit):
             limit = f"{100 * self._limit:g}%" if is_share else f"{self._limit:,}"
             raise TooManyRejectsError(
-                f"{rejected:,} of {records:,} records are rejected{self._example}: that is more than "
-                f"--max-rejects {limit}; fix the input or the options, or raise it to go on in {self._out}"
+                f"{rejected:,} of {records:,} records are rejected, more than --max-rejects {limit}"
+                f"{self._example}: fix the input or the options, or raise --max-rejects, then run again"
             )

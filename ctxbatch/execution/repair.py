@@ -82,7 +82,10 @@ def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = Tru
             folder = model_of_store(manifest.config, location.folder, model).path
             tell_sources(out, [manifest.sources[number] for number in _read_by(todo)])
         if given_up := session.work(LocalEngine(model=folder), manifest, todo, rebuild=damaged):
-            raise StoreError(f"shards {given_up} of {out} cannot be made: see {log_path(location.folder)}")
+            shards = ", ".join(f"{shard:06d}" for shard in given_up)
+            raise StoreError(
+                f"shards {shards} of {out} could not be rebuilt: read {log_path(location.folder)}"
+            )
         store = Store(out)
         files = index_files(location.folder) if location.is_here else []
         stale = [path.stem for path in files if list(check_index(path, manifest))]

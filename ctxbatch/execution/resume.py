@@ -42,8 +42,8 @@ def check_options(out: Path | str, manifest: Manifest, resolved: ResolvedConfig,
         made, said = sorted({*made} - {*said}) or "fewer words", sorted({*said} - {*made}) or "fewer words"
     made, said = _shown(made), _shown(said)
     raise StoreError(
-        f"{out} was made {f'with {shown} {made}' if made else f'without {shown}'}, this command "
-        f"{f'says {said}' if said else 'does not give it'}: use the same options to resume, or another -o"
+        f"{out} was made {f'with {shown} {made}' if made else f'without {shown}'}, but this command has "
+        f"{f'{shown} {said}' if said else f'no {shown}'}: use the same options to resume, or another -o"
     )
 
 
@@ -75,17 +75,20 @@ def check_sources(out: Path | str, manifest: Manifest, sources: Sequence[Source]
     places = {real_place(path): path for path in stored}
     for path in asked:
         if path not in stored and (as_before := places.get(real_place(path))):
-            raise StoreError(f"{path} was named {as_before} when {out} was made: name it so to resume")
+            raise StoreError(f"{out} knows {path} as {as_before}: use that name to resume")
         if path not in stored:
             raise StoreError(f"{path} is not a source of {out}, which has {len(stored)}: {another}")
     if stored != asked:
         missing = [path for path in stored if path not in asked]
-        what = f"{missing[0]} is missing from" if missing else "the order differs of"
-        raise StoreError(f"{what} the sources that {out} was made from: {another}")
+        if missing:
+            raise StoreError(
+                f"{missing[0]} is a source of {out}, but this command does not name it: {another}"
+            )
+        raise StoreError(f"the inputs are in another order than when {out} was made: {another}")
     for number, (old, new) in enumerate(zip(manifest.sources, sources, strict=True)):
         if old.size != new.size:
             raise StoreError(
-                f"{new.path} has {new.size} bytes, {out} was planned when it had {old.size}: {another}"
+                f"{new.path} has {new.size} bytes now, but had {old.size} when {out} was planned: {another}"
             )
         if old.mtime_ns != new.mtime_ns:
             _check_bytes(out, manifest, number)

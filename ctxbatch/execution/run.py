@@ -33,7 +33,7 @@ from ctxbatch.store.rejects import misread
 from ctxbatch.store.stats import RunTotals, totals
 
 log = logging.getLogger("ctxbatch")
-_MAKE_ROOM = "make room, name another -o or fewer --vectors, or try all the same with --force"
+_MAKE_ROOM = "make room, choose another -o, store fewer --vectors, or start anyway with --force"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ def _index(plan: RunPlan, store: Store, *, quiet: bool) -> index_build.IndexRepo
     try:
         return index_build.ensure(store, store.config.column(), quiet=quiet)
     except InputError as error:
-        log.warning("%s has no index: %s, with `ctxbatch index %s`", store.path, error, store.path)
+        log.warning("%s has no index (%s): build one with `ctxbatch index %s`", store.path, error, store.path)
         return None
 
 
@@ -203,7 +203,7 @@ def _report(plan: RunPlan, store: Store, work: _Work, index: index_build.IndexRe
     if store.complete and not store.n_rows:
         n_sentences = sum(commit.counts.sentences for commit in store.commits.values())
         kept = store.config.kept or "words"
-        log.warning("%s holds no rows: of %d sentences none has %s", plan.location.out, n_sentences, kept)
+        log.warning("%s has no rows: none of its %d sentences has %s", plan.location.out, n_sentences, kept)
     report = RunReport(
         out=plan.location.out,
         totals=totals(store, work.mine),

@@ -128,9 +128,11 @@ def examined(corpus: Corpus, config: RunConfig) -> Corpus:
 def tell_left_out(corpus: Corpus) -> None:
     """Warn of what is in the folders and is not read."""
     if corpus.left_out:
-        log.warning("left out %d: %s", len(corpus.left_out), shortened(corpus.left_out, _SHOWN))
+        log.warning(
+            "skipped %d files or folders: %s", len(corpus.left_out), shortened(corpus.left_out, _SHOWN)
+        )
         for each in corpus.left_out[_SHOWN:]:
-            log.debug("left out %s", each)
+            log.debug("skipped %s", each)
 
 
 def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
@@ -168,11 +170,13 @@ def _check_for_object_storage(out: Path | str, config: RunConfig) -> None:
     """Refuse options that need a folder."""
     if config.shard_range is not None:
         raise InputError(
-            f"--shard-range needs a folder that all machines share, and {out} is on object storage: take "
-            "--engine ray, or another -o"
+            f"--shard-range needs a folder that all machines share, and {out} is on object storage: use "
+            "--engine ray, or a folder as -o"
         )
     if config.force:
-        raise InputError(f"--force cannot be used with {out}: nobody knows how much room is there")
+        raise InputError(
+            f"--force cannot be used with {out}: free space is not checked there, so leave it out"
+        )
 
 
 # --- words that are asked for ---------------------------------------------------------------------

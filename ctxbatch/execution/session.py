@@ -29,7 +29,11 @@ def warn_of_mixture(commits: Collection[Commit]) -> None:
     kinds = {"device": devices_of(commits), **versions_of(commits)}
     for name, values in kinds.items():
         if len(values) > 1:
-            log.warning("the shards are of mixed origin: %s %s", name, " and ".join(values))
+            log.warning(
+                "the shards were made with different %s: %s; for identical bytes, run again with another -o",
+                name,
+                " and ".join(values),
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ def plan_again(location: StoreLocation, manifest: Manifest, why: str) -> Manifes
 
     Shards whose text is planned as before count on; the others are made again.
     """
-    log.warning("%s: the sources are planned again", why)
+    log.warning("%s: planning the sources again", why)
     manifest = replace(manifest, shards=tuple(plan(manifest.sources, manifest.reading)))
     location.begin(manifest, first=False)
     return manifest

@@ -73,7 +73,7 @@ def telling(say: Callable[[Message], None]) -> Iterator[None]:
     except CtxbatchError as error:
         say(Stopped(type(error).__name__, str(error)))
     except MemoryError:
-        message = "a worker has no memory left: give it more, or take fewer --workers, and run again"
+        message = "a worker ran out of memory: use fewer --workers or a larger machine, then run again"
         say(Stopped("ResourceError", message))
     except OSError as error:
         message = f"{error.filename or 'a worker'}: {error.strerror or error}: fix it and run again"

@@ -78,7 +78,7 @@ class WordModel(nn.Module):
             if digest != config.digests[what]:
                 raise StoreError(
                     f"{folder.path} is not the model that the store was made with: the checksum of its "
-                    f"{what.replace('_', ' ')} differs"
+                    f"{what.replace('_', ' ')} differs; give its model with --model, or use another -o"
                 )
         self._config = config
         self._watch = None if config.salience_layer is None else Watch(config.salience_head)

@@ -194,7 +194,8 @@ def _folder_outside(name: str, out: Path) -> ModelFolder | None:
         path = Path(name).resolve()
         if path.is_relative_to(out.resolve()):
             raise StoreError(
-                f"{out} names a model inside itself ({name}), which is not loaded unasked: give --model"
+                f"{out} names a model inside itself ({name}), which ctxbatch does not load: name a folder "
+                "outside it with --model"
             )
         return ModelFolder(str(path), path, None) if path.is_dir() else None
     except (OSError, RuntimeError, ValueError):  # a name too long, a loop of links, a NUL

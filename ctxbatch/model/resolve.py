@@ -261,8 +261,8 @@ def _resolve_salience(
         return None, None
     if not model.family.shows_attention:
         raise InputError(
-            f"{model.name} is a {model.config.model_type}, whose attention cannot be seen: "
-            "leave salience out, or take another --model"
+            f"{model.name} is a {model.config.model_type} model, which gives no attention: leave out "
+            "--salience and --top-salient, or use another --model"
         )
     layer, head = max(layers), None
     if config.salience_layer is not None:
@@ -322,7 +322,9 @@ def _read_model_config(folder: ModelFolder) -> Any:  # noqa: ANN401 (a class per
         raise model_error(f"--model {folder.name}: {folder.path}/{CONFIG}", error) from error
     if model_type not in FAMILIES:
         supported = ", ".join(sorted(FAMILIES))
-        raise InputError(f"--model {folder.name} is a {model_type}; supported are {supported}")
+        raise InputError(
+            f"--model {folder.name} is of type {model_type}, which is not supported: use {supported}"
+        )
     return model_config
 
 
@@ -362,7 +364,7 @@ def read_tokenizer(config: ResolvedConfig, model: ModelFolder | None = None) -> 
     folder = model or find_model(config.model, config.revision)
     tokenizer_json, _ = _read_tokenizer(folder)
     if _digest(tokenizer_json) != config.digests["tokenizer"]:
-        raise StoreError(f"{folder.path}: the tokenizer of {config.model} is not that of the store")
+        raise StoreError(f"the tokenizer in {folder.path} is not the store's: give its model with --model")
     return tokenizer_json
 
 

@@ -88,7 +88,7 @@ class IndexReport:
             return f"{self.column}: {self.rows:,} rows are searched exactly, no index needed"
         return (
             f"{self.column}: {self.rows:,} rows indexed in {self.seconds:.0f} s, "
-            f"{self.bytes / self.rows:.0f} bytes a vector, recall@10 {self.recall:.3f} on held-out rows "
+            f"{self.bytes / self.rows:.0f} bytes per vector, recall@10 {self.recall:.3f} on held-out rows "
             f"({self.filtered_recall:.3f} among other words)"
         )
 
@@ -103,8 +103,8 @@ def choose(rows: int, dimension: int, options: IndexOptions) -> Choice:
     fitting = [choice for choice in choices if choice.bytes <= options.memory]
     if not fitting:
         raise InputError(
-            f"--memory {_megabytes(options.memory)} is too little for {rows:,} vectors of {dimension}: the "
-            f"smallest index is {choices[-1].factory}, give --memory {_megabytes(choices[-1].bytes)}"
+            f"--memory {_megabytes(options.memory)} is too little for {rows:,} vectors of "
+            f"{dimension} dimensions: give --memory {_megabytes(choices[-1].bytes)} or more (for {choices[-1].factory})"
         )
     return fitting[0]
 
@@ -269,7 +269,7 @@ def _first_bytes(factory: str, rows: int, dimension: int) -> int:
     if n_lists < 1:
         raise _no_ivf(factory, dimension)
     if rows < _LEAST_ROWS:
-        raise InputError(f"--factory {factory!r} is not for {rows:,} rows: they are searched exactly")
+        raise InputError(f"--factory {factory!r} cannot be used: {rows:,} rows need no index")
     if n_lists > rows:
         raise InputError(f"--factory {factory!r} has more lists than the store has rows ({rows:,})")
     size = n_lists * (_LIST_BYTES + 8 * dimension)  # centroids are kept by FAISS and by the search
@@ -292,7 +292,7 @@ def _empty(factory: str, dimension: int) -> Any:  # noqa: ANN401 (any FAISS inde
 
 def _no_ivf(factory: str, dimension: int) -> InputError:
     return InputError(
-        f"--factory {factory!r} names no IVF index for vectors of {dimension}: give one such as "
+        f"--factory {factory!r} is no IVF index for vectors of {dimension} dimensions: give one such as "
         f"IVF1024,PQ{dimension // 4}x4fs"
     )
 

@@ -178,7 +178,7 @@ def _load(store: Store, column: str, path: Path) -> Any:  # noqa: ANN401 (any FA
     lists: Any = index.invlists
     n_listed = sum(lists.list_size(number) for number in range(min(index.nlist, lists.nlist)))
     if (index.ntotal, index.d, n_listed) != (n_rows, dimension, n_rows):
-        why = f"it holds {index.ntotal:,} vectors of {index.d}, but the store {n_rows:,} of {dimension}"
+        why = f"it holds {index.ntotal:,} vectors of {index.d} dimensions, not {n_rows:,} of {dimension}"
         raise StoreError(_not_an_index(store, column, path, why))
     for part in (index, index.quantizer):
         if not part.is_trained or part.metric_type != faiss.METRIC_INNER_PRODUCT:

@@ -154,7 +154,7 @@ class QueryEncoder:
 
     def _checked(self, sentence: MarkedSentence, words: list[QueryWord]) -> Iterator[QueryWord | InputError]:
         if not sentence.marks:
-            why = "and it has no word by the store's rules"
+            why = "and it contains no word that the store would keep"
             if not self._shows_attention:
                 why = f"and models of the family {self._config.model_type} do not show which word is salient"
             yield InputError(f"no word is marked in {sentence.text!r}, {why}: {_EXAMPLE}")
@@ -164,9 +164,7 @@ class QueryEncoder:
             inside = words[bisect_right(ends, start - lead) : bisect_left(starts, end - lead)]
             if not inside:
                 marked = sentence.text[start:end]
-                yield InputError(
-                    f"[{marked}] contains no word of the sentence by the store's rules: mark a word"
-                )
+                yield InputError(f"[{marked}] contains no word that the store would keep: mark a word")
             for word in inside:
                 if len(word.vectors_VD):
                     yield word

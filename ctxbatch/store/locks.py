@@ -70,7 +70,10 @@ def _held(out: Path, kind: int) -> Iterator[int]:
         deadline = time.monotonic() + _ORPHANS_END_SECONDS
         while not _take(writers, kind, _WRITERS):
             if time.monotonic() > deadline:
-                raise ResourceError(f"workers of an ended run are still writing to {out}: stop them")
+                raise ResourceError(
+                    f"workers of an earlier run still write to {out}: wait a minute, or end these processes, "
+                    "then run again"
+                )
             time.sleep(0.05)
         yield writers
 

@@ -338,7 +338,7 @@ class Store:
 def unfinished(store: Store, consequence: str = "") -> str:
     """Return the message about an unfinished store: its progress, the consequence, and the remedy."""
     progress = f"{len(store.commits)} of {len(store.manifest.shards)} shards"
-    return f"{store.path} is unfinished ({progress}){consequence}: rerun the command that started it"
+    return f"{store.path} is unfinished ({progress}){consequence}: run its `ctxbatch run` command again"
 
 
 def check_finished(store: Store) -> None:
@@ -364,6 +364,6 @@ def check_has_rows(store: Store) -> None:
         raise StoreError(unfinished(store, " and holds no rows yet"))
     kept = store.config.kept or "all words"
     raise StoreError(
-        f"{store.path} is finished but empty, because no sentence contains what it keeps ({kept}): "
-        "run with another -o, on other text or keeping more"
+        f"{store.path} is empty: none of the text matches its selection ({kept}); run again with another -o "
+        "and a wider selection or other text"
     )

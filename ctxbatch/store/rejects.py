@@ -54,5 +54,5 @@ def misread(folder: Path, commit: Commit) -> str | None:
     for line in read_rejects(folder, commit):
         reason, source = line.get("reason"), line.get("source")
         if isinstance(reason, str) and is_our_trouble(reason):
-            return f"rejects text that may be intact: {source}: {reason}"
+            return f"rejected text of {source} that may be intact ({reason})"
     return None

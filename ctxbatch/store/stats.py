@@ -148,8 +148,8 @@ def bottleneck(stages: Mapping[str, Mapping[str, float]], faster_model: str) -> 
             "larger shards or input that is faster to read would help"
         )
     return (
-        f"writing: encoding waits {encode['blocked'] / whole:.0%} of its time for the disk; fewer --vectors, "
-        "--dtype float16 or a faster disk would help"
+        f"writing: encoding waits {encode['blocked'] / whole:.0%} of its time for the disk; fewer --vectors "
+        "or a faster disk would help"
     )
 
 

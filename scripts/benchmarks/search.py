@@ -325,7 +325,7 @@ def report(options: argparse.Namespace, machine: dict[str, Any], facts: dict[str
             for name, found in contenders.items()
         ]
         print(measuring.table(heads, rows) + "\n")
-    heads = ["index", "bytes a vector", "recall said", "built in s", "build MB", "single ms", "what"]
+    heads = ["index", "bytes per vector", "recall said", "built in s", "build MB", "single ms", "what"]
     rows = [
         [
             name,

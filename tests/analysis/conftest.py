@@ -8,8 +8,3 @@ from tests.helpers.layered import layered_store
 @pytest.fixture(scope="module")
 def make(tmp_path_factory, tiny):
     return partial(layered_store, tmp_path_factory, tiny())
-
-
-@pytest.fixture(scope="module")
-def store(make):
-    return make()

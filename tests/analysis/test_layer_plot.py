@@ -12,6 +12,11 @@ from tests.helpers.layered import TEXT, assert_fits
 from tests.helpers.running import command
 
 
+@pytest.fixture(scope="module")
+def store(make):
+    return make()
+
+
 @pytest.mark.parametrize("options", [{"top_salient": 1}, {"sample": 0.7}])
 def test_tables_and_plots_show_what_there_is(options, make, tmp_path, capsys):
     store = make(TEXT * 8, **options)

@@ -18,6 +18,11 @@ WORDS = ("want", "bank", "The")
 KINDS = ("contextual", "log_ratio", "asinh", "difference")
 
 
+@pytest.fixture(scope="module")
+def store(make):
+    return make()
+
+
 def cosine(a, b):
     norms = np.linalg.norm(a) * np.linalg.norm(b)
     return a @ b / norms if norms else 0.0

@@ -27,6 +27,7 @@ from tests.helpers.corpora import (
     write_arrow_stream,
     write_parquet,
 )
+from tests.helpers.objectstore import object_store
 from tests.helpers.stores import make_store, rows_of
 
 TEXTS = [f"Line {n} of some text." for n in range(40)] + ["", "Ein Ärger, ça alors, 雪."]
@@ -263,6 +264,19 @@ def test_the_library_tries_again_what_fails_once(bucket, server, big, name, kind
     _, _, items = read_all([url])
     assert [item.record for item in items] == list(range(1200))
     assert next(once, None) is None
+
+
+def test_another_endpoint_in_the_environment_is_another_server(bucket, monkeypatch):
+    url = f"{bucket({'a.txt': b'of the first'})}/a.txt"
+    assert filesystem.read_file(url) == b"of the first"
+    with object_store() as other:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", other.url)
+        name = url.split("/")[2]
+        other.client().create_bucket(Bucket=name)
+        other.client().put_object(Bucket=name, Key="a.txt", Body=b"of the second")
+        assert filesystem.read_file(url) == b"of the second"
+    monkeypatch.undo()
+    assert filesystem.read_file(url) == b"of the first"
 
 
 def test_a_damaged_archive_is_still_damaged_on_an_object_store(tmp_path, bucket, big):

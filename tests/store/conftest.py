@@ -1,7 +1,8 @@
 import pytest
 
 import ctxbatch
-from ctxbatch import RunConfig
+from ctxbatch import RunConfig, filesystem
+from tests.helpers.stores import objects
 
 
 @pytest.fixture(scope="module")
@@ -14,3 +15,12 @@ def short(tiny, tmp_path_factory):
         return ctxbatch.run(path, out, RunConfig(model=str(tiny()), shard_size=450, workers=1))
 
     return run
+
+
+@pytest.fixture(scope="module")
+def made(server, short):
+    """The objects of a finished store of that text."""
+    server.client().create_bucket(Bucket="made")
+    short("s3://made/out")
+    names = objects(server, "s3://made/out")
+    return {f"out/{name}": filesystem.read_file(f"s3://made/out/{name}") for name in names}

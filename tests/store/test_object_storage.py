@@ -10,7 +10,7 @@ import signal
 import pytest
 
 import ctxbatch
-from ctxbatch import ResourceError, RunConfig, filesystem, storage_backends
+from ctxbatch import ResourceError, RunConfig, filesystem
 from ctxbatch.execution.repair import find_damage
 from ctxbatch.sealed import read_json
 from ctxbatch.store import bucket_location
@@ -152,9 +152,6 @@ def test_with_errors_and_timeouts_in_between_nothing_is_lost(
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    storage_backends.arrow_file_system.cache_clear()
-    yield
-    storage_backends.arrow_file_system.cache_clear()
 
 
 @pytest.mark.usefixtures("impatient")

@@ -36,15 +36,6 @@ def finished(server, corpus, config):
     return "s3://finished/out"
 
 
-@pytest.fixture(scope="module")
-def made(server, short):
-    """The objects of a finished store of that text."""
-    server.client().create_bucket(Bucket="made")
-    short("s3://made/out")
-    names = objects(server, "s3://made/out")
-    return {f"out/{name}": filesystem.read_file(f"s3://made/out/{name}") for name in names}
-
-
 def test_a_finished_store_is_not_run_again(server, finished, corpus, config):
     before = objects(server, finished)
     report = ctxbatch.run(corpus, finished + "/", config)
