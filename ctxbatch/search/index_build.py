@@ -104,7 +104,8 @@ def choose(rows: int, dimension: int, options: IndexOptions) -> Choice:
     if not fitting:
         raise InputError(
             f"--memory {_megabytes(options.memory)} is too little for {rows:,} vectors of "
-            f"{dimension} dimensions: give --memory {_megabytes(choices[-1].bytes)} or more (for {choices[-1].factory})"
+            f"{dimension} dimensions: give --memory "
+            f"{_megabytes(choices[-1].bytes)} or more (for {choices[-1].factory})"
         )
     return fitting[0]
 
