@@ -12,7 +12,7 @@ StoredType = Literal["float16", "float32"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 FormatName = Literal["txt", "jsonl", "csv", "tsv", "parquet", "arrow"]
 DecodeErrors = Literal["strict", "replace"]
-CompileChoice = Literal["auto", "on", "off"]
+Runtime = Literal["openvino", "torch"]
 AllLayers = Literal["all"]
 EngineName = Literal["local", "ray"]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ctxbatch.choices import Pooling, ShiftKind, SplitKind, StaticKind, StoredType, VectorKind
+from ctxbatch.choices import Pooling, Runtime, ShiftKind, SplitKind, StaticKind, StoredType, VectorKind
 from ctxbatch.errors import InputError
 from ctxbatch.sealed import Count, Positive, canonical_json
 
@@ -52,9 +52,9 @@ class ResolvedConfig:
     """Everything that decides which vectors a text gives, with nothing left open.
 
     ``layers`` are positive and in the order asked for. An option that cannot take effect is ``None``.
-    ``max_tokens`` is the longest window in tokens, special tokens included. ``compiled`` says whether the
-    model runs as a compiled program, which rounds differently. ``words`` are casefolded and sorted. Layers
-    and heads count from 1; without a ``salience_head``, salience is the mean over all heads.
+    ``max_tokens`` is the longest window in tokens, special tokens included. ``words`` are casefolded and
+    sorted. Layers and heads count from 1; without a ``salience_head``, salience is the mean over all heads.
+    ``runtime`` is what runs the model. ``compiled`` is true in stores of versions that compiled models.
     """
 
     model: str
@@ -81,8 +81,9 @@ class ResolvedConfig:
     lang: str | None
     dtype: StoredType
     precision: Literal["fp32", "bf16", "fp16"]
-    compiled: bool
     tokens_per_batch: Positive
+    runtime: Runtime = "torch"
+    compiled: bool = False
     digests: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -94,6 +95,8 @@ class ResolvedConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # tuples become lists
+        if self.runtime == "torch":  # which stores of versions that had no other do not name
+            del fields["runtime"]
         return fields
 
     @classmethod
@@ -127,7 +130,7 @@ class ResolvedConfig:
 
     def meaning(self) -> dict[str, Any]:
         """Return the fields that define the vectors, without those that only round or select them."""
-        rounding = ("compiled", "tokens_per_batch")
+        rounding = ("compiled", "runtime", "tokens_per_batch")
         choosing = ("words", "sample", "top_salient", "salience_layer", "salience_head")
         return {name: value for name, value in self.as_dict().items() if name not in rounding + choosing}
 
@@ -150,11 +153,22 @@ class ResolvedConfig:
         return None if self.pool == "none" else self.top_salient
 
     def of_queries(self, *, salient: bool) -> "ResolvedConfig":
-        """Return the configuration for queries, which need every word, with or without its salience."""
+        """Return the configuration for queries, which need every word, with or without its salience.
+
+        Queries are encoded on a CPU, in the arithmetic of the store or, where that is a GPU's own, in fp32.
+        """
         layer = (self.salience_layer or self.highest_layer) if salient else None
         head = self.salience_head if salient else None
         return replace(
-            self, words=None, sample=None, top_salient=None, salience_layer=layer, salience_head=head
+            self,
+            words=None,
+            sample=None,
+            top_salient=None,
+            salience_layer=layer,
+            salience_head=head,
+            precision="fp32" if self.precision == "fp16" else self.precision,
+            runtime="openvino",
+            compiled=False,
         )
 
     @property

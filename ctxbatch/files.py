@@ -192,7 +192,7 @@ def as_resource_error(error: OSError, out: Path) -> ResourceError:
 
 
 def cache_folder() -> Path:
-    """Return the user's cache folder, for compiled models and rates of past runs.
+    """Return the user's cache folder, for converted models and rates of past runs.
 
     Raises:
         ResourceError: The user has no home folder, and XDG_CACHE_HOME is not an absolute path.

@@ -17,7 +17,6 @@ from ctxbatch.choices import (
     DEFAULT_MODEL,
     VECTOR_KINDS,
     AllLayers,
-    CompileChoice,
     DecodeErrors,
     EngineName,
     FormatName,
@@ -194,10 +193,7 @@ class RunConfig:
     """Stop after this many records."""
 
     precision: Annotated[Precision, _option(_COMPUTING)] = "auto"
-    """Arithmetic of the model; auto is bf16 if the device multiplies it natively, else fp32."""
-
-    compile: Annotated[CompileChoice, _option(_COMPUTING)] = "auto"
-    """Compile the model for this CPU once and cache it; auto does so if the corpus is large enough."""
+    """Arithmetic of the model; auto measures once whether bf16 or fp32 is faster; on GPUs bf16 if native."""
 
     devices: Annotated[
         tuple[str, ...] | None, _option(_COMPUTING, "D[,D...]", read=names, default="all GPUs, else cpu")
@@ -244,7 +240,6 @@ class RunConfig:
         _check_choice("--errors", self.errors, get_args(DecodeErrors))
         _check_choice("--dtype", self.dtype, get_args(StoredType))
         _check_choice("--precision", self.precision, get_args(Precision))
-        _check_choice("--compile", self.compile, get_args(CompileChoice))
         self._check_engine()
         self._check_devices()
         if self.shard_range is not None and not 1 <= self.shard_range[0] <= self.shard_range[1]:
@@ -324,8 +319,6 @@ class RunConfig:
             raise InputError("--layers cannot be used with --vectors static: static vectors have no layer")
         if self.precision != "auto":
             raise InputError("--precision cannot be used with --vectors static: they are always fp32")
-        if self.compile == "on":
-            raise InputError("--compile on cannot be used with --vectors static: no layer is run")
         if self.wants_salience:
             raise InputError("salience cannot be used with --vectors static: no attention is computed")
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-_cache = tempfile.TemporaryDirectory(prefix="ctxbatch-tests-")  # rates of past runs, compiled models
+_cache = tempfile.TemporaryDirectory(prefix="ctxbatch-tests-")  # rates of past runs, converted models
 os.environ["XDG_CACHE_HOME"] = _cache.name
 os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # one worker where no test says how many: each imports for seconds
-os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "1"  # what the compiler can do need not be tried each time
 
 import ctxbatch  # noqa: E402
 import ctxbatch.cli.main  # noqa: E402

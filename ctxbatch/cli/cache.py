@@ -12,7 +12,8 @@ from ctxbatch.cli.options import AsJson
 
 # What is kept, by the name that it has in the folder.
 _KINDS = {
-    "compiled": "compiled models",
+    "graphs": "converted models",
+    "models": "what models' files say",
     "rates.json": "rates of past runs",
     "remote": "unfinished shards of stores on object storage",
 }
@@ -49,7 +50,8 @@ def _clear(folder: Path) -> None:
     from ctxbatch.store.locks import is_locked
 
     (folder / "rates.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / "compiled", ignore_errors=True)
+    for kind in ("compiled", "graphs", "models"):  # an earlier version compiled models
+        shutil.rmtree(folder / kind, ignore_errors=True)
     for store in sorted((folder / "remote").glob("*")):
         if not is_locked(store):
             shutil.rmtree(store)

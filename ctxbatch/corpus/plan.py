@@ -27,7 +27,8 @@ from ctxbatch.sealed import Count
 _RECORD_BYTES = 1024
 # What a compressed byte is taken to be worth where only the order of size matters.
 EXPANSION = 4
-_MEGABYTE = 1 << 20
+# So many shards keep the cores of most machines at work, and small ones cost little.
+_SHARDS, _SMALLEST, _LARGEST = 64, 64 << 10, 256 << 20
 _SAMPLE_RECORDS = 1_000
 _SHOWN_FIELDS = 12
 _HEAD_BYTES = 4096
@@ -53,11 +54,11 @@ def corpus_bytes(sources: Sequence[Source], limit: int | None = None) -> int:
 
 
 def default_shard_size(sources: Sequence[Source]) -> int:
-    """Return the bytes of input per shard: 1 MB for small corpora, 256 MB for a terabyte."""
+    """Return the bytes of input per shard: about a 64th of the corpus, from 64 kB to 256 MB."""
     corpus_size = corpus_bytes(sources)
-    target = min(max(corpus_size // 4096, _MEGABYTE), 256 * _MEGABYTE)
+    target = min(max(corpus_size // _SHARDS, _SMALLEST), _LARGEST)
     n_shards = max(1, round(corpus_size / target))
-    return max(_MEGABYTE, -(-corpus_size // n_shards))
+    return max(_SMALLEST, -(-corpus_size // n_shards))
 
 
 # --- looking at sources ---------------------------------------------------------------------------

@@ -341,7 +341,7 @@ class _CsvRows:
             if literal := self._literal(first):
                 self._put_back(rest)
                 return literal
-            problem = f"the row has {len(fields)} fields, the header {len(columns)}"
+            problem = f"the header has {len(columns)} columns, the row {len(fields)}"
             return _joined(self._taken, self._problem or problem)
         return _joined(self._taken, self._problem, fields)
 

@@ -12,8 +12,7 @@ from ctxbatch.config import ResolvedConfig
 from ctxbatch.cores import describe_limit
 from ctxbatch.execution.local_pool import ENVIRONMENT, Pool
 from ctxbatch.execution.ray_cluster import ask_node, count
-from ctxbatch.execution.ray_worker import compile_here, resolve_here
-from ctxbatch.model.compiling import make_program
+from ctxbatch.execution.ray_worker import resolve_here
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.location import StoreLocation
 
@@ -30,11 +29,8 @@ class Engine(Protocol):
     def devices(self) -> Sequence[str]:
         """The names of the devices, as in commit records; empty if past rates do not apply to them."""
 
-    def resolve(self, config: RunConfig, corpus_bytes: int) -> ResolvedConfig:
+    def resolve(self, config: RunConfig) -> ResolvedConfig:
         """Resolve the options for these devices, as `ctxbatch.model.resolve.resolve` does."""
-
-    def make_program(self, config: ResolvedConfig) -> None:
-        """Compile the model if the configuration and the devices ask for it."""
 
     def workers(self, location: StoreLocation, lock: int, log_file: IO[str]) -> "Pool | RayPool":
         """Return workers for a store, as a context manager that no worker outlives."""
@@ -72,16 +68,11 @@ class LocalEngine:
 
         return [describe_device(device) for device in self._devices]
 
-    def resolve(self, config: RunConfig, corpus_bytes: int) -> ResolvedConfig:
+    def resolve(self, config: RunConfig) -> ResolvedConfig:
         """Resolve the options for this machine."""
         from ctxbatch.model.resolve import resolve
 
-        return resolve(config, self._devices[0], corpus_bytes)
-
-    def make_program(self, config: ResolvedConfig) -> None:
-        """Compile the model for this CPU."""
-        if config.compiled and self._devices == ["cpu"]:
-            make_program(config, self._model)
+        return resolve(config, self._devices[0])
 
     def workers(self, location: StoreLocation, lock: int, log_file: IO[str]) -> Pool:
         """Return worker processes."""
@@ -101,24 +92,16 @@ class RayEngine:
         self._n_workers = workers
         self._kind = "GPU" if count("GPU") else "CPU"
         self._device = "cuda:0" if self._kind == "GPU" else "cpu"  # Ray shows a worker its own GPU alone
-        self._has_program = False
 
     @property
     def devices(self) -> Sequence[str]:
         """Empty: the rates of past runs are those of one machine."""
         return ()
 
-    def resolve(self, config: RunConfig, corpus_bytes: int) -> ResolvedConfig:
+    def resolve(self, config: RunConfig) -> ResolvedConfig:
         """Resolve the options on a node."""
-        resolved: ResolvedConfig = self._ask(resolve_here, config, self._device, corpus_bytes)
+        resolved: ResolvedConfig = self._ask(resolve_here, config, self._device)
         return resolved
-
-    def make_program(self, config: ResolvedConfig) -> None:
-        """Compile the model on a node; others do so with their first worker."""
-        if config.compiled and self._kind == "CPU" and not self._has_program:
-            log.info("compiling %s on the cluster: takes about a minute, once per machine", config.model)
-            self._ask(compile_here, config)
-            self._has_program = True
 
     def workers(self, location: StoreLocation, lock: int, log_file: IO[str]) -> "RayPool":  # noqa: ARG002 (of this machine alone)
         """Return Ray actors."""

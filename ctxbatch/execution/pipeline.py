@@ -20,12 +20,12 @@ from ctxbatch.corpus.records import Reader, Record, Reject
 from ctxbatch.errors import ResourceError
 from ctxbatch.execution.messages import Progress
 from ctxbatch.files import as_resource_error
-from ctxbatch.model.compiling import program_path
 from ctxbatch.model.devices import describe_device, library_versions
-from ctxbatch.model.encoder import Encoder, OutOfMemoryError
+from ctxbatch.model.encoders import open_encoder
 from ctxbatch.model.hub import find_model
 from ctxbatch.model.resolve import read_tokenizer
 from ctxbatch.model.unbatch import Gathered, gather
+from ctxbatch.model.word_vectors import OutOfMemoryError
 from ctxbatch.store.commits import Commit
 from ctxbatch.store.manifest import Manifest
 from ctxbatch.store.shard_writer import ShardWriter
@@ -117,8 +117,7 @@ class ShardPipeline:
         config = self.manifest.config
         folder = None if model is None else find_model(str(model), None)
         self._maker = BatchMaker(read_tokenizer(config, folder), config)
-        program = program_path(config) if config.compiled and device == "cpu" else None
-        self._encoder = Encoder(config, device, program, folder)
+        self._encoder = open_encoder(config, device, folder)
         self._reader = Reader(self.manifest.sources, self.manifest.reading)
         self._device = device
 

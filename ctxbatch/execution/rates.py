@@ -22,7 +22,7 @@ def _rate_key(config: ResolvedConfig, devices: Sequence[str]) -> str:
     """Return what a rate depends on: the devices, the model, its layers, and what is stored."""
     parts = [*sorted(set(devices)), config.digests["weights"], config.precision, ",".join(config.columns)]
     marks = {
-        "compiled": config.compiled,
+        "torch": config.runtime == "torch",
         "salience": config.salience_layer is not None,
         "most salient": config.kept_by_model is not None,
         "some words": config.words is not None,

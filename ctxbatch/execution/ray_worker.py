@@ -21,7 +21,6 @@ from ctxbatch.execution.worker import run_shards, telling
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.bucket_location import BucketLocation
 from ctxbatch.store.location import StoreLocation, location_of, manifest_of
-from ctxbatch.store.manifest import Manifest
 
 # How long a question for news waits for some, and how long a worker lives on without being asked: longer than
 # the driver may be busy with requests to object storage that fail.
@@ -75,11 +74,6 @@ class RayWorker:
 
     def _run_shards(self, location: StoreLocation, device: str) -> None:
         logging.getLogger("ctxbatch").addHandler(_ToDriver(self._outbox))
-        from ctxbatch.model.compiling import make_program
-
-        config = Manifest.read(location.folder).config
-        if config.compiled and device == "cpu":
-            make_program(config)
         run_shards(location, device, self._jobs.get, self._outbox.put)
 
 
@@ -119,17 +113,9 @@ def stand_in(folder: str) -> None:
 # --- tasks ----------------------------------------------------------------------------------------
 
 
-def resolve_here(config: RunConfig, device: str, corpus_bytes: int, folder: str) -> ResolvedConfig:
+def resolve_here(config: RunConfig, device: str, folder: str) -> ResolvedConfig:
     """Do what `ctxbatch.model.resolve.resolve` does, on a machine of the cluster."""
     stand_in(folder)
     from ctxbatch.model.resolve import resolve
 
-    return resolve(config, device, corpus_bytes)
-
-
-def compile_here(config: ResolvedConfig, folder: str) -> None:
-    """Do what `ctxbatch.model.compiling.make_program` does, on a machine of the cluster."""
-    stand_in(folder)
-    from ctxbatch.model.compiling import make_program
-
-    make_program(config)
+    return resolve(config, device)

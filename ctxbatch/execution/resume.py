@@ -26,8 +26,6 @@ def check_options(out: Path | str, manifest: Manifest, resolved: ResolvedConfig,
     options = {field.name for field in fields(RunConfig)}
     stored = _flat({**manifest.config.as_dict(), **asdict(manifest.reading)})
     asked = _flat({**resolved.as_dict(), **asdict(reading)})
-    for found in (stored, asked):
-        found["compile"] = "on" if found.pop("compiled") else "off"
     different = [name for name in stored.keys() | asked.keys() if stored.get(name) != asked.get(name)]
     if not different:
         return

@@ -12,6 +12,7 @@ from pathlib import Path
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.plan import plan as plan_shards
+from ctxbatch.corpus.raw_records import Reading
 from ctxbatch.errors import InputError
 from ctxbatch.execution.estimate import estimate_plan
 from ctxbatch.execution.messages import Left, Message
@@ -22,7 +23,6 @@ from ctxbatch.execution.resume import check_options, check_sources
 from ctxbatch.execution.run_plan import RunPlan, check_words, examined, find_corpus, planned, tell_left_out
 from ctxbatch.execution.session import Session, plan_again, warn_of_mixture, writing_to
 from ctxbatch.files import check_room
-from ctxbatch.model.compiling import CompilingError
 from ctxbatch.run_config import RunConfig
 from ctxbatch.search import index_build
 from ctxbatch.store.commits import Commit, shard_folder
@@ -107,7 +107,7 @@ def _open_manifest(plan: RunPlan) -> Manifest:
     location, corpus, config = plan.location, plan.corpus, plan.config
     manifest = location.manifest()
     if manifest is None:
-        config = _check_beginning(plan)
+        _check_start(plan)
         shards = plan_shards(corpus.sources, corpus.reading)
         manifest = Manifest(config, corpus.reading, corpus.sources, tuple(shards))
         log.debug("planned %d shards from %d sources", len(manifest.shards), len(manifest.sources))
@@ -115,10 +115,9 @@ def _open_manifest(plan: RunPlan) -> Manifest:
             return manifest
         log.debug("another part was the first: its manifest holds")
         manifest = manifest_of(location)
-    if plan.choices.compile == "auto":  # settled when it was begun, perhaps by a compiler that is gone
-        config = replace(config, compiled=manifest.config.compiled)
+    config, reading = _as_stored(plan, manifest)
     check_sources(location.out, manifest, corpus.sources)
-    check_options(location.out, manifest, config, corpus.reading)
+    check_options(location.out, manifest, config, reading)
     if location.is_here and plan.choices.part is None:
         for shard, commit in location.commits(manifest).items():
             if found := misread(shard_folder(location.folder, shard), commit):
@@ -126,20 +125,24 @@ def _open_manifest(plan: RunPlan) -> Manifest:
     return manifest
 
 
-def _check_beginning(plan: RunPlan) -> ResolvedConfig:
-    """Make sure that a new run can go through: room on the disk, and a model that compiles or need not."""
+def _as_stored(plan: RunPlan, manifest: Manifest) -> tuple[ResolvedConfig, Reading]:
+    """Take from the store the values that were not given, and that this machine would choose differently."""
+    config, reading, stored = plan.config, plan.corpus.reading, manifest.config
+    if plan.choices.precision == "auto" and config.precision != stored.precision:
+        faster = config.precision
+        log.info("precision: %s, the store's; %s is faster on this machine", stored.precision, faster)
+        config = replace(config, precision=stored.precision)
+    if plan.choices.shard_size is None:
+        reading = replace(reading, shard_size=manifest.reading.shard_size)
+    return replace(config, compiled=stored.compiled, runtime=stored.runtime), reading
+
+
+def _check_start(plan: RunPlan) -> None:
+    """Make sure that a new run can go through: words that can be found, room on the disk."""
     check_words(plan.config)
     if plan.location.is_here and not plan.choices.force:
         expected = estimate_plan(plan)
         check_room(plan.location.folder, expected.bytes_on_disk + expected.bytes_of_index, _MAKE_ROOM)
-    try:
-        plan.engine.make_program(plan.config)
-    except CompilingError as error:
-        if plan.choices.compile == "on":
-            raise CompilingError(f"{error}; fix the compiler or take --compile off") from error
-        log.warning("%s; going on without", error)
-        return replace(plan.config, compiled=False)
-    return plan.config
 
 
 # --- the shards -----------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ctxbatch.choices import CompileChoice
+from ctxbatch.choices import Precision
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.encoding import check_encoding
 from ctxbatch.corpus.inputs import find_sources
-from ctxbatch.corpus.plan import corpus_bytes, default_shard_size, examine
+from ctxbatch.corpus.plan import default_shard_size, examine
 from ctxbatch.corpus.raw_records import Reading
 from ctxbatch.corpus.sources import Source
 from ctxbatch.errors import InputError, shortened
@@ -44,14 +44,16 @@ class Choices:
         max_rejects: The records that may be rejected: their number as an ``int``, their share as a ``float``.
         index: Whether the store gets its index.
         force: Whether to begin where room on the disk seems too little.
-        compile: What was asked for; what came of it is in the resolved configuration.
+        precision: What was asked for; what came of it is in the resolved configuration.
+        shard_size: What was asked for; what came of it is in the reading.
     """
 
     part: tuple[int, int] | None
     max_rejects: int | float | None
     index: bool
     force: bool
-    compile: CompileChoice
+    precision: Precision
+    shard_size: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +81,11 @@ def planned(corpus: Corpus, location: StoreLocation, config: RunConfig) -> Itera
         max_rejects=config.max_rejects,
         index=config.index,
         force=config.force,
-        compile=config.compile,
+        precision=config.precision,
+        shard_size=config.shard_size,
     )
     with _engine(config) as engine:
-        resolved = engine.resolve(config, corpus_bytes(corpus.sources, corpus.reading.limit))
+        resolved = engine.resolve(config)
         yield RunPlan(location, corpus, resolved, engine, choices)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from ctxbatch.corpus.plan import ShardSpec, plan
+from ctxbatch.errors import StoreError
 from ctxbatch.execution.engines import Engine
 from ctxbatch.execution.messages import Message
 from ctxbatch.execution.progress import ProgressBar
@@ -60,7 +61,11 @@ class Session:
         """Run shards, telling ``listen`` what workers say; returns those given up."""
         if not todo:
             return []
-        engine.make_program(manifest.config)
+        if manifest.config.compiled:
+            raise StoreError(
+                f"{self.location.out} was started with a compiled model, which this version cannot run: "
+                "search its finished shards as they are; for the rest, run again with another -o"
+            )
         bar = ProgressBar(sum(spec.size for spec in todo), self.quiet)
 
         def on_message(message: Message) -> None:

@@ -107,9 +107,7 @@ def run_shards(
         CtxbatchError: Something stops the whole run.
     """
     from ctxbatch.execution.pipeline import ShardPipeline, prefetch
-    from ctxbatch.model.devices import use_one_thread
 
-    use_one_thread()
     pipeline = ShardPipeline(location.folder, device, model)
     with Claims(location.folder) as claims:
         if isinstance(location, BucketLocation):

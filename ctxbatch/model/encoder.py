@@ -7,8 +7,6 @@ T tokens, N rows, R rows among them that are kept, M wordpieces, C vector column
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,36 +16,18 @@ from torch import Tensor, nn
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError, StoreError
+from ctxbatch.model.facts import first_line, is_out_of_memory, model_error
+from ctxbatch.model.families import Family, family_of
 from ctxbatch.model.hub import CONFIG, ModelFolder, find_model
 from ctxbatch.model.pooling import AllRows, KeptRows
-from ctxbatch.model.program import COMPILED_LEAST, COMPILED_TOKENS, Program
-from ctxbatch.model.resolve import Family, family_of, first_line, is_out_of_memory, model_error
 from ctxbatch.model.salience import Watch, attention_name
 from ctxbatch.model.shift import SHIFTS
 from ctxbatch.model.silence import transformers_silent
+from ctxbatch.model.word_vectors import OutOfMemoryError, WordVectors
 from ctxbatch.text.batching import TokenBatch
 
 _COMPUTE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _STORED_TYPES = {"float32": torch.float32, "float16": torch.float16}
-
-
-class OutOfMemoryError(Exception):
-    """The device has no memory for a batch of this size."""
-
-
-@dataclass(frozen=True, slots=True)
-class WordVectors:
-    """The vectors of a batch's rows, in the stored type and the order of ``config.columns``.
-
-    ``finite_R`` is false if a stored value of the row is NaN or infinite. ``salience_N`` is set if the
-    configuration asks for it. ``kept_R`` indexes the rows of the batch that have vectors, if only the most
-    salient of each sentence do; ``None`` means all.
-    """
-
-    vectors_CRD: npt.NDArray[Any]
-    finite_R: npt.NDArray[np.bool_]
-    salience_N: npt.NDArray[np.float32] | None = None
-    kept_R: npt.NDArray[np.int64] | None = None
 
 
 class WordModel(nn.Module):
@@ -74,16 +54,11 @@ class WordModel(nn.Module):
     ) -> None:
         super().__init__()
         folder = model or find_model(config.model, config.revision)
-        for what, digest in (("weights", folder.weights_digest()), ("model_config", folder.config_digest())):
-            if digest != config.digests[what]:
-                raise StoreError(
-                    f"{folder.path} is not the model that the store was made with: the checksum of its "
-                    f"{what.replace('_', ' ')} differs; give its model with --model, or use another -o"
-                )
+        folder.check(config)
         self._config = config
         self._watch = None if config.salience_layer is None else Watch(config.salience_head)
         name = attention if self._watch is None else attention_name(attention or "sdpa")
-        self._model = _load_model(folder, name)
+        self._model = load_model(folder, name)
         self._hidden: dict[int, Tensor] = {}
         self._rows: AllRows | KeptRows
         if self._model.config.model_type != config.model_type:
@@ -194,42 +169,25 @@ class WordModel(nn.Module):
 
 
 class Encoder:
-    """Runs batches on one device, overlapping copies with the work on a GPU.
+    """Runs batches with torch on one device, overlapping copies with the work on a GPU.
 
     Args:
         config: The resolved configuration.
         device: ``cpu`` or ``cuda:N``.
-        program: A compiled program to run batches with; see `ctxbatch.model.compiling`.
-        model: The model's folder; found by its name if not given.
+        model: Where the model is; found by its name if not given.
 
     Raises:
         InputError: The model cannot be found or loaded.
         StoreError: Its files are not those of the configuration.
     """
 
-    def __init__(
-        self,
-        config: ResolvedConfig,
-        device: str,
-        program: Path | None = None,
-        model: ModelFolder | None = None,
-    ) -> None:
+    def __init__(self, config: ResolvedConfig, device: str, model: ModelFolder | None = None) -> None:
         self._device = torch.device(device)
+        if device == "cpu":  # workers fill the cores, and bits depend on the number of threads
+            torch.set_num_threads(1)
         self._on_gpu = self._device.type == "cuda"
         self._ahead = 1 if self._on_gpu else 0
-        self._config = config
-        self._folder = model
-        self._program = None if program is None else Program(program)
-        self._loaded = self._load() if self._program is None else None
-
-    def _load(self) -> WordModel:
-        return WordModel(self._config, model=self._folder).to(self._device)
-
-    def _model(self) -> WordModel:
-        """Return the model itself; with a program it is rarely needed, and loading it takes seconds."""
-        if self._loaded is None:
-            self._loaded = self._load()
-        return self._loaded
+        self._model = WordModel(config, model=model).to(self._device)
 
     def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:
         """Run batches and yield the vectors of each, in order.
@@ -250,27 +208,17 @@ class Encoder:
     @torch.inference_mode()
     def _start(self, batch: TokenBatch) -> Callable[[], WordVectors]:
         """Start a batch; return a function that waits for its vectors."""
-        n_rows, longest = len(batch.rows_N), batch.input_ids_BT.shape[1]
-        n_kept = n_rows if batch.places_R is None else len(batch.places_R)
-        program = self._program if COMPILED_LEAST <= longest <= COMPILED_TOKENS else None
-        run: Callable[..., Sequence[Tensor]] = program or self._model()
+        longest = batch.input_ids_BT.shape[1]
         mask_BT = None
-        if program is not None:
-            batch = _twofold(batch)
-        if program is not None or (batch.lengths_B < longest).any():
+        if (batch.lengths_B < longest).any():
             mask_BT = self._on_device(np.arange(longest) < batch.lengths_B[:, None])
         first_N = np.cumsum(batch.n_pieces_N) - batch.n_pieces_N
         inputs = [batch.positions_M, first_N]
         if batch.places_R is not None:
-            slots_S = np.arange(max(batch.n_slots, COMPILED_LEAST))
-            inputs += [batch.sentence_N, batch.places_R, slots_S]
+            inputs += [batch.sentence_N, batch.places_R, np.arange(batch.n_slots)]
         try:
-            vectors_CRD, finite_R, *also = run(
-                self._on_device(batch.input_ids_BT), mask_BT, *map(self._on_device, inputs)
-            )
-            sizes = (n_rows, n_kept)  # of the salience and of the kept rows, without what was added
-            cut = [tensor[:size] for tensor, size in zip(also, sizes, strict=False)]
-            return self._brought_back([vectors_CRD[:, :n_kept], finite_R[:n_kept], *cut])
+            found = self._model(self._on_device(batch.input_ids_BT), mask_BT, *map(self._on_device, inputs))
+            return self._brought_back(found)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -298,32 +246,17 @@ class Encoder:
         return wait
 
 
-def _twofold(batch: TokenBatch) -> TokenBatch:
-    """Return a batch with its only window, row or kept row doubled; return other batches as they are.
+def load_model(folder: ModelFolder, attention: str | None) -> Any:  # noqa: ANN401 (a class per family)
+    """Load a model with torch, in fp32.
 
-    Compiled programs take no fewer than two. Loading the model for one batch would take seconds, and as much
-    memory again.
+    Args:
+        folder: Where it is.
+        attention: The attention function, by transformers' name for it.
+
+    Raises:
+        InputError: Its files are damaged, or do not fit each other.
     """
-    windows = 2 if len(batch.lengths_B) < COMPILED_LEAST else 1
-    rows = 2 if len(batch.rows_N) < COMPILED_LEAST else 1
-    kept = 2 if batch.places_R is not None and len(batch.places_R) < COMPILED_LEAST else 1
-    if windows == rows == kept == 1:
-        return batch
-    return replace(
-        batch,
-        input_ids_BT=np.tile(batch.input_ids_BT, (windows, 1)),
-        lengths_B=np.tile(batch.lengths_B, windows),
-        rows_N=np.tile(batch.rows_N, rows),
-        positions_M=np.tile(batch.positions_M, rows),
-        n_pieces_N=np.tile(batch.n_pieces_N, rows),
-        sentence_N=np.tile(batch.sentence_N, rows),
-        places_R=None if batch.places_R is None else np.tile(batch.places_R, kept),
-        n_slots=batch.n_slots * kept,
-    )
-
-
-def _load_model(folder: ModelFolder, attention: str | None) -> Any:  # noqa: ANN401 (a class per family)
-    import transformers  # takes seconds, and compiled programs do not need it
+    import transformers
 
     try:
         with transformers_silent():

@@ -110,6 +110,19 @@ class ModelFolder:
             raise cannot_be_read(error.filename or path, error) from error
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
+    def check(self, config: ResolvedConfig) -> None:
+        """Compare the files with a configuration.
+
+        Raises:
+            StoreError: They are others than those that it was resolved with.
+        """
+        for what, digest in (("weights", self.weights_digest()), ("model_config", self.config_digest())):
+            if digest != config.digests[what]:
+                raise StoreError(
+                    f"{self.path} is not the model that the store was made with: the checksum of its "
+                    f"{what.replace('_', ' ')} differs; give its model with --model, or use another -o"
+                )
+
 
 class _WeightsIndex(msgspec.Struct):
     """The fields that transformers reads in the index of weights in several files."""

@@ -10,17 +10,15 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ctxbatch.config import ResolvedConfig
+from ctxbatch.model.word_vectors import WordVectors
 from ctxbatch.text.batching import TokenBatch
 from ctxbatch.text.buffers import Buffer
-
-if TYPE_CHECKING:
-    from ctxbatch.model.encoder import WordVectors  # imports torch, which readers of a store do not need
 
 # Larger vectors wait in a file: those of all layers can take gigabytes, and three buffers are in flight.
 IN_MEMORY = 512 << 20
@@ -41,7 +39,7 @@ class Gathered:
 
 
 def gather(
-    config: ResolvedConfig, buffer: Buffer, encoded: "Iterable[tuple[TokenBatch, WordVectors]]", out: Path
+    config: ResolvedConfig, buffer: Buffer, encoded: Iterable[tuple[TokenBatch, WordVectors]], out: Path
 ) -> Gathered:
     """Collect the vectors of a buffer's batches.
 
@@ -75,7 +73,7 @@ def _gather_kept(
     config: ResolvedConfig,
     n_words: int,
     buffer: Buffer,
-    encoded: "Iterable[tuple[TokenBatch, WordVectors]]",
+    encoded: Iterable[tuple[TokenBatch, WordVectors]],
     out: Path,
 ) -> Gathered:
     """Choose the most salient rows of each sentence among those that its batches kept.

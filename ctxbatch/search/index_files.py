@@ -138,7 +138,11 @@ def _intact_facts(store: Store, name: str) -> FileOrigin | None:
     path = facts_path(store.path, name)
     if not is_there(path):
         if path in index_files(store.path):  # a build was killed, or somebody deleted it
-            log.warning("%s is missing: all rows are read; rebuild it with `%s`", path, rebuild_command(path))
+            log.warning(
+                "%s is missing, so the search reads all rows; rebuild it with `%s`",
+                path,
+                rebuild_command(path),
+            )
         for damage in folder_damage(store.path):
             raise StoreError(damage)
         return None

@@ -15,6 +15,7 @@ from ctxbatch.arrays import Floats, Ints
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.records import Record
 from ctxbatch.errors import InputError
+from ctxbatch.model.families import family_of
 from ctxbatch.model.hub import ModelFolder
 from ctxbatch.search.exact import normalised
 from ctxbatch.text.batching import BatchMaker
@@ -88,13 +89,13 @@ class QueryEncoder:
     """
 
     def __init__(self, config: ResolvedConfig, column: str, model: ModelFolder) -> None:
-        from ctxbatch.model.encoder import Encoder  # imports torch, so it comes after all checks
-        from ctxbatch.model.resolve import family_of, read_tokenizer
+        from ctxbatch.model.encoders import open_query_encoder
+        from ctxbatch.model.resolve import read_tokenizer
 
         self._shows_attention = family_of(config).shows_attention
         config = config.of_queries(salient=self._shows_attention)
         self._maker = BatchMaker(read_tokenizer(config, model), config)
-        self._encoder = Encoder(config, "cpu", model=model)
+        self._encoder = open_query_encoder(config, model)
         self._config = config
         self._number = config.columns.index(column)
         self._column = column

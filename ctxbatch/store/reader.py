@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from ctxbatch.arrays import Ints, Vectors
 from ctxbatch.config import ResolvedConfig
@@ -116,7 +115,7 @@ class Store:
             )
 
     @cached_property
-    def words(self) -> ds.Dataset:
+    def words(self) -> Any:  # noqa: ANN401 (a pyarrow.dataset.Dataset, slow to import)
         """All words.arrow files as one dataset, rows in source order; all but the vectors are checked.
 
         Raises:
@@ -125,7 +124,7 @@ class Store:
         return self._dataset(WORDS)
 
     @cached_property
-    def sentences(self) -> ds.Dataset:
+    def sentences(self) -> Any:  # noqa: ANN401 (a pyarrow.dataset.Dataset, slow to import)
         """All sentences.arrow files as one dataset, in source order; their content is checked.
 
         Raises:
@@ -133,7 +132,9 @@ class Store:
         """
         return self._dataset(SENTENCES)
 
-    def _dataset(self, name: FileName) -> ds.Dataset:
+    def _dataset(self, name: FileName) -> Any:  # noqa: ANN401 (a pyarrow.dataset.Dataset, slow to import)
+        import pyarrow.dataset as ds  # which imports pandas, if that is there
+
         self.check_is_here()
         files = [self.file(shard, name) for shard in self.commits]
         check_all(files)  # a dataset opens the files itself, and trusts them
@@ -143,7 +144,7 @@ class Store:
     def _schema(self, name: FileName) -> pa.Schema:
         return words_schema(self.config) if name == WORDS else sentences_schema(self.config)
 
-    def scanner(self, columns: Sequence[str] | None = None) -> ds.Scanner:
+    def scanner(self, columns: Sequence[str] | None = None) -> Any:  # noqa: ANN401 (a pyarrow.dataset.Scanner, slow to import)
         """Return a scanner over the words that casts half floats to float32, for DuckDB.
 
         Args:

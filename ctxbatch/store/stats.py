@@ -66,7 +66,7 @@ class RunTotals:
     salience_layer: int | None
     salience_head: int | None
     precision: str
-    compiled: bool
+    runtime: str
     fingerprint: str
     devices: tuple[str, ...]
     versions: Mapping[str, tuple[str, ...]]
@@ -105,7 +105,7 @@ def totals(store: Store, shards: Collection[int] | None = None) -> RunTotals:
         tokens_per_second=round(counts.tokens / seconds, 1) if seconds else 0.0,
         padding=round(1 - counts.tokens / counts.slots, 4) if counts.slots else 0.0,
         stages=stages,
-        bottleneck=bottleneck(stages, _faster_model(devices, config.compiled)),
+        bottleneck=bottleneck(stages, _faster_model(devices)),
         peak_memory_bytes=max((commit.peak_memory_bytes for commit in commits), default=0),
         model=config.model,
         columns=config.columns,
@@ -113,17 +113,17 @@ def totals(store: Store, shards: Collection[int] | None = None) -> RunTotals:
         salience_layer=config.salience_layer,
         salience_head=config.salience_head,
         precision=config.precision,
-        compiled=config.compiled,
+        runtime=config.runtime,
         fingerprint=config.fingerprint,
         devices=devices,
         versions=versions_of(commits),
     )
 
 
-def _faster_model(devices: Iterable[str], compiled: bool) -> str:
+def _faster_model(devices: Iterable[str]) -> str:
     if any(device.startswith("cuda") for device in devices):
         return "another GPU"
-    return "a GPU or more cores" if compiled else "a GPU, more cores, --compile on"
+    return "a GPU or more cores"
 
 
 def bottleneck(stages: Mapping[str, Mapping[str, float]], faster_model: str) -> str | None:

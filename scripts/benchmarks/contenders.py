@@ -54,7 +54,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shard-size", type=int, help="encode: as in the run")
     parser.add_argument("--share", type=int, help="encode: which of the shares of the batches")
     parser.add_argument("--of", type=int, help="encode: the number of shares")
-    parser.add_argument("--compile", default="auto", help="encode: as in the run")
     parser.add_argument("--precision", help="peak: bf16 or fp32")
     parser.add_argument("--shapes", type=json.loads, help="peak: inputs and outputs of linear layers")
     parser.add_argument("--tokens", type=int, help="peak: tokens of a batch")
@@ -174,19 +173,16 @@ def sentence_transformers(options: argparse.Namespace) -> dict[str, float]:
 
 def encode_only(options: argparse.Namespace) -> dict[str, int]:
     """Encode one share of the run's own batches with its own encoder, from a common start."""
-    from ctxbatch.model import compiling, devices, encoder, resolve
+    from ctxbatch.model import encoders, resolve
     from ctxbatch.run_config import RunConfig
 
-    devices.use_one_thread()
     config = RunConfig(
         model=options.model,
         shard_size=options.shard_size,
-        compile=options.compile,
         index=False,
     )
-    resolved = resolve.resolve(config, "cpu", options.text.stat().st_size)
-    program = compiling.make_program(resolved) if resolved.compiled else None
-    model = encoder.Encoder(resolved, "cpu", program)
+    resolved = resolve.resolve(config, "cpu")
+    model = encoders.open_encoder(resolved, "cpu")
     batches = share_of(run_batches(options.text, config, resolved), options.share, options.of)
     for _ in model.encode(batches[:1]):
         pass
@@ -241,9 +237,9 @@ def share_of(batches: "Sequence[TokenBatch]", share: int, n_shares: int) -> "lis
 
 def peak(options: argparse.Namespace) -> dict[str, float]:
     """Operations a second of one thread in matrix products of the model's shapes; from a common start."""
-    from ctxbatch.model.devices import use_one_thread
+    import torch
 
-    use_one_thread()
+    torch.set_num_threads(1)
     wait_for_start()
     return {"rate": matrix_rate(options.shapes, options.tokens, options.precision)}
 

@@ -2,7 +2,7 @@
 
     python -m scripts.benchmarks.scaling CORPUS --model NAME [--verses 4000]
         [--factors 1,2,4,8] [--workers 1,2]
-        [--shard-size 256kb] [--compile on] [--repeats 1] [--work FOLDER]
+        [--shard-size 256kb] [--repeats 1] [--work FOLDER]
 
 Every run has the same size of shards. The texts are --verses lines times each of the factors, the corpus
 from its beginning again where it has too few, with the largest number of workers; the largest text also
@@ -60,7 +60,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--factors", type=positives, default=[1, 2, 4, 8], metavar="N,...", help="sizes")
     parser.add_argument("--workers", type=positives, default=[1, 2], metavar="N,...", help="of ctxbatch run")
     parser.add_argument("--shard-size", default="256kb", help="as of ctxbatch run")
-    parser.add_argument("--compile", choices=("on", "off"), default="on", help="as of ctxbatch run")
     parser.add_argument("--repeats", type=positive, default=1, metavar="R", help="rounds")
     parser.add_work()
     return parser.parse_args()
@@ -89,7 +88,6 @@ def run_case(model: str, options: argparse.Namespace, work: Path, text: Path, ca
     """One run."""
     factor, workers = case
     settings = ["--model", model, "--shard-size", options.shard_size, "--workers", str(workers)]
-    settings += ["--compile", options.compile]
     found = measuring.run_ctxbatch(text, work / "out", settings, measuring.child_environment(work))
     found["seconds_per_word"] = found["seconds"] / found["words"]
     found["tokens_per_second"] = found["tokens"] / found["seconds"]

@@ -1,6 +1,6 @@
 """Measure what salience and selections of words cost, and what they spare.
 
-    python -m scripts.benchmarks.selection CORPUS --model NAME [--lines N] [--repeats 3] [--compile off]
+    python -m scripts.benchmarks.selection CORPUS --model NAME [--lines N] [--repeats 3]
         [--shard-size auto] [--work FOLDER]
 
 Every round runs, on the same text: all words; all words with their salience; the most salient word of each
@@ -42,7 +42,7 @@ def main() -> int:
         lines = measuring.take_lines(options.corpus, options.lines)
         text = measuring.write_lines(work / "text.txt", lines)
         words = measuring.write_lines(work / "words.txt", rare_words(lines))
-        settings = ["--model", str(find_model(options.model, None).path), "--compile", options.compile]
+        settings = ["--model", str(find_model(options.model, None).path)]
         settings += ["--shard-size", options.shard_size]
         selections = {
             "all words": [],
@@ -71,7 +71,6 @@ def parse() -> argparse.Namespace:
     parser.add_model()
     parser.add_argument("--lines", type=positive, metavar="N", help="lines of the corpus; all by default")
     parser.add_argument("--repeats", type=positive, default=3, metavar="R", help="rounds")
-    parser.add_argument("--compile", choices=("on", "off"), default="off", help="as of ctxbatch run")
     parser.add_argument("--shard-size", default="auto", help="as of ctxbatch run")
     parser.add_work()
     return parser.parse_args()
@@ -115,7 +114,7 @@ def report(
         "seconds of the rare words": (ratio := rare["seconds"] / first["seconds"], ratio <= 0.1),
     }
     print(measuring.machine_lines(machine))
-    print(f"{options.model}, {first['precision']}, --compile {options.compile}; {options.repeats} rounds\n")
+    print(f"{options.model}, {first['precision']}; {options.repeats} rounds\n")
     heads = ["stored", "rows", "tokens", "tokens/s", "seconds", "ratio", "written MB", "ratio", "worker MB"]
     rows = [
         [
@@ -138,7 +137,7 @@ def report(
     passed = all(holds for _, holds in checks.values())
     cases = {name: {**found, "rounds": rounds[name]} for name, found in medians.items()}
     ratios = {name: round(value, 4) for name, (value, _) in checks.items()}
-    facts = {"machine": machine, "model": options.model, "compile": options.compile, "pass": passed}
+    facts = {"machine": machine, "model": options.model, "pass": passed}
     print(json.dumps({**facts, "ratios": ratios, "cases": cases}))
     return 0 if passed else 1
 

@@ -1,7 +1,7 @@
 """Measure how fast ctxbatch is beside a loop by hand, sentence-transformers, its encoder alone and the peak.
 
     python -m scripts.benchmarks.throughput CORPUS --model NAME [--verses 8000] [--repeats 3]
-        [--random bert-base] [--skip PEER,...] [--compile on|off|auto] [--whole-verses M] [--work FOLDER]
+        [--random bert-base] [--skip PEER,...] [--whole-verses M] [--work FOLDER]
 
 All on the CPU, on the same lines, every contender in a process of its own, in turns: round 1 everybody
 once, round 2 again. Prints the machine, tables of medians, footnotes, and a last line of JSON with
@@ -58,7 +58,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--verses", type=positive, default=8000, metavar="N", help="lines to take")
     parser.add_argument("--repeats", type=positive, default=3, metavar="R", help="rounds")
     parser.add_argument("--random", choices=("bert-base",), help="random weights of this shape instead")
-    parser.add_argument("--compile", choices=("off", "auto", "on"), default="on", help="as ctxbatch has it")
     parser.add_argument("--skip", type=some_of(NAMES), default=(), metavar="PEER,...", help=", ".join(NAMES))
     parser.add_argument(
         "--whole-verses", type=positive, metavar="M", help="whole commands on so many lines too"
@@ -104,7 +103,7 @@ def run_contender(job: Job, name: str) -> dict[str, Any]:
 def run_command(job: Job, n_layers: int) -> dict[str, Any]:
     """Run the real command for the vectors of one layer."""
     settings = ["--model", job.config.model, "--shard-size", str(job.text.shard_size)]
-    settings += ["--compile", job.compile, "--layers", str(n_layers)]
+    settings += ["--layers", str(n_layers)]
     return measuring.run_ctxbatch(job.text.path, job.work / "out", settings, job.environment)
 
 
@@ -133,7 +132,6 @@ def run_peer(job: Job, name: str) -> dict[str, Any]:
 def run_encode(job: Job) -> dict[str, Any]:
     """Run the encoder alone, in as many processes as the run has workers."""
     given = {"--model": job.config.model, "--text": job.text.path, "--shard-size": job.text.shard_size}
-    given["--compile"] = job.compile
     shares = [{**given, "--share": share, "--of": cores()} for share in range(cores())]
     commands = [contender("encode", share) for share in shares]
     seconds, said, peak = measuring.run_together(commands, job.worker_environment)
@@ -167,7 +165,7 @@ def run_whole(job: Job, options: argparse.Namespace, wanted: Sequence[str]) -> d
     if not options.whole_verses:
         return {}
     text = prepare_text(options.corpus, options.whole_verses, job.work / "whole.txt", job.config)
-    (job.work / "whole").mkdir()  # with a cache of its own, so that compiling is timed too
+    (job.work / "whole").mkdir()  # with a cache of its own, so that converting is timed too
     long_job = replace(job, text=text, work=job.work / "whole")
     results = {}
     for name in ("st-bf16", "run"):

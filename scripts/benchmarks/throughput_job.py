@@ -52,7 +52,6 @@ class Job:
     shapes: list[tuple[int, int]]
     text: Text
     work: Path
-    compile: str
 
     @property
     def environment(self) -> dict[str, str]:
@@ -84,7 +83,7 @@ def prepare(options: argparse.Namespace, work: Path) -> Job:
         model = random_model(model, work / options.random)
     config = resolve(RunConfig(model=str(model)), "cpu")
     text = prepare_text(options.corpus, options.verses, work / "text.txt", config)
-    return Job(config, linear_shapes(model, config.model_type), text, work, options.compile)
+    return Job(config, linear_shapes(model, config.model_type), text, work)
 
 
 def prepare_text(corpus: Path, n_lines: int, path: Path, config: "ResolvedConfig") -> Text:

@@ -66,7 +66,6 @@ def report(
         "machine": machine,
         "model": model,
         "precision": job.config.precision,
-        "compile": job.compile,
         "lines": job.text.lines,
         "text_tokens": job.text.tokens,
         "lines_left_out": job.text.left_out,

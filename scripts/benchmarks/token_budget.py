@@ -2,7 +2,7 @@
 
     python -m scripts.benchmarks.token_budget CORPUS --model NAME [--device cpu]
         [--budgets 256,512,...] [--verses 3000]
-        [--compile off|on] [--repeats 3]
+        [--repeats 3]
 
 One worker encodes the same text in batches of each budget, in turns; the medians are compared. Nothing is
 written. Prints the machine, a table, the value, and a last line of JSON. The default of ctxbatch is a fixed
@@ -26,7 +26,7 @@ from scripts.benchmarks.measuring import shown
 from scripts.command_line import Parser, positive, positives, run, say
 
 if TYPE_CHECKING:
-    from ctxbatch.model.encoder import Encoder
+    from ctxbatch.model.encoders import BatchEncoder
     from ctxbatch.text.batching import TokenBatch
 
 _CPU_BUDGETS = [256, 512, 1024, 2048, 4096]
@@ -36,15 +36,13 @@ _GPU_BUDGETS = [4096, 8192, 16384, 32768, 65536]
 def main() -> int:
     """Run the sweep; returns the exit status."""
     options = parse()
-    from ctxbatch.model import compiling, devices, encoder, resolve
+    from ctxbatch.model import devices, encoders, resolve
     from ctxbatch.run_config import RunConfig
 
     devices.choose_devices([options.device])
-    devices.use_one_thread()
-    config = RunConfig(model=options.model, compile=options.compile, index=False)
+    config = RunConfig(model=options.model, index=False)
     resolved = resolve.resolve(config, options.device)
-    program = compiling.make_program(resolved) if resolved.compiled else None
-    model = encoder.Encoder(resolved, options.device, program)
+    model = encoders.open_encoder(resolved, options.device)
     with tempfile.TemporaryDirectory() as folder:
         machine = measuring.describe_machine(Path(folder))
         lines = measuring.take_lines(options.corpus, options.verses)
@@ -71,13 +69,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu, or a GPU as cuda:0")
     parser.add_argument("--budgets", type=positives, metavar="N,...", help="budgets to try")
     parser.add_argument("--verses", type=positive, default=3000, metavar="N", help="lines to take")
-    parser.add_argument("--compile", choices=("off", "on"), default="off", help="as of ctxbatch run")
     parser.add_argument("--repeats", type=positive, default=3, metavar="R", help="rounds")
     return parser.parse_args()
 
 
 def sweep(
-    model: "Encoder", batches: Mapping[int, "Sequence[TokenBatch]"], repeats: int
+    model: "BatchEncoder", batches: Mapping[int, "Sequence[TokenBatch]"], repeats: int
 ) -> dict[int, list[float]]:
     """Seconds of each budget in each round."""
     seconds: dict[int, list[float]] = {budget: [] for budget in batches}
@@ -113,7 +110,7 @@ def report(
     }
     best = max(rates, key=lambda budget: rates[budget])
     print(measuring.machine_lines(machine))
-    print(f"{options.model} on {machine['device']}, one worker, compile {options.compile}\n")
+    print(f"{options.model} on {machine['device']}, one worker\n")
     rows = [
         [
             f"{budget}{' (default)' if budget == default else ''}",
@@ -130,7 +127,7 @@ def report(
         {"budget": budget, "tokens_per_second": rates[budget], "seconds": seconds[budget], **facts[budget]}
         for budget in rates
     ]
-    found = {"machine": machine, "model": options.model, "compile": options.compile, "best": best}
+    found = {"machine": machine, "model": options.model, "best": best}
     print(json.dumps({**found, "default": default, "cases": cases}))
 
 

@@ -136,7 +136,7 @@ class Judge:
 
     def _is_exact(self, said: str) -> bool:
         """Whether it is announced that no index is used, and the answer is that of a store without one."""
-        if "all rows are read" not in self.ended.errors:
+        if "reads all rows" not in self.ended.errors:
             return False
         shutil.rmtree(self.world.out / "index")
         again = forked_call(self.base, self.plan.variant, self.plan.command, self.world, self.out)

@@ -1,6 +1,6 @@
 """Prove that a store holds the vectors of a slow oracle, value by value, and measure bf16 beside fp32.
 
-    python -m scripts.checks.parity CORPUS --model NAME [--limit 500] [--compile on]
+    python -m scripts.checks.parity CORPUS --model NAME [--limit 500]
 
 Prints JSON: the largest excess of stored values over 1e-4 + rounding (0 or less is a pass), and the mean
 cosines of a bf16 run to the fp32 run.
@@ -24,7 +24,6 @@ def main() -> int:
     parser.add_argument("corpus", help="what ctxbatch run reads")
     parser.add_model()
     parser.add_argument("--limit", type=positive, default=500, help="records to take")
-    parser.add_argument("--compile", choices=("on", "off"), default="on", help="as of ctxbatch run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         stores = {}
@@ -33,7 +32,6 @@ def main() -> int:
             config = ctxbatch.RunConfig(
                 model=options.model,
                 precision=precision,
-                compile=options.compile,
                 limit=options.limit,
                 index=False,
             )

@@ -108,7 +108,7 @@ def parse() -> argparse.Namespace:
 
 def command(options: argparse.Namespace, out: Path) -> list[str]:
     """Return the run, without what says where."""
-    settings = ("--model", options.model, "--shard-size", options.shard_size, "--compile", "off")
+    settings = ("--model", options.model, "--shard-size", options.shard_size)
     return program("run", options.corpus, "-o", out, "--quiet", "--no-index", *settings)
 
 

@@ -1,6 +1,6 @@
 """Prove that a run that is killed at random moments ends with the bytes of an undisturbed one.
 
-    python -m scripts.checks.resume CORPUS --model NAME [--kills 20] [--shard-size 100kb] [--compile on]
+    python -m scripts.checks.resume CORPUS --model NAME [--kills 20] [--shard-size 100kb]
         [--work FOLDER]
 
 Each attempt runs with another number of workers and is killed with SIGKILL, either the coordinator alone
@@ -91,7 +91,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("corpus", help="what ctxbatch run reads")
     parser.add_model()
     parser.add_argument("--kills", type=positive, default=20)
-    parser.add_argument("--compile", choices=("on", "off"), default="on", help="as of ctxbatch run")
     parser.add_shard_size()
     parser.add_seed()
     parser.add_kept_work()
@@ -100,7 +99,7 @@ def parse() -> argparse.Namespace:
 
 def command(options: argparse.Namespace, out: Path, n_workers: int) -> list[str]:
     """Return the run, with another number of workers each time."""
-    settings = ("--model", options.model, "--shard-size", options.shard_size, "--compile", options.compile)
+    settings = ("--model", options.model, "--shard-size", options.shard_size)
     return program("run", options.corpus, "-o", out, "--quiet", *settings, "--workers", n_workers)
 
 

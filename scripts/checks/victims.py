@@ -80,7 +80,7 @@ def write_inputs(base: Base) -> None:
 def run_options(base: Base, variant: str) -> dict[str, Any]:
     """Return the options of a variant, for `ctxbatch.RunConfig`."""
     shared = {"model": str(base.model), "shard_size": base.corpus.stat().st_size // 3 + 1}
-    return {**shared, "id_field": "id", "compile": "off", **VARIANTS[variant]}
+    return {**shared, "id_field": "id", **VARIANTS[variant]}
 
 
 def run_arguments(base: Base, variant: str, out: object) -> list[str]:

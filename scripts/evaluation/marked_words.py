@@ -43,7 +43,6 @@ def encode(texts: Sequence[str], work: Path, model: str, **options: Any) -> "Mar
         vectors=("static", "contextual"),
         split="none",
         dtype="float32",
-        compile="off",
         index=False,
         **options,
     )

@@ -111,8 +111,8 @@ def test_without_static_vectors_the_stored_shift_is_measured_and_the_rest_named(
     found = cli("layers", store.path, "bank", "--json")
     assert found.returncode == 0
     assert found.stderr == (
-        f"ctxbatch: {store.path} holds no static vectors: left out are layer 0, asinh, difference; "
-        "--vectors static,contextual stores what all need\n"
+        f"ctxbatch: {store.path} holds no static vectors, so these are not measured: layer 0, asinh, difference; "
+        "use --vectors static,contextual for all measures\n"
     )
     rows = rows_of(store)
     (trend,) = json.loads(found.stdout)["trends"]
@@ -138,7 +138,7 @@ def test_any_vectors_are_measured_as_far_as_they_go(vectors, left_out, make, tmp
     store = make(vectors=vectors, layers=None if vectors == ("static",) else LAYERS)
     layers_command.layers(str(store.path), "the", "bank", plot=str(tmp_path / "a.svg"))
     assert len(caplog.messages) == (left_out is not None)
-    assert left_out is None or f"left out are {left_out};" in caplog.messages[0]
+    assert left_out is None or f"are not measured: {left_out};" in caplog.messages[0]
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
     assert_fits(capsys.readouterr().out)
 
@@ -267,12 +267,12 @@ def test_a_store_without_rows_is_refused_and_told_from_one_that_is_unfinished(ma
         found = cli(*arguments)
         assert (found.returncode, found.stdout) == (2, "")
         assert found.stderr.splitlines()[-1] == (
-            f"ctxbatch: {store.path} is finished but empty, because no sentence contains what it "
-            f"keeps ({store.config.kept}): run with another -o, on other text or keeping more"
+            f"ctxbatch: {store.path} is empty: none of the text matches its selection "
+            f"({store.config.kept}); run again with another -o and a wider selection or other text"
         )
     planned = len(store.manifest.shards)
     (store.path / "shards" / "000000" / "shard.json").unlink()
-    message = rf"is unfinished \({planned - 1} of {planned} shards\) and holds no rows yet: rerun the command"
+    message = rf"is unfinished \({planned - 1} of {planned} shards\) and holds no rows yet: run its"
     with pytest.raises(StoreError, match=message):
         layers.measure(Store(store.path), ["zebra"])
 
@@ -283,14 +283,14 @@ def test_a_store_without_rows_is_refused_and_told_from_one_that_is_unfinished(ma
 @pytest.mark.parametrize(
     ("options", "left_out", "remedy"),
     [
-        ({"words": ("The", "bank")}, ("random", "above", "intra"), "without --words stores them"),
-        ({"top_salient": 1}, ("random", "above", "intra"), "without --top-salient stores them"),
+        ({"words": ("The", "bank")}, ("random", "above", "intra"), "without --words for them"),
+        ({"top_salient": 1}, ("random", "above", "intra"), "without --top-salient for them"),
         (
             {"words": ("the", "bank"), "sample": 0.9},
             ("random", "above", "intra"),
-            "without --words and --sample stores them",
+            "without --words and --sample for them",
         ),
-        ({"sample": 0.7}, ("intra",), "without --sample stores them"),
+        ({"sample": 0.7}, ("intra",), "without --sample for it"),
     ],
 )
 def test_what_needs_all_words_is_left_out_and_said_where_some_are_kept(options, left_out, remedy, make, cli):
@@ -301,7 +301,7 @@ def test_what_needs_all_words_is_left_out_and_said_where_some_are_kept(options, 
     found = cli("layers", store.path, word, "--json")
     assert found.returncode == 0
     (note,) = found.stderr.splitlines()
-    assert note.startswith(f"ctxbatch: {store.path} holds {store.config.kept}: left out ")
+    assert note.startswith(f"ctxbatch: {store.path} holds {store.config.kept}: no ")
     assert note.endswith(remedy)
     content = json.loads(found.stdout)
     n_words = len(options["words"]) if "words" in options else None

@@ -12,7 +12,11 @@ def folder(tmp_path, monkeypatch):
     """A cache with something of each kind."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = tmp_path / "ctxbatch"
-    for name, size in (("compiled/a.so", 2_000_000), ("remote/out-1/shards/x", 10), ("remote/out-2/x", 10)):
+    for name, size in (
+        ("graphs/1a/layers.bin", 2_000_000),
+        ("remote/out-1/shards/x", 10),
+        ("remote/out-2/x", 10),
+    ):
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_bytes(bytes(size))
     (folder / "rates.json").write_text("{}")
@@ -21,12 +25,12 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_cache_is_shown(folder, cli):
     result = cli("cache")
-    assert result.stdout.startswith(f"{folder}\ncompiled models ")
+    assert result.stdout.startswith(f"{folder}\nconverted models ")
     assert "2.0 MB" in result.stdout
     found = json.loads(cli("cache", "--json").stdout)
     assert found == {
         "folder": str(folder),
-        "bytes": {"compiled": 2_000_000, "rates.json": 2, "remote": 20},
+        "bytes": {"graphs": 2_000_000, "models": 0, "rates.json": 2, "remote": 20},
     }
 
 

@@ -61,7 +61,7 @@ REJECTED = {
     "a number of too many digits": (
         "a.jsonl",
         b'{"text": "x", "id": ' + b"9" * 5000 + b"}\n",
-        [(0, 0, "not JSON: a number of more digits than are read")],
+        [(0, 0, "not JSON: a number has too many digits")],
     ),
     "two objects on a line": ("a.jsonl", b'{"text": "x"} {"text": "y"}\n', [(0, 0, "not JSON: Extra data")]),
     "latin-1 as utf-8": ("a.txt", b"ok\ncaf\xe9\nok\n", [(1, 3, "not UTF-8 at byte 6")]),
@@ -81,12 +81,12 @@ REJECTED = {
     "a row with too many fields": (
         "a.csv",
         b"id,text\n1,a,b\n2,c\n",
-        [(0, 8, "the row has 3, the header 2 fields")],
+        [(0, 8, "the header has 2 columns, the row 3")],
     ),
     "a row with too few fields": (
         "a.csv",
         b"id,text\n1\n2,c\n",
-        [(0, 8, "the row has 1, the header 2 fields")],
+        [(0, 8, "the header has 2 columns, the row 1")],
     ),
     "text after a closing quote": ("a.csv", b'id,text\n1,"a" b\n2,c\n', [(0, 8, "not CSV: ")]),
     "a quote that is never closed": (
@@ -323,8 +323,8 @@ def test_max_rejects_stops_a_hopeless_run_early(tmp_path, tiny, cli):
     assert result.returncode == 3
     message = result.stderr.splitlines()[-1]
     assert re.search(
-        r"ctxbatch: \d+ of \d+ records are rejected, such as .*a.jsonl, record \d+: no field 'text': that is "
-        r"more than --max-rejects 5%; ",
+        r"ctxbatch: \d+ of \d+ records are rejected, more than --max-rejects 5% "
+        r"\(the first: .*a.jsonl, record \d+: no field 'text'\): ",
         message,
     )
     assert not ctxbatch.open(out).complete

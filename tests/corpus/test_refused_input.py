@@ -30,19 +30,19 @@ REFUSED = {
         {"a.jsonl": b'{"body": "x", "meta": {"id": 1}}\n'},
         ["a.jsonl"],
         {},
-        r"a.jsonl has no field 'text'; it has body, meta.id: name one by --text-field",
+        r"a.jsonl has no field 'text'; its fields are body, meta.id: name one with --text-field",
     ),
     "a missing csv column": (
         {"a.csv": b"id,body\n1,x\n"},
         ["a.csv"],
         {},
-        r"a.csv has no field 'text'; it has id, body: name one by --text-field",
+        r"a.csv has no field 'text'; its fields are id, body: name one with --text-field",
     ),
     "a missing id": (
         {"a.csv": b"id,text\n1,x\n"},
         ["a.csv"],
         {"id_field": "key"},
-        r"a.csv has no field 'key'; it has id, text: name one by --id-field",
+        r"a.csv has no field 'key'; its fields are id, text: name one with --id-field",
     ),
     "a header that is not csv": ({"a.csv": b'"id" x,text\n1,x\n'}, ["a.csv"], {}, r"a.csv has no header"),
     "a header of invalid bytes": ({"a.csv": b"t\xffxt\n1\n"}, ["a.csv"], {}, r"a.csv has no header"),
@@ -67,9 +67,9 @@ REFUSED = {
         {"a.jsonl": b'[{"text": "x"},\n{"text": "y"}]'},
         ["a.jsonl"],
         {},
-        r"not one object a line",
+        r"not one JSON object per line",
     ),
-    "pretty printed json": ({"a.jsonl": b'{\n "text": "x"\n}\n'}, ["a.jsonl"], {}, r"not one object"),
+    "pretty printed json": ({"a.jsonl": b'{\n "text": "x"\n}\n'}, ["a.jsonl"], {}, r"not one JSON object"),
     "utf-16 without a mark": (
         {"a.txt": "some text of a few words\n".encode("utf-16-le")},
         ["a.txt"],
@@ -102,9 +102,12 @@ def test_what_cannot_be_read_at_all_is_refused_in_one_line(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"text": [1, 2]}, r"field 'text' is int64, not text: name another by --text-field"),
+        ({"text": [1, 2]}, r"field 'text' is int64, not text: name another with --text-field"),
         ({"text": [["a"]]}, r"field 'text' is list<.*>, not text"),
-        ({"doc": [{"body": "x"}]}, r"has no field 'text'; it has doc.body: name one by --text-field"),
+        (
+            {"doc": [{"body": "x"}]},
+            r"has no field 'text'; its fields are doc.body: name one with --text-field",
+        ),
     ],
 )
 def test_a_table_without_a_column_of_text_is_refused(tmp_path, table, message):

@@ -164,4 +164,6 @@ def test_plan_refuses_what_run_refuses(tmp_path, cli):
     for name in ("plan", "run"):
         result = cli(name, tmp_path / "a.csv", "-o", tmp_path / "out")
         assert result.returncode == 2
-        assert re.fullmatch(r"ctxbatch: .*a.csv has no field 'text'; it has id, body: .*\n", result.stderr)
+        assert re.fullmatch(
+            r"ctxbatch: .*a.csv has no field 'text'; its fields are id, body: .*\n", result.stderr
+        )

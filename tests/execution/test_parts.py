@@ -125,12 +125,12 @@ def test_a_shard_that_another_process_has_claimed_is_left_to_it(run, begun, refe
         assert claimed(begun, range(10)) == [1]
         status = cli("status", begun)
         assert "out: running; 0 of 10 shards" in status.stdout
-        assert "of these in work: 000001\n" in status.stdout
+        assert "of these in progress: 000001\n" in status.stdout
         report = run(begun, (1, 5))
-    assert "shard 000001 is being made by another process: it is left to that one" in caplog.text
+    assert "another process is building shard 000001: leaving it to that process" in caplog.text
     assert report.clean
     assert (report.n_run, report.part.shards, report.part.left) == (1, (0, 1), (1,))
-    assert "left to another process, which is making them: 000001" in str(report.part)
+    assert "another process is building: 000001" in str(report.part)
     other.release(1)
     again = run(begun, (1, 5))
     assert (again.n_run, again.part.left) == (1, ())
@@ -174,7 +174,7 @@ def test_a_killed_part_run_again_finishes_its_shards_and_clears_no_others(
     assert not mine.exists()
     assert others.exists()  # perhaps of somebody who is at work
     assert cli("status", begun).stdout.startswith(
-        f"{begun}: interrupted: run the same command again; 5 of 10"
+        f"{begun}: interrupted: run its `ctxbatch run` command again; 5 of 10"
     )
     assert run(begun).n_run == 5  # a whole run takes what is missing
     assert arrow_digests(begun) == arrow_digests(reference)
@@ -260,7 +260,9 @@ def test_a_part_with_other_options_than_the_manifests_is_refused(first, run, beg
             return create(manifest, out)
 
         monkeypatch.setattr(Manifest, "create", create_too_late)
-    with pytest.raises(StoreError, match="was made with --shift log_ratio, this command says asinh"):
+    with pytest.raises(
+        StoreError, match="was made with --shift log_ratio, but this command has --shift asinh"
+    ):
         run(begun, (1, 2), shift="asinh")
     assert not (begun / "shards").exists()
 

@@ -5,8 +5,10 @@ import torch
 
 import ctxbatch
 from ctxbatch.errors import InputError, ResourceError
+from ctxbatch.model import devices, openvino_model, resolve
 from ctxbatch.model.devices import choose_devices, choose_workers
 from ctxbatch.model.encoder import WordModel
+from ctxbatch.model.graphs import ConversionError
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.stats import bottleneck, totals
 from tests.helpers.models import PLAIN_TEXT
@@ -26,20 +28,39 @@ def options(model, **given) -> RunConfig:
 
 def forget_above(monkeypatch, n_tokens: int) -> None:
     """Make the model run out of memory on batches of more than so many tokens."""
+    infer = openvino_model._infer
+
+    def limited(request, inputs):
+        if inputs[0].shape[0] * inputs[0].shape[1] > n_tokens:
+            raise RuntimeError("Check failed: could not allocate 2 GB of memory\nMore lines.")
+        return infer(request, inputs)
+
+    monkeypatch.setattr(openvino_model, "_infer", limited)
+
+
+def forget_in_torch_above(monkeypatch, n_tokens: int) -> None:
+    """Make torch, in place of OpenVINO, run out of memory on batches of more than so many tokens."""
     forward = WordModel.forward
+
+    def refuse(folder):
+        raise ConversionError(f"{folder.name} cannot be converted")
 
     def limited(self, ids_BT, *rest):
         if ids_BT.numel() > n_tokens:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines.")
         return forward(self, ids_BT, *rest)
 
+    monkeypatch.setattr(resolve, "find_graphs", refuse)
     monkeypatch.setattr(WordModel, "forward", limited)
 
 
-def test_short_memory_halves_the_batches_of_a_shard_and_is_recorded(tiny, text, tmp_path, monkeypatch):
+@pytest.mark.parametrize("forget", [forget_above, forget_in_torch_above])
+def test_short_memory_halves_the_batches_of_a_shard_and_is_recorded(
+    forget, tiny, text, tmp_path, monkeypatch
+):
     config = options(tiny(), tokens_per_batch=800, shard_size=1000)
     whole = make_store(tmp_path / "whole", [text], config)
-    forget_above(monkeypatch, 300)
+    forget(monkeypatch, 300)
     short = make_store(tmp_path / "short", [text], config)
     assert {commit.tokens_per_batch for commit in short.commits.values()} == {200}
     assert totals(short).shards_short_of_memory == len(short.commits) > 1
@@ -58,22 +79,23 @@ def test_no_memory_for_a_single_window_stops_the_run_in_one_line(tiny, text, tmp
 
 def test_a_full_cpu_counts_as_short_memory_and_other_errors_do_not(tiny, text, tmp_path, monkeypatch):
     def fail(*_):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        raise RuntimeError("could not create a memory object: failed to allocate 9 bytes")
 
-    monkeypatch.setattr(WordModel, "forward", fail)
-    with pytest.raises(ResourceError, match="can't allocate memory"):
+    monkeypatch.setattr(openvino_model, "_infer", fail)
+    with pytest.raises(ResourceError, match="failed to allocate 9 bytes"):
         make_store(tmp_path / "full", [text], options(tiny()))
 
     def defect(*_):
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(WordModel, "forward", defect)
+    monkeypatch.setattr(openvino_model, "_infer", defect)
     with pytest.raises(RuntimeError, match="a defect"):
         make_store(tmp_path / "defect", [text], options(tiny()))
 
 
 def test_devices_are_those_asked_for_or_all_gpus_or_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(devices, "_DRIVERS", ("/",))  # as on a machine with the driver of a GPU
     assert choose_devices(None) == ["cpu"]
     with pytest.raises(InputError, match="--devices cuda:0: this machine has no such device; it has cpu"):
         choose_devices(["cuda:0"])
@@ -88,7 +110,7 @@ def test_devices_are_those_asked_for_or_all_gpus_or_the_cpu(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("devices", "workers", "says"),
+    ("names", "workers", "says"),
     [
         ("gpu", None, "must be cpu or GPUs"),
         ("", None, "must be cpu or GPUs"),
@@ -97,9 +119,9 @@ def test_devices_are_those_asked_for_or_all_gpus_or_the_cpu(monkeypatch):
         ("cuda:0,cuda:1", 1, "--workers 1 is below the number"),
     ],
 )
-def test_devices_that_make_no_sense_are_refused(devices, workers, says):
+def test_devices_that_make_no_sense_are_refused(names, workers, says):
     with pytest.raises(InputError, match=says):
-        RunConfig(devices=tuple(devices.split(",")), workers=workers)
+        RunConfig(devices=tuple(names.split(",")), workers=workers)
 
 
 def test_a_run_says_where_its_time_went(tiny, cli, text, tmp_path):

@@ -70,16 +70,15 @@ def test_a_shard_that_raises_an_error_is_given_up_at_once_and_the_others_are_mad
 
 
 def test_an_error_of_every_shard_ends_the_run_in_one_line_that_names_the_log(run, tmp_path):
-    with pytest.raises(
-        WorkersFailedError, match=r"3 shards end in an error, the last in IndexError: .*run.log$"
-    ):
+    with pytest.raises(WorkersFailedError, match=r"3 shards failed, the last with IndexError: .*run.log$"):
         run(range(100), set(range(100)))
     assert len((tmp_path / "starts").read_text()) == 3
 
 
 def test_an_error_of_a_worker_that_starts_ends_the_run(run, tmp_path):
     with pytest.raises(
-        WorkersFailedError, match=r"end before they are ready, with KeyError: 'x': see .*run.log$"
+        WorkersFailedError,
+        match=r"stopped before they were ready \(KeyError: 'x'\): read the end of .*run.log$",
     ):
         run(range(100), None)
     assert (tmp_path / "starts").read_text() == "x"
@@ -88,7 +87,7 @@ def test_an_error_of_a_worker_that_starts_ends_the_run(run, tmp_path):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (MemoryError(), (Stopped, "ResourceError", "a worker has no memory left")),
+        (MemoryError(), (Stopped, "ResourceError", "a worker ran out of memory")),
         (
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x"),
             (Stopped, "ResourceError", "x: No space left"),

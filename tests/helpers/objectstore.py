@@ -69,7 +69,10 @@ class ObjectStore:
 
 @contextlib.contextmanager
 def object_store() -> Iterator[ObjectStore]:
-    """Serve an empty object store on a free port of this machine until the context ends."""
+    """Serve an object store on a free port of this machine until the context ends.
+
+    All servers of a process hold the same objects.
+    """
     store = ObjectStore()
     app = store.app(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, app, threaded=True)

@@ -165,7 +165,10 @@ def test_unsupported_family_is_refused_with_the_list(text_file, tmp_path):
     transformers.GPT2Model(
         transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=10)
     ).save_pretrained(folder)
-    with pytest.raises(InputError, match=r"is a gpt2; supported are bert, distilbert, electra, modernbert"):
+    with pytest.raises(
+        InputError,
+        match=r"is of type gpt2, which is not supported: use bert, distilbert, electra, modernbert",
+    ):
         make_store(tmp_path / "out", [text_file], RunConfig(model=str(folder)))
 
 

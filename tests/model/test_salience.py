@@ -83,7 +83,7 @@ def test_salience_that_cannot_be_had_is_refused(options, message, tiny):
 
 
 def test_a_family_that_hides_its_attention_is_refused(tiny):
-    with pytest.raises(InputError, match="is a mpnet, whose attention cannot be seen: leave salience out"):
+    with pytest.raises(InputError, match="is a mpnet model, which gives no attention: leave out --salience"):
         resolve(RunConfig(model=str(tiny("mpnet")), top_salient=1), "cpu")
 
 

@@ -273,4 +273,7 @@ index_build.build(Store(sys.argv[1]), "shift_3")
 def test_an_index_whose_facts_are_gone_is_not_passed_over_in_silence(name, indexed, caplog):
     (indexed.path / "index" / f"{name}.json").unlink()
     assert Searcher([Store(indexed.path)]).search(QUERIES[0], filters=Filters(words=("apple",)))
-    assert f"{name}.json is missing: all rows are read; rebuild it with `ctxbatch index" in caplog.text
+    assert (
+        f"{name}.json is missing, so the search reads all rows; rebuild it with `ctxbatch index"
+        in caplog.text
+    )

@@ -263,7 +263,7 @@ def test_an_unfinished_store_is_not_searched(store, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(store.path, out)
     shutil.rmtree(out / "shards" / "000001")
-    unfinished = r"is unfinished \(\d+ of \d+ shards\): rerun the command that started it"
+    unfinished = r"is unfinished \(\d+ of \d+ shards\): run its `ctxbatch run` command again"
     with pytest.raises(StoreError, match=unfinished):
         ctxbatch.searcher(Store(out))
     with pytest.raises(StoreError, match=unfinished):
@@ -297,7 +297,7 @@ def test_the_command_answers_a_file_of_queries_and_names_those_it_cannot(store, 
         (3, "river"),
     ]
     assert "queries.txt, line 3: the brackets in 'no [closing' do not pair up" in result.stderr
-    assert "1 of 3 queries were not answered in full" in result.stderr
+    assert "1 of 3 queries have errors" in result.stderr
     shown = cli("search", store.path, "--row", 0, "-k", 2, "--context", 1, "--explain").stdout
     assert "dimensions are nonzero in both" in shown
     assert max(map(wcswidth, shown.splitlines())) <= 100
@@ -319,7 +319,7 @@ def test_the_command_answers_a_file_of_queries_and_names_those_it_cannot(store, 
         (("a [word]", "--context", -1), "--context -1 must be 0 or more"),
         (("a [word]", "-k", 0), "-k 0 must be 1 or more"),
         (("a [word]", "--source", ""), "--source '' matches no source of the store"),
-        (("a [word]", "--row", 5), "--row takes the place of the query 'a [word]': give one of them"),
+        (("a [word]", "--row", 5), "give either --row or the query 'a [word]', not both"),
         (("--row", 10**20), "has no row 100000000000000000000"),
         (("no-such-store",), "'no-such-store' is neither a store nor a sentence"),
         (("--queries", "/dev/null"), "--queries /dev/null holds no queries"),

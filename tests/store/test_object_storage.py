@@ -65,7 +65,9 @@ def test_a_killed_run_resumes_and_its_copy_is_the_store_that_a_folder_would_hold
     kept = committed(server, url)
     unfinished = cli("verify", url)
     assert unfinished.returncode == 3
-    assert re.search(rf"^{url}: \d of 10 shards are missing: run the same command", unfinished.stdout)
+    assert re.search(
+        rf"^{url}: \d of 10 shards are missing: run its `ctxbatch run` command again", unfinished.stdout
+    )
     result = cli(*arguments(url))
     assert result.returncode == 0, result.stderr
     assert f"resuming: {len(kept)} of 10 shards are done" in result.stderr

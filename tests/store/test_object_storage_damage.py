@@ -170,7 +170,7 @@ def test_places_that_cannot_hold_the_store_are_refused_before_any_work(bucket, s
         short(Path("s3://bucket/out"))
     for options, message in (
         ({"shard_range": (1, 2)}, "--shard-range needs a folder that all machines share"),
-        ({"force": True}, "--force cannot be used with s3:.*: nobody knows how much room is there"),
+        ({"force": True}, "--force cannot be used with s3:.*: free space is not checked there"),
     ):
         for command in (ctxbatch.run, ctxbatch.estimate):
             with pytest.raises(InputError, match=message):

@@ -15,7 +15,6 @@ from ctxbatch import InputError, ResourceError, RunConfig
 from ctxbatch.cli.main import app
 from ctxbatch.corpus.records import Record
 from ctxbatch.model import unbatch
-from ctxbatch.model.compiling import make_program
 from ctxbatch.model.resolve import read_tokenizer, resolve
 from ctxbatch.text import batching
 from ctxbatch.text.batching import BatchMaker
@@ -27,7 +26,7 @@ PLACE = ("sentence_id", "word_index", "char_start", "char_end", "n_pieces", "wor
 
 
 def options(model: Path, **given: object) -> RunConfig:
-    return RunConfig(model=str(model), precision="fp32", compile="off", **given)  # type: ignore[arg-type]
+    return RunConfig(model=str(model), precision="fp32", **given)  # type: ignore[arg-type]
 
 
 def places(rows: list[dict]) -> list[tuple]:
@@ -68,24 +67,6 @@ def test_top_salient_keeps_the_rows_that_ranking_all_rows_would(
     for name in ("static", "contextual_3", "contextual_1", "salience"):
         assert max(np.abs(a[name] - b[name]).max() for a, b in zip(found, expected, strict=True)) < 1e-4
     assert store.commits[0].counts == replace(whole.commits[0].counts, rows=len(found))
-
-
-@pytest.mark.parametrize("family", ["bert", pytest.param("modernbert", marks=pytest.mark.slow)])
-def test_a_compiled_model_keeps_the_same_rows(family, tiny, text, tmp_path):
-    many = (f"word{number}" for number in range(30_000))  # longer than an argument of a command can be
-    words = (*re.findall(r"\w+", TEXT), *many)
-    config = options(
-        tiny(family), layers=(1,), top_salient=1, words=words, tokens_per_batch=60, dtype="float32"
-    )
-    eager = make_store(tmp_path / "eager", [text], config)
-    config = replace(config, compile="on")
-    make_program(resolve(config, "cpu"))
-    compiled = make_store(tmp_path / "compiled", [text], config)
-    assert compiled.config.compiled
-    one, other = rows_of(eager), rows_of(compiled)
-    assert places(one) == places(other)
-    for name in ("static", "contextual_1", "salience"):
-        assert max(np.abs(a[name] - b[name]).max() for a, b in zip(one, other, strict=True)) < 1e-4
 
 
 @pytest.mark.parametrize("pool", ["mean", "none"])
@@ -141,7 +122,7 @@ def test_words_in_no_sentence_leave_a_store_without_rows(tiny, text, tmp_path, c
     out = tmp_path / "out"
     done = cli("run", text, "-o", out, "--model", tiny(), "--words", tmp_path / "words", "-q")
     assert done.returncode == 0
-    assert done.stderr == f"ctxbatch: {out} holds no rows: of 13 sentences none has occurrences of 1 word\n"
+    assert done.stderr == f"ctxbatch: {out} has no rows: none of its 13 sentences has occurrences of 1 word\n"
     assert cli("verify", out).returncode == 0
     stats = json.loads(cli("stats", out, "--json").stdout)
     assert (stats["rows"], stats["sentences"], stats["words"]) == (0, 13, None)

@@ -1,0 +1,87 @@
+"""Encodes batches on the CPU with OpenVINO: hidden states from the graphs, everything after them in numpy.
+
+Imports neither torch nor transformers. Letters of shapes: C vector columns, N rows of a batch, R rows that
+are kept, D hidden size.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from ctxbatch.config import ResolvedConfig
+from ctxbatch.model import rows
+from ctxbatch.model.graphs import find_graphs
+from ctxbatch.model.hub import ModelFolder, find_model
+from ctxbatch.model.openvino_model import Array, OpenVinoModel
+from ctxbatch.model.shift import SHIFTS
+from ctxbatch.model.word_vectors import WordVectors
+from ctxbatch.text.batching import TokenBatch
+
+
+class CpuEncoder:
+    """Runs batches on one core.
+
+    Args:
+        config: The resolved configuration.
+        model: Where the model is; found by its name if not given.
+
+    Raises:
+        InputError: The model cannot be found.
+        StoreError: Its files are not those of the configuration.
+        ConversionError: OpenVINO cannot convert the model.
+    """
+
+    def __init__(self, config: ResolvedConfig, model: ModelFolder | None = None) -> None:
+        folder = model or find_model(config.model, config.revision)
+        folder.check(config)
+        self._config = config
+        outputs = [f"hidden_{layer}" for layer in config.layers]
+        if (layer := config.salience_layer) is not None:
+            outputs += [f"query_{layer}", f"key_{layer}", f"mask_{layer}"]
+        self._model = OpenVinoModel(find_graphs(folder), config.precision, outputs)
+        self._shift = _shift_function(config)
+
+    def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:
+        """Run batches and yield the vectors of each, in order.
+
+        Raises:
+            OutOfMemoryError: This machine has no memory for the next batch.
+        """
+        for batch in batches:
+            yield self._encode(batch)
+
+    def _encode(self, batch: TokenBatch) -> WordVectors:
+        longest = batch.input_ids_BT.shape[1]
+        found = self._model.run(batch.input_ids_BT, np.arange(longest) < batch.lengths_B[:, None])
+        salience_N = kept_R = None
+        if (layer := self._config.salience_layer) is not None:
+            seen = found[f"query_{layer}"], found[f"key_{layer}"], found.get(f"mask_{layer}")
+            salience_N = rows.salience(*seen, batch, self._config.salience_head)
+            if batch.places_R is not None:
+                kept_R = rows.most_salient(salience_N, batch)
+        columns = self._columns(found, batch)
+        stored = [columns[name] if kept_R is None else columns[name][kept_R] for name in self._config.columns]
+        with np.errstate(over="ignore"):  # a value out of range becomes infinite, and its row is rejected
+            vectors_CRD = np.stack([column.astype(self._config.dtype) for column in stored])
+        return WordVectors(vectors_CRD, np.isfinite(vectors_CRD).all(axis=(0, 2)), salience_N, kept_R)
+
+    def _columns(self, found: dict[str, Array], batch: TokenBatch) -> dict[str, Array]:
+        config, columns = self._config, {}
+        if config.static is not None:
+            static = found["lookup" if config.static == "lookup" else "hidden_0"]
+            columns["static"] = rows.pooled(static, batch, config.pool)
+        for layer in config.layers:
+            contextual_ND = rows.pooled(found[f"hidden_{layer}"], batch, config.pool)
+            columns[f"contextual_{layer}"] = contextual_ND
+            if self._shift is not None:
+                columns[f"shift_{layer}"] = self._shift(contextual_ND, columns["static"])
+        return columns
+
+
+def _shift_function(config: ResolvedConfig) -> Callable[[Array, Array], Array] | None:
+    if config.shift is None:
+        return None
+    options = {"floor": config.floor, "delta": config.delta}
+    given = {name: value for name, value in options.items() if value is not None}
+    return functools.partial(SHIFTS[config.shift], xp=np, **given)

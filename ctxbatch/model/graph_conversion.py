@@ -1,0 +1,149 @@
+"""Converts a model into two OpenVINO graphs: ``python -m ctxbatch.model.graph_conversion MODEL FOLDER``.
+
+The first graph goes from token ids to the embedding layer's output, the second from there to the hidden
+states of all layers, with the queries, keys and masks from which salience is computed. Two graphs, because
+the first is always run in fp32. Owns which outputs the graphs have; `ctxbatch.model.graphs` keeps them.
+"""
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ctxbatch.model.encoder import load_model
+from ctxbatch.model.families import FAMILIES, Family
+from ctxbatch.model.graphs import EMBEDDING, LAYERS, import_openvino
+from ctxbatch.model.hub import ModelFolder, find_model
+
+_ATTENTION = "ctxbatch_recorded"
+_NUMBER = "ctxbatch_layer"
+
+
+class _HiddenStates(nn.Module):
+    """A model that returns everything that stored columns can be made of, by name.
+
+    Args:
+        folder: Where the model is.
+    """
+
+    def __init__(self, folder: ModelFolder) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self._found: dict[str, Tensor] = {}
+        self._model = load_model(folder, _recorded_attention(self._record))
+        config = self._model.config
+        family = FAMILIES[config.model_type]
+        # Raw rows of the embedding matrix are static vectors only where they have the width of the others.
+        self._has_lookup = getattr(config, "embedding_size", config.hidden_size) == config.hidden_size
+        self._watch(family)
+
+    def _watch(self, family: Family) -> None:
+        layers: nn.ModuleList = self._model.get_submodule(family.layers)
+        layers[0].register_forward_pre_hook(lambda _, args: self._record(hidden_0=args[0]), prepend=True)
+        for number, layer in enumerate(layers, 1):
+            for module in layer.modules():
+                setattr(module, _NUMBER, number)
+            kept_at = layer
+            if family.final_norm and number == len(layers):
+                kept_at = self._model.get_submodule(family.final_norm)
+            kept_at.register_forward_hook(functools.partial(self._record_output, number))
+
+    def _record_output(self, number: int, _module: nn.Module, _args: object, output: Any) -> None:  # noqa: ANN401 (as hooks are)
+        self._record(**{f"hidden_{number}": output[0] if isinstance(output, tuple) else output})
+
+    def _record(self, **found: Tensor) -> None:
+        self._found |= found
+
+    def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, ...]:
+        """Run a batch; ``names`` then says what the outputs are."""
+        self._found.clear()
+        self._model(input_ids=ids_BT, attention_mask=mask_BT)
+        found = {"hidden_0": self._found.pop("hidden_0")}
+        if self._has_lookup:
+            found["lookup"] = self._model.get_input_embeddings()(ids_BT)
+        found |= self._found
+        self.names = list(found)
+        return tuple(found.values())
+
+
+def _recorded_attention(record: Any) -> str:  # noqa: ANN401 (a method)
+    """Return the name of an attention that records what salience needs; attention itself is eager."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    def attend(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        **options: Any,  # noqa: ANN401 (what a family adds)
+    ) -> tuple[Tensor, None]:
+        number = getattr(module, _NUMBER)
+        scaling = options.get("scaling")
+        scaled = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        found = {f"query_{number}": scaled, f"key_{number}": key}
+        scores = scaled @ key.transpose(2, 3)
+        if mask is not None:
+            scores = scores + mask
+            found[f"mask_{number}"] = mask
+        record(**found)
+        return (scores.softmax(dim=3) @ value).transpose(1, 2).contiguous(), None
+
+    AttentionInterface.register(_ATTENTION, attend)
+    AttentionMaskInterface.register(_ATTENTION, eager_mask)
+    return _ATTENTION
+
+
+def convert(folder: ModelFolder, out: Path) -> None:
+    """Write both graphs of a model into a folder.
+
+    Raises:
+        InputError: The model cannot be loaded.
+        RuntimeError: OpenVINO cannot convert it.
+    """
+    ov = import_openvino()
+    model = _HiddenStates(folder)
+    ids_BT = torch.arange(21).remainder(int(model._model.config.vocab_size)).reshape(3, 7)
+    mask_BT = torch.ones_like(ids_BT, dtype=torch.bool)
+    mask_BT[1, 4:] = False
+    with torch.no_grad():
+        shapes = [ov.PartialShape([-1, -1])] * 2
+        whole = ov.convert_model(model, example_input=(ids_BT, mask_BT), input=shapes)
+    for output, name in zip(whole.outputs, model.names, strict=True):
+        output.get_tensor().set_names({name})
+    for graph, name in ((_embedding(ov, whole, model.names), EMBEDDING), (_layers(ov, whole), LAYERS)):
+        ov.save_model(graph, out / f"{name}.xml", compress_to_fp16=False)
+
+
+def _embedding(ov: Any, whole: Any, names: list[str]) -> Any:  # noqa: ANN401 (OpenVINO has no types)
+    """Return the graph from token ids to the embedding layer's output, and the raw rows of the matrix."""
+    model = whole.clone()
+    results = [model.outputs[number].get_node() for number in range(1 + ("lookup" in names))]
+    return ov.Model(results, [model.inputs[0].get_node()], EMBEDDING)
+
+
+def _layers(ov: Any, whole: Any) -> Any:  # noqa: ANN401 (OpenVINO has no types)
+    """Return the graph from the embedding layer's output to everything else."""
+    from openvino import opset13
+
+    model = whole.clone()
+    first = model.outputs[0].get_node()
+    embedded = first.input_value(0)
+    hidden = opset13.parameter(embedded.get_partial_shape(), ov.Type.f32, name="hidden_0")
+    hidden.output(0).get_tensor().set_names({"hidden_0"})
+    for target in list(embedded.get_target_inputs()):
+        if target.get_node().get_friendly_name() != first.get_friendly_name():
+            target.replace_source_output(hidden.output(0))
+    rest = [each.get_node() for each in model.outputs if not {"hidden_0", "lookup"} & each.get_names()]
+    ids, mask = (each.get_node() for each in model.inputs)
+    ids.output(0).get_tensor().set_names({"ids"})
+    mask.output(0).get_tensor().set_names({"mask"})
+    return ov.Model(rest, [hidden, mask, ids], LAYERS)
+
+
+if __name__ == "__main__":
+    convert(find_model(sys.argv[1], sys.argv[2] or None), Path(sys.argv[3]))

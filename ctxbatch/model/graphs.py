@@ -1,0 +1,121 @@
+"""Keeps the OpenVINO graphs of models in the user's cache: made once, checked by checksum before use.
+
+Graphs hold all layers in fp32, so one conversion serves every choice of layers, vectors and precision. A
+process of its own converts, which needs torch and transformers; whoever runs graphs needs neither.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ctxbatch.errors import CtxbatchError, ResourceError
+from ctxbatch.files import cache_folder, sync, temporary_name, write_json
+from ctxbatch.model.hub import ModelFolder
+from ctxbatch.sealed import canonical_json, file_digest, read_json
+
+log = logging.getLogger("ctxbatch")
+EMBEDDING, LAYERS = "embedding", "layers"
+_FILES = tuple(f"{name}.{suffix}" for name in (EMBEDDING, LAYERS) for suffix in ("xml", "bin"))
+_RECORD = "graphs.json"
+# The modules that decide what is in a graph.
+_SOURCES = ("graph_conversion.py",)
+_KEPT = 4
+
+
+class ConversionError(CtxbatchError):
+    """OpenVINO cannot convert the model."""
+
+
+def import_openvino() -> Any:  # noqa: ANN401 (OpenVINO has no types)
+    """Import OpenVINO without its telemetry, which would send an event at once."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # so that its import fails
+    import openvino
+
+    return openvino
+
+
+def graphs_folder(model: ModelFolder) -> Path:
+    """Return where the graphs of a model are, or will be, on this machine."""
+    versions = {name: metadata.version(name) for name in ("openvino", "torch", "transformers")}
+    here = Path(__file__).parent
+    code = hashlib.sha256(b"".join((here / name).read_bytes() for name in _SOURCES)).hexdigest()
+    parts = {"weights": model.weights_digest(), "config": model.config_digest(), "code": code, **versions}
+    key = hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:24]
+    return cache_folder() / "graphs" / key
+
+
+def find_graphs(model: ModelFolder) -> Path:
+    """Return the folder of a model's graphs, converted now if they are not there or damaged.
+
+    Raises:
+        ConversionError: OpenVINO cannot convert the model, or the cache cannot be written.
+    """
+    try:
+        folder = graphs_folder(model)
+    except ResourceError as error:
+        raise ConversionError(f"{model.name} cannot be converted: {error}") from error
+    try:
+        if not _is_intact(folder):
+            with _one_at_a_time(folder.parent):
+                if not _is_intact(folder):
+                    log.info("converting %s for this machine's CPU: takes some seconds, once", model.name)
+                    _make(model, folder)
+        os.utime(folder)  # the ones used least recently are removed first
+    except OSError as error:
+        raise ConversionError(f"{folder.parent} cannot be written to: {error.strerror}") from error
+    return folder
+
+
+def _is_intact(folder: Path) -> bool:
+    try:
+        digests = read_json(folder / _RECORD)
+        return all(digests.get(name) == file_digest(folder / name) for name in _FILES)
+    except (FileNotFoundError, CtxbatchError):
+        return False
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let others wait for the graphs that are being made, such as other workers of this machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        with contextlib.suppress(OSError):  # a file system without locks: they are made twice
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make(model: ModelFolder, folder: Path) -> None:
+    beside = folder.with_name(temporary_name(folder.name))
+    beside.mkdir()
+    try:
+        command = [sys.executable, "-P", "-m", "ctxbatch.model.graph_conversion"]
+        done = subprocess.run(
+            [*command, str(model.path), "", str(beside)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+            log.debug("conversion failed: %s", done.stderr)
+            raise ConversionError(f"{model.name} cannot be converted: {last}")
+        for name in _FILES:
+            sync(beside / name)
+        write_json(beside / _RECORD, {name: file_digest(beside / name) for name in _FILES})
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    _remove_oldest(folder.parent)
+
+
+def _remove_oldest(folder: Path) -> None:
+    folders = [each for each in folder.iterdir() if (each / _RECORD).exists()]
+    for each in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT:]:
+        shutil.rmtree(each, ignore_errors=True)

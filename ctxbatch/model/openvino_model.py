@@ -1,0 +1,98 @@
+"""Runs the graphs of a model on the CPU: from a batch of token ids to hidden states, as numpy arrays.
+
+Owns how graphs are compiled: their precision, one thread, bounded caches. Letters of shapes: B windows, T
+tokens, D hidden size, H heads, E dimensions of a head.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ctxbatch.model.graphs import EMBEDDING, LAYERS, import_openvino
+from ctxbatch.model.word_vectors import OutOfMemoryError
+
+Array = npt.NDArray[np.float32]
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+# Shapes whose kernels are kept: batches have thousands of shapes, and memory would grow with each.
+_CACHED_SHAPES = "64"
+
+
+class OpenVinoModel:
+    """The graphs of a model, compiled for this process.
+
+    Args:
+        folder: Where `ctxbatch.model.graphs.find_graphs` keeps them.
+        precision: Arithmetic of the layers, ``fp32`` or ``bf16``; the embedding layer is always fp32.
+        outputs: Names of what is wanted of the layers: ``hidden_3``, ``query_3``, ``key_3``, ``mask_3``.
+    """
+
+    def __init__(self, folder: Path, precision: str, outputs: Sequence[str]) -> None:
+        ov = import_openvino()
+        core = ov.Core()
+        embedding = core.read_model(folder / f"{EMBEDDING}.xml")
+        self._embedding = _compiled(core, embedding, "f32")
+        self._names = [next(iter(each.get_names())) for each in embedding.outputs]
+        self._layers = None
+        if outputs:
+            layers = core.read_model(folder / f"{LAYERS}.xml")
+            by_name = {name: each for each in layers.outputs for name in each.get_names()}
+            # A layer without a mask has none to give.
+            self._wanted = [name for name in outputs if name in by_name]
+            graph = ov.Model([by_name[name].get_node() for name in self._wanted], layers.get_parameters())
+            self._layers = _compiled(core, graph, _HINTS[precision])
+
+    @classmethod
+    def of_last_layer(cls, folder: Path, precision: str) -> "OpenVinoModel":
+        """Return the whole model, giving the hidden state of its last layer alone."""
+        core = import_openvino().Core()
+        names = {
+            name for each in core.read_model(folder / f"{LAYERS}.xml").outputs for name in each.get_names()
+        }
+        numbers = [int(name.removeprefix("hidden_")) for name in names if name.startswith("hidden_")]
+        return cls(folder, precision, [f"hidden_{max(numbers)}"])
+
+    def run(self, ids_BT: npt.NDArray[np.int64], mask_BT: npt.NDArray[np.bool_]) -> dict[str, Array]:
+        """Run a batch.
+
+        Args:
+            ids_BT: Token ids, padded.
+            mask_BT: True for tokens, false for padding.
+
+        Returns:
+            ``hidden_0`` (B, T, D), ``lookup`` if the model has it, and the outputs asked for: hidden states
+            (B, T, D), queries and keys (B, H, T, E), masks (B, 1, T, T). They are valid until the next batch.
+
+        Raises:
+            OutOfMemoryError: This machine has no memory for the batch.
+        """
+        try:
+            found = dict(zip(self._names, _infer(self._embedding, [ids_BT]), strict=True))
+            if self._layers is not None:
+                inputs = [found["hidden_0"], mask_BT, ids_BT]
+                found |= zip(self._wanted, _infer(self._layers, inputs), strict=True)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, MemoryError) or "alloc" in str(error) or "memory" in str(error):
+                raise OutOfMemoryError(str(error).splitlines()[0] if str(error) else "no memory") from None
+            raise
+        return found
+
+
+def _compiled(core: Any, graph: Any, hint: str) -> Any:  # noqa: ANN401 (OpenVINO has no types)
+    """Return an inference request of a graph that computes with one thread."""
+    options = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": 1,
+        "NUM_STREAMS": 1,
+        # Else two processes of one thread each sit on the same core.
+        "ENABLE_CPU_PINNING": False,
+        "CPU_RUNTIME_CACHE_CAPACITY": _CACHED_SHAPES,
+    }
+    return core.compile_model(graph, "CPU", options).create_infer_request()
+
+
+def _infer(request: Any, inputs: Sequence[npt.NDArray[Any]]) -> list[Array]:  # noqa: ANN401
+    found = request.infer(list(inputs), share_inputs=True, share_outputs=True)
+    return list(found.values())

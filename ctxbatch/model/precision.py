@@ -1,0 +1,74 @@
+"""Measures which arithmetic a model's layers are faster in on this processor, once, and keeps the answer.
+
+A processor's flags do not say: bf16 is twice as fast as fp32 on some CPUs that have it, and slower on others.
+"""
+
+import hashlib
+import logging
+import statistics
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ctxbatch.errors import CtxbatchError
+from ctxbatch.files import write_json
+from ctxbatch.model.devices import processor
+from ctxbatch.model.openvino_model import OpenVinoModel
+from ctxbatch.sealed import read_json
+
+log = logging.getLogger("ctxbatch")
+# bf16 rounds, so it has to be worth it.
+_WORTH = 1.15
+_ROUNDS, _SECONDS = 9, 2.0
+# A model that takes less for a batch is not what a run waits for, and its clock is too coarse to compare.
+_LEAST_SECONDS = 0.005
+_WINDOWS, _TOKENS = 32, 32
+
+
+def faster_precision(graphs: Path, name: str) -> Literal["fp32", "bf16"]:
+    """Return the arithmetic to take for a model on this processor: bf16 if it is 1.15 times as fast as fp32.
+
+    Args:
+        graphs: The graphs of the model; the answer is kept beside them, by processor.
+        name: The model's name, for the line that reports the answer.
+    """
+    key = hashlib.sha256("\n".join(processor()).encode()).hexdigest()[:16]
+    kept = graphs / f"precision-{key}.json"
+    try:
+        ratio = float(read_json(kept)["bf16_to_fp32"])
+    except (OSError, CtxbatchError, KeyError, TypeError, ValueError):
+        ratio = _measured(graphs)
+        log.info("precision: %s for %s: bf16 is %.2f times as fast as fp32 here", _chosen(ratio), name, ratio)
+        try:
+            write_json(kept, {"bf16_to_fp32": round(ratio, 3), "processor": processor()[0]})
+        except OSError as error:
+            log.debug("the measured precision cannot be kept: %s", error)
+    return _chosen(ratio)
+
+
+def _chosen(ratio: float) -> Literal["fp32", "bf16"]:
+    return "bf16" if ratio >= _WORTH else "fp32"
+
+
+def _measured(graphs: Path) -> float:
+    """Return how many times as fast bf16 is, from batches in turns; 1 for a model too small to tell."""
+    models = {precision: OpenVinoModel.of_last_layer(graphs, precision) for precision in ("fp32", "bf16")}
+    ids_BT = np.arange(_WINDOWS * _TOKENS, dtype=np.int64).reshape(_WINDOWS, _TOKENS) % 64
+    mask_BT = np.ones(ids_BT.shape, bool)
+
+    def seconds(precision: str) -> float:
+        began = time.perf_counter()
+        models[precision].run(ids_BT, mask_BT)
+        return time.perf_counter() - began
+
+    for precision in models:  # the first batch of a shape takes longer
+        seconds(precision)
+    until = time.perf_counter() + _SECONDS
+    pairs = [(seconds("fp32"), seconds("bf16"))]
+    if pairs[0][0] < _LEAST_SECONDS:
+        return 1.0
+    while len(pairs) < _ROUNDS and time.perf_counter() < until:
+        pairs.append((seconds("fp32"), seconds("bf16")))
+    return statistics.median(fp32 / bf16 for fp32, bf16 in pairs)

@@ -1,0 +1,194 @@
+"""On CPUs OpenVINO runs the model: with torch's vectors, converted once, in the faster arithmetic."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ctxbatch
+from ctxbatch.corpus.records import Record
+from ctxbatch.errors import StoreError
+from ctxbatch.files import cache_folder
+from ctxbatch.model import graphs, precision
+from ctxbatch.model.cpu_encoder import CpuEncoder
+from ctxbatch.model.encoder import Encoder
+from ctxbatch.model.graphs import ConversionError, find_graphs, graphs_folder
+from ctxbatch.model.hub import find_model
+from ctxbatch.model.resolve import read_tokenizer, resolve
+from ctxbatch.run_config import RunConfig
+from ctxbatch.store.manifest import Manifest
+from ctxbatch.text.batching import BatchMaker
+from ctxbatch.text.sentences import Sentence
+from tests.helpers.models import FAMILIES, TEXT
+from tests.helpers.running import command
+from tests.helpers.stores import arrow_digests, make_store
+
+OPTIONS = [
+    {"salience": True},
+    {"top_salient": 2, "pool": "none"},
+    {"pool": "first", "static": "lookup", "shift": "difference"},
+    {"shift": "asinh", "layers": (1,), "salience_layer": 1, "salience_head": 2},
+    {"vectors": ("static",)},
+]
+
+
+def possible(family, options):
+    if family == "mpnet" and {"salience", "top_salient", "salience_layer"} & options.keys():
+        return False
+    return not (family == "electra" and options.get("static") == "lookup")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_openvino_gives_the_vectors_of_torch(family, tiny):
+    for options in OPTIONS:
+        if not possible(family, options):
+            continue
+        given = {"dtype": "float32", "tokens_per_batch": 100}
+        if options.get("vectors") != ("static",):  # the log ratio has steps, where errors show as a whole
+            given |= {"layers": "all", "shift": "asinh", "precision": "fp32"}
+        given |= options
+        config = resolve(RunConfig(model=str(tiny(family)), **given), "cpu")
+        assert config.runtime == "openvino"
+        maker = BatchMaker(read_tokenizer(config), config)
+        lines = [line for line in TEXT.splitlines() if line]
+        sentences = [Sentence(Record(0, n, None, None, line), 0, line) for n, line in enumerate(lines)]
+        batches = [each for buffer in maker.buffers(sentences) for each in maker.batches(buffer, 100)]
+        pairs = zip(Encoder(config, "cpu").encode(batches), CpuEncoder(config).encode(batches), strict=True)
+        for torchs, ours in pairs:
+            assert np.abs(torchs.vectors_CRD - ours.vectors_CRD).max() < 1e-3
+            assert (torchs.finite_R == ours.finite_R).all()
+            if torchs.kept_R is not None:
+                assert (torchs.kept_R == ours.kept_R).all()
+            if torchs.salience_N is not None:
+                assert np.abs(torchs.salience_N - ours.salience_N).max() < 1e-4
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_model_is_converted_once_and_again_where_its_graphs_are_damaged(tiny, cache, caplog):
+    model = find_model(str(tiny()), None)
+    caplog.set_level("INFO", "ctxbatch")
+    for age in range(graphs._KEPT):
+        old = cache / "ctxbatch" / "graphs" / f"{age}"
+        old.mkdir(parents=True)
+        (old / "graphs.json").touch()
+        os.utime(old, (1000 + age, 1000 + age))
+    folder = find_graphs(model)
+    assert find_graphs(model) == folder == graphs_folder(model)
+    assert caplog.text.count("converting") == 1
+    assert not (folder.parent / "0").exists()  # the one used least recently makes room
+    before = (folder / "layers.bin").read_bytes()
+    (folder / "layers.bin").write_bytes(b"\0" + before[1:])
+    find_graphs(model)
+    assert caplog.text.count("converting") == 2
+    assert (folder / "layers.bin").read_bytes() == before
+
+
+def test_where_openvino_cannot_torch_runs_the_model_and_says_so(tiny, text, tmp_path, monkeypatch, caplog):
+    def fail(_model):
+        raise ConversionError("this model cannot be converted: no rule for aten::something")
+
+    monkeypatch.setattr("ctxbatch.model.resolve.find_graphs", fail)
+    monkeypatch.setattr("ctxbatch.model.cpu_encoder.find_graphs", fail)
+    store = make_store(tmp_path / "out", [text], RunConfig(model=str(tiny())))
+    assert "no rule for aten::something; torch runs it instead" in caplog.text
+    assert store.config.runtime == "torch"
+    assert "runtime" not in store.config.as_dict()  # as stores of versions that knew no other
+    assert ctxbatch.searcher(store).search("I want an [apple].", 3)
+
+
+@pytest.mark.parametrize(("ratio", "chosen"), [(1.3, "bf16"), (1.1, "fp32"), (0.6, "fp32")])
+def test_the_faster_arithmetic_is_measured_once(ratio, chosen, tiny, cache, monkeypatch, caplog):
+    measured = []
+    monkeypatch.setattr(precision, "_measured", lambda folder: measured.append(folder) or ratio)
+    caplog.set_level("INFO", "ctxbatch")
+    for _ in range(2):
+        assert resolve(RunConfig(model=str(tiny())), "cpu").precision == chosen
+    assert len(measured) == 1
+    assert caplog.text.count(f"precision: {chosen} for {tiny()}: bf16 is {ratio:.2f} times as fast") == 1
+    assert cache_folder().is_relative_to(cache)
+
+
+def test_both_are_measured_unless_the_model_is_too_small_to_tell(tiny, monkeypatch):
+    graphs = find_graphs(find_model(str(tiny()), None))
+    assert precision._measured(graphs) == 1
+    monkeypatch.setattr(precision, "_LEAST_SECONDS", 0)
+    assert 0.01 < precision._measured(graphs) < 100
+
+
+def test_a_store_keeps_the_precision_that_it_was_started_with(tiny, text, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "ctxbatch")
+    config = RunConfig(model=str(tiny()), shard_size=300, index=False)
+    monkeypatch.setattr("ctxbatch.model.resolve.faster_precision", lambda *_: "bf16")
+    ctxbatch.run(text, tmp_path / "out", config)
+    before = arrow_digests(tmp_path / "out")
+    monkeypatch.setattr("ctxbatch.model.resolve.faster_precision", lambda *_: "fp32")
+    for file in (tmp_path / "out" / "shards" / "000001").iterdir():
+        file.unlink()
+    ctxbatch.run(text, tmp_path / "out", config)
+    assert "precision: bf16, the store's; fp32 is faster on this machine" in caplog.text
+    assert arrow_digests(tmp_path / "out") == before
+    with pytest.raises(StoreError, match="was made with --precision bf16"):
+        ctxbatch.run(text, tmp_path / "out", replace(config, precision="fp32"))
+
+
+def test_a_store_of_a_compiled_model_is_searched_and_says_what_to_do_with_the_rest(tiny, text, tmp_path):
+    out = tmp_path / "out"
+    config = RunConfig(model=str(tiny()), shard_size=300, index=False, precision="fp32")
+    make_store(out, [text], config)
+    manifest = Manifest.read(out)
+    compiled = replace(manifest, config=replace(manifest.config, runtime="torch", compiled=True))
+    finished = tmp_path / "finished"
+    for folder, shards in ((finished, len(manifest.shards)), (tmp_path / "begun", 0)):
+        folder.mkdir()
+        compiled.write(folder)
+        assert len(ctxbatch.open(folder).commits) == 0 <= shards
+    with pytest.raises(StoreError, match="was started with a compiled model, which this version cannot run"):
+        ctxbatch.run(text, finished, config)
+
+
+MODULES = "import sys; print({'torch', 'transformers'} & {*sys.modules}, file=sys.stderr)"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("search", "out", "I want an [apple].", "-k", "2"), ("layers", "out", "want"), ("stats", "out")],
+)
+def test_no_command_on_a_store_needs_torch_once_the_graphs_are_there(arguments, tiny, text, tmp_path):
+    make_store(tmp_path / "out", [text], RunConfig(model=str(tiny()), precision="fp32"))
+    code = (
+        f"import sys; sys.argv = ['ctxbatch', *{arguments}]\nfrom ctxbatch.cli.main import main\n"
+        f"try: main()\nfinally: {MODULES}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stderr.splitlines()[-1] == "set()"
+
+
+def test_neither_a_run_nor_its_workers_need_torch_once_the_graphs_are_there(tiny, text, tmp_path):
+    resolve(RunConfig(model=str(tiny())), "cpu")
+    hook = tmp_path / "sitecustomize.py"
+    hook.write_text(
+        "import sys\nclass Refuse:\n    def find_spec(self, name, *_):\n"
+        "        if name in ('torch', 'transformers'): raise ImportError(f'{name} is not wanted')\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(ctxbatch.__file__).parents[1])])
+    done = subprocess.run(
+        command("run", text, "-o", tmp_path / "out", "--model", tiny(), "--workers", "2"),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr  # one word of the text is rejected
+    assert ctxbatch.open(tmp_path / "out").complete
