@@ -111,8 +111,8 @@ def test_without_static_vectors_the_stored_shift_is_measured_and_the_rest_named(
     found = cli("layers", store.path, "bank", "--json")
     assert found.returncode == 0
     assert found.stderr == (
-        f"ctxbatch: {store.path} holds no static vectors, so these are not measured: layer 0, asinh, difference; "
-        "use --vectors static,contextual for all measures\n"
+        f"ctxbatch: {store.path} holds no static vectors, so these are not measured: "
+        "layer 0, asinh, difference; use --vectors static,contextual for all measures\n"
     )
     rows = rows_of(store)
     (trend,) = json.loads(found.stdout)["trends"]
