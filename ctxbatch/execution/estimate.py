@@ -7,19 +7,16 @@ import itertools
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ctxbatch.config import ResolvedConfig
-from ctxbatch.corpus.raw_records import OpenSource, Reading
-from ctxbatch.corpus.read_errors import DamagedError, telling_of_memory
-from ctxbatch.corpus.records import Record, Reject, to_record
+from ctxbatch.corpus.read_errors import telling_of_memory
+from ctxbatch.corpus.sample import SourceSample, sample_source, spread
 from ctxbatch.corpus.sources import Source
-from ctxbatch.corpus.streams import ByteStream
-from ctxbatch.corpus.tables import Table
 from ctxbatch.errors import InputError
 from ctxbatch.execution.rates import known_rate
 from ctxbatch.execution.run_plan import (
@@ -43,12 +40,6 @@ log = logging.getLogger("ctxbatch")
 _SAMPLE_BYTES = 1 << 19
 _MIN_BYTES_A_SOURCE = 16 << 10
 _SOURCES_A_KIND = 32
-_PLACES_A_SOURCE = 16
-_FEW_ROWS = 2_000
-# How far a compressed source is decompressed to learn what a compressed byte is worth.
-_PROBED_BYTES = 4 << 20
-_MAX_DECOMPRESSED = 256 << 20
-_PROBE_STEP = 1 << 20
 # Bytes of a row and of a sentence on disk besides texts and vectors: ids, offsets and counts.
 _ROW_BYTES = 40.2
 _SENTENCE_BYTES = 48
@@ -190,141 +181,30 @@ def _draw(corpus: Corpus, config: ResolvedConfig) -> _Sample:
     for source in corpus.sources:
         if source.size:
             kinds.setdefault((source.format, source.compression), []).append(source)
-    chosen = {kind: _spread(group, _SOURCES_A_KIND) for kind, group in kinds.items()}
+    chosen = {kind: spread(group, _SOURCES_A_KIND) for kind, group in kinds.items()}
     budget = max(_MIN_BYTES_A_SOURCE, _SAMPLE_BYTES // max(1, sum(map(len, chosen.values()))))
     sample = _Sample()
     for kind, group in kinds.items():
         factor = sum(s.size for s in group) / sum(s.size for s in chosen[kind])
         for source in chosen[kind]:
             with telling_of_memory(source.path):
-                found, share, reason = _sample_of(source, corpus.reading, budget, maker, config)
-            sample.total.add(found, factor / share)
-            sample.bytes += found.bytes
-            if sample.first_reject is None and reason is not None:
-                sample.first_reject = f"{source.path}: {reason}"
+                read = sample_source(source, corpus.reading, budget)
+            sample.total.add(_sums_of(read, maker, config), factor / read.share)
+            sample.bytes += read.bytes
+            if sample.first_reject is None and read.first_reject is not None:
+                sample.first_reject = f"{source.path}: {read.first_reject}"
     return sample
 
 
-def _spread(group: Sequence[Source], most: int) -> list[Source]:
-    """Return at most ``_SOURCES_A_KIND`` sources, spread evenly over the group."""
-    if len(group) <= most:
-        return list(group)
-    return [group[number * len(group) // most] for number in range(most)]
+def _sums_of(sample: SourceSample, maker: BatchMaker, config: ResolvedConfig) -> _Totals:
+    """Return the sums over what was read of a source."""
+    found = _Totals(bytes=sample.bytes, records=sample.n_records, rejected=sample.n_rejected)
+    _count(found, sample, maker, config)
+    return found
 
 
-def _sample_of(
-    source: Source, reading: Reading, budget: int, maker: BatchMaker, config: ResolvedConfig
-) -> tuple[_Totals, float, str | None]:
-    """Return sums over a part of a source, the share that the part is, and a reason of a reject in it."""
-    try:
-        extent, exact = _extent(source)
-    except DamagedError as error:
-        return _Totals(records=1, rejected=1), 1.0, str(error)
-    if reading.record == "file":  # parts of a file have to do
-        reading = replace(reading, record="paragraph")
-    part = _Part()
-    places = _places(source, exact, budget)
-    opened = OpenSource(source, reading)
-    try:
-        for start, end in zip(places, [*places[1:], extent], strict=True):
-            if part.lost_at is None:
-                _read_from(part, opened, start, end, budget / len(places))
-    finally:
-        opened.close()
-    found = _Totals(bytes=part.bytes, records=part.n_records, rejected=part.n_rejected)
-    _count(found, part.records, source, maker, config)
-    extent = extent if part.lost_at is None else part.lost_at
-    share = min(1.0, part.reached / extent) if extent and part.reached else 1.0
-    if part.lost_at is not None:  # one reject stands for all that is lost, however much was sampled
-        found.records += share
-        found.rejected += share
-    return found, share, part.first_reject
-
-
-def _extent(source: Source) -> tuple[float, int]:
-    """Return the length of a source in rows or decompressed bytes, and how much of it is known to exist."""
-    if source.is_table:
-        n_rows = Table(source.path, source.format).n_rows
-        return n_rows, n_rows
-    if source.compression is None:
-        return source.size, source.size
-    stream = ByteStream(source.path, source.compression)
-    # Decompressors read ahead: what was read is used up once more is.
-    read = used = used_for = 0
-    try:
-        while used < _PROBED_BYTES and (stream.position < _MAX_DECOMPRESSED or not used):
-            position = stream.position
-            if not stream.read(_PROBE_STEP):
-                return position, position
-            if stream.compressed_position() > read:
-                used, used_for, read = read, position, stream.compressed_position()
-    except DamagedError:
-        return stream.position, stream.position
-    finally:
-        stream.close()
-    return used_for / used * source.size, stream.position
-
-
-def _places(source: Source, length: int, budget: int) -> list[int]:
-    """Return where to read: at the beginning, and at evenly spread places if records can be found there."""
-    if source.format in ("csv", "tsv") or length <= (_FEW_ROWS if source.is_table else budget):
-        return [0]
-    if source.compression is not None:
-        length = min(length, _MAX_DECOMPRESSED)
-    return [number * length // _PLACES_A_SOURCE // 4 * 4 for number in range(_PLACES_A_SOURCE)]
-
-
-@dataclass(slots=True)
-class _Part:
-    """What was read of a source: how far it reaches in its own measure, and what it holds."""
-
-    reached: float = 0
-    bytes: float = 0
-    n_records: float = 0
-    n_rejected: float = 0
-    records: list[Record] = field(default_factory=list)
-    first_reject: str | None = None
-    lost_at: int | None = None
-    read_to: int = 0
-
-
-def _read_from(part: _Part, opened: OpenSource, start: int, end: float, budget: float) -> None:
-    """Add what stands from one place on to a part, up to the next place or the budget.
-
-    Of a record that is larger than the budget a part stands for the whole, so its share is what counts.
-    """
-    if start < part.read_to:
-        return
-    taken = 0
-    units = opened.units(start)
-    if start and not opened.source.is_table:
-        next(units, None)  # what is left of a record
-    for unit in units:
-        if unit.is_lost:
-            part.lost_at = unit.start
-            part.first_reject = part.first_reject or unit.problem
-        if unit.is_lost or unit.start >= end or taken >= budget:
-            return
-        part.read_to = unit.end
-        share = min(1.0, budget / max(1, len(unit.data)))
-        part.reached += (unit.end - unit.start) * share
-        part.bytes += len(unit.data) * share
-        taken += len(unit.data)
-        if not unit.is_record:
-            continue
-        part.n_records += share * unit.times
-        record = to_record(unit, 0, opened)
-        if isinstance(record, Reject):
-            part.n_rejected += share
-            part.first_reject = part.first_reject or record.reason
-        else:
-            text = record.text[: max(1, int(len(record.text) * share))]
-            part.records.append(replace(record, text=text))
-
-
-def _count(
-    found: _Totals, records: Sequence[Record], source: Source, maker: BatchMaker, config: ResolvedConfig
-) -> None:
+def _count(found: _Totals, sample: SourceSample, maker: BatchMaker, config: ResolvedConfig) -> None:
+    records, name = sample.records, sample.source.path
     sentences = itertools.chain.from_iterable(split_sentences(record, config.lang) for record in records)
     vector_bytes = len(config.columns) * config.hidden_size * (2 if config.dtype == "float16" else 4)
     specials = maker.n_specials
@@ -339,7 +219,7 @@ def _count(
         ids = sum(len(sentence.record.doc_id or "") for sentence in buffer.sentences)
         words = len(buffer.words.utf8) * n_rows / max(1, len(buffer.rows))
         found.disk += n_rows * (vector_bytes + _ROW_BYTES) + words + texts + ids
-        found.disk += len(buffer.sentences) * (_SENTENCE_BYTES + len(source.path))
+        found.disk += len(buffer.sentences) * (_SENTENCE_BYTES + len(name))
 
 
 def _expected_rows(buffer: Buffer, config: ResolvedConfig) -> float:
