@@ -5,18 +5,31 @@ Reads no file and imports no model code.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from ctxbatch.choices import Pooling, Runtime, ShiftKind, SplitKind, StaticKind, StoredType, VectorKind
+from ctxbatch.choices import (
+    Arithmetic,
+    Pooling,
+    Runtime,
+    ShiftKind,
+    SplitKind,
+    StaticKind,
+    StoredType,
+    VectorKind,
+)
 from ctxbatch.errors import InputError
 from ctxbatch.sealed import Count, Positive, canonical_json
 
 # No model has more dimensions, layers or positions than this.
 _MAX_SIZE = 1 << 20
+# The checksum of the int8 layers that a store keeps, among the digests of its model.
+INT8_LAYERS = "int8_layers"
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +93,7 @@ class ResolvedConfig:
     split: SplitKind
     lang: str | None
     dtype: StoredType
-    precision: Literal["fp32", "bf16", "fp16"]
+    precision: Arithmetic
     tokens_per_batch: Positive
     runtime: Runtime = "torch"
     compiled: bool = False
@@ -126,13 +139,17 @@ class ResolvedConfig:
             return "its shift is incomplete or does not fit its vectors"
         if not {"weights", "tokenizer", "model_config"} <= self.digests.keys():
             return "it lacks checksums of its model"
+        if (self.precision == "int8") != bool(_SHA256.fullmatch(self.digests.get(INT8_LAYERS, ""))):
+            return "its int8 layers have no checksum, or are none"
         return None
 
     def meaning(self) -> dict[str, Any]:
         """Return the fields that define the vectors, without those that only round or select them."""
         rounding = ("compiled", "runtime", "tokens_per_batch")
         choosing = ("words", "sample", "top_salient", "salience_layer", "salience_head")
-        return {name: value for name, value in self.as_dict().items() if name not in rounding + choosing}
+        fields = {name: value for name, value in self.as_dict().items() if name not in rounding + choosing}
+        fields["digests"].pop(INT8_LAYERS, None)  # two quantisations of a model differ by roundings
+        return fields
 
     @property
     def highest_layer(self) -> int:
@@ -155,7 +172,8 @@ class ResolvedConfig:
     def of_queries(self, *, salient: bool) -> "ResolvedConfig":
         """Return the configuration for queries, which need every word, with or without its salience.
 
-        Queries are encoded on a CPU, in the arithmetic of the store or, where that is a GPU's own, in fp32.
+        Queries are encoded on a CPU, in the arithmetic of the store; in fp32 if that is fp16, which needs a
+        GPU, or int8, whose model is in the store.
         """
         layer = (self.salience_layer or self.highest_layer) if salient else None
         head = self.salience_head if salient else None
@@ -166,7 +184,7 @@ class ResolvedConfig:
             top_salient=None,
             salience_layer=layer,
             salience_head=head,
-            precision="fp32" if self.precision == "fp16" else self.precision,
+            precision=self.precision if self.precision in ("fp32", "bf16") else "fp32",
             runtime="openvino",
             compiled=False,
         )

@@ -193,7 +193,7 @@ class RunConfig:
     """Stop after this many records."""
 
     precision: Annotated[Precision, _option(_COMPUTING)] = "auto"
-    """Arithmetic of the model; auto measures once whether bf16 or fp32 is faster; on GPUs bf16 if native."""
+    """Arithmetic of the model; auto measures once whether bf16 or fp32 is faster; int8 is fastest on CPUs."""
 
     devices: Annotated[
         tuple[str, ...] | None, _option(_COMPUTING, "D[,D...]", read=names, default="all GPUs, else cpu")

@@ -94,6 +94,10 @@ def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
             f"{stage} {each['busy']:,.1f} s at work, {each['starved'] + each['blocked']:,.1f} s waiting"
             for stage, each in value.items()
         )
+    if name == "fidelity" and value is not None:
+        from ctxbatch.model.fidelity import Fidelity
+
+        return str(Fidelity(**value))
     if name == "selection":
         from ctxbatch.config import Kept
 

@@ -27,6 +27,7 @@ from ctxbatch.model.resolve import read_tokenizer
 from ctxbatch.model.unbatch import Gathered, gather
 from ctxbatch.model.word_vectors import OutOfMemoryError
 from ctxbatch.store.commits import Commit
+from ctxbatch.store.int8_layers import find_layers
 from ctxbatch.store.manifest import Manifest
 from ctxbatch.store.shard_writer import ShardWriter
 from ctxbatch.text.batching import BatchMaker
@@ -117,7 +118,7 @@ class ShardPipeline:
         config = self.manifest.config
         folder = None if model is None else find_model(str(model), None)
         self._maker = BatchMaker(read_tokenizer(config, folder), config)
-        self._encoder = open_encoder(config, device, folder)
+        self._encoder = open_encoder(config, device, folder, find_layers(out, config))
         self._reader = Reader(self.manifest.sources, self.manifest.reading)
         self._device = device
 

@@ -14,12 +14,13 @@ import threading
 import time
 from pathlib import Path
 
-from ctxbatch.config import ResolvedConfig
+from ctxbatch.config import INT8_LAYERS, ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.execution.messages import Job, Logged, Message, Placed
 from ctxbatch.execution.worker import run_shards, telling
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.bucket_location import BucketLocation
+from ctxbatch.store.int8_layers import layers_names
 from ctxbatch.store.location import StoreLocation, location_of, manifest_of
 
 # How long a question for news waits for some, and how long a worker lives on without being asked: longer than
@@ -85,7 +86,10 @@ def _at_hand(out: Path | str, host: str) -> StoreLocation:
     """
     location = location_of(out)
     if isinstance(location, BucketLocation):
-        location.copy_manifest(manifest_of(location))
+        manifest = manifest_of(location)
+        location.copy_manifest(manifest)
+        if manifest.config.precision == "int8":
+            location.fetch(layers_names(manifest.config.digests[INT8_LAYERS]))
     elif location.manifest() is None:
         raise InputError(f"{host} cannot see {out}: put it on a file system that all nodes share")
     return location

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ctxbatch.config import ResolvedConfig
+from ctxbatch.config import INT8_LAYERS, ResolvedConfig
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.plan import plan as plan_shards
 from ctxbatch.corpus.raw_records import Reading
 from ctxbatch.errors import InputError
 from ctxbatch.execution.estimate import estimate_plan
+from ctxbatch.execution.int8_model import restore_int8_layers, with_int8_layers
 from ctxbatch.execution.messages import Left, Message
 from ctxbatch.execution.partition import PATIENCE_SECONDS, PartReport, part_of
 from ctxbatch.execution.rates import remember_rate
@@ -111,6 +112,8 @@ def _open_manifest(plan: RunPlan) -> Manifest:
         shards = plan_shards(corpus.sources, corpus.reading)
         manifest = Manifest(config, corpus.reading, corpus.sources, tuple(shards))
         log.debug("planned %d shards from %d sources", len(manifest.shards), len(manifest.sources))
+        if config.precision == "int8":
+            manifest = with_int8_layers(plan, manifest)
         if location.begin(manifest, first=plan.choices.part is not None):
             return manifest
         log.debug("another part was the first: its manifest holds")
@@ -134,7 +137,10 @@ def _as_stored(plan: RunPlan, manifest: Manifest) -> tuple[ResolvedConfig, Readi
         config = replace(config, precision=stored.precision)
     if plan.choices.shard_size is None:
         reading = replace(reading, shard_size=manifest.reading.shard_size)
-    return replace(config, compiled=stored.compiled, runtime=stored.runtime), reading
+    digests = config.digests
+    if config.precision == "int8" == stored.precision:
+        digests = {**digests, INT8_LAYERS: stored.digests[INT8_LAYERS]}
+    return replace(config, compiled=stored.compiled, runtime=stored.runtime, digests=digests), reading
 
 
 def _check_start(plan: RunPlan) -> None:
@@ -169,6 +175,8 @@ def _run_missing(plan: RunPlan, manifest: Manifest, session: Session) -> _Work:
         if isinstance(message, Left):
             left.add(message.shard)
 
+    if todo:
+        restore_int8_layers(plan, manifest)
     patience = math.inf if choices.part is None else PATIENCE_SECONDS
     given_up = session.work(plan.engine, manifest, todo, listen, patience=patience)
     watch.check(finished=True)

@@ -176,7 +176,7 @@ def _check_for_object_storage(out: Path | str, config: RunConfig) -> None:
             f"--shard-range needs a folder that all machines share, and {out} is on object storage: use "
             "--engine ray, or a folder as -o"
         )
-    if config.force:
+    if config.force and config.precision != "int8":  # whose fidelity can be forced too
         raise InputError(
             f"--force cannot be used with {out}: free space is not checked there, so leave it out"
         )

@@ -6,6 +6,7 @@ are kept, D hidden size.
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from ctxbatch.config import ResolvedConfig
 from ctxbatch.model import rows
 from ctxbatch.model.graphs import find_graphs
 from ctxbatch.model.hub import ModelFolder, find_model
-from ctxbatch.model.openvino_model import Array, OpenVinoModel
+from ctxbatch.model.openvino_model import Array, OpenVinoModel, outputs_of
 from ctxbatch.model.shift import SHIFTS
 from ctxbatch.model.word_vectors import WordVectors
 from ctxbatch.text.batching import TokenBatch
@@ -25,6 +26,7 @@ class CpuEncoder:
     Args:
         config: The resolved configuration.
         model: Where the model is; found by its name if not given.
+        int8_layers: The quantised layers, for ``int8``.
 
     Raises:
         InputError: The model cannot be found.
@@ -32,14 +34,13 @@ class CpuEncoder:
         ConversionError: OpenVINO cannot convert the model.
     """
 
-    def __init__(self, config: ResolvedConfig, model: ModelFolder | None = None) -> None:
+    def __init__(
+        self, config: ResolvedConfig, model: ModelFolder | None = None, int8_layers: Path | None = None
+    ) -> None:
         folder = model or find_model(config.model, config.revision)
         folder.check(config)
         self._config = config
-        outputs = [f"hidden_{layer}" for layer in config.layers]
-        if (layer := config.salience_layer) is not None:
-            outputs += [f"query_{layer}", f"key_{layer}", f"mask_{layer}"]
-        self._model = OpenVinoModel(find_graphs(folder), config.precision, outputs)
+        self._model = OpenVinoModel(find_graphs(folder), config.precision, outputs_of(config), int8_layers)
         self._shift = _shift_function(config)
 
     def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 from ctxbatch.config import ResolvedConfig
@@ -21,13 +22,19 @@ class BatchEncoder(Protocol):
         """Run batches and yield the vectors of each, in order."""
 
 
-def open_encoder(config: ResolvedConfig, device: str, model: ModelFolder | None = None) -> BatchEncoder:
+def open_encoder(
+    config: ResolvedConfig,
+    device: str,
+    model: ModelFolder | None = None,
+    int8_layers: Path | None = None,
+) -> BatchEncoder:
     """Return an encoder for a configuration on a device, its model loaded.
 
     Args:
         config: The resolved configuration.
         device: ``cpu`` or ``cuda:N``.
         model: Where the model is; found by its name if not given.
+        int8_layers: The XML file of the quantised layers, for ``int8``.
 
     Raises:
         InputError: The model cannot be found or loaded.
@@ -36,7 +43,7 @@ def open_encoder(config: ResolvedConfig, device: str, model: ModelFolder | None 
     if device == "cpu" and config.runtime == "openvino":
         from ctxbatch.model.cpu_encoder import CpuEncoder
 
-        return CpuEncoder(config, model)
+        return CpuEncoder(config, model, int8_layers)
     from ctxbatch.model.encoder import Encoder  # imports torch
 
     return Encoder(config, device, model)

@@ -11,13 +11,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ctxbatch.config import ResolvedConfig
 from ctxbatch.model.graphs import EMBEDDING, LAYERS, import_openvino
 from ctxbatch.model.word_vectors import OutOfMemoryError
 
 Array = npt.NDArray[np.float32]
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+# Of a quantised model, the hint is that of what stays in floating point. "f16" can fall into slow code.
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 # Shapes whose kernels are kept: batches have thousands of shapes, and memory would grow with each.
 _CACHED_SHAPES = "64"
+
+
+def outputs_of(config: ResolvedConfig) -> list[str]:
+    """Return the outputs of the layers that a configuration needs."""
+    outputs = [f"hidden_{layer}" for layer in config.layers]
+    if (layer := config.salience_layer) is not None:
+        outputs += [f"query_{layer}", f"key_{layer}", f"mask_{layer}"]
+    return outputs
 
 
 class OpenVinoModel:
@@ -25,11 +35,14 @@ class OpenVinoModel:
 
     Args:
         folder: Where `ctxbatch.model.graphs.find_graphs` keeps them.
-        precision: Arithmetic of the layers, ``fp32`` or ``bf16``; the embedding layer is always fp32.
+        precision: Arithmetic of the layers: fp32, bf16 or int8. The embedding layer is always fp32.
         outputs: Names of what is wanted of the layers: ``hidden_3``, ``query_3``, ``key_3``, ``mask_3``.
+        int8_layers: The XML file of the quantised layers, for ``int8``.
     """
 
-    def __init__(self, folder: Path, precision: str, outputs: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, precision: str, outputs: Sequence[str], int8_layers: Path | None = None
+    ) -> None:
         ov = import_openvino()
         core = ov.Core()
         embedding = core.read_model(folder / f"{EMBEDDING}.xml")
@@ -37,7 +50,7 @@ class OpenVinoModel:
         self._names = [next(iter(each.get_names())) for each in embedding.outputs]
         self._layers = None
         if outputs:
-            layers = core.read_model(folder / f"{LAYERS}.xml")
+            layers = core.read_model(int8_layers or folder / f"{LAYERS}.xml")
             by_name = {name: each for each in layers.outputs for name in each.get_names()}
             # A layer without a mask has none to give.
             self._wanted = [name for name in outputs if name in by_name]

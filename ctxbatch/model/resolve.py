@@ -5,9 +5,8 @@ Owns defaults that depend on the model and the device. Runs the model only to me
 
 import logging
 from importlib import metadata
-from typing import Literal
 
-from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR, Runtime, ShiftKind, StaticKind
+from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR, Arithmetic, Runtime, ShiftKind, StaticKind
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.model.devices import multiplies_bf16
@@ -99,11 +98,13 @@ def _default_token_budget(device: str) -> int:
 def _check_precision(config: RunConfig, device: str) -> None:
     if config.precision == "fp16" and device == "cpu":
         raise InputError("--precision fp16 needs a GPU, and this runs on a CPU: take auto, bf16 or fp32")
+    if config.precision == "int8" and device != "cpu":
+        raise InputError(
+            f"--precision int8 needs a CPU, and this runs on {device}: take auto, or --devices cpu"
+        )
 
 
-def _resolve_runtime(
-    config: RunConfig, device: str, folder: ModelFolder
-) -> tuple[Runtime, Literal["fp32", "bf16", "fp16"]]:
+def _resolve_runtime(config: RunConfig, device: str, folder: ModelFolder) -> tuple[Runtime, Arithmetic]:
     """Return what runs the model, and the arithmetic of its layers."""
     has_layers = config.vectors != ("static",)
     if device != "cpu":
@@ -113,6 +114,8 @@ def _resolve_runtime(
     try:
         graphs = find_graphs(folder)
     except ConversionError as error:
+        if config.precision == "int8":
+            raise InputError(f"--precision int8: {error}; take another --precision") from error
         log.warning("%s; torch runs it instead", error)
         return "torch", _given(config)
     if config.precision == "auto" and has_layers:
@@ -120,7 +123,7 @@ def _resolve_runtime(
     return "openvino", _given(config)
 
 
-def _given(config: RunConfig) -> Literal["fp32", "bf16", "fp16"]:
+def _given(config: RunConfig) -> Arithmetic:
     return "fp32" if config.precision == "auto" else config.precision
 
 

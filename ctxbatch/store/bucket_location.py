@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from pathlib import Path
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.store_marker import MANIFEST
 from ctxbatch.errors import InputError, ResourceError, StoreError
-from ctxbatch.files import cache_folder, remove
+from ctxbatch.files import cache_folder, remove, replacing
 from ctxbatch.filesystem import (
     OF_BUCKETS,
     Entry,
@@ -41,7 +41,7 @@ from ctxbatch.filesystem import (
 from ctxbatch.sealed import seal
 from ctxbatch.store.commits import COMMIT, Commit, is_of_plan, parse_commit, shard_folder
 from ctxbatch.store.locks import Claims
-from ctxbatch.store.manifest import SHARDS, Manifest, holds_other_things
+from ctxbatch.store.manifest import MODEL, SHARDS, Manifest, holds_other_things
 from ctxbatch.store.shard_writer import remove_leftovers
 
 # How many small objects are read or deleted at the same time.
@@ -82,7 +82,7 @@ class BucketLocation:
                 if self.out.partition("://")[0].lower() in OF_BUCKETS:
                     look_up("/".join(self.out.split("/")[:3]))
                 return
-        names = sorted(entry.url.rpartition("/")[2] for entry in entries)
+        names = sorted({entry.url.rstrip("/").rpartition("/")[2] for entry in entries} - {MODEL})
         if names and MANIFEST not in names:
             raise holds_other_things(self.out, names)
 
@@ -208,6 +208,28 @@ class BucketLocation:
                 "another run writes there: let only one run write at a time, and run again"
             )
         shutil.rmtree(folder)
+
+    def publish_files(self, names: Sequence[str]) -> None:
+        """Upload files of the local folder, by their names relative to it.
+
+        Raises:
+            ResourceError: The network fails, or access is denied.
+        """
+        with self._naming_errors():
+            for name in names:
+                upload(self.folder / name, f"{self.out}/{name}")
+
+    def fetch(self, names: Sequence[str]) -> None:
+        """Copy files into the local folder unless they are there; skip those that do not exist.
+
+        Raises:
+            ResourceError: The network fails, or access is denied.
+        """
+        for name in names:
+            if not (self.folder / name).exists():
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                with self._naming_errors(), _ignoring_missing(), replacing(self.folder / name) as beside:
+                    download(f"{self.out}/{name}", beside)
 
     @contextlib.contextmanager
     def shard_files(self, shard: int) -> Iterator[Path | None]:

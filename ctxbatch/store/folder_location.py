@@ -1,7 +1,7 @@
 """Reads and writes a store in a local folder: finds its committed shards and their files."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +89,12 @@ class FolderLocation:
 
     def publish(self, commit: Commit) -> None:
         """Do nothing: a shard that is complete in the folder is already published."""
+
+    def publish_files(self, names: Sequence[str]) -> None:
+        """Do nothing: files in the folder are already published."""
+
+    def fetch(self, names: Sequence[str]) -> None:
+        """Do nothing: files of the store are in the folder if they exist."""
 
     @contextlib.contextmanager
     def shard_files(self, shard: int) -> Iterator[Path | None]:

@@ -16,11 +16,13 @@ from ctxbatch.corpus.sources import Source
 from ctxbatch.corpus.store_marker import A_STORE, MANIFEST, STORE_FORMAT
 from ctxbatch.errors import InputError, StoreError, shortened
 from ctxbatch.files import create, refused_link, write_atomically
+from ctxbatch.model.fidelity import Fidelity
 from ctxbatch.sealed import read_bytes, seal, typed, unseal
 
 FORMAT_VERSION = 4
 SHARDS = "shards"
 INDEX = "index"
+MODEL = "model"
 LOG = "run.log"
 LOCK = ".lock"
 _LOGS = re.compile(r"run(\.\d+-of-\d+)?\.log")
@@ -31,12 +33,16 @@ _LOGS = re.compile(r"run(\.\d+-of-\d+)?\.log")
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The configuration of a store, its sources and how they are read, and the shard plan."""
+    """The configuration of a store, its sources and how they are read, and the shard plan.
+
+    ``fidelity`` says how close an int8 model is to fp32.
+    """
 
     config: ResolvedConfig
     reading: Reading
     sources: tuple[Source, ...]
     shards: tuple[ShardSpec, ...]
+    fidelity: Fidelity | None = None
 
     def write(self, out: Path) -> None:
         """Write the manifest; this happens once in a store's life."""
@@ -57,6 +63,8 @@ class Manifest:
             "sources": [asdict(source) for source in self.sources],
             "shards": [asdict(shard) for shard in self.shards],
         }
+        if self.fidelity is not None:
+            content["fidelity"] = asdict(self.fidelity)
         return seal(content)
 
     @classmethod
@@ -169,7 +177,7 @@ def holds_other_things(out: object, names: Sequence[str]) -> StoreError:
 
 def _may_precede_manifest(name: str) -> bool:
     """Return True if a run can create this entry of the folder before the manifest."""
-    return name == LOCK or name.startswith(f".{MANIFEST}.") or _LOGS.fullmatch(name) is not None
+    return name in (LOCK, MODEL) or name.startswith(f".{MANIFEST}.") or _LOGS.fullmatch(name) is not None
 
 
 def log_path(out: Path, part: tuple[int, int] | None = None) -> Path:
@@ -194,7 +202,7 @@ def refuse_links(out: Path) -> None:
         StoreError: The store contains a link.
         OSError: A folder cannot be listed.
     """
-    for folder in (out, out / SHARDS, out / INDEX):
+    for folder in (out, out / SHARDS, out / INDEX, out / MODEL):
         if folder.is_symlink() and folder != out:
             raise StoreError(refused_link(folder))
         if not folder.is_dir():

@@ -28,7 +28,7 @@ from ctxbatch.files import remove, sync, temporary_name, write_json
 from ctxbatch.model.unbatch import Gathered
 from ctxbatch.store.arrow_files import frame_facts
 from ctxbatch.store.commits import COMMIT, REJECTS, SENTENCES, WORDS, Commit, Counts, commit_of, shard_folder
-from ctxbatch.store.manifest import FORMAT_VERSION, INDEX, SHARDS
+from ctxbatch.store.manifest import FORMAT_VERSION, INDEX, MODEL, SHARDS
 from ctxbatch.store.schema import sentences_schema, words_schema
 from ctxbatch.text.buffers import Buffer
 from ctxbatch.text.sentences import Sentence
@@ -271,7 +271,7 @@ def remove_leftovers(out: Path, process: str | None = None) -> None:
     pattern = temporary_name("*", "*" if process is None else glob.escape(process))
     for folder in (out / SHARDS).glob(pattern):
         remove(folder)
-    for file in (*out.glob(pattern), *(out / INDEX).glob(pattern)):
+    for file in (each for folder in (out, out / INDEX, out / MODEL) for each in folder.glob(pattern)):
         file.unlink(missing_ok=True)
 
 

@@ -35,6 +35,8 @@ class RunTotals:
         peak_memory_bytes: The most memory that a worker has had.
         columns: Names of the vector columns.
         selection: Which occurrences are stored; ``None`` where all are.
+        fidelity: How close the vectors of an int8 model are to those of fp32, as
+            `ctxbatch.model.fidelity.Fidelity` has it; ``None`` for other precisions.
         devices: All devices met, by name; more than one means a store of mixed origin.
         versions: All versions met, by library; likewise.
 
@@ -67,6 +69,7 @@ class RunTotals:
     salience_head: int | None
     precision: str
     runtime: str
+    fidelity: Mapping[str, float] | None
     fingerprint: str
     devices: tuple[str, ...]
     versions: Mapping[str, tuple[str, ...]]
@@ -114,6 +117,7 @@ def totals(store: Store, shards: Collection[int] | None = None) -> RunTotals:
         salience_head=config.salience_head,
         precision=config.precision,
         runtime=config.runtime,
+        fidelity=None if store.manifest.fidelity is None else asdict(store.manifest.fidelity),
         fingerprint=config.fingerprint,
         devices=devices,
         versions=versions_of(commits),
