@@ -1,5 +1,6 @@
 """Names the types of numpy arrays. A comment or a variable's last letters give the shape."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,3 +11,28 @@ Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 # Stored vectors, half or single precision.
 Vectors = npt.NDArray[Any]
+
+
+def leave_pandas_out() -> None:
+    """Make pyarrow do without pandas, in a process that is all ours.
+
+    Pyarrow imports pandas, which takes a second, when it makes its first array. It looks for it only once,
+    and then makes no data frames, so this is not for a process of the user.
+    """
+    if "pandas" in sys.modules:
+        return
+    import pyarrow as pa
+
+    sys.meta_path.insert(0, _NoPandas)
+    try:
+        pa.array([None])
+    finally:
+        sys.meta_path.remove(_NoPandas)
+
+
+class _NoPandas:
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        """Say that there is no pandas."""
+        if name == "pandas":
+            raise ImportError(name)

@@ -124,6 +124,7 @@ def cli() -> Cli:
 
     In this process it says and returns the same, and spares a test the seconds that imports take.
     """
+    import pandas  # noqa: F401 (the command would keep it from pyarrow, for all other tests too)
 
     def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         if cwd is not None:

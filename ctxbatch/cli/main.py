@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ctxbatch")
 _OPTIONS = Group("Options", sort_key=1)
+_WITHOUT_ARROW = (cache, guide)
 
 
 def _shown_default(value: object) -> object:
@@ -137,6 +138,10 @@ def _run_command() -> int:
     if isinstance(getattr(command, "__self__", None), App):  # --help and --version
         terminal.show(terminal.drawn(partial(_show_page, command, bound), min(terminal.columns(), 100)))
         return 0
+    if command not in _WITHOUT_ARROW:
+        from ctxbatch.arrays import leave_pandas_out
+
+        leave_pandas_out()
     status: int | None = command(*bound.args, **bound.kwargs)
     return status or 0
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from ctxbatch.arrays import leave_pandas_out
 from ctxbatch.errors import CtxbatchError
 from ctxbatch.execution.messages import (
     Committed,
@@ -48,6 +49,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     escape_tracebacks()
+    leave_pandas_out()
     logging.getLogger("ctxbatch").addHandler(file_handler(sys.stderr))
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log, not between the messages

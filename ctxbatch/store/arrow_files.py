@@ -8,13 +8,13 @@ checksums. Arrow validates the structure of every file, and its schema must be t
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pyarrow as pa
 
@@ -179,7 +179,7 @@ def check_all(files: list[ArrowFile]) -> None:
     Raises:
         StoreError: A record batch is damaged.
     """
-    with ThreadPoolExecutor(joblib.cpu_count()) as threads:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         list(threads.map(ArrowFile.check, files))
 
 
