@@ -1,6 +1,6 @@
 """Run one of the contenders of `throughput`, which starts each in a process of its own; nobody else need.
 
-    python -m scripts.benchmarks.contenders loop|st-fp32|st-bf16|encode|peak …
+    python -m scripts.benchmarks.contenders loop|st-fp32|st-bf16|ov-fp32|ov-bf16|ov-int8|encode|peak …
 
 Each prints a line of JSON in the end. Peers use all cores by threads in one process, as they do unless told
 otherwise, and import nothing of ctxbatch.
@@ -32,13 +32,7 @@ _FLOOR = 1e-3
 def main() -> int:
     """Be one of the contenders; returns the exit status."""
     options = parse()
-    result = {
-        "loop": loop,
-        "st-fp32": sentence_transformers,
-        "st-bf16": sentence_transformers,
-        "encode": encode_only,
-        "peak": peak,
-    }[options.name](options)
+    result = _CONTENDERS[options.name](options)
     print(json.dumps(result), flush=True)
     return 0
 
@@ -46,12 +40,11 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__spec__.name, __doc__)
-    parser.add_argument("name", choices=("loop", "st-fp32", "st-bf16", "encode", "peak"))
+    parser.add_argument("name", choices=_CONTENDERS)
     parser.add_argument("--model", help="the model's folder")
     parser.add_argument("--text", type=Path)
     parser.add_argument("--max-tokens", type=int, help="the model's longest input")
     parser.add_argument("--out", type=Path, help="loop: the Arrow file")
-    parser.add_argument("--shard-size", type=int, help="encode: as in the run")
     parser.add_argument("--share", type=int, help="encode: which of the shares of the batches")
     parser.add_argument("--of", type=int, help="encode: the number of shares")
     parser.add_argument("--precision", help="peak: bf16 or fp32")
@@ -168,6 +161,75 @@ def sentence_transformers(options: argparse.Namespace) -> dict[str, float]:
     return timed(work, read_lines(options.text))
 
 
+# --- OpenVINO by hand -----------------------------------------------------------------------------
+
+
+def openvino_by_hand(options: argparse.Namespace) -> dict[str, float]:
+    """Compute the embedding output and the last hidden state of all lines, sorted by length; write nothing.
+
+    All cores are at work: a stream for each, fed by a queue.
+    """
+    import torch
+    import transformers
+
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino as ov
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
+    model = transformers.AutoModel.from_pretrained(options.model, attn_implementation="eager").eval()
+
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: "torch.Tensor", attention_mask: "torch.Tensor") -> Any:  # noqa: ANN401
+            states = self.model(
+                input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
+            ).hidden_states
+            return states[0], states[-1]
+
+    example = {name: torch.ones(2, 8, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
+    graph = ov.convert_model(Whole(), example_input=example, input=[ov.PartialShape([-1, -1])] * 2)
+    precision = options.name.removeprefix("ov-")
+    lines = read_lines(options.text)
+    if precision == "int8":
+        graph = quantised(graph, tokenizer, lines, options.max_tokens)
+    settings = {
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16", "int8": "f32"}[precision],
+        "NUM_STREAMS": cores(),
+        "INFERENCE_NUM_THREADS": cores(),
+    }
+    queue = ov.AsyncInferQueue(ov.Core().compile_model(graph, "CPU", settings), cores())
+    found = []
+    queue.set_callback(lambda request, _: found.append(request.get_output_tensor(1).data.shape))
+
+    def work(lines: Sequence[str]) -> None:
+        encoded = tokenizer(list(lines), truncation=True, max_length=options.max_tokens)["input_ids"]
+        encoded.sort(key=len, reverse=True)
+        for begin in range(0, len(encoded), _BATCH_LINES):
+            batch = encoded[begin : begin + _BATCH_LINES]
+            padded = tokenizer.pad({"input_ids": batch}, return_tensors="np")
+            queue.start_async([padded["input_ids"], padded["attention_mask"]])
+        queue.wait_all()
+
+    return timed(work, lines)
+
+
+def quantised(graph: Any, tokenizer: Any, lines: Sequence[str], max_tokens: int) -> Any:  # noqa: ANN401
+    """Return an int8 graph, calibrated with some of the lines."""
+    import nncf
+
+    some = [lines[number * len(lines) // 128] for number in range(128)]
+    encoded = [
+        dict(tokenizer(line, truncation=True, max_length=max_tokens, return_tensors="np")) for line in some
+    ]
+    items = [{name: each[name] for name in ("input_ids", "attention_mask")} for each in encoded]
+    return nncf.quantize(
+        graph, nncf.Dataset(items), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(items)
+    )
+
+
 # --- ctxbatch's encoder alone ---------------------------------------------------------------------
 
 
@@ -176,11 +238,7 @@ def encode_only(options: argparse.Namespace) -> dict[str, int]:
     from ctxbatch.model import encoders, resolve
     from ctxbatch.run_config import RunConfig
 
-    config = RunConfig(
-        model=options.model,
-        shard_size=options.shard_size,
-        index=False,
-    )
+    config = RunConfig(model=options.model)
     resolved = resolve.resolve(config, "cpu")
     model = encoders.open_encoder(resolved, "cpu")
     batches = share_of(run_batches(options.text, config, resolved), options.share, options.of)
@@ -243,6 +301,17 @@ def peak(options: argparse.Namespace) -> dict[str, float]:
     wait_for_start()
     return {"rate": matrix_rate(options.shapes, options.tokens, options.precision)}
 
+
+_CONTENDERS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "loop": loop,
+    "st-fp32": sentence_transformers,
+    "st-bf16": sentence_transformers,
+    "ov-fp32": openvino_by_hand,
+    "ov-bf16": openvino_by_hand,
+    "ov-int8": openvino_by_hand,
+    "encode": encode_only,
+    "peak": peak,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -91,20 +91,20 @@ def run_rounds(job: Job, wanted: Sequence[str], repeats: int) -> tuple[Results, 
 
 def run_contender(job: Job, name: str) -> dict[str, Any]:
     """One contender once: seconds, whole seconds, peak memory, and what else it says of itself."""
-    if name == "run":
-        return run_command(job, job.config.n_layers)
     if name == "half":
-        return run_command(job, job.config.n_layers // 2)
+        return run_command(job, "--layers", str(job.config.n_layers // 2))
+    if name.startswith("run"):
+        precision = name.removeprefix("run").removeprefix("-")
+        return run_command(job, *(("--precision", precision) if precision else ()))
     if name == "encode":
         return run_encode(job)
     return run_peer(job, name)
 
 
-def run_command(job: Job, n_layers: int) -> dict[str, Any]:
-    """Run the real command for the vectors of one layer."""
-    settings = ["--model", job.config.model, "--shard-size", str(job.text.shard_size)]
-    settings += ["--layers", str(n_layers)]
-    return measuring.run_ctxbatch(job.text.path, job.work / "out", settings, job.environment)
+def run_command(job: Job, *settings: str) -> dict[str, Any]:
+    """Run the real command as a user does: with a model and nothing else, unless settings are given."""
+    model = ("--model", job.config.model)
+    return measuring.run_ctxbatch(job.text.path, job.work / "out", (*model, *settings), job.environment)
 
 
 def run_peer(job: Job, name: str) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def run_peer(job: Job, name: str) -> dict[str, Any]:
 
 def run_encode(job: Job) -> dict[str, Any]:
     """Run the encoder alone, in as many processes as the run has workers."""
-    given = {"--model": job.config.model, "--text": job.text.path, "--shard-size": job.text.shard_size}
+    given = {"--model": job.config.model, "--text": job.text.path}
     shares = [{**given, "--share": share, "--of": cores()} for share in range(cores())]
     commands = [contender("encode", share) for share in shares]
     seconds, said, peak = measuring.run_together(commands, job.worker_environment)

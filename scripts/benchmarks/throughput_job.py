@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.benchmarks import measuring
-from scripts.benchmarks.measuring import cores
 from scripts.benchmarks.models import linear_shapes, random_model
 
 if TYPE_CHECKING:
@@ -17,12 +16,23 @@ NAMES = {
     "loop": "loop by hand fp32",
     "st-fp32": "sentence-transformers fp32",
     "st-bf16": "sentence-transformers bf16",
-    "run": "ctxbatch run",  # before the next one, because it leaves the compiled program
+    "ov-fp32": "OpenVINO by hand fp32",
+    "ov-bf16": "OpenVINO by hand bf16",
+    "ov-int8": "OpenVINO by hand int8",
+    "run": "ctxbatch run",
+    "run-fp32": "ctxbatch run --precision fp32",
+    "run-bf16": "ctxbatch run --precision bf16",
+    "run-int8": "ctxbatch run --precision int8",
     "encode": "encode only",
     "half": "ctxbatch run, half the layers",
 }
-_SHARDS_PER_WORKER = 4
-_MIN_SHARD = 64 << 10
+# Everybody's rate is also given as a multiple of the faster of each of these.
+PEERS = {
+    "st": ("st-fp32", "st-bf16"),
+    "OpenVINO": ("ov-fp32", "ov-bf16"),
+    "OpenVINO int8": ("ov-int8",),
+    "given": ("run-fp32", "run-bf16"),
+}
 
 # What each contender has measured of itself, a record a round.
 Results = dict[str, list[dict[str, Any]]]
@@ -37,11 +47,6 @@ class Text:
     lines: int
     tokens: int
     left_out: int
-
-    @property
-    def shard_size(self) -> int:
-        """Some shards for every worker, so that they end together."""
-        return max(_MIN_SHARD, -(-self.size // (_SHARDS_PER_WORKER * cores())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from scripts.benchmarks import measuring
 from scripts.benchmarks.measuring import cores, shown
-from scripts.benchmarks.throughput_job import NAMES, Job, Results
+from scripts.benchmarks.throughput_job import NAMES, PEERS, Job, Results
 
 
 def summarise(job: Job, rounds: Results, machine: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -25,10 +25,10 @@ def summarise(job: Job, rounds: Results, machine: Sequence[Mapping[str, float]])
             "share_of_peak": None if name == "half" else share_of_peak(job, results, machine),
         }
     for of in ("text_tokens_per_second", "whole_tokens_per_second"):
-        for base in ("st-bf16", "loop"):
+        for peer, names in PEERS.items():
+            best = max((summary[name][of] or 0 for name in names if name in summary), default=0)
             for found in summary.values():
-                rate, by = found[of], summary.get(base, {}).get(of)
-                found[f"{of}_over_{base}"] = rate / by if rate and by else None
+                found[f"{of}_over_{peer}"] = found[of] / best if found[of] and best else None
     return {
         "summary": summary,
         "machine_rates": measuring.medians(machine),
@@ -41,9 +41,10 @@ def share_of_peak(
     job: Job, results: Sequence[Mapping[str, Any]], machine: Sequence[Mapping[str, float]]
 ) -> float | None:
     """How much of the peak of its own round useful work reaches; of those that count their own tokens."""
-    if "tokens" not in results[0]:
+    precision = results[0].get("precision", job.config.precision)
+    if "tokens" not in results[0] or precision == "int8":
         return None
-    peaks = [each[f"{job.config.precision}_operations_per_second"] for each in machine]
+    peaks = [each[f"{precision}_operations_per_second"] for each in machine]
     shares = [
         each["tokens"] * job.operations_per_token / each["seconds"] / peak
         for each, peak in zip(results, peaks, strict=True)
@@ -69,7 +70,6 @@ def report(
         "lines": job.text.lines,
         "text_tokens": job.text.tokens,
         "lines_left_out": job.text.left_out,
-        "shard_size": job.text.shard_size,
         "operations_per_token": job.operations_per_token,
         "repeats": options.repeats,
     }
@@ -78,14 +78,14 @@ def report(
 
 def main_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
     """Everybody's rate after start-up."""
-    heads = ["contender", "tokens/s", "min to max", "to st bf16", "to loop", "of peak", "whole s", "peak MB"]
+    heads = ["contender", "tokens/s", "min to max", "of peak", "whole s", "peak MB"]
+    heads[3:3] = [f"to {peer}" for peer in PEERS]
     rows = [
         [
             NAMES[name],
             shown(found["text_tokens_per_second"]),
             " - ".join(map(shown, found["spread"])),
-            shown(found["text_tokens_per_second_over_st-bf16"], ".2f"),
-            shown(found["text_tokens_per_second_over_loop"], ".2f"),
+            *(shown(found[f"text_tokens_per_second_over_{peer}"], ".2f") for peer in PEERS),
             shown(found["share_of_peak"], ".0%"),
             shown(found.get("whole_seconds"), ".1f"),
             shown(found["peak_bytes"] / 1e6),
@@ -105,12 +105,12 @@ def whole_table(job: Job, found: Mapping[str, Any]) -> str:
         rates = {
             name: tokens / each["whole_seconds"] for name, each in results.items() if "whole_seconds" in each
         }
-        base = rates.get("st-bf16")
+        base = max((rates.get(name, 0) for name in PEERS["st"]), default=0)
         for name, rate in rates.items():
             seconds = shown(results[name]["whole_seconds"], ".1f")
             ratio = shown(rate / base if base else None, ".2f")
             rows.append([NAMES[name], shown(lines), seconds, shown(rate), ratio])
-    return measuring.table(["whole command", "lines", "seconds", "tokens/s", "to st bf16"], rows)
+    return measuring.table(["whole command", "lines", "seconds", "tokens/s", "to st"], rows)
 
 
 def footnotes(job: Job, found: Mapping[str, Any]) -> list[str]:
