@@ -12,6 +12,7 @@ import numpy as np
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.model import rows
+from ctxbatch.model.facts import check_model_type
 from ctxbatch.model.graphs import find_graphs
 from ctxbatch.model.hub import ModelFolder, find_model
 from ctxbatch.model.openvino_model import Array, OpenVinoModel, outputs_of
@@ -39,6 +40,7 @@ class CpuEncoder:
     ) -> None:
         folder = model or find_model(config.model, config.revision)
         folder.check(config)
+        check_model_type(config, folder)
         self._config = config
         self._model = OpenVinoModel(find_graphs(folder), config.precision, outputs_of(config), int8_layers)
         self._shift = _shift_function(config)

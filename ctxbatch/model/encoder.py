@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ctxbatch.config import ResolvedConfig
-from ctxbatch.errors import InputError, StoreError
-from ctxbatch.model.facts import first_line, is_out_of_memory, model_error
+from ctxbatch.errors import InputError
+from ctxbatch.model.facts import check_model_type, first_line, is_out_of_memory, model_error
 from ctxbatch.model.families import Family, family_of
 from ctxbatch.model.hub import CONFIG, ModelFolder, find_model
 from ctxbatch.model.pooling import AllRows, KeptRows
@@ -55,17 +55,13 @@ class WordModel(nn.Module):
         super().__init__()
         folder = model or find_model(config.model, config.revision)
         folder.check(config)
+        check_model_type(config, folder)
         self._config = config
         self._watch = None if config.salience_layer is None else Watch(config.salience_head)
         name = attention if self._watch is None else attention_name(attention or "sdpa")
         self._model = load_model(folder, name)
         self._hidden: dict[int, Tensor] = {}
         self._rows: AllRows | KeptRows
-        if self._model.config.model_type != config.model_type:
-            raise StoreError(
-                f"{folder.path} is a {self._model.config.model_type} model, but the store was made with a "
-                f"{config.model_type} model"
-            )
         self._prepare(family_of(config))
         self._shift = _shift_function(config)
 

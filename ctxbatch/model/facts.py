@@ -15,7 +15,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from ctxbatch.errors import CtxbatchError, InputError, ResourceError
+from ctxbatch.config import ResolvedConfig
+from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
 from ctxbatch.files import cache_folder, write_json
 from ctxbatch.model.consistency import check_config, check_tokenizer, read_shapes
 from ctxbatch.model.families import FAMILIES
@@ -75,6 +76,18 @@ def read_facts(folder: ModelFolder) -> ModelFacts:
     except (OSError, CtxbatchError) as error:
         log.debug("%s: what its files say cannot be kept (%s)", folder.path, error)
     return facts
+
+
+def check_model_type(config: ResolvedConfig, folder: ModelFolder) -> None:
+    """Compare a model's type with that of a configuration.
+
+    Raises:
+        StoreError: It is another.
+    """
+    if (found := read_facts(folder).model_type) != config.model_type:
+        raise StoreError(
+            f"{folder.path} is a {found} model, but the store was made with a {config.model_type} model"
+        )
 
 
 def _kept_at(folder: ModelFolder) -> Path:

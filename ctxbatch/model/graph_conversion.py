@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ctxbatch.errors import CtxbatchError
 from ctxbatch.model.encoder import load_model
+from ctxbatch.model.facts import first_line, is_out_of_memory
 from ctxbatch.model.families import FAMILIES, Family
-from ctxbatch.model.graphs import EMBEDDING, LAYERS, import_openvino
+from ctxbatch.model.graphs import EMBEDDING, LAYERS, UNSUPPORTED, ConversionError, import_openvino
 from ctxbatch.model.hub import ModelFolder, find_model
 
 _ATTENTION = "ctxbatch_recorded"
@@ -103,16 +105,21 @@ def convert(folder: ModelFolder, out: Path) -> None:
 
     Raises:
         InputError: The model cannot be loaded.
-        RuntimeError: OpenVINO cannot convert it.
+        ConversionError: OpenVINO cannot convert it.
     """
     ov = import_openvino()
     model = _HiddenStates(folder)
     ids_BT = torch.arange(21).remainder(int(model._model.config.vocab_size)).reshape(3, 7)
     mask_BT = torch.ones_like(ids_BT, dtype=torch.bool)
     mask_BT[1, 4:] = False
-    with torch.no_grad():
-        shapes = [ov.PartialShape([-1, -1])] * 2
-        whole = ov.convert_model(model, example_input=(ids_BT, mask_BT), input=shapes)
+    shapes = [ov.PartialShape([-1, -1])] * 2
+    try:
+        with torch.no_grad():
+            whole = ov.convert_model(model, example_input=(ids_BT, mask_BT), input=shapes)
+    except Exception as error:  # tracing and the frontend raise of many kinds
+        if isinstance(error, OSError) or is_out_of_memory(error):
+            raise
+        raise ConversionError(first_line(error)) from error
     for output, name in zip(whole.outputs, model.names, strict=True):
         output.get_tensor().set_names({name})
     for graph, name in ((_embedding(ov, whole, model.names), EMBEDDING), (_layers(ov, whole), LAYERS)):
@@ -145,5 +152,14 @@ def _layers(ov: Any, whole: Any) -> Any:  # noqa: ANN401 (OpenVINO has no types)
     return ov.Model(rest, [hidden, mask, ids], LAYERS)
 
 
+def _main() -> int:
+    try:
+        convert(find_model(sys.argv[1], None), Path(sys.argv[2]))
+    except CtxbatchError as error:
+        sys.stderr.write(f"{error}\n")
+        return UNSUPPORTED if isinstance(error, ConversionError) else error.exit_status
+    return 0
+
+
 if __name__ == "__main__":
-    convert(find_model(sys.argv[1], sys.argv[2] or None), Path(sys.argv[3]))
+    sys.exit(_main())

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ctxbatch.errors import CtxbatchError, ResourceError
+from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
 from ctxbatch.files import cache_folder, sync, temporary_name, write_json
 from ctxbatch.model.hub import ModelFolder
 from ctxbatch.sealed import canonical_json, file_digest, read_json
@@ -29,6 +29,8 @@ _RECORD = "graphs.json"
 # The modules that decide what is in a graph.
 _SOURCES = ("graph_conversion.py",)
 _KEPT = 4
+# What the conversion's process ends with where OpenVINO has no rule for something in the model.
+UNSUPPORTED = 9
 
 
 class ConversionError(CtxbatchError):
@@ -57,21 +59,22 @@ def find_graphs(model: ModelFolder) -> Path:
     """Return the folder of a model's graphs, converted now if they are not there or damaged.
 
     Raises:
-        ConversionError: OpenVINO cannot convert the model, or the cache cannot be written.
+        ConversionError: OpenVINO cannot convert the model.
+        InputError: The model cannot be loaded.
+        ResourceError: The cache cannot be read or written, or memory is short.
     """
-    try:
-        folder = graphs_folder(model)
-    except ResourceError as error:
-        raise ConversionError(f"{model.name} cannot be converted: {error}") from error
+    folder = graphs_folder(model)
     try:
         if not _is_intact(folder):
             with _one_at_a_time(folder.parent):
                 if not _is_intact(folder):
                     log.info("converting %s for this machine's CPU: takes some seconds, once", model.name)
                     _make(model, folder)
-        os.utime(folder)  # the ones used least recently are removed first
     except OSError as error:
-        raise ConversionError(f"{folder.parent} cannot be written to: {error.strerror}") from error
+        remedy = "fix that, or set XDG_CACHE_HOME to another folder"
+        raise ResourceError(f"{error.filename or folder.parent}: {error.strerror}: {remedy}") from error
+    with contextlib.suppress(OSError):  # the ones used least recently are removed first
+        os.utime(folder)
     return folder
 
 
@@ -79,7 +82,7 @@ def _is_intact(folder: Path) -> bool:
     try:
         digests = read_json(folder / _RECORD)
         return all(digests.get(name) == file_digest(folder / name) for name in _FILES)
-    except (FileNotFoundError, CtxbatchError):
+    except (FileNotFoundError, StoreError):
         return False
 
 
@@ -99,12 +102,12 @@ def _make(model: ModelFolder, folder: Path) -> None:
     try:
         command = [sys.executable, "-P", "-m", "ctxbatch.model.graph_conversion"]
         done = subprocess.run(
-            [*command, str(model.path), "", str(beside)], capture_output=True, text=True, check=False
+            [*command, str(model.path), str(beside)], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
             log.debug("conversion failed: %s", done.stderr)
-            raise ConversionError(f"{model.name} cannot be converted: {last}")
+            last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+            raise _failure(done.returncode)(f"{model.name} cannot be converted: {last}")
         for name in _FILES:
             sync(beside / name)
         write_json(beside / _RECORD, {name: file_digest(beside / name) for name in _FILES})
@@ -115,7 +118,13 @@ def _make(model: ModelFolder, folder: Path) -> None:
     _remove_oldest(folder.parent)
 
 
+def _failure(status: int) -> type[CtxbatchError]:
+    """Return the kind of error that ended a conversion: the model's own, or this machine's."""
+    return {UNSUPPORTED: ConversionError, InputError.exit_status: InputError}.get(status, ResourceError)
+
+
 def _remove_oldest(folder: Path) -> None:
-    folders = [each for each in folder.iterdir() if (each / _RECORD).exists()]
-    for each in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT:]:
-        shutil.rmtree(each, ignore_errors=True)
+    with contextlib.suppress(OSError):  # those that stay cost only room
+        folders = [each for each in folder.iterdir() if (each / _RECORD).exists()]
+        for each in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT:]:
+            shutil.rmtree(each, ignore_errors=True)

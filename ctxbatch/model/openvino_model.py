@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ctxbatch.config import ResolvedConfig
+from ctxbatch.errors import ResourceError
+from ctxbatch.model.facts import first_line
 from ctxbatch.model.graphs import EMBEDDING, LAYERS, import_openvino
 from ctxbatch.model.word_vectors import OutOfMemoryError
 
@@ -38,11 +40,20 @@ class OpenVinoModel:
         precision: Arithmetic of the layers: fp32, bf16 or int8. The embedding layer is always fp32.
         outputs: Names of what is wanted of the layers: ``hidden_3``, ``query_3``, ``key_3``, ``mask_3``.
         int8_layers: The XML file of the quantised layers, for ``int8``.
+
+    Raises:
+        ResourceError: Memory is short, or a file cannot be read.
     """
 
     def __init__(
         self, folder: Path, precision: str, outputs: Sequence[str], int8_layers: Path | None = None
     ) -> None:
+        try:
+            self._load(folder, precision, outputs, int8_layers)
+        except RuntimeError as error:  # the files are intact, as their checksums say
+            raise ResourceError(f"{folder}: OpenVINO cannot load the model: {first_line(error)}") from error
+
+    def _load(self, folder: Path, precision: str, outputs: Sequence[str], int8_layers: Path | None) -> None:
         ov = import_openvino()
         core = ov.Core()
         embedding = core.read_model(folder / f"{EMBEDDING}.xml")
@@ -58,14 +69,9 @@ class OpenVinoModel:
             self._layers = _compiled(core, graph, _HINTS[precision])
 
     @classmethod
-    def of_last_layer(cls, folder: Path, precision: str) -> "OpenVinoModel":
+    def of_last_layer(cls, folder: Path, precision: str, n_layers: int) -> "OpenVinoModel":
         """Return the whole model, giving the hidden state of its last layer alone."""
-        core = import_openvino().Core()
-        names = {
-            name for each in core.read_model(folder / f"{LAYERS}.xml").outputs for name in each.get_names()
-        }
-        numbers = [int(name.removeprefix("hidden_")) for name in names if name.startswith("hidden_")]
-        return cls(folder, precision, [f"hidden_{max(numbers)}"])
+        return cls(folder, precision, [f"hidden_{n_layers}"])
 
     def run(self, ids_BT: npt.NDArray[np.int64], mask_BT: npt.NDArray[np.bool_]) -> dict[str, Array]:
         """Run a batch.

@@ -27,19 +27,26 @@ _LEAST_SECONDS = 0.005
 _WINDOWS, _TOKENS = 32, 32
 
 
-def faster_precision(graphs: Path, name: str) -> Literal["fp32", "bf16"]:
+def faster_precision(graphs: Path, name: str, n_layers: int) -> Literal["fp32", "bf16"]:
     """Return the arithmetic to take for a model on this processor: bf16 if it is 1.15 times as fast as fp32.
 
     Args:
         graphs: The graphs of the model; the answer is kept beside them, by processor.
         name: The model's name, for the line that reports the answer.
+        n_layers: The model's layers.
+
+    Raises:
+        ResourceError: Memory is short, or a graph cannot be read.
     """
     key = hashlib.sha256("\n".join(processor()).encode()).hexdigest()[:16]
     kept = graphs / f"precision-{key}.json"
     try:
         ratio = float(read_json(kept)["bf16_to_fp32"])
     except (OSError, CtxbatchError, KeyError, TypeError, ValueError):
-        ratio = _measured(graphs)
+        measured = _measured(graphs, n_layers)
+        if measured is None:
+            return "fp32"
+        ratio = measured
         log.info("precision: %s for %s: bf16 is %.2f times as fast as fp32 here", _chosen(ratio), name, ratio)
         try:
             write_json(kept, {"bf16_to_fp32": round(ratio, 3), "processor": processor()[0]})
@@ -52,23 +59,25 @@ def _chosen(ratio: float) -> Literal["fp32", "bf16"]:
     return "bf16" if ratio >= _WORTH else "fp32"
 
 
-def _measured(graphs: Path) -> float:
-    """Return how many times as fast bf16 is, from batches in turns; 1 for a model too small to tell."""
-    models = {precision: OpenVinoModel.of_last_layer(graphs, precision) for precision in ("fp32", "bf16")}
+def _measured(graphs: Path, n_layers: int) -> float | None:
+    """Return how many times as fast bf16 is, from batches in turns; ``None`` if the model is too small."""
+    fp32 = OpenVinoModel.of_last_layer(graphs, "fp32", n_layers)
+    if _seconds(fp32, rounds=2) < _LEAST_SECONDS:
+        return None
+    bf16 = OpenVinoModel.of_last_layer(graphs, "bf16", n_layers)
+    _seconds(bf16)  # the first batch of a shape takes longer
+    until = time.perf_counter() + _SECONDS
+    ratios: list[float] = []
+    while len(ratios) < _ROUNDS and (time.perf_counter() < until or not ratios):
+        ratios.append(_seconds(fp32) / _seconds(bf16))
+    return statistics.median(ratios)
+
+
+def _seconds(model: OpenVinoModel, rounds: int = 1) -> float:
+    """Return the seconds that a batch takes, the last of some."""
     ids_BT = np.arange(_WINDOWS * _TOKENS, dtype=np.int64).reshape(_WINDOWS, _TOKENS) % 64
     mask_BT = np.ones(ids_BT.shape, bool)
-
-    def seconds(precision: str) -> float:
+    for _ in range(rounds):
         began = time.perf_counter()
-        models[precision].run(ids_BT, mask_BT)
-        return time.perf_counter() - began
-
-    for precision in models:  # the first batch of a shape takes longer
-        seconds(precision)
-    until = time.perf_counter() + _SECONDS
-    pairs = [(seconds("fp32"), seconds("bf16"))]
-    if pairs[0][0] < _LEAST_SECONDS:
-        return 1.0
-    while len(pairs) < _ROUNDS and time.perf_counter() < until:
-        pairs.append((seconds("fp32"), seconds("bf16")))
-    return statistics.median(fp32 / bf16 for fp32, bf16 in pairs)
+        model.run(ids_BT, mask_BT)
+    return time.perf_counter() - began

@@ -38,7 +38,7 @@ def resolve(config: RunConfig, device: str) -> ResolvedConfig:
     layers = _resolve_layers(config, facts.n_layers, folder.name)
     salience_layer, salience_head = _resolve_salience(config, facts, layers, folder.name)
     static = _resolve_static(config, facts, folder.name)
-    runtime, precision = _resolve_runtime(config, device, folder)
+    runtime, precision = _resolve_runtime(config, device, folder, facts.n_layers)
     shift, floor, delta = _resolve_shift(config)
     return ResolvedConfig(
         model=folder.name,
@@ -104,12 +104,14 @@ def _check_precision(config: RunConfig, device: str) -> None:
         )
 
 
-def _resolve_runtime(config: RunConfig, device: str, folder: ModelFolder) -> tuple[Runtime, Arithmetic]:
+def _resolve_runtime(
+    config: RunConfig, device: str, folder: ModelFolder, n_layers: int
+) -> tuple[Runtime, Arithmetic]:
     """Return what runs the model, and the arithmetic of its layers."""
     has_layers = config.vectors != ("static",)
     if device != "cpu":
-        if config.precision == "auto" and has_layers and multiplies_bf16(device):
-            return "torch", "bf16"
+        if config.precision == "auto" and has_layers:
+            return "torch", "bf16" if multiplies_bf16(device) else "fp16"
         return "torch", _given(config)
     try:
         graphs = find_graphs(folder)
@@ -119,7 +121,7 @@ def _resolve_runtime(config: RunConfig, device: str, folder: ModelFolder) -> tup
         log.warning("%s; torch runs it instead", error)
         return "torch", _given(config)
     if config.precision == "auto" and has_layers:
-        return "openvino", faster_precision(graphs, folder.name)
+        return "openvino", faster_precision(graphs, folder.name, n_layers)
     return "openvino", _given(config)
 
 

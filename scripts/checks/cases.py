@@ -57,7 +57,7 @@ def run_case(base: Base, plan: Plan, root: Path, limits: Limits, *, show: bool =
 
 def _run(base: Base, plan: Plan, world: World, limits: Limits, show: bool) -> Result:
     chance = random.Random(f"{plan.seed} {plan.number} mutation")
-    world.make(base.store(plan.variant))
+    world.make(base.store(plan.variant), base.cache)
     remote = plan.kind == REMOTE
     if remote:
         as_on_object_storage(world.out)
@@ -101,7 +101,7 @@ def _mutate(chance: random.Random, plan: Plan, world: World) -> tuple[Target, Mu
 def ask(base: Base, plan: Plan, root: Path, limits: Limits) -> dict[str, Any]:
     """Return what the command of a case says of an intact store."""
     world = World(root)
-    world.make(base.store(plan.variant))
+    world.make(base.store(plan.variant), base.cache)
     digests, out = arrow_digests(world.out), str(world.out)
     if plan.kind == REMOTE:
         as_on_object_storage(world.out)

@@ -39,7 +39,7 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
 }
 _NEEDED = (
-    "numpy", "pyarrow", "pyarrow.dataset", "pyarrow.fs", "faiss", "torch", "transformers",
+    "numpy", "pyarrow", "pyarrow.dataset", "pyarrow.fs", "faiss", "openvino", "torch", "transformers",
     "transformers.models.bert.modeling_bert", "transformers.models.bert.tokenization_bert",
     "transformers.models.bert.configuration_bert", "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto", "transformers.modeling_utils", "safetensors.torch",

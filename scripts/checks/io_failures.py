@@ -40,7 +40,7 @@ SCENARIOS = ("run", "resume", "index", "pull", "verify", "search")
 _BLAMES = re.compile(
     r"\b(damaged|missing|unfinished|not a ctxbatch store|changed after|has changed|corrupt\w*)\b"
 )
-_INFORMS = re.compile(r"^ctxbatch: (resuming: |index on |left out |.*no index on )")
+_INFORMS = re.compile(r"^ctxbatch: (resuming: |index on |skipped |converting |precision: |.*no index on )")
 
 
 class _Shared(ctypes.Structure):
@@ -118,7 +118,7 @@ def remember_rates() -> None:
 
 def _prepare(base: Base, world: World, scenario: str, intact: Path) -> list[Any]:
     """Make a scenario's world; returns the command."""
-    world.make(base.store("plain"))
+    world.make(base.store("plain"), base.cache)
     if scenario in ("run", "resume"):
         shutil.rmtree(world.out)
         if scenario == "resume":

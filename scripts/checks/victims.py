@@ -48,6 +48,11 @@ class Base:
         """A file for ``search --queries``."""
         return self.folder / "inputs" / "queries.txt"
 
+    @property
+    def cache(self) -> Path:
+        """A cache in which the model is converted."""
+        return self.folder / "cache"
+
     def store(self, variant: str) -> Path:
         """Return an intact store."""
         return self.folder / variant / "out"
@@ -101,6 +106,7 @@ def make_victim(base: Base, variant: str) -> None:
     from ctxbatch.search.index_build import IndexOptions, build
     from tests.helpers.stores import make_store
 
+    os.environ["XDG_CACHE_HOME"] = str(base.cache)  # in a child
     out = base.store(variant)
     store = make_store(out, [base.corpus], ctxbatch.RunConfig(**run_options(base, variant)))
     (out / ".lock").write_text("process 1 on nowhere\n")
@@ -257,9 +263,9 @@ class World:
         """What commands print."""
         return self.root / "said"
 
-    def make(self, store: Path) -> None:
-        """Make the world, with a copy of a store."""
-        for folder in (self.home, self.cache, self.scratch, self.aside, self.said, self.canary / "folder"):
+    def make(self, store: Path, cache: Path) -> None:
+        """Make the world, with copies of a store and of a cache in which the model is converted."""
+        for folder in (self.home, self.scratch, self.aside, self.said, self.canary / "folder"):
             folder.mkdir(parents=True)
         (self.home / "user").mkdir()
         (self.home / "here").mkdir()
@@ -267,6 +273,7 @@ class World:
         (self.canary / "notes.txt").write_text("notes\n")
         (self.canary / "folder" / "inner.txt").write_text("inner\n")
         shutil.copytree(store, self.out)
+        shutil.copytree(cache, self.cache)
 
     def environment(self, url: str | None) -> dict[str, str]:
         """Return what a command finds in its environment."""

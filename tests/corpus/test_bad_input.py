@@ -330,7 +330,7 @@ def test_max_rejects_stops_a_hopeless_run_early(tmp_path, tiny, cli):
     assert not ctxbatch.open(out).complete
     result = cli(*command, "--max-rejects", "10")
     assert result.returncode == 3
-    assert "more than --max-rejects 10;" in result.stderr
+    assert "more than --max-rejects 10 (" in result.stderr
     result = cli(*command, "--max-rejects", "30%")
     assert result.returncode == 3
     assert ctxbatch.open(out).complete

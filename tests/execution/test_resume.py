@@ -158,7 +158,7 @@ def test_another_option_is_refused_with_both_values(copy, arguments, corpus, tin
     assert "was made with --shift log_ratio, but this command has --shift asinh" in result.stderr
     same = {"model": str(tiny()), "shard_size": 20000}
     for change, message in (
-        ({"shard_size": 9000}, "--shard-size 20000, this command says 9000"),
+        ({"shard_size": 9000}, "--shard-size 20000, but this command has --shard-size 9000"),
         ({"layers": (2, 3)}, "--layers 3, this command says 2,3"),
         ({"limit": 5}, "without --limit, this command says 5"),
     ):

@@ -99,7 +99,7 @@ def test_without_a_mark_the_most_salient_word_is_searched_for(tiny, oracle, tmp_
     assert answer.char_start == max(rows, key=lambda row: row.salience(3)).char_start
     marked = f"{sentence[: answer.char_start]}[{answer.word}]{sentence[answer.char_end :]}"
     assert [hit.row_id for hit in answer.hits] == [hit.row_id for hit in searcher.search(marked, 3)]
-    with pytest.raises(InputError, match=r"no word is marked in '\?!', and it has no word"):
+    with pytest.raises(InputError, match=r"no word is marked in '\?!', and it contains no word"):
         searcher.search("?!")
 
 

@@ -176,7 +176,9 @@ def test_a_run_whose_index_is_too_large_for_the_default_memory_has_finished(
     report = ctxbatch.run(text, tmp_path / "out", RunConfig(model=str(tiny())))
     assert report.index is None
     assert ctxbatch.open(tmp_path / "out").complete
-    assert re.search(rf"give --memory \d+MB, with `ctxbatch index {tmp_path}/out`", caplog.text)
+    assert re.search(
+        rf"give --memory \d+MB or more .* build one with `ctxbatch index {tmp_path}/out`", caplog.text
+    )
 
 
 def test_an_index_that_cannot_be_built_leaves_the_one_that_is_there(indexed):
@@ -207,7 +209,7 @@ def test_a_factory_string_is_taken_or_refused(store, tmp_path):
         (("--recall", 1.5), "--recall 1.5 must be above 0 and at most 1"),
         (("--memory", "much"), "--memory 'much' must be a size such as 4MB"),
         (("--memory", "0"), "--memory 0 must be more than 0"),
-        (("--factory", "HNSW32"), "--factory 'HNSW32' names no IVF index"),
+        (("--factory", "HNSW32"), "--factory 'HNSW32' is no IVF index"),
         (("--layer", 2), "the store holds no shift_2: it has"),
     ],
 )

@@ -74,7 +74,7 @@ def test_a_word_of_several_pieces_queries_with_each_where_rows_are_pieces(corpus
         ("not] opened", "do not pair up"),
         ("[nested [marks]]", "do not pair up"),
         ("empty [ ] mark", "are empty"),
-        ("just [...] points", r"\[...\] contains no word of the sentence"),
+        ("just [...] points", r"\[...\] contains no word that the store would keep"),
         ("[two] marked [words]", r"marks several words \('two', 'words'\): mark one, or use Searcher.ask"),
         (3 << 40, "has no row 3298534883328"),
         (-1, "has no row -1"),
