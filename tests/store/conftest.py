@@ -1,3 +1,5 @@
+import uuid
+
 import pytest
 
 import ctxbatch
@@ -20,7 +22,8 @@ def short(tiny, tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(server, short):
     """The objects of a finished store of that text."""
-    server.client().create_bucket(Bucket="made")
-    short("s3://made/out")
-    names = objects(server, "s3://made/out")
-    return {f"out/{name}": filesystem.read_file(f"s3://made/out/{name}") for name in names}
+    bucket = f"made-{uuid.uuid4().hex}"  # all servers of a process hold the same objects
+    server.client().create_bucket(Bucket=bucket)
+    short(f"s3://{bucket}/out")
+    names = objects(server, f"s3://{bucket}/out")
+    return {f"out/{name}": filesystem.read_file(f"s3://{bucket}/out/{name}") for name in names}

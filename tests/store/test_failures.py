@@ -246,7 +246,7 @@ def test_a_run_that_the_disk_cannot_hold_is_refused_before_it_begins(tmp_path, t
     corpus = write_corpus(tmp_path / "a.txt", 100)
     config = {"model": str(tiny()), "index": False}
     monkeypatch.setattr("ctxbatch.files.free_bytes", lambda _: 10_000)
-    with pytest.raises(ResourceError, match=r"needs about .* make room, name another -o .* or .*--force"):
+    with pytest.raises(ResourceError, match=r"needs about .* make room, choose another -o, .*--force"):
         ctxbatch.run(corpus, tmp_path / "out", RunConfig(**config))
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert ctxbatch.run(corpus, tmp_path / "out", RunConfig(**config, force=True)).clean
