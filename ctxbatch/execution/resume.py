@@ -36,12 +36,13 @@ def check_options(out: Path | str, manifest: Manifest, resolved: ResolvedConfig,
     )
     shown = f"--{name.replace('_', '-')}" if name in options else name.replace("_", " ")
     made, said = stored.get(name), asked.get(name)
+    none = "without", "no"
     if name == "words" and made and said:  # long lists are told apart by what only one of them names
-        made, said = sorted({*made} - {*said}) or "fewer words", sorted({*said} - {*made}) or "fewer words"
+        made, said, none = sorted({*made} - {*said}), sorted({*said} - {*made}), ("with fewer", "fewer")
     made, said = _shown(made), _shown(said)
     raise StoreError(
-        f"{out} was made {f'with {shown} {made}' if made else f'without {shown}'}, but this command has "
-        f"{f'{shown} {said}' if said else f'no {shown}'}: use the same options to resume, or another -o"
+        f"{out} was made {f'with {shown} {made}' if made else f'{none[0]} {shown}'}, but this command has "
+        f"{f'{shown} {said}' if said else f'{none[1]} {shown}'}: use the same options to resume, or another -o"
     )
 
 

@@ -127,7 +127,8 @@ def _prepare(base: Base, world: World, scenario: str, intact: Path) -> list[Any]
             os.truncate(world.out / "shards" / "000002" / "words.arrow", 100)
             (world.out / "shards" / ".000001.nobody.1.tmp").mkdir()
         inputs = [base.folder / "io" / name for name in ("a.txt", "b.jsonl.gz", "c.parquet")]
-        options = ["--model", base.model, "--shard-size", "2000", "--workers", "1"]
+        # Else the choice of a precision would depend on a timing.
+        options = ["--model", base.model, "--precision", "fp32", "--shard-size", "2000", "--workers", "1"]
         return ["run", *inputs, "-o", world.out, *options, "-q"]
     if scenario == "index":
         shutil.rmtree(world.out / "index")

@@ -159,8 +159,8 @@ def test_another_option_is_refused_with_both_values(copy, arguments, corpus, tin
     same = {"model": str(tiny()), "shard_size": 20000}
     for change, message in (
         ({"shard_size": 9000}, "--shard-size 20000, but this command has --shard-size 9000"),
-        ({"layers": (2, 3)}, "--layers 3, this command says 2,3"),
-        ({"limit": 5}, "without --limit, this command says 5"),
+        ({"layers": (2, 3)}, "--layers 3, but this command has --layers 2,3"),
+        ({"limit": 5}, "without --limit, but this command has --limit 5"),
     ):
         with pytest.raises(StoreError, match=message):
             ctxbatch.run(corpus, copy, RunConfig(**{**same, **change}))

@@ -274,7 +274,7 @@ def test_runs_with_selections_give_the_same_bytes_however_they_are_run(tiny, tex
     (tmp_path / "words").write_text("i\nwant\n")
     refused = cli(*command, "-o", tmp_path / "1")
     assert refused.returncode == 2
-    assert "was made with --words an, this command says fewer words: use the same" in refused.stderr
+    assert "was made with --words an, but this command has fewer --words: use the same" in refused.stderr
     stats = cli("stats", tmp_path / "1").stdout
     assert "occurrences of 3 words and a sample of 90% and the 4 most salient words of each" in stats
 
