@@ -40,9 +40,10 @@ def check_options(out: Path | str, manifest: Manifest, resolved: ResolvedConfig,
     if name == "words" and made and said:  # long lists are told apart by what only one of them names
         made, said, none = sorted({*made} - {*said}), sorted({*said} - {*made}), ("with fewer", "fewer")
     made, said = _shown(made), _shown(said)
+    made = f"with {shown} {made}" if made else f"{none[0]} {shown}"
+    said = f"{shown} {said}" if said else f"{none[1]} {shown}"
     raise StoreError(
-        f"{out} was made {f'with {shown} {made}' if made else f'{none[0]} {shown}'}, but this command has "
-        f"{f'{shown} {said}' if said else f'{none[1]} {shown}'}: use the same options to resume, or another -o"
+        f"{out} was made {made}, but this command has {said}: use the same options to resume, or another -o"
     )
 
 
