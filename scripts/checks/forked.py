@@ -51,7 +51,7 @@ _LATE = (
 )  # fmt: skip
 _NOT_NEEDED = tuple(
     f"ctxbatch.{name}"
-    for name in ("execution.ray_worker", "execution.ray_pool", "execution.ray_cluster", "cli.__main__")
+    for name in ("execution.ray_worker", "execution.ray_pool", "execution.ray_cluster", "__main__")
 )
 _SHOWN_BYTES = 1 << 20
 _FILE_BYTES = 2 << 30

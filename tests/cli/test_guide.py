@@ -90,7 +90,7 @@ def on_a_terminal(topic, rows, **environment):
     unset = ("COLUMNS", "LINES", "LESS", "MANPAGER", "NO_COLOR")
     inherited = {name: value for name, value in os.environ.items() if name not in unset}
     process = subprocess.Popen(
-        [sys.executable, "-m", "ctxbatch.cli", "guide", topic],
+        [sys.executable, "-m", "ctxbatch", "guide", topic],
         stdin=slave,
         stdout=slave,
         stderr=slave,

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "ctxbatch.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "ctxbatch", *map(str, arguments)]
 
 
 def start(*arguments):

@@ -1,0 +1,5 @@
+"""Runs the command line for ``python -m ctxbatch``."""
+
+from ctxbatch.cli.main import main
+
+main()
