@@ -1,4 +1,4 @@
-"""Converts a model into two OpenVINO graphs: ``python -m ctxbatch.model.graph_conversion MODEL FOLDER``.
+"""Converts a model into two OpenVINO graphs: ``python -m ctxbatch.model.graph_conversion NAME MODEL FOLDER``.
 
 The first graph goes from token ids to the embedding layer's output, the second from there to the hidden
 states of all layers, with the queries, keys and masks from which salience is computed. Two graphs, because
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ctxbatch.errors import CtxbatchError
 from ctxbatch.model.encoder import load_model
-from ctxbatch.model.facts import first_line, is_out_of_memory
+from ctxbatch.model.facts import first_line, is_out_of_memory, read_facts
 from ctxbatch.model.families import FAMILIES, Family
-from ctxbatch.model.graphs import EMBEDDING, LAYERS, UNSUPPORTED, ConversionError, import_openvino
-from ctxbatch.model.hub import ModelFolder, find_model
+from ctxbatch.model.graphs import CHECKED, EMBEDDING, LAYERS, UNSUPPORTED, ConversionError, import_openvino
+from ctxbatch.model.hub import ModelFolder
 
 _ATTENTION = "ctxbatch_recorded"
 _NUMBER = "ctxbatch_layer"
@@ -152,9 +152,13 @@ def _layers(ov: Any, whole: Any) -> Any:  # noqa: ANN401 (OpenVINO has no types)
     return ov.Model(rest, [hidden, mask, ids], LAYERS)
 
 
-def _main() -> int:
+def _main(name: str, path: str, out: str) -> int:
+    folder = ModelFolder(name, Path(path), None)
     try:
-        convert(find_model(sys.argv[1], None), Path(sys.argv[2]))
+        read_facts(folder)
+        sys.stdout.write(CHECKED)
+        sys.stdout.flush()
+        convert(folder, Path(out))
     except CtxbatchError as error:
         sys.stderr.write(f"{error}\n")
         return UNSUPPORTED if isinstance(error, ConversionError) else error.exit_status
@@ -162,4 +166,4 @@ def _main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(_main(*sys.argv[1:]))

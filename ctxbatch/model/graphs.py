@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +32,8 @@ _SOURCES = ("graph_conversion.py",)
 _KEPT = 4
 # What the conversion's process ends with where OpenVINO has no rule for something in the model.
 UNSUPPORTED = 9
+# What it says when the files of the model have been found to fit each other.
+CHECKED = "ctxbatch: checked\n"
 
 
 class ConversionError(CtxbatchError):
@@ -59,16 +62,18 @@ def find_graphs(model: ModelFolder) -> Path:
     """Return the folder of a model's graphs, converted now if they are not there or damaged.
 
     Raises:
-        ConversionError: OpenVINO cannot convert the model.
+        ConversionError: OpenVINO cannot convert the model, or there is no cache.
         InputError: The model cannot be loaded.
         ResourceError: The cache cannot be read or written, or memory is short.
     """
-    folder = graphs_folder(model)
+    try:
+        folder = graphs_folder(model)
+    except ResourceError as error:  # a user without a home
+        raise ConversionError(f"{model.name} cannot be converted: {error}") from error
     try:
         if not _is_intact(folder):
             with _one_at_a_time(folder.parent):
                 if not _is_intact(folder):
-                    log.info("converting %s for this machine's CPU: takes some seconds, once", model.name)
                     _make(model, folder)
     except OSError as error:
         remedy = "fix that, or set XDG_CACHE_HOME to another folder"
@@ -97,17 +102,12 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _make(model: ModelFolder, folder: Path) -> None:
+    for left in folder.parent.glob(temporary_name(folder.name, "*")):  # by killed processes
+        shutil.rmtree(left, ignore_errors=True)
     beside = folder.with_name(temporary_name(folder.name))
     beside.mkdir()
     try:
-        command = [sys.executable, "-P", "-m", "ctxbatch.model.graph_conversion"]
-        done = subprocess.run(
-            [*command, str(model.path), str(beside)], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            log.debug("conversion failed: %s", done.stderr)
-            last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-            raise _failure(done.returncode)(f"{model.name} cannot be converted: {last}")
+        _convert(model, beside)
         for name in _FILES:
             sync(beside / name)
         write_json(beside / _RECORD, {name: file_digest(beside / name) for name in _FILES})
@@ -116,6 +116,30 @@ def _make(model: ModelFolder, folder: Path) -> None:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     _remove_oldest(folder.parent)
+
+
+def _convert(model: ModelFolder, out: Path) -> None:
+    """Convert a model in a process of its own, which also keeps what the model's files say."""
+    command = [sys.executable, "-P", "-m", "ctxbatch.model.graph_conversion", model.name]
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [*command, str(model.path), str(out)], stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        try:
+            for line in process.stdout or ():
+                if line == CHECKED:
+                    log.info("converting %s for this machine's CPU: takes some seconds, once", model.name)
+            process.wait()
+        finally:
+            process.kill()  # if this process is told to stop
+            process.wait()
+        errors.seek(0)
+        said = errors.read()
+    if process.returncode:
+        log.debug("conversion failed: %s", said)
+        last = (said.strip().splitlines() or [f"status {process.returncode}"])[-1]
+        kind = _failure(process.returncode)
+        raise kind(last if kind is InputError else f"{model.name} cannot be converted: {last}")
 
 
 def _failure(status: int) -> type[CtxbatchError]:

@@ -5,8 +5,9 @@ Owns defaults that depend on the model and the device. Runs the model only to me
 
 import logging
 from importlib import metadata
+from pathlib import Path
 
-from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR, Arithmetic, Runtime, ShiftKind, StaticKind
+from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR, Arithmetic, ShiftKind, StaticKind
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.model.devices import multiplies_bf16
@@ -34,11 +35,12 @@ def resolve(config: RunConfig, device: str) -> ResolvedConfig:
     lang = resolve_language(config.split, config.lang)
     _check_precision(config, device)
     folder = find_model(config.model, config.revision)
+    graphs = _find_graphs(config, device, folder)  # first: its process reads the facts too
     facts = read_facts(folder)
     layers = _resolve_layers(config, facts.n_layers, folder.name)
     salience_layer, salience_head = _resolve_salience(config, facts, layers, folder.name)
     static = _resolve_static(config, facts, folder.name)
-    runtime, precision = _resolve_runtime(config, device, folder, facts.n_layers)
+    precision = _resolve_precision(config, device, graphs, facts, folder.name)
     shift, floor, delta = _resolve_shift(config)
     return ResolvedConfig(
         model=folder.name,
@@ -65,7 +67,7 @@ def resolve(config: RunConfig, device: str) -> ResolvedConfig:
         lang=lang,
         dtype=config.dtype,
         precision=precision,
-        runtime=runtime,
+        runtime="torch" if graphs is None else "openvino",
         tokens_per_batch=config.tokens_per_batch or _default_token_budget(device),
         digests=_digests(folder, facts),
         versions={name: metadata.version(name) for name in ("sentencex", "tokenizers")},
@@ -104,29 +106,30 @@ def _check_precision(config: RunConfig, device: str) -> None:
         )
 
 
-def _resolve_runtime(
-    config: RunConfig, device: str, folder: ModelFolder, n_layers: int
-) -> tuple[Runtime, Arithmetic]:
-    """Return what runs the model, and the arithmetic of its layers."""
-    has_layers = config.vectors != ("static",)
+def _find_graphs(config: RunConfig, device: str, folder: ModelFolder) -> Path | None:
+    """Return the OpenVINO graphs of a model; ``None`` if torch runs it."""
     if device != "cpu":
-        if config.precision == "auto" and has_layers:
-            return "torch", "bf16" if multiplies_bf16(device) else "fp16"
-        return "torch", _given(config)
+        return None
     try:
-        graphs = find_graphs(folder)
+        return find_graphs(folder)
     except ConversionError as error:
         if config.precision == "int8":
             raise InputError(f"--precision int8: {error}; take another --precision") from error
         log.warning("%s; torch runs it instead", error)
-        return "torch", _given(config)
-    if config.precision == "auto" and has_layers:
-        return "openvino", faster_precision(graphs, folder.name, n_layers)
-    return "openvino", _given(config)
+        return None
 
 
-def _given(config: RunConfig) -> Arithmetic:
-    return "fp32" if config.precision == "auto" else config.precision
+def _resolve_precision(
+    config: RunConfig, device: str, graphs: Path | None, facts: ModelFacts, name: str
+) -> Arithmetic:
+    """Return the arithmetic of the model's layers."""
+    if config.precision != "auto":
+        return config.precision
+    if config.vectors == ("static",):
+        return "fp32"
+    if device != "cpu":
+        return "bf16" if multiplies_bf16(device) else "fp16"
+    return "fp32" if graphs is None else faster_precision(graphs, name, facts)
 
 
 def _resolve_layers(config: RunConfig, n_layers: int, name: str) -> tuple[int, ...]:

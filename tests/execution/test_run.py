@@ -20,8 +20,8 @@ from tests.helpers.stores import arrow_digests, make_store, rows_of
 TOTALS = """
 records sentences words rows wordpieces tokens rejected rejected_words unknown_words
 shards shards_planned shards_short_of_memory bytes_written seconds tokens_per_second padding stages bottleneck
-peak_memory_bytes model columns selection salience_layer salience_head precision runtime fingerprint devices
-versions
+peak_memory_bytes model columns selection salience_layer salience_head precision runtime fidelity fingerprint
+devices versions
 """
 
 

@@ -1,5 +1,6 @@
 """On CPUs OpenVINO runs the model: with torch's vectors, converted once, in the faster arithmetic."""
 
+import json
 import os
 import subprocess
 import sys
@@ -109,6 +110,7 @@ def test_where_openvino_cannot_torch_runs_the_model_and_says_so(tiny, text, tmp_
 def test_the_faster_arithmetic_is_measured_once(ratio, chosen, tiny, cache, monkeypatch, caplog):
     measured = []
     monkeypatch.setattr(precision, "_measured", lambda *_: measured.append(1) or ratio)
+    monkeypatch.setattr(precision, "_LEAST_WEIGHTS", 0)
     caplog.set_level("INFO", "ctxbatch")
     for _ in range(2):
         assert resolve(RunConfig(model=str(tiny())), "cpu").precision == chosen
@@ -117,11 +119,13 @@ def test_the_faster_arithmetic_is_measured_once(ratio, chosen, tiny, cache, monk
     assert cache_folder().is_relative_to(cache)
 
 
-def test_both_are_measured_unless_the_model_is_too_small_to_tell(tiny, monkeypatch):
-    graphs = find_graphs(find_model(str(tiny()), None))
-    assert precision._measured(graphs, 3) is None
-    monkeypatch.setattr(precision, "_LEAST_SECONDS", 0)
-    assert 0.01 < precision._measured(graphs, 3) < 100
+def test_both_are_measured_unless_the_model_is_too_small_to_tell(tiny, cache, monkeypatch):
+    assert resolve(RunConfig(model=str(tiny())), "cpu").precision == "fp32"
+    assert not list(cache.glob("*/graphs/*/precision-*.json"))
+    monkeypatch.setattr(precision, "_LEAST_WEIGHTS", 0)
+    resolve(RunConfig(model=str(tiny())), "cpu")
+    (kept,) = cache.glob("*/graphs/*/precision-*.json")
+    assert 0.01 < json.loads(kept.read_text())["bf16_to_fp32"] < 100
 
 
 def test_a_store_keeps_the_precision_that_it_was_started_with(tiny, text, tmp_path, monkeypatch, caplog):
