@@ -65,9 +65,11 @@ class CpuEncoder:
                 kept_R = rows.most_salient(salience_N, batch)
         columns = self._columns(found, batch)
         stored = [columns[name] if kept_R is None else columns[name][kept_R] for name in self._config.columns]
+        vectors_CRD = np.empty((len(stored), *stored[0].shape), self._config.dtype)
         with np.errstate(over="ignore"):  # a value out of range becomes infinite, and its row is rejected
-            vectors_CRD = np.stack([column.astype(self._config.dtype) for column in stored])
-        return WordVectors(vectors_CRD, np.isfinite(vectors_CRD).all(axis=(0, 2)), salience_N, kept_R)
+            for number, column in enumerate(stored):
+                vectors_CRD[number] = column
+        return WordVectors(vectors_CRD, rows.finite(vectors_CRD), salience_N, kept_R)
 
     def _columns(self, found: dict[str, Array], batch: TokenBatch) -> dict[str, Array]:
         config, columns = self._config, {}

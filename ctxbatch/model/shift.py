@@ -19,19 +19,20 @@ def log_ratio(contextual: Array, static: Array, xp: ModuleType, *, floor: float)
     0 this is the rule of Vasiliev's article: NaN and infinities become 0. The floor exists because some
     models scale a few dimensions to nearly nothing, and their ratios would dominate every cosine.
     """
-    c_size, s_size = xp.abs(contextual), xp.abs(static)
     defined = is_defined(contextual, static, floor=floor)
-    one = xp.ones_like(c_size)
-    ratio = xp.where(defined, c_size, one) / xp.where(defined, s_size, one)
+    ratio = xp.where(defined, contextual, 1.0) / xp.where(defined, static, 1.0)
     # A quotient can still leave the range of float32 where the floor is tiny.
-    ratio = xp.where((ratio > 0) & xp.isfinite(ratio), ratio, one)
-    return xp.log(ratio)
+    in_range = (ratio > 0) & xp.isfinite(ratio)
+    return xp.log(ratio if in_range.all() else xp.where(in_range, ratio, 1.0))
 
 
 def is_defined(contextual: Array, static: Array, *, floor: float) -> Array:
     """Mark where the log ratio is defined: both have one sign, and neither is below ``floor`` in size."""
-    same_sign = ((contextual > 0) & (static > 0)) | ((contextual < 0) & (static < 0))
-    return same_sign & (abs(contextual) >= floor) & (abs(static) >= floor)
+    c_size, s_size = abs(contextual), abs(static)
+    large = (c_size >= floor) & (s_size >= floor)
+    if not floor:
+        large &= (c_size > 0) & (s_size > 0)
+    return large & ((contextual < 0) == (static < 0))
 
 
 def asinh(contextual: Array, static: Array, xp: ModuleType, *, delta: float) -> Array:
