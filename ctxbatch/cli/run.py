@@ -36,7 +36,7 @@ PlannedOut = Annotated[
     Parameter(
         name=["--out", "-o"],
         metavar="OUT",
-        help="The store that the run would write; only its disk is looked at.",
+        help="The store that the run would write; plan only checks the space on its disk.",
     ),
 ]
 Options = Annotated[RunConfig, Parameter(name="*")]
