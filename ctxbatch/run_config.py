@@ -229,7 +229,7 @@ class RunConfig:
     """Build the search index at the end."""
 
     force: Annotated[bool, _option(_STORE)] = False
-    """Start even if the disk seems too small for the result."""
+    """Start even if the disk seems too small for the result, or int8 keeps too few neighbours."""
 
     def __post_init__(self) -> None:
         _check_choice("--pool", self.pool, get_args(Pooling))

@@ -62,7 +62,7 @@ def restore_int8_layers(plan: RunPlan, manifest: Manifest) -> None:
     """
     if manifest.config.precision != "int8":
         return
-    plan.location.fetch(layers_names(manifest.config.digests[INT8_LAYERS]))
+    plan.location.fetch_files(layers_names(manifest.config.digests[INT8_LAYERS]))
     try:
         find_layers(plan.location.folder, manifest.config)
     except StoreError:

@@ -89,7 +89,7 @@ def _at_hand(out: Path | str, host: str) -> StoreLocation:
         manifest = manifest_of(location)
         location.copy_manifest(manifest)
         if manifest.config.precision == "int8":
-            location.fetch(layers_names(manifest.config.digests[INT8_LAYERS]))
+            location.fetch_files(layers_names(manifest.config.digests[INT8_LAYERS]))
     elif location.manifest() is None:
         raise InputError(f"{host} cannot see {out}: put it on a file system that all nodes share")
     return location

@@ -4,19 +4,18 @@ Imports neither torch nor transformers. Letters of shapes: C vector columns, N r
 are kept, D hidden size.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.model import rows
-from ctxbatch.model.facts import check_model_type
+from ctxbatch.model.facts import checked_model
 from ctxbatch.model.graphs import find_graphs
-from ctxbatch.model.hub import ModelFolder, find_model
+from ctxbatch.model.hub import ModelFolder
 from ctxbatch.model.openvino_model import Array, OpenVinoModel, outputs_of
-from ctxbatch.model.shift import SHIFTS
+from ctxbatch.model.shift import shift_function
 from ctxbatch.model.word_vectors import WordVectors
 from ctxbatch.text.batching import TokenBatch
 
@@ -38,12 +37,10 @@ class CpuEncoder:
     def __init__(
         self, config: ResolvedConfig, model: ModelFolder | None = None, int8_layers: Path | None = None
     ) -> None:
-        folder = model or find_model(config.model, config.revision)
-        folder.check(config)
-        check_model_type(config, folder)
+        folder = checked_model(config, model)
         self._config = config
         self._model = OpenVinoModel(find_graphs(folder), config.precision, outputs_of(config), int8_layers)
-        self._shift = _shift_function(config)
+        self._shift = shift_function(config, np)
 
     def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:
         """Run batches and yield the vectors of each, in order.
@@ -82,11 +79,3 @@ class CpuEncoder:
             if self._shift is not None:
                 columns[f"shift_{layer}"] = self._shift(contextual_ND, columns["static"])
         return columns
-
-
-def _shift_function(config: ResolvedConfig) -> Callable[[Array, Array], Array] | None:
-    if config.shift is None:
-        return None
-    options = {"floor": config.floor, "delta": config.delta}
-    given = {name: value for name, value in options.items() if value is not None}
-    return functools.partial(SHIFTS[config.shift], xp=np, **given)

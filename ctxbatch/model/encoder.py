@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
-from ctxbatch.model.facts import check_model_type, first_line, is_out_of_memory, model_error
+from ctxbatch.model.facts import checked_model, first_line, is_out_of_memory, model_error
 from ctxbatch.model.families import Family, family_of
-from ctxbatch.model.hub import CONFIG, ModelFolder, find_model
+from ctxbatch.model.hub import CONFIG, ModelFolder
 from ctxbatch.model.pooling import AllRows, KeptRows
 from ctxbatch.model.salience import Watch, attention_name
-from ctxbatch.model.shift import SHIFTS
+from ctxbatch.model.shift import shift_function
 from ctxbatch.model.silence import transformers_silent
 from ctxbatch.model.word_vectors import OutOfMemoryError, WordVectors
 from ctxbatch.text.batching import TokenBatch
@@ -53,9 +53,7 @@ class WordModel(nn.Module):
         model: ModelFolder | None = None,
     ) -> None:
         super().__init__()
-        folder = model or find_model(config.model, config.revision)
-        folder.check(config)
-        check_model_type(config, folder)
+        folder = checked_model(config, model)
         self._config = config
         self._watch = None if config.salience_layer is None else Watch(config.salience_head)
         name = attention if self._watch is None else attention_name(attention or "sdpa")
@@ -63,7 +61,7 @@ class WordModel(nn.Module):
         self._hidden: dict[int, Tensor] = {}
         self._rows: AllRows | KeptRows
         self._prepare(family_of(config))
-        self._shift = _shift_function(config)
+        self._shift = shift_function(config, torch)
 
     def _prepare(self, family: Family) -> None:
         """Cut the model, set the precision of its layers, and register hooks that keep hidden states."""
@@ -291,11 +289,3 @@ def _cast_inputs(compute: torch.dtype, _module: nn.Module, args: tuple[Any, ...]
     return tuple(
         arg.to(compute) if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args
     )
-
-
-def _shift_function(config: ResolvedConfig) -> Callable[[Tensor, Tensor], Tensor] | None:
-    if config.shift is None:
-        return None
-    options = {"floor": config.floor, "delta": config.delta}
-    given = {name: value for name, value in options.items() if value is not None}
-    return functools.partial(SHIFTS[config.shift], xp=torch, **given)

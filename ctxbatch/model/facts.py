@@ -20,7 +20,7 @@ from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
 from ctxbatch.files import cache_folder, write_json
 from ctxbatch.model.consistency import check_config, check_tokenizer, read_shapes
 from ctxbatch.model.families import FAMILIES
-from ctxbatch.model.hub import CONFIG, ModelFolder
+from ctxbatch.model.hub import CONFIG, ModelFolder, find_model
 from ctxbatch.model.silence import transformers_silent
 from ctxbatch.sealed import canonical_json, read_json, typed
 
@@ -78,16 +78,24 @@ def read_facts(folder: ModelFolder) -> ModelFacts:
     return facts
 
 
-def check_model_type(config: ResolvedConfig, folder: ModelFolder) -> None:
-    """Compare a model's type with that of a configuration.
+def checked_model(config: ResolvedConfig, model: ModelFolder | None) -> ModelFolder:
+    """Return the model of a configuration, its files compared with the configuration.
+
+    Args:
+        config: The resolved configuration.
+        model: Where the model is; found by its name if not given.
 
     Raises:
-        StoreError: It is another.
+        InputError: The model cannot be found.
+        StoreError: Its files or its type are not those of the configuration.
     """
+    folder = model or find_model(config.model, config.revision)
+    folder.check(config)
     if (found := read_facts(folder).model_type) != config.model_type:
         raise StoreError(
             f"{folder.path} is a {found} model, but the store was made with a {config.model_type} model"
         )
+    return folder
 
 
 def _kept_at(folder: ModelFolder) -> Path:

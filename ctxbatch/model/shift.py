@@ -5,9 +5,12 @@ result. ``xp`` is the module that made them, ``numpy`` or ``torch``. To add a sh
 name it in `SHIFTS` and in `ctxbatch.choices.ShiftKind`.
 """
 
+import functools
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+
+from ctxbatch.config import ResolvedConfig
 
 Array = Any  # numpy.ndarray or torch.Tensor: both answer the few operations used here
 
@@ -50,3 +53,12 @@ def difference(contextual: Array, static: Array, xp: ModuleType) -> Array:  # no
 
 
 SHIFTS: dict[str, Callable[..., Array]] = {"log_ratio": log_ratio, "asinh": asinh, "difference": difference}
+
+
+def shift_function(config: ResolvedConfig, xp: ModuleType) -> Callable[[Array, Array], Array] | None:
+    """Return a configuration's shift as a function of contextual and static; ``None`` if it stores none."""
+    if config.shift is None:
+        return None
+    options = {"floor": config.floor, "delta": config.delta}
+    given = {name: value for name, value in options.items() if value is not None}
+    return functools.partial(SHIFTS[config.shift], xp=xp, **given)

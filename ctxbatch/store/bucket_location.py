@@ -41,7 +41,7 @@ from ctxbatch.filesystem import (
 from ctxbatch.sealed import seal
 from ctxbatch.store.commits import COMMIT, Commit, is_of_plan, parse_commit, shard_folder
 from ctxbatch.store.locks import Claims
-from ctxbatch.store.manifest import MODEL, SHARDS, Manifest, holds_other_things
+from ctxbatch.store.manifest import MODEL, SHARDS, Manifest, foreign_layers, holds_other_things
 from ctxbatch.store.shard_writer import remove_leftovers
 
 # How many small objects are read or deleted at the same time.
@@ -82,9 +82,13 @@ class BucketLocation:
                 if self.out.partition("://")[0].lower() in OF_BUCKETS:
                     look_up("/".join(self.out.split("/")[:3]))
                 return
-        names = sorted({entry.url.rstrip("/").rpartition("/")[2] for entry in entries} - {MODEL})
-        if names and MANIFEST not in names:
-            raise holds_other_things(self.out, names)
+        names = {entry.url.rstrip("/").rpartition("/")[2] for entry in entries}
+        if MANIFEST in names:
+            return
+        layers = [name.rpartition("/")[2] for name in self._objects(MODEL)] if MODEL in names else []
+        foreign = sorted(names - {MODEL}) + foreign_layers(layers)
+        if foreign:
+            raise holds_other_things(self.out, foreign)
 
     def manifest(self) -> Manifest | None:
         """Return the store's manifest; ``None`` if there is none yet.
@@ -219,7 +223,7 @@ class BucketLocation:
             for name in names:
                 upload(self.folder / name, f"{self.out}/{name}")
 
-    def fetch(self, names: Sequence[str]) -> None:
+    def fetch_files(self, names: Sequence[str]) -> None:
         """Copy files into the local folder unless they are there; skip those that do not exist.
 
         Raises:

@@ -93,7 +93,7 @@ class FolderLocation:
     def publish_files(self, names: Sequence[str]) -> None:
         """Do nothing: files in the folder are already published."""
 
-    def fetch(self, names: Sequence[str]) -> None:
+    def fetch_files(self, names: Sequence[str]) -> None:
         """Do nothing: files of the store are in the folder if they exist."""
 
     @contextlib.contextmanager

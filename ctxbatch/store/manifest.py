@@ -3,7 +3,7 @@
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ INDEX = "index"
 MODEL = "model"
 LOG = "run.log"
 LOCK = ".lock"
+# Of int8 layers, also while they are written.
+_LAYERS = re.compile(r"\.?layers-[0-9a-f]{16}\.(xml|bin)(\..*\.tmp)?$")
 _LOGS = re.compile(r"run(\.\d+-of-\d+)?\.log")
 
 
@@ -166,8 +168,16 @@ def check_folder(out: Path) -> None:
     # The folder is listed only once: another part of the same run may create the store in the meantime.
     names = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
     foreign = [name for name in names if not _may_precede_manifest(name)]
+    if MODEL in names:
+        inside = (path.name for path in (out / MODEL).glob("*"))
+        foreign += [f"{MODEL}/{name}" for name in foreign_layers(inside)]
     if foreign and MANIFEST not in names:
         raise holds_other_things(out, foreign)
+
+
+def foreign_layers(names: Iterable[str]) -> list[str]:
+    """Return the names in a store's model folder that no run gives, sorted."""
+    return sorted(name for name in names if not _LAYERS.match(name))
 
 
 def holds_other_things(out: object, names: Sequence[str]) -> StoreError:

@@ -127,7 +127,7 @@ def totals(store: Store, shards: Collection[int] | None = None) -> RunTotals:
 def _faster_model(devices: Iterable[str]) -> str:
     if any(device.startswith("cuda") for device in devices):
         return "another GPU"
-    return "a GPU or more cores"
+    return "a GPU, more cores"
 
 
 def bottleneck(stages: Mapping[str, Mapping[str, float]], faster_model: str) -> str | None:

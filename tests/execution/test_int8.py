@@ -114,6 +114,17 @@ def test_what_only_reads_never_opens_the_layers(reference, tmp_path, cli):
     assert cli("search", out, "I want an [apple].").returncode == 0
 
 
+def test_a_folder_with_a_model_of_somebody_else_is_no_place_for_a_store(reference, lines, tmp_path, config):
+    (tmp_path / "out" / "model").mkdir(parents=True)
+    for path in (reference / "model").iterdir():  # as a run leaves them that is killed before its manifest
+        shutil.copy(path, tmp_path / "out" / "model")
+    ctxbatch.run(lines, tmp_path / "out", replace(config, precision="fp32"))
+    (tmp_path / "other" / "model").mkdir(parents=True)
+    (tmp_path / "other" / "model" / "config.json").write_text("{}")
+    with pytest.raises(StoreError, match=r"contains other files \(model/config.json\) and no store"):
+        ctxbatch.run(lines, tmp_path / "other", replace(config, precision="fp32"))
+
+
 def test_the_fidelity_is_said_and_kept(reference, cli):
     kept = Manifest.read(reference).fidelity
     assert 0 < kept.worst <= 1
