@@ -132,8 +132,8 @@ def _as_stored(plan: RunPlan, manifest: Manifest) -> tuple[ResolvedConfig, Readi
     """Take from the store the values that were not given, and that this machine would choose differently."""
     config, reading, stored = plan.config, plan.corpus.reading, manifest.config
     if plan.choices.precision == "auto" and config.precision != stored.precision:
-        faster = config.precision
-        log.info("precision: %s, the store's; %s is faster on this machine", stored.precision, faster)
+        here = config.precision
+        log.info("precision: %s, the store's; a new store would use %s here", stored.precision, here)
         config = replace(config, precision=stored.precision)
     if plan.choices.shard_size is None:
         reading = replace(reading, shard_size=manifest.reading.shard_size)
