@@ -132,7 +132,8 @@ def test_a_run_says_where_its_time_went(tiny, cli, text, tmp_path):
     for stage in found.stages.values():
         assert stage["busy"] > 0
     encode = found.stages["encode"]
-    assert sum(encode.values()) <= found.seconds * 1.01  # one worker's encoder, from start to end
+    # One worker's encoder, from start to end; all are rounded to milliseconds, and the run is short.
+    assert sum(encode.values()) <= found.seconds * 1.01 + 0.005
     stats = cli("stats", tmp_path / "out")
     assert "s at work" in stats.stdout
     assert "would" in stats.stdout.split("bottleneck")[1].splitlines()[0]
