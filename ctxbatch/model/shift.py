@@ -10,6 +10,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from ctxbatch.config import ResolvedConfig
 
 Array = Any  # numpy.ndarray or torch.Tensor: both answer the few operations used here
@@ -23,10 +25,12 @@ def log_ratio(contextual: Array, static: Array, xp: ModuleType, *, floor: float)
     models scale a few dimensions to nearly nothing, and their ratios would dominate every cosine.
     """
     defined = is_defined(contextual, static, floor=floor)
-    ratio = xp.where(defined, contextual, 1.0) / xp.where(defined, static, 1.0)
-    # A quotient can still leave the range of float32 where the floor is tiny.
-    in_range = (ratio > 0) & xp.isfinite(ratio)
-    return xp.log(ratio if in_range.all() else xp.where(in_range, ratio, 1.0))
+    with np.errstate(all="ignore"):
+        # Multiplied, and 0.0 added to -0.0: choosing by a mask takes numpy seven times as long.
+        logs = xp.log(abs(contextual / static)) * defined + 0.0
+    # A divisor can be 0, and a quotient can leave the range of float32 where the floor is tiny.
+    finite = xp.isfinite(logs)
+    return logs if finite.all() else xp.where(finite, logs, 0.0)
 
 
 def is_defined(contextual: Array, static: Array, *, floor: float) -> Array:
