@@ -14,7 +14,7 @@ from ctxbatch.model import rows
 from ctxbatch.model.facts import checked_model
 from ctxbatch.model.graphs import find_graphs
 from ctxbatch.model.hub import ModelFolder
-from ctxbatch.model.openvino_model import Array, OpenVinoModel, outputs_of
+from ctxbatch.model.openvino_model import Array, OpenVinoModel, half_floats, outputs_of
 from ctxbatch.model.shift import shift_function
 from ctxbatch.model.word_vectors import WordVectors
 from ctxbatch.text.batching import TokenBatch
@@ -41,6 +41,7 @@ class CpuEncoder:
         self._config = config
         self._model = OpenVinoModel(find_graphs(folder), config.precision, outputs_of(config), int8_layers)
         self._shift = shift_function(config, np)
+        self._as_stored = half_floats() if config.dtype == "float16" else None
 
     def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:
         """Run batches and yield the vectors of each, in order.
@@ -63,9 +64,8 @@ class CpuEncoder:
         columns = self._columns(found, batch)
         stored = [columns[name] if kept_R is None else columns[name][kept_R] for name in self._config.columns]
         vectors_CRD = np.empty((len(stored), *stored[0].shape), self._config.dtype)
-        with np.errstate(over="ignore"):  # a value out of range becomes infinite, and its row is rejected
-            for number, column in enumerate(stored):
-                vectors_CRD[number] = column
+        for number, column in enumerate(stored):  # one out of range becomes infinite, and its row is rejected
+            vectors_CRD[number] = column if self._as_stored is None else self._as_stored(column)
         return WordVectors(vectors_CRD, rows.finite(vectors_CRD), salience_N, kept_R)
 
     def _columns(self, found: dict[str, Array], batch: TokenBatch) -> dict[str, Array]:

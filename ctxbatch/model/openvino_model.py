@@ -4,7 +4,7 @@ Owns how graphs are compiled: their precision, one thread, bounded caches. Lette
 tokens, D hidden size, H heads, E dimensions of a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +87,22 @@ class OpenVinoModel:
         Raises:
             OutOfMemoryError: This machine has no memory for the batch.
         """
-        try:
-            found = dict(zip(self._names, _infer(self._embedding, [ids_BT]), strict=True))
-            if self._layers is not None:
-                inputs = [found["hidden_0"], mask_BT, ids_BT]
-                found |= zip(self._wanted, _infer(self._layers, inputs), strict=True)
-        except (RuntimeError, MemoryError) as error:
-            if isinstance(error, MemoryError) or "alloc" in str(error) or "memory" in str(error):
-                raise OutOfMemoryError(str(error).splitlines()[0] if str(error) else "no memory") from None
-            raise
+        found = dict(zip(self._names, _infer(self._embedding, [ids_BT]), strict=True))
+        if self._layers is not None:
+            inputs = [found["hidden_0"], mask_BT, ids_BT]
+            found |= zip(self._wanted, _infer(self._layers, inputs), strict=True)
         return found
+
+
+def half_floats() -> Callable[[Array], npt.NDArray[np.float16]]:
+    """Return a function that rounds to half floats as numpy does, eight times as fast.
+
+    What it returns is valid until the next call. It raises `OutOfMemoryError` like a model.
+    """
+    ov = import_openvino()
+    values = ov.opset13.parameter([-1, -1], np.float32)
+    request = _compiled(ov.Core(), ov.Model([ov.opset13.convert(values, "f16")], [values]), "f32")
+    return lambda values_ND: _infer(request, [values_ND])[0]
 
 
 def _compiled(core: Any, graph: Any, hint: str) -> Any:  # noqa: ANN401 (OpenVINO has no types)
@@ -112,6 +118,11 @@ def _compiled(core: Any, graph: Any, hint: str) -> Any:  # noqa: ANN401 (OpenVIN
     return core.compile_model(graph, "CPU", options).create_infer_request()
 
 
-def _infer(request: Any, inputs: Sequence[npt.NDArray[Any]]) -> list[Array]:  # noqa: ANN401
-    found = request.infer(list(inputs), share_inputs=True, share_outputs=True)
+def _infer(request: Any, inputs: Sequence[npt.NDArray[Any]]) -> list[Any]:  # noqa: ANN401
+    try:
+        found = request.infer(list(inputs), share_inputs=True, share_outputs=True)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "alloc" in str(error) or "memory" in str(error):
+            raise OutOfMemoryError(str(error).splitlines()[0] if str(error) else "no memory") from None
+        raise
     return list(found.values())
