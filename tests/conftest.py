@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-_cache = tempfile.TemporaryDirectory(prefix="ctxbatch-tests-")  # rates of past runs, converted models
-os.environ["XDG_CACHE_HOME"] = _cache.name
+if "PYTEST_XDIST_WORKER" not in os.environ:  # its workers share what it keeps: converted models, rates
+    _cache = tempfile.TemporaryDirectory(prefix="ctxbatch-tests-")
+    os.environ["XDG_CACHE_HOME"] = _cache.name
 os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # one worker where no test says how many: each imports for seconds
 
-import ctxbatch  # noqa: E402
-import ctxbatch.cli.main  # noqa: E402
-from tests.helpers.models import TEXT, make_model, numbered_lines  # noqa: E402
-from tests.helpers.oracle import Oracle  # noqa: E402
-from tests.helpers.running import command  # noqa: E402
-from tests.helpers.stores import make_store  # noqa: E402
+import ctxbatch
+import ctxbatch.cli.main
+from tests.helpers.models import TEXT, make_model, numbered_lines
+from tests.helpers.oracle import Oracle
+from tests.helpers.running import command
+from tests.helpers.stores import make_store
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

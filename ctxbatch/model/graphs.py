@@ -29,7 +29,7 @@ _FILES = tuple(f"{name}.{suffix}" for name in (EMBEDDING, LAYERS) for suffix in 
 _RECORD = "graphs.json"
 # The modules that decide what is in a graph.
 _SOURCES = ("graph_conversion.py",)
-_KEPT = 4
+_KEPT_BYTES = 5 << 30  # five times bert-large
 # What the conversion's process ends with where OpenVINO has no rule for something in the model.
 UNSUPPORTED = 9
 # What it says when the files of the model have been found to fit each other.
@@ -148,7 +148,11 @@ def _failure(status: int) -> type[CtxbatchError]:
 
 
 def _remove_oldest(folder: Path) -> None:
+    """Remove the graphs used least recently, as far as all together are too large; never the last ones."""
     with contextlib.suppress(OSError):  # those that stay cost only room
         folders = [each for each in folder.iterdir() if (each / _RECORD).exists()]
-        for each in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT:]:
-            shutil.rmtree(each, ignore_errors=True)
+        total = 0
+        for number, each in enumerate(sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)):
+            total += sum(file.stat().st_size for file in each.iterdir())
+            if number and total > _KEPT_BYTES:
+                shutil.rmtree(each, ignore_errors=True)

@@ -14,11 +14,12 @@ import ctxbatch
 from ctxbatch.corpus.records import Record
 from ctxbatch.errors import StoreError
 from ctxbatch.files import cache_folder
-from ctxbatch.model import graphs, precision
+from ctxbatch.model import precision
 from ctxbatch.model.cpu_encoder import CpuEncoder
 from ctxbatch.model.encoder import Encoder
 from ctxbatch.model.graphs import ConversionError, find_graphs, graphs_folder
 from ctxbatch.model.hub import find_model
+from ctxbatch.model.openvino_model import half_floats
 from ctxbatch.model.resolve import read_tokenizer, resolve
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.manifest import Manifest
@@ -68,6 +69,17 @@ def test_openvino_gives_the_vectors_of_torch(family, tiny):
                 assert np.abs(torchs.salience_N - ours.salience_N).max() < 1e-4
 
 
+def test_half_floats_are_rounded_as_numpy_rounds_them():
+    bits = np.random.default_rng(0).integers(0, 1 << 32, (500, 384), np.uint32)
+    edges = [0.0, -0.0, 65504, 65519.99, 65520, -1e9, np.inf, -np.inf, np.nan, 5.9e-8, 2.9e-8, 1e-40]
+    values = np.vstack([bits.view(np.float32), np.resize(np.float32(edges), (1, 384))])
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = values.astype(np.float16)
+    np.testing.assert_array_equal(half_floats()(values), expected)
+    signs = np.signbit(expected) | np.isnan(expected)
+    assert (np.signbit(half_floats()(values)) | np.isnan(expected) == signs).all()
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -77,15 +89,18 @@ def cache(tmp_path, monkeypatch):
 def test_a_model_is_converted_once_and_again_where_its_graphs_are_damaged(tiny, cache, caplog):
     model = find_model(str(tiny()), None)
     caplog.set_level("INFO", "ctxbatch")
-    for age in range(graphs._KEPT):
+    for age in range(2):
         old = cache / "ctxbatch" / "graphs" / f"{age}"
         old.mkdir(parents=True)
         (old / "graphs.json").touch()
+        with (old / "layers.bin").open("wb") as file:
+            file.truncate(3 << 30)  # sparse
         os.utime(old, (1000 + age, 1000 + age))
     folder = find_graphs(model)
     assert find_graphs(model) == folder == graphs_folder(model)
     assert caplog.text.count("converting") == 1
     assert not (folder.parent / "0").exists()  # the one used least recently makes room
+    assert (folder.parent / "1").exists()
     before = (folder / "layers.bin").read_bytes()
     (folder / "layers.bin").write_bytes(b"\0" + before[1:])
     find_graphs(model)
