@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ctxbatch.corpus.encoding import marked_encoding
-from ctxbatch.corpus.raw_records import OpenSource, Reading, Unit
+from ctxbatch.corpus.raw_records import OpenSource, Unit
 from ctxbatch.corpus.read_errors import DamagedError, telling_of_memory, unreadable
 from ctxbatch.corpus.records import Segment, has_json_field, json_field_names, json_object
 from ctxbatch.corpus.source_files import size_and_time
-from ctxbatch.corpus.sources import Source
+from ctxbatch.corpus.sources import Reading, Source
 from ctxbatch.corpus.streams import ByteStream
 from ctxbatch.corpus.table_columns import column_type, find_column, is_text
 from ctxbatch.corpus.tables import Table
@@ -29,6 +29,8 @@ _RECORD_BYTES = 1024
 EXPANSION = 4
 # So many shards keep the cores of most machines at work, and small ones cost little.
 _SHARDS, _SMALLEST, _LARGEST = 64, 64 << 10, 256 << 20
+# The last of tapered shards: an eighth of the others, but not less than this, as padding grows.
+_TAPER, _SMALLEST_TAPERED = 8, 32 << 10
 _SAMPLE_RECORDS = 1_000
 _SHOWN_FIELDS = 12
 _HEAD_BYTES = 4096
@@ -53,12 +55,32 @@ def corpus_bytes(sources: Sequence[Source], limit: int | None = None) -> int:
     return size if limit is None else min(size, limit * _RECORD_BYTES)
 
 
-def default_shard_size(sources: Sequence[Source]) -> int:
+def default_shard_size(sources: Sequence[Source], limit: int | None = None) -> int:
     """Return the bytes of input per shard: about a 64th of the corpus, from 64 kB to 256 MB."""
-    corpus_size = corpus_bytes(sources)
+    corpus_size = corpus_bytes(sources, limit)
     target = min(max(corpus_size // _SHARDS, _SMALLEST), _LARGEST)
     n_shards = max(1, round(corpus_size / target))
     return max(_SMALLEST, -(-corpus_size // n_shards))
+
+
+def number_of_shards(reading: Reading, size: int) -> int:
+    """Return about how many shards a text of so many bytes is cut into."""
+    if not reading.tapered:
+        return max(1, round(size / reading.shard_size))
+    n_shards = planned = 0
+    while planned < size:
+        planned += _next_size(reading, size, planned)
+        n_shards += 1
+    return n_shards
+
+
+def _next_size(reading: Reading, expected: int, planned: int) -> int:
+    """Return the bytes of the next shard: fewer at the end, where cores would wait for the last one."""
+    whole, left = reading.shard_size, expected - planned
+    if not reading.tapered or left <= 0:  # a compressed text can be larger than was expected
+        return whole
+    smallest = min(whole, max(whole // _TAPER, _SMALLEST_TAPERED))
+    return min(whole, max(smallest, 4 * left * whole // expected))
 
 
 # --- looking at sources ---------------------------------------------------------------------------
@@ -235,12 +257,15 @@ class _OpenSegment:
 
 
 class _Planner:
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Reading, expected: int) -> None:
         self.shards: list[ShardSpec] = []
         self.left = reading.limit
         self.n_readable = 0
         self.problem: str | None = None
-        self._shard_size = reading.shard_size
+        self._reading = reading
+        self._expected = expected
+        self._planned = 0
+        self._shard_size = _next_size(self._reading, self._expected, self._planned)
         self._segments: list[Segment] = []
         self._closed_size = 0
         self._open: _OpenSegment | None = None
@@ -298,13 +323,16 @@ class _Planner:
     def close_shard(self) -> None:
         if self._segments:
             self.shards.append(ShardSpec(len(self.shards), tuple(self._segments)))
+            self._planned += self._closed_size
             self._segments, self._closed_size = [], 0
+            self._shard_size = _next_size(self._reading, self._expected, self._planned)
 
 
 def plan(sources: Sequence[Source], reading: Reading) -> list[ShardSpec]:
     """Cut the sources into shards of ``shard_size`` bytes or a little more; small files share one.
 
-    A pure function of the sources' bytes and of ``reading``. A compressed source is decompressed once.
+    Tapered ones are smaller in the last quarter, so that all cores finish at about the same time. A pure
+    function of the sources' bytes and of ``reading``. A compressed source is decompressed once.
 
     Args:
         sources: What `examine` has made of the sources.
@@ -313,7 +341,7 @@ def plan(sources: Sequence[Source], reading: Reading) -> list[ShardSpec]:
     Raises:
         InputError: A source cannot be read, or none holds a record that can be.
     """
-    planner = _Planner(reading)
+    planner = _Planner(reading, corpus_bytes(sources, reading.limit))
     for number, source in enumerate(sources):
         if planner.left == 0:
             break

@@ -10,16 +10,13 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ctxbatch.choices import DecodeErrors, FormatName, RecordKind
 from ctxbatch.corpus.encoding import decode, newline_of
 from ctxbatch.corpus.read_errors import DamagedError, telling_of_memory
-from ctxbatch.corpus.sources import Source
+from ctxbatch.corpus.sources import Reading, Source
 from ctxbatch.corpus.streams import MAX_RECORD_BYTES, ByteStream
 from ctxbatch.corpus.tables import Row, Table
-from ctxbatch.sealed import Count, Positive
 
 # A quoted CSV field may hold line ends; a longer one has lost its closing quote.
 _MAX_QUOTED_BYTES = 16 << 20
@@ -32,21 +29,6 @@ _MAX_FAILURES = 8
 _WINDOW_BYTES = 1 << 20
 _TOO_LONG = f"longer than {MAX_RECORD_BYTES >> 20} MiB"
 _field_limit = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How sources become records and shards. Part of the plan; does not define the vectors."""
-
-    format: FormatName | None
-    record: RecordKind
-    text_field: str
-    id_field: str
-    encoding: str
-    errors: DecodeErrors
-    delimiter: str | None
-    limit: Count | None
-    shard_size: Positive
 
 
 class Unit(NamedTuple):

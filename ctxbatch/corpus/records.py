@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ctxbatch.corpus.raw_records import OpenSource, Reading, Unit, without_line_end
-from ctxbatch.corpus.sources import Source
+from ctxbatch.corpus.raw_records import OpenSource, Unit, without_line_end
+from ctxbatch.corpus.sources import Reading, Source
 from ctxbatch.errors import InputError, out_of_memory
 from ctxbatch.sealed import Count, Sha256
 

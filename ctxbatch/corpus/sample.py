@@ -6,10 +6,10 @@ Never reads a whole large source: of a compressed one at most 256 MB of its text
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ctxbatch.corpus.raw_records import OpenSource, Reading
+from ctxbatch.corpus.raw_records import OpenSource
 from ctxbatch.corpus.read_errors import DamagedError
 from ctxbatch.corpus.records import Record, Reject, to_record
-from ctxbatch.corpus.sources import Source
+from ctxbatch.corpus.sources import Reading, Source
 from ctxbatch.corpus.streams import ByteStream
 from ctxbatch.corpus.tables import Table
 

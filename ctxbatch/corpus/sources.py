@@ -1,17 +1,17 @@
 """Makes a source of an input file: finds its format and compression from its name and first bytes.
 
-Owns which suffix means which format. Reads no text.
+Owns which suffix means which format, and what is said of how to read. Reads no text.
 """
 
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from ctxbatch.choices import FormatName
+from ctxbatch.choices import DecodeErrors, FormatName, RecordKind
 from ctxbatch.corpus.compression import COMPRESSIONS, Compression, find_compression
 from ctxbatch.corpus.read_errors import unreadable
 from ctxbatch.filesystem import Entry, read_file
-from ctxbatch.sealed import Count
+from ctxbatch.sealed import Count, Positive
 
 FORMATS: dict[str, FormatName] = {
     ".txt": "txt",
@@ -47,6 +47,22 @@ class Source:
     def is_table(self) -> bool:
         """True for an Arrow or Parquet file, whose records are placed by row, not by byte."""
         return self.format in TABLE_FORMATS
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How sources become records and shards; ``tapered`` ones shrink toward the end of the corpus."""
+
+    format: FormatName | None
+    record: RecordKind
+    text_field: str
+    id_field: str
+    encoding: str
+    errors: DecodeErrors
+    delimiter: str | None
+    limit: Count | None
+    shard_size: Positive
+    tapered: bool = False
 
 
 def local_source(path: Path, format_name: FormatName | None) -> Source | str:

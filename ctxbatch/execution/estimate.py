@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ctxbatch.config import ResolvedConfig
+from ctxbatch.corpus.plan import number_of_shards
 from ctxbatch.corpus.read_errors import telling_of_memory
 from ctxbatch.corpus.sample import SourceSample, sample_source, spread
 from ctxbatch.corpus.sources import Source
@@ -141,7 +142,7 @@ def estimate_plan(plan: RunPlan) -> Estimate:
         words=None if config.words is not None else round(total.words),
         rows=round(total.rows),
         tokens=round(total.tokens),
-        shards=max(1, round(total.bytes / corpus.reading.shard_size)),
+        shards=number_of_shards(corpus.reading, round(total.bytes)),
         bytes_on_disk=round(total.disk),
         bytes_of_index=expected_bytes(round(total.rows), config.hidden_size),
         bytes_free=free_bytes(plan.location.folder) if plan.location.is_here else None,

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ctxbatch.config import INT8_LAYERS, ResolvedConfig
-from ctxbatch.corpus.raw_records import Reading
 from ctxbatch.corpus.sample import sample_source, spread
-from ctxbatch.corpus.sources import Source
+from ctxbatch.corpus.sources import Reading, Source
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.execution.run_plan import RunPlan
 from ctxbatch.model.fidelity import Fidelity, compare

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ctxbatch.config import ResolvedConfig
-from ctxbatch.corpus.raw_records import Reading
 from ctxbatch.corpus.records import Reader, place_of
 from ctxbatch.corpus.source_files import real_place
-from ctxbatch.corpus.sources import Source
+from ctxbatch.corpus.sources import Reading, Source
 from ctxbatch.errors import StoreError
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.manifest import Manifest

@@ -12,7 +12,7 @@ from pathlib import Path
 from ctxbatch.config import INT8_LAYERS, ResolvedConfig
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.plan import plan as plan_shards
-from ctxbatch.corpus.raw_records import Reading
+from ctxbatch.corpus.sources import Reading
 from ctxbatch.errors import InputError
 from ctxbatch.execution.estimate import estimate_plan
 from ctxbatch.execution.int8_model import restore_int8_layers, with_int8_layers
@@ -135,6 +135,7 @@ def _as_stored(plan: RunPlan, manifest: Manifest) -> tuple[ResolvedConfig, Readi
         here = config.precision
         log.info("precision: %s, the store's; a new store would use %s here", stored.precision, here)
         config = replace(config, precision=stored.precision)
+    reading = replace(reading, tapered=manifest.reading.tapered)
     if plan.choices.shard_size is None:
         reading = replace(reading, shard_size=manifest.reading.shard_size)
     digests = config.digests

@@ -14,8 +14,7 @@ from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.encoding import check_encoding
 from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.plan import default_shard_size, examine
-from ctxbatch.corpus.raw_records import Reading
-from ctxbatch.corpus.sources import Source
+from ctxbatch.corpus.sources import Reading, Source
 from ctxbatch.errors import InputError, shortened
 from ctxbatch.execution.engines import Engine, LocalEngine, RayEngine
 from ctxbatch.execution.ray_cluster import connected
@@ -165,7 +164,8 @@ def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
         errors=config.errors,
         delimiter=config.delimiter,
         limit=config.limit,
-        shard_size=config.shard_size or default_shard_size(sources),
+        shard_size=config.shard_size or default_shard_size(sources, config.limit),
+        tapered=config.shard_size is None,
     )
 
 

@@ -11,8 +11,7 @@ from typing import Any
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.encoding import check_encoding
 from ctxbatch.corpus.plan import ShardSpec
-from ctxbatch.corpus.raw_records import Reading
-from ctxbatch.corpus.sources import Source
+from ctxbatch.corpus.sources import Reading, Source
 from ctxbatch.corpus.store_marker import A_STORE, MANIFEST, STORE_FORMAT
 from ctxbatch.errors import InputError, StoreError, shortened
 from ctxbatch.files import create, refused_link, write_atomically

@@ -1,5 +1,6 @@
 """Plans cover every byte once, at record borders; readers give back the text and its place."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def test_paragraphs_do_not_depend_on_the_shard_size(tmp_path, parts, size):
     assert cut == whole
     text = path.read_bytes().decode()
     for record in whole:
-        assert record.text.strip()
+        assert record.text.encode().strip()  # a blank line has only ASCII white space
         assert text.encode()[record.byte_start :].decode().startswith(record.text)
         assert text.encode()[: record.byte_start].count(b"\n") == record.record
 
@@ -256,3 +257,25 @@ def test_a_text_on_which_the_splitter_panics_is_still_split():
     found = [s.text for s in split_sentences(Record(0, 0, 0, None, "He met A\u2028. Then left. Good."), "fr")]
     assert "".join(found).replace(" ", "") == "HemetA\u2028.Thenleft.Good."
     assert len(found) > 1
+
+
+def test_shards_without_a_size_shrink_at_the_end_so_that_all_cores_finish_together(tmp_path):
+    line = "In the beginning God created the heaven and the earth, number {}.\n"
+    path = tmp_path / "a.txt"
+    path.write_text("".join(line.format(n) for n in range(24_000)), encoding="utf-8")
+    sources, shards, records = read_all([path])
+    sizes = [spec.size for spec in shards]
+    assert len(records) == 24_000
+    assert sum(sizes) == sources[0].size
+    assert all(later < size + 100 for size, later in itertools.pairwise(sizes))  # up to a record
+    assert min(sizes[:4]) >= 64 << 10
+    assert max(sizes[-3:]) < 0.55 * sizes[0]
+    _, equal, _ = read_all([path], shard_size=sizes[0])
+    assert all(abs(spec.size - sizes[0]) < 100 for spec in equal[:-1])
+
+
+def test_a_limit_is_cut_for_all_cores_too(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("".join(f"{'word ' * 180}{n}\n" for n in range(12_000)), encoding="utf-8")
+    assert len(read_all([path])[1]) > 64
+    assert len(read_all([path], limit=300)[1]) >= 4
