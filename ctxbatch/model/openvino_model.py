@@ -118,11 +118,14 @@ def _compiled(core: Any, graph: Any, hint: str) -> Any:  # noqa: ANN401 (OpenVIN
     return core.compile_model(graph, "CPU", options).create_infer_request()
 
 
-def _infer(request: Any, inputs: Sequence[npt.NDArray[Any]]) -> list[Any]:  # noqa: ANN401
+def _infer(request: Any, inputs: list[npt.NDArray[Any]]) -> list[Any]:  # noqa: ANN401
     try:
-        found = request.infer(list(inputs), share_inputs=True, share_outputs=True)
+        return _run(request, inputs)
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "alloc" in str(error) or "memory" in str(error):
             raise OutOfMemoryError(str(error).splitlines()[0] if str(error) else "no memory") from None
         raise
-    return list(found.values())
+
+
+def _run(request: Any, inputs: list[npt.NDArray[Any]]) -> list[Any]:  # noqa: ANN401
+    return list(request.infer(inputs, share_inputs=True, share_outputs=True).values())

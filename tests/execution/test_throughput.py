@@ -28,14 +28,14 @@ def options(model, **given) -> RunConfig:
 
 def forget_above(monkeypatch, n_tokens: int) -> None:
     """Make the model run out of memory on batches of more than so many tokens."""
-    infer = openvino_model._infer
+    infer = openvino_model._run
 
     def limited(request, inputs):
         if inputs[0].shape[0] * inputs[0].shape[1] > n_tokens:
             raise RuntimeError("Check failed: could not allocate 2 GB of memory\nMore lines.")
         return infer(request, inputs)
 
-    monkeypatch.setattr(openvino_model, "_infer", limited)
+    monkeypatch.setattr(openvino_model, "_run", limited)
 
 
 def forget_in_torch_above(monkeypatch, n_tokens: int) -> None:
@@ -81,14 +81,14 @@ def test_a_full_cpu_counts_as_short_memory_and_other_errors_do_not(tiny, text, t
     def fail(*_):
         raise RuntimeError("could not create a memory object: failed to allocate 9 bytes")
 
-    monkeypatch.setattr(openvino_model, "_infer", fail)
+    monkeypatch.setattr(openvino_model, "_run", fail)
     with pytest.raises(ResourceError, match="failed to allocate 9 bytes"):
         make_store(tmp_path / "full", [text], options(tiny()))
 
     def defect(*_):
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(openvino_model, "_infer", defect)
+    monkeypatch.setattr(openvino_model, "_run", defect)
     with pytest.raises(RuntimeError, match="a defect"):
         make_store(tmp_path / "defect", [text], options(tiny()))
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.model.encoder import Encoder
+from ctxbatch.model.facts import read_facts
 from ctxbatch.model.hub import find_model
 from ctxbatch.model.resolve import resolve
 from ctxbatch.run_config import RunConfig
@@ -85,12 +86,20 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("what", SPOILED)
-def test_a_model_that_cannot_work_is_refused_in_one_line_before_anything_runs(what, model):
+def test_a_model_that_cannot_work_is_refused_in_one_line(what, model):
     spoil, said = SPOILED[what]
     spoil(model)
     with pytest.raises(InputError, match=rf"^--model {model}[^\n]*{said}[^\n]*$") as refused:
-        resolve(RunConfig(model=str(model)), "cpu")
+        read_facts(find_model(str(model), None))
     assert str(refused.value).count("--model") == 1
+
+
+@pytest.mark.parametrize("what", ["no layers", "a tensor is missing", "an empty file"])
+def test_it_is_refused_before_anything_runs(what, model):
+    spoil, said = SPOILED[what]
+    spoil(model)
+    with pytest.raises(InputError, match=rf"^--model {model}[^\n]*{said}[^\n]*$"):
+        resolve(RunConfig(model=str(model)), "cpu")
 
 
 def test_what_a_configuration_says_of_attention_is_not_loaded_from_anywhere(model):
