@@ -204,7 +204,7 @@ class RayPool:
 
     def _hand_out(self, dispatch: Dispatch) -> None:
         for worker in self._workers:
-            if not worker.waiting or (job := dispatch.next(worker.shards)) is None:
+            if not worker.waiting or (job := dispatch.next(worker.shards, len(self._workers))) is None:
                 continue
             worker.waiting = False
             worker.shards.append(job.shard)

@@ -56,9 +56,14 @@ class Dispatch:
         """The shards that have failed too often, in order."""
         return sorted(self._given_up)
 
-    def next(self, running: Sequence[int]) -> Job | None:
-        """Return a job for a worker that holds these shards; ``None`` if there is none now."""
+    def next(self, running: Sequence[int], n_workers: int) -> Job | None:
+        """Return a job for a worker that holds these shards; ``None`` if there is none now.
+
+        The last shards are read ahead by nobody: who is free first gets them.
+        """
         self._ask_again()
+        if running and 1 < n_workers >= len(self._pending):
+            return None
         if not self._pending or any(shard in self._failures for shard in running):
             return None
         if running and self._pending[0] in self._failures:
