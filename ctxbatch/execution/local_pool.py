@@ -38,7 +38,8 @@ from ctxbatch.store.shard_writer import remove_leftovers
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 # What keeps a worker's memory flat, and makes nothing slower (both measured). oneDNN keeps a thousand pieces
 # of the code that it makes for shapes, and batches have thousands of shapes; with 32, int8 loses 8 %. glibc
-# moves its limit for blocks of their own up with every large block that is freed, and the heap falls to pieces.
+# moves its limit for blocks of their own up with every large block that is freed, and the heap falls to
+# pieces.
 _MEMORY = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
     "LRU_CACHE_CAPACITY": "32",

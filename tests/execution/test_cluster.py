@@ -251,11 +251,21 @@ time.sleep(60)
     assert time.monotonic() - begin < 30
 
 
+def test_the_last_shards_are_for_workers_that_have_nothing_to_do():
+    dispatch = Dispatch(range(4), (), math.inf)
+    assert dispatch.next([], 2).shard == 0
+    assert dispatch.next([0], 2).shard == 1  # read ahead
+    assert dispatch.next([0, 1], 2) is None
+    assert dispatch.next([], 2).shard == 2
+    assert dispatch.next([2], 2) is None
+    assert dispatch.next([], 2).shard == 3
+
+
 def test_a_shard_that_failed_runs_alone_and_is_given_up_after_three_times():
     dispatch = Dispatch([7, 8, 9], (), math.inf)
 
     def next_shard(*running):
-        job = dispatch.next(running)
+        job = dispatch.next(running, 1)
         return job and job.shard
 
     assert [next_shard(), next_shard(7)] == [7, 8]
