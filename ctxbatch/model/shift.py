@@ -28,9 +28,9 @@ def log_ratio(contextual: Array, static: Array, xp: ModuleType, *, floor: float)
     with np.errstate(all="ignore"):
         # Multiplied, and 0.0 added to -0.0: choosing by a mask takes numpy seven times as long.
         logs = xp.log(abs(contextual / static)) * defined + 0.0
-    # A divisor can be 0, and a quotient can leave the range of float32 where the floor is tiny.
-    finite = xp.isfinite(logs)
-    return logs if finite.all() else xp.where(finite, logs, 0.0)
+    # A divisor can be 0, and a quotient can leave the range of float32 where the floor is tiny. Nothing here
+    # depends on a value: the host would wait for it at every batch of a GPU.
+    return xp.nan_to_num(logs, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def is_defined(contextual: Array, static: Array, *, floor: float) -> Array:
