@@ -6,11 +6,10 @@ T tokens, N rows, R rows among them that are kept, M wordpieces, C vector column
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from ctxbatch.model.pooling import AllRows, KeptRows
 from ctxbatch.model.salience import Watch, attention_name
 from ctxbatch.model.shift import shift_function
 from ctxbatch.model.silence import transformers_silent
+from ctxbatch.model.transfers import Arrays, CpuTransfers, GpuTransfers
 from ctxbatch.model.word_vectors import OutOfMemoryError, WordVectors
 from ctxbatch.text.batching import TokenBatch
 
@@ -176,12 +176,10 @@ class Encoder:
     """
 
     def __init__(self, config: ResolvedConfig, device: str, model: ModelFolder | None = None) -> None:
-        self._device = torch.device(device)
         if device == "cpu":  # workers fill the cores, and bits depend on the number of threads
             torch.set_num_threads(1)
-        self._on_gpu = self._device.type == "cuda"
-        self._ahead = 1 if self._on_gpu else 0
-        self._model = WordModel(config, model=model).to(self._device)
+        self._transfers = CpuTransfers() if device == "cpu" else GpuTransfers(device)
+        self._model = WordModel(config, model=model).to(device)
 
     def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:
         """Run batches and yield the vectors of each, in order.
@@ -194,7 +192,7 @@ class Encoder:
         started: deque[Callable[[], WordVectors]] = deque()
         for batch in batches:
             started.append(self._start(batch))
-            if len(started) > self._ahead:
+            if len(started) > self._transfers.ahead:
                 yield started.popleft()()
         while started:
             yield started.popleft()()
@@ -202,42 +200,33 @@ class Encoder:
     @torch.inference_mode()
     def _start(self, batch: TokenBatch) -> Callable[[], WordVectors]:
         """Start a batch; return a function that waits for its vectors."""
+        put = self._transfers.put
         longest = batch.input_ids_BT.shape[1]
-        mask_BT = None
-        if (batch.lengths_B < longest).any():
-            mask_BT = self._on_device(np.arange(longest) < batch.lengths_B[:, None])
-        first_N = np.cumsum(batch.n_pieces_N) - batch.n_pieces_N
-        inputs = [batch.positions_M, first_N]
+        inputs = [batch.positions_M, np.cumsum(batch.n_pieces_N) - batch.n_pieces_N]
         if batch.places_R is not None:
             inputs += [batch.sentence_N, batch.places_R, np.arange(batch.n_slots)]
+        is_padded = bool((batch.lengths_B < longest).any())
         try:
-            found = self._model(self._on_device(batch.input_ids_BT), mask_BT, *map(self._on_device, inputs))
-            return self._brought_back(found)
+            mask_BT = put(np.arange(longest) < batch.lengths_B[:, None]) if is_padded else None
+            found = self._model(put(batch.input_ids_BT), mask_BT, *map(put, inputs))
+            fetched = self._transfers.fetch(found)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if self._on_gpu:
-                torch.cuda.empty_cache()
-            raise OutOfMemoryError(first_line(error)) from None
+            raise self._of_memory(error) from None
+        return functools.partial(self._finish, fetched)
 
-    def _on_device(self, array: npt.NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory().to(self._device, non_blocking=True) if self._on_gpu else tensor
+    def _finish(self, fetched: Callable[[], Arrays]) -> WordVectors:
+        """Wait for a batch's vectors; a GPU can say only now that it had no memory for them."""
+        try:
+            return WordVectors(*fetched())
+        except RuntimeError as error:
+            raise self._of_memory(error) from None
 
-    def _brought_back(self, found: Sequence[Tensor]) -> Callable[[], WordVectors]:
-        if not self._on_gpu:
-            return lambda: WordVectors(*(tensor.numpy() for tensor in found))
-        host = [torch.empty_like(tensor, device="cpu", pin_memory=True) for tensor in found]
-        for target, source in zip(host, found, strict=True):
-            target.copy_(source, non_blocking=True)
-        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        copied.record(torch.cuda.current_stream(self._device))
-
-        def wait() -> WordVectors:
-            copied.synchronize()
-            return WordVectors(*(tensor.numpy() for tensor in host))
-
-        return wait
+    def _of_memory(self, error: RuntimeError) -> Exception:
+        """Return the error of too little memory that an error of torch stands for, or that error itself."""
+        if not is_out_of_memory(error):
+            return error
+        self._transfers.free()
+        return OutOfMemoryError(first_line(error))
 
 
 def load_model(folder: ModelFolder, attention: str | None) -> Any:  # noqa: ANN401 (a class per family)

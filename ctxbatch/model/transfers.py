@@ -1,0 +1,63 @@
+"""Moves arrays to a device and results back: as they are for a CPU, through pinned memory for a GPU."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Arrays = list[npt.NDArray[Any]]
+
+
+class CpuTransfers:
+    """Shares memory. Results are there when the model returns."""
+
+    # So many batches are handed over before the last one's results are waited for.
+    ahead = 0
+
+    def put(self, array: npt.NDArray[Any]) -> Tensor:
+        """Return an array as a tensor on the device."""
+        return torch.from_numpy(array)
+
+    def fetch(self, found: Sequence[Tensor]) -> Callable[[], Arrays]:
+        """Return a function that waits for tensors of the device, and returns them as arrays."""
+        return lambda: [tensor.numpy() for tensor in found]
+
+    def free(self) -> None:
+        """Give the device what memory can be given back to it, after it had too little."""
+
+
+class GpuTransfers(CpuTransfers):
+    """Copies through pinned memory while the GPU computes.
+
+    Args:
+        device: ``cuda:N``.
+    """
+
+    ahead = 1
+
+    def __init__(self, device: str) -> None:
+        self._device = torch.device(device)
+
+    def put(self, array: npt.NDArray[Any]) -> Tensor:
+        """Start the copy of an array to the device."""
+        return torch.from_numpy(array).pin_memory().to(self._device, non_blocking=True)
+
+    def fetch(self, found: Sequence[Tensor]) -> Callable[[], Arrays]:
+        """Start the copy of tensors; return a function that waits for it."""
+        host = [torch.empty_like(tensor, device="cpu", pin_memory=True) for tensor in found]
+        for target, source in zip(host, found, strict=True):
+            target.copy_(source, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        copied.record(torch.cuda.current_stream(self._device))
+
+        def wait() -> Arrays:
+            copied.synchronize()
+            return [tensor.numpy() for tensor in host]
+
+        return wait
+
+    def free(self) -> None:
+        """Return cached blocks to the device."""
+        torch.cuda.empty_cache()
