@@ -1,0 +1,122 @@
+"""Runs whole batches on a GPU that computes nothing: ``python -m tests.helpers.fake_gpu FAMILY FOLDER …``.
+
+Its tensors have shapes, types and a device, but no values. torch raises where tensors of two devices meet,
+and where the host would wait for a value. In a process of its own, because torch can be given such a device
+only for good. Prints what was brought back, as JSON: {family: [[batches, ...] for each of `OPTIONS`]}.
+"""
+
+import json
+import sys
+
+import torch
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from ctxbatch.corpus.records import Record
+from ctxbatch.model import devices, resolve
+from ctxbatch.model.encoder import Encoder
+from ctxbatch.model.transfers import CpuTransfers
+from ctxbatch.run_config import RunConfig
+from ctxbatch.text.batching import BatchMaker
+from ctxbatch.text.sentences import Sentence
+from tests.helpers.models import TEXT
+
+OPTIONS = [
+    {"precision": "bf16"},
+    {"precision": "fp16", "pool": "first", "dtype": "float32", "shift": "difference"},
+    {"precision": "bf16", "layers": "all", "shift": "asinh", "static": "lookup"},
+    {"precision": "fp32", "layers": (1,), "vectors": ("contextual",), "pool": "none"},
+    {"precision": "bf16", "salience": True, "salience_head": 2},
+    {"precision": "bf16", "top_salient": 2, "layers": "all"},
+    {"precision": "fp16", "top_salient": 1, "pool": "first", "salience_layer": 1},
+]
+_SALIENCE = {"salience", "top_salient"}
+
+
+def is_possible(family, options):
+    if family == "mpnet" and _SALIENCE & options.keys():
+        return False
+    return not (family == "electra" and options.get("static") == "lookup")
+
+
+class FakeGpu(CpuTransfers):
+    """Copies to a fake GPU, and notes what is brought back."""
+
+    ahead = 1
+
+    def __init__(self, name):
+        self.mode = FakeTensorMode()
+        self.device = torch.device(name, 0)
+        self.fetched = []
+
+    def take(self, module):
+        """Put a model on the GPU; `nn.Module.to` cannot."""
+        for part in module.modules():
+            for name, tensor in list(part.named_parameters(recurse=False)):
+                part._parameters[name] = nn.Parameter(self.put(tensor), requires_grad=False)
+            for name, tensor in list(part.named_buffers(recurse=False)):
+                part._buffers[name] = self.put(tensor)
+
+    def put(self, array):
+        host = torch.as_tensor(array)
+        with self.mode:
+            return torch.empty(host.shape, dtype=host.dtype, device=self.device)
+
+    def fetch(self, found):
+        assert all(tensor.device == self.device for tensor in found)
+        self.fetched.append([[str(tensor.dtype), list(tensor.shape)] for tensor in found])
+        return lambda: [None] * len(found)
+
+
+def batches_of(config):
+    maker = BatchMaker(resolve.read_tokenizer(config), config)
+    lines = [line for line in TEXT.splitlines() if line]
+    sentences = [Sentence(Record(0, n, None, None, line), 0, line) for n, line in enumerate(lines)]
+    return [each for buffer in maker.buffers(sentences) for each in maker.batches(buffer, 100)]
+
+
+def configured(folder, options):
+    return resolve.resolve(RunConfig(model=str(folder), **options), "cuda:0")
+
+
+def main():
+    resolve.multiplies_bf16 = devices.multiplies_bf16 = lambda _: True
+    _setup_privateuseone_for_python_backend("fakegpu")
+    left_behind = None
+    said = {}
+    for family, folder in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        said[family] = []
+        for options in OPTIONS:
+            if not is_possible(family, options):
+                continue
+            gpu, config = FakeGpu("fakegpu"), configured(folder, options)
+            encoder = Encoder(config, "cpu")
+            gpu.take(encoder._model)
+            encoder._transfers = gpu
+            batches = batches_of(config)
+            with gpu.mode:
+                assert len(list(encoder.encode(batches))) == len(batches) > 1
+            said[family].append(gpu.fetched)
+        if left_behind is None:
+            left_behind = what_is_left_behind(folder)
+    print(json.dumps({"fetched": said, "left behind": left_behind}))
+
+
+def what_is_left_behind(folder):
+    """Leave a tensor on the host, and return what torch says."""
+    gpu, config = FakeGpu("fakegpu"), configured(folder, OPTIONS[0])
+    encoder = Encoder(config, "cpu")
+    gpu.take(encoder._model)
+    encoder._transfers = gpu
+    encoder._transfers.put = lambda array: gpu.mode.from_tensor(torch.as_tensor(array))
+    try:
+        with gpu.mode:
+            list(encoder.encode(batches_of(config)))
+    except RuntimeError as error:
+        return str(error)
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What can be shown of a GPU without one: a GPU that computes nothing, and copies that are late or fail."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ctxbatch.errors import ResourceError
+from ctxbatch.execution import pipeline
+from ctxbatch.model.encoder import Encoder
+from ctxbatch.model.families import FAMILIES
+from ctxbatch.model.transfers import CpuTransfers
+from ctxbatch.model.word_vectors import OutOfMemoryError
+from ctxbatch.run_config import RunConfig
+from ctxbatch.store.stats import totals
+from tests.helpers.fake_gpu import OPTIONS, batches_of, configured, is_possible
+from tests.helpers.stores import arrow_digests, make_store
+
+
+@pytest.fixture(scope="module")
+def seen(tiny):
+    """What a process with a fake GPU has seen of all families."""
+    models = [str(each) for family in FAMILIES for each in (family, tiny(family))]
+    command = [sys.executable, "-m", "tests.helpers.fake_gpu", *models]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_of_a_batch_is_computed_on_the_gpu_and_only_what_is_stored_leaves_it(
+    family, seen, tiny, monkeypatch
+):
+    monkeypatch.setattr("ctxbatch.model.resolve.multiplies_bf16", lambda _: True)
+    possible = [options for options in OPTIONS if is_possible(family, options)]
+    for options, fetched in zip(possible, seen["fetched"][family], strict=True):
+        config = configured(tiny(family), options)
+        expected = []
+        for batch in batches_of(config):
+            n_rows = len(batch.rows_N)
+            n_kept = n_rows if batch.places_R is None else len(batch.places_R)
+            vectors = [f"torch.{config.dtype}", [len(config.columns), n_kept, config.hidden_size]]
+            expected.append([vectors, ["torch.bool", [n_kept]]])
+            if config.salience_layer is not None:
+                expected[-1].append(["torch.float32", [n_rows]])
+            if batch.places_R is not None:
+                expected[-1].append(["torch.int64", [n_kept]])
+        assert fetched == expected
+
+
+def test_what_is_left_behind_on_the_host_would_be_noticed(seen):
+    assert "same device" in seen["left behind"]
+
+
+# --- what copies meet -----------------------------------------------------------------------------
+
+
+class Copies(CpuTransfers):
+    """Copies of a GPU that are there only when they are waited for, and can fail."""
+
+    ahead = 1
+
+    def __init__(self, fails=lambda _: None):
+        self.fails = fails
+        self.waiting = self.most_waiting = self.freed = self.number = 0
+
+    def fetch(self, found):
+        self.number += 1
+        number, arrays = self.number, [tensor.numpy().copy() for tensor in found]
+        self.waiting += 1
+        self.most_waiting = max(self.most_waiting, self.waiting)
+
+        def wait():
+            self.waiting -= 1
+            self.fails(number)
+            return arrays
+
+        return wait
+
+    def free(self):
+        self.freed += 1
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Have stores made with torch and with copies as a GPU has them."""
+
+    def use(copies):
+        def open_encoder(config, device, *_):
+            encoder = Encoder(config, device)
+            encoder._transfers = copies
+            return encoder
+
+        monkeypatch.setattr(pipeline, "open_encoder", open_encoder)
+        return copies
+
+    return use
+
+
+def options(model):
+    return RunConfig(model=str(model), precision="fp32", tokens_per_batch=200, shard_size=400)
+
+
+def test_the_next_batch_is_handed_over_before_the_last_one_is_waited_for(gpu, tiny, text, tmp_path):
+    gpu(CpuTransfers())
+    plain = make_store(tmp_path / "plain", [text], options(tiny()))
+    copies = gpu(Copies())
+    late = make_store(tmp_path / "late", [text], options(tiny()))
+    assert copies.most_waiting == 2
+    assert copies.waiting == 0
+    assert arrow_digests(late.path) == arrow_digests(plain.path)
+
+
+@pytest.mark.parametrize("which", range(1, 6))
+def test_memory_that_is_short_at_any_batch_halves_the_batches_of_its_shard(which, gpu, tiny, text, tmp_path):
+    def fail(number):
+        if number == which:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines.")
+
+    copies = gpu(Copies(fail))
+    store = make_store(tmp_path / "out", [text], options(tiny()))
+    assert copies.freed == 1
+    assert sorted({commit.tokens_per_batch for commit in store.commits.values()}) == [100, 200]
+    assert totals(store).shards_short_of_memory == 1
+    gpu(CpuTransfers())
+    plain = make_store(tmp_path / "plain", [text], options(tiny()))
+    assert store.words.to_table().num_rows == plain.words.to_table().num_rows
+
+
+def test_a_gpu_that_is_lost_is_no_lack_of_memory(gpu, tiny, text, tmp_path):
+    def fail(_):
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    copies = gpu(Copies(fail))
+    with pytest.raises(RuntimeError, match="launch failure"):
+        make_store(tmp_path / "out", [text], options(tiny()))
+    assert copies.freed == 0
+
+
+def test_memory_for_not_even_one_window_is_told_in_one_line(gpu, tiny, text, tmp_path):
+    def fail(_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines.")
+
+    gpu(Copies(fail))
+    with pytest.raises(ResourceError, match="has no memory for a single window") as failed:
+        make_store(tmp_path / "out", [text], options(tiny()))
+    assert "\n" not in str(failed.value)
+    assert not isinstance(failed.value, OutOfMemoryError)
