@@ -80,7 +80,8 @@ def _next_size(reading: Reading, expected: int, planned: int) -> int:
     if not reading.tapered or left <= 0:  # a compressed text can be larger than was expected
         return whole
     smallest = min(whole, max(whole // _TAPER, _SMALLEST_TAPERED))
-    return min(whole, max(smallest, 4 * left * whole // expected))
+    end = max(expected // 4, 3 * whole)
+    return min(whole, max(smallest, left * whole // end))
 
 
 # --- looking at sources ---------------------------------------------------------------------------
@@ -331,8 +332,9 @@ class _Planner:
 def plan(sources: Sequence[Source], reading: Reading) -> list[ShardSpec]:
     """Cut the sources into shards of ``shard_size`` bytes or a little more; small files share one.
 
-    Tapered ones are smaller in the last quarter, so that all cores finish at about the same time. A pure
-    function of the sources' bytes and of ``reading``. A compressed source is decompressed once.
+    Tapered ones get smaller in the last quarter, or from the third before the last on, so that all cores
+    finish at about the same time. A pure function of the sources' bytes and of ``reading``. A compressed
+    source is decompressed once.
 
     Args:
         sources: What `examine` has made of the sources.
