@@ -28,7 +28,7 @@ _RECORD_BYTES = 1024
 # What a compressed byte is taken to be worth where only the order of size matters.
 EXPANSION = 4
 # So many shards keep the cores of most machines at work, and small ones cost little.
-_SHARDS, _SMALLEST, _LARGEST = 64, 128 << 10, 256 << 20
+_SHARDS, _SMALLEST, _LARGEST = 64, 64 << 10, 256 << 20
 # The last of tapered shards: an eighth of the others, but not less than this, as padding grows.
 _TAPER, _SMALLEST_TAPERED = 8, 32 << 10
 _SAMPLE_RECORDS = 1_000
@@ -56,7 +56,7 @@ def corpus_bytes(sources: Sequence[Source], limit: int | None = None) -> int:
 
 
 def default_shard_size(sources: Sequence[Source], limit: int | None = None) -> int:
-    """Return the bytes of input per shard: about a 64th of the corpus, from 128 kB to 256 MB."""
+    """Return the bytes of input per shard: about a 64th of the corpus, from 64 kB to 256 MB."""
     corpus_size = corpus_bytes(sources, limit)
     target = min(max(corpus_size // _SHARDS, _SMALLEST), _LARGEST)
     n_shards = max(1, round(corpus_size / target))
