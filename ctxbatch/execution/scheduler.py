@@ -62,7 +62,7 @@ class Dispatch:
         The last shards are read ahead by nobody: who is free first gets them.
         """
         self._ask_again()
-        if running and 1 < n_workers >= len(self._pending):
+        if running and n_workers > 1 and len(self._pending) <= n_workers:
             return None
         if not self._pending or any(shard in self._failures for shard in running):
             return None

@@ -4,6 +4,7 @@ Owns only the forward pass. Tensor names end in the letters of their shape: B wi
 T tokens, N rows, R rows among them that are kept, M wordpieces, C vector columns, D hidden size.
 """
 
+import contextlib
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -206,27 +207,26 @@ class Encoder:
         if batch.places_R is not None:
             inputs += [batch.sentence_N, batch.places_R, np.arange(batch.n_slots)]
         is_padded = bool((batch.lengths_B < longest).any())
-        try:
+        with self._telling_of_memory():
             mask_BT = put(np.arange(longest) < batch.lengths_B[:, None]) if is_padded else None
             found = self._model(put(batch.input_ids_BT), mask_BT, *map(put, inputs))
-            fetched = self._transfers.fetch(found)
-        except RuntimeError as error:
-            raise self._of_memory(error) from None
-        return functools.partial(self._finish, fetched)
+            return functools.partial(self._finish, self._transfers.fetch(found))
 
     def _finish(self, fetched: Callable[[], Arrays]) -> WordVectors:
         """Wait for a batch's vectors; a GPU can say only now that it had no memory for them."""
-        try:
+        with self._telling_of_memory():
             return WordVectors(*fetched())
-        except RuntimeError as error:
-            raise self._of_memory(error) from None
 
-    def _of_memory(self, error: RuntimeError) -> Exception:
-        """Return the error of too little memory that an error of torch stands for, or that error itself."""
-        if not is_out_of_memory(error):
-            return error
-        self._transfers.free()
-        return OutOfMemoryError(first_line(error))
+    @contextlib.contextmanager
+    def _telling_of_memory(self) -> Iterator[None]:
+        """Raise `OutOfMemoryError` where torch says that the device has too little memory."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._transfers.free()
+            raise OutOfMemoryError(first_line(error)) from None
 
 
 def load_model(folder: ModelFolder, attention: str | None) -> Any:  # noqa: ANN401 (a class per family)

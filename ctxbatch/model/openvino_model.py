@@ -118,7 +118,7 @@ def _compiled(core: Any, graph: Any, hint: str) -> Any:  # noqa: ANN401 (OpenVIN
     return core.compile_model(graph, "CPU", options).create_infer_request()
 
 
-def _infer(request: Any, inputs: list[npt.NDArray[Any]]) -> list[Any]:  # noqa: ANN401
+def _infer(request: Any, inputs: list[npt.NDArray[Any]]) -> list[Any]:  # noqa: ANN401 (as above)
     try:
         return _run(request, inputs)
     except (RuntimeError, MemoryError) as error:
@@ -127,5 +127,5 @@ def _infer(request: Any, inputs: list[npt.NDArray[Any]]) -> list[Any]:  # noqa: 
         raise
 
 
-def _run(request: Any, inputs: list[npt.NDArray[Any]]) -> list[Any]:  # noqa: ANN401
+def _run(request: Any, inputs: list[npt.NDArray[Any]]) -> list[Any]:  # noqa: ANN401 (as above)
     return list(request.infer(inputs, share_inputs=True, share_outputs=True).values())

@@ -2,7 +2,8 @@
 
 Its tensors have shapes, types and a device, but no values. torch raises where tensors of two devices meet,
 and where the host would wait for a value. In a process of its own, because torch can be given such a device
-only for good. Prints what was brought back, as JSON: {family: [[batches, ...] for each of `OPTIONS`]}.
+only for good. Prints JSON: type and shape of what each batch brought back, for each of the possible
+`OPTIONS` of each family; and what torch says where a batch stays on the host.
 """
 
 import json
@@ -14,7 +15,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from ctxbatch.corpus.records import Record
-from ctxbatch.model import devices, resolve
+from ctxbatch.model import resolve
 from ctxbatch.model.encoder import Encoder
 from ctxbatch.model.transfers import CpuTransfers
 from ctxbatch.run_config import RunConfig
@@ -80,39 +81,37 @@ def configured(folder, options):
     return resolve.resolve(RunConfig(model=str(folder), **options), "cuda:0")
 
 
+def on_fake_gpu(folder, options):
+    """Return the encoder of a model on a fake GPU, that GPU, and batches."""
+    config = configured(folder, options)
+    encoder, gpu = Encoder(config, "cpu"), FakeGpu("fakegpu")
+    gpu.take(encoder._model)
+    encoder._transfers = gpu
+    return encoder, gpu, batches_of(config)
+
+
 def main():
-    resolve.multiplies_bf16 = devices.multiplies_bf16 = lambda _: True
     _setup_privateuseone_for_python_backend("fakegpu")
-    left_behind = None
-    said = {}
-    for family, folder in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
-        said[family] = []
+    models = list(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+    fetched = {family: [] for family, _ in models}
+    for family, folder in models:
         for options in OPTIONS:
             if not is_possible(family, options):
                 continue
-            gpu, config = FakeGpu("fakegpu"), configured(folder, options)
-            encoder = Encoder(config, "cpu")
-            gpu.take(encoder._model)
-            encoder._transfers = gpu
-            batches = batches_of(config)
+            encoder, gpu, batches = on_fake_gpu(folder, options)
             with gpu.mode:
                 assert len(list(encoder.encode(batches))) == len(batches) > 1
-            said[family].append(gpu.fetched)
-        if left_behind is None:
-            left_behind = what_is_left_behind(folder)
-    print(json.dumps({"fetched": said, "left behind": left_behind}))
+            fetched[family].append(gpu.fetched)
+    print(json.dumps({"fetched": fetched, "left behind": what_is_left_behind(models[0][1])}))
 
 
 def what_is_left_behind(folder):
-    """Leave a tensor on the host, and return what torch says."""
-    gpu, config = FakeGpu("fakegpu"), configured(folder, OPTIONS[0])
-    encoder = Encoder(config, "cpu")
-    gpu.take(encoder._model)
-    encoder._transfers = gpu
-    encoder._transfers.put = lambda array: gpu.mode.from_tensor(torch.as_tensor(array))
+    """Leave a batch on the host, and return what torch says."""
+    encoder, gpu, batches = on_fake_gpu(folder, OPTIONS[0])
+    gpu.put = lambda array: gpu.mode.from_tensor(torch.as_tensor(array))
     try:
         with gpu.mode:
-            list(encoder.encode(batches_of(config)))
+            list(encoder.encode(batches))
     except RuntimeError as error:
         return str(error)
     return None

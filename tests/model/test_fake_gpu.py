@@ -30,10 +30,7 @@ def seen(tiny):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_all_of_a_batch_is_computed_on_the_gpu_and_only_what_is_stored_leaves_it(
-    family, seen, tiny, monkeypatch
-):
-    monkeypatch.setattr("ctxbatch.model.resolve.multiplies_bf16", lambda _: True)
+def test_all_of_a_batch_is_computed_on_the_gpu_and_only_what_is_stored_leaves_it(family, seen, tiny):
     possible = [options for options in OPTIONS if is_possible(family, options)]
     for options, fetched in zip(possible, seen["fetched"][family], strict=True):
         config = configured(tiny(family), options)
