@@ -1,26 +1,28 @@
 """Runs the model, cut after the highest layer wanted, with pooling, shift and cast on its device.
 
-Owns only the forward pass. Tensor names end in the letters of their shape: B windows,
-T tokens, N rows, R rows among them that are kept, M wordpieces, C vector columns, D hidden size.
+Owns only the forward pass. Tensor names end in the letters of their shape: B windows, T tokens, S tokens of
+packed windows, N rows, R rows among them that are kept, M wordpieces, C vector columns, D hidden size.
 """
 
 import contextlib
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
-from ctxbatch.model.facts import checked_model, first_line, is_out_of_memory, model_error
-from ctxbatch.model.families import Family, family_of
+from ctxbatch.model.facts import checked_model, first_line, is_out_of_memory, model_error, read_facts
+from ctxbatch.model.families import Family, family_of, first_position
 from ctxbatch.model.hub import CONFIG, ModelFolder
+from ctxbatch.model.packing import can_pack, pack, packed_attention
 from ctxbatch.model.pooling import AllRows, KeptRows
-from ctxbatch.model.salience import Watch, attention_name
+from ctxbatch.model.salience import Watch, watched_attention
 from ctxbatch.model.shift import shift_function
 from ctxbatch.model.silence import transformers_silent
 from ctxbatch.model.transfers import Arrays, CpuTransfers, GpuTransfers
@@ -29,6 +31,8 @@ from ctxbatch.text.batching import TokenBatch
 
 _COMPUTE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _STORED_TYPES = {"float32": torch.float32, "float16": torch.float16}
+# All but cuDNN's, which spends a tenth of a second on every new shape of a batch.
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class WordModel(nn.Module):
@@ -39,30 +43,28 @@ class WordModel(nn.Module):
 
     Args:
         config: The resolved configuration.
-        attention: ``eager`` for attention by two batched products; ``None`` for transformers' default.
-        model: The model's folder; found by its name if not given.
+        folder: Where the model is.
+        packed: Whether batches come packed, as `ctxbatch.model.packing` has it.
 
     Raises:
-        InputError: The model cannot be found or loaded.
-        StoreError: Its files are not those of the configuration.
+        InputError: The model cannot be loaded.
     """
 
-    def __init__(
-        self,
-        config: ResolvedConfig,
-        attention: Literal["eager"] | None = None,
-        model: ModelFolder | None = None,
-    ) -> None:
+    def __init__(self, config: ResolvedConfig, folder: ModelFolder, packed: bool = False) -> None:
         super().__init__()
-        folder = checked_model(config, model)
         self._config = config
         self._watch = None if config.salience_layer is None else Watch(config.salience_head)
-        name = attention if self._watch is None else attention_name(attention or "sdpa")
-        self._model = load_model(folder, name)
+        self._model = load_model(folder, self._attention(packed))
         self._hidden: dict[int, Tensor] = {}
         self._rows: AllRows | KeptRows
         self._prepare(family_of(config))
         self._shift = shift_function(config, torch)
+
+    def _attention(self, packed: bool) -> str | None:
+        """Return the name of the attention function; ``None`` for transformers' default."""
+        if packed:
+            return packed_attention()
+        return None if self._watch is None else watched_attention()
 
     def _prepare(self, family: Family) -> None:
         """Cut the model, set the precision of its layers, and register hooks that keep hidden states."""
@@ -108,18 +110,21 @@ class WordModel(nn.Module):
         sentence_N: Tensor | None = None,
         places_R: Tensor | None = None,
         slots_S: Tensor | None = None,
+        **packing: Any,  # noqa: ANN401 (tensors and a number)
     ) -> tuple[Tensor, ...]:
         """Run a batch.
 
         Args:
-            ids_BT: Token ids, padded.
+            ids_BT: Token ids, padded; (1, S) if packed.
             mask_BT: True for tokens, false for padding; ``None`` if nothing is padded.
             positions_M: Wordpieces of the rows, row after row, as indices into the flattened (B * T).
             first_N: Where in ``positions_M`` each row begins.
-            sentence_N: The sentence of each row. This and the rest are given if not all rows are kept; see
-                `KeptRows`.
+            sentence_N: The sentence of each row. This and the next two are given if not all rows are kept;
+                see `KeptRows`.
             places_R: The places of the kept rows.
             slots_S: A number for every token that the kept rows can have.
+            packing: What a packed batch tells the model more, by the names of transformers' models and
+                of `ctxbatch.model.packing`.
 
         Returns:
             The vectors, (C, R, D) in the stored type, and which rows are all finite, (R,). With a salience
@@ -137,7 +142,7 @@ class WordModel(nn.Module):
             self._model(input_ids=ids_BT, attention_mask=mask_BT)
             also = [salience(), self._rows.kept_R] if isinstance(self._rows, KeptRows) else [salience()]
         else:
-            self._model(input_ids=ids_BT, attention_mask=mask_BT)
+            self._model(input_ids=ids_BT, attention_mask=mask_BT, **packing)
         columns = self._columns(ids_BT)
         self._hidden.clear()
         stored = _STORED_TYPES[self._config.dtype]
@@ -179,8 +184,11 @@ class Encoder:
     def __init__(self, config: ResolvedConfig, device: str, model: ModelFolder | None = None) -> None:
         if device == "cpu":  # workers fill the cores, and bits depend on the number of threads
             torch.set_num_threads(1)
+        folder = checked_model(config, model)
         self._transfers = CpuTransfers() if device == "cpu" else GpuTransfers(device)
-        self._model = WordModel(config, model=model).to(device)
+        self._packs = can_pack(config, read_facts(folder).n_heads, device)
+        self._first_position = first_position(config)
+        self._model = WordModel(config, folder, self._packs).to(device)
 
     def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:
         """Run batches and yield the vectors of each, in order.
@@ -201,16 +209,39 @@ class Encoder:
     @torch.inference_mode()
     def _start(self, batch: TokenBatch) -> Callable[[], WordVectors]:
         """Start a batch; return a function that waits for its vectors."""
+        with self._telling_of_memory(), sdpa_kernel(_ATTENTION):
+            inputs = self._packed(batch) if self._packs else self._padded(batch)
+            return functools.partial(self._finish, self._transfers.fetch(self._model(**inputs)))
+
+    def _padded(self, batch: TokenBatch) -> dict[str, Tensor | None]:
+        """Return the inputs of the model for a batch as it is."""
         put = self._transfers.put
         longest = batch.input_ids_BT.shape[1]
-        inputs = [batch.positions_M, np.cumsum(batch.n_pieces_N) - batch.n_pieces_N]
-        if batch.places_R is not None:
-            inputs += [batch.sentence_N, batch.places_R, np.arange(batch.n_slots)]
         is_padded = bool((batch.lengths_B < longest).any())
-        with self._telling_of_memory():
-            mask_BT = put(np.arange(longest) < batch.lengths_B[:, None]) if is_padded else None
-            found = self._model(put(batch.input_ids_BT), mask_BT, *map(put, inputs))
-            return functools.partial(self._finish, self._transfers.fetch(found))
+        inputs = {
+            "ids_BT": put(batch.input_ids_BT),
+            "mask_BT": put(np.arange(longest) < batch.lengths_B[:, None]) if is_padded else None,
+            "positions_M": put(batch.positions_M),
+            "first_N": put(batch.first_N),
+        }
+        if batch.places_R is not None:
+            inputs["sentence_N"] = put(batch.sentence_N)
+            inputs["places_R"] = put(batch.places_R)
+            inputs["slots_S"] = put(np.arange(batch.n_slots))
+        return inputs
+
+    def _packed(self, batch: TokenBatch) -> dict[str, Any]:
+        """Return the inputs of the model for a batch without its padding."""
+        put, packed = self._transfers.put, pack(batch)
+        return {
+            "ids_BT": put(packed.ids_S[None]),
+            "mask_BT": None,
+            "positions_M": put(packed.positions_M),
+            "first_N": put(batch.first_N),
+            "position_ids": put(packed.places_S[None] + self._first_position),
+            "cu_seq_lens": put(packed.ends),
+            "max_length": packed.longest,
+        }
 
     def _finish(self, fetched: Callable[[], Arrays]) -> WordVectors:
         """Wait for a batch's vectors; a GPU can say only now that it had no memory for them."""

@@ -57,3 +57,8 @@ def family_of(config: ResolvedConfig) -> Family:
             f"the store names a model of the type {config.model_type!r}; supported are {', '.join(FAMILIES)}"
         )
     return FAMILIES[config.model_type]
+
+
+def first_position(config: ResolvedConfig) -> int:
+    """Return the position that the first token of a window has."""
+    return config.pad_id + 1 if family_of(config).first_position_after_pad else 0

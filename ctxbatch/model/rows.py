@@ -19,7 +19,7 @@ Array = npt.NDArray[np.float32]
 def pooled(hidden_BTD: Array, batch: TokenBatch, pooling: Pooling) -> Array:
     """Return the rows' vectors, (N, D): the mean of a row's wordpieces, or the first of them."""
     hidden_SD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
-    first_N = np.cumsum(batch.n_pieces_N) - batch.n_pieces_N
+    first_N = batch.first_N
     vectors_ND: Array = hidden_SD[batch.positions_M[first_N]]
     if pooling == "mean" and len(batch.positions_M) > len(first_N):
         several = np.flatnonzero(batch.n_pieces_N > 1)
@@ -65,7 +65,7 @@ def salience(
         probabilities_BTT /= probabilities_BTT.sum(axis=2, keepdims=True)
         received_BT += (probabilities_BTT * tokens_BT[:, :, None]).sum(axis=1)
     received_BT /= len(heads)
-    first_N = np.cumsum(batch.n_pieces_N) - batch.n_pieces_N
+    first_N = batch.first_N
     summed: Array = np.add.reduceat(received_BT.ravel()[batch.positions_M], first_N)
     return summed
 

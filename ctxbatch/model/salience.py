@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 _SEEN_BY = "ctxbatch_watch"
-# Our attention functions by transformers' names: the fused kernel, and two batched products.
-_NAMES = {"sdpa": "ctxbatch_sdpa", "eager": "ctxbatch_eager"}
+_NAME = "ctxbatch_watched"
 
 
 class Watch:
@@ -28,7 +27,7 @@ class Watch:
         self._queries_BT: Tensor | None = None
 
     def look_at(self, layer: nn.Module) -> None:
-        """Watch a layer of a model that was loaded with `attention_name`."""
+        """Watch a layer of a model that was loaded with `watched_attention`."""
         for module in layer.modules():
             setattr(module, _SEEN_BY, self)
 
@@ -66,13 +65,11 @@ class Watch:
         return nn.functional.embedding_bag(positions_M, received, first_N, mode="sum")[:, 0]
 
 
-def attention_name(kind: str) -> str:
-    """Register the observed variant of ``sdpa`` or ``eager`` attention; return its name in transformers."""
+def watched_attention() -> str:
+    """Register the observed variant of transformers' attention; return its name there."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import eager_mask, sdpa_mask
-
-    attend, make_mask = {"sdpa": (sdpa_attention_forward, sdpa_mask), "eager": (_eager, eager_mask)}[kind]
+    from transformers.masking_utils import sdpa_mask
 
     def watched(
         module: nn.Module,
@@ -85,31 +82,15 @@ def attention_name(kind: str) -> str:
         watch: Watch | None = getattr(module, _SEEN_BY, None)
         if watch is not None:
             watch.see(query, key, mask, _scaling(query, options))
-        attended: tuple[Tensor, None] = attend(module, query, key, value, mask, **options)
+        attended: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, mask, **options)
         return attended
 
-    # Under names of our own, and for good: a model looks its attention up by name in every pass.
-    AttentionInterface.register(_NAMES[kind], watched)
-    AttentionMaskInterface.register(_NAMES[kind], make_mask)
-    return _NAMES[kind]
+    # Under a name of our own, and for good: a model looks its attention up by name in every pass.
+    AttentionInterface.register(_NAME, watched)
+    AttentionMaskInterface.register(_NAME, sdpa_mask)
+    return _NAME
 
 
 def _scaling(query: Tensor, options: dict[str, Any]) -> float:
     scaling: float | None = options.get("scaling")
     return float(query.shape[-1] ** -0.5) if scaling is None else scaling
-
-
-def _eager(
-    _module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    **options: Any,  # noqa: ANN401 (what a family adds)
-) -> tuple[Tensor, None]:
-    """Compute attention by two batched products, as every family does by itself."""
-    scores = query @ key.transpose(2, 3) * _scaling(query, options)
-    if mask is not None:
-        scores = scores + mask
-    attended = scores.softmax(dim=3) @ value
-    return attended.transpose(1, 2).contiguous(), None

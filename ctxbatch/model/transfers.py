@@ -39,6 +39,8 @@ class GpuTransfers(CpuTransfers):
 
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
+        # Results leave on a stream of their own, while the next batch is computed.
+        self._leaving = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def put(self, array: npt.NDArray[Any]) -> Tensor:
         """Start the copy of an array to the device."""
@@ -47,10 +49,13 @@ class GpuTransfers(CpuTransfers):
     def fetch(self, found: Sequence[Tensor]) -> Callable[[], Arrays]:
         """Start the copy of tensors; return a function that waits for it."""
         host = [torch.empty_like(tensor, device="cpu", pin_memory=True) for tensor in found]
-        for target, source in zip(host, found, strict=True):
-            target.copy_(source, non_blocking=True)
-        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        copied.record(torch.cuda.current_stream(self._device))
+        self._leaving.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._leaving):
+            for target, source in zip(host, found, strict=True):
+                target.copy_(source, non_blocking=True)
+                source.record_stream(self._leaving)  # so that its memory is not taken before
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            copied.record()
 
         def wait() -> Arrays:
             copied.synchronize()

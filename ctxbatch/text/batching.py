@@ -61,6 +61,12 @@ class TokenBatch:
     places_R: Ints | None = None
     n_slots: int = 0
 
+    @property
+    def first_N(self) -> Ints:
+        """Where in ``positions_M`` each row begins."""
+        begin_N: Ints = np.cumsum(self.n_pieces_N) - self.n_pieces_N
+        return begin_N
+
 
 class BatchMaker:
     """Tokenises sentences into buffers and buffers into batches, for one tokenizer and configuration.
