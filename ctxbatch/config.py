@@ -68,6 +68,7 @@ class ResolvedConfig:
     ``max_tokens`` is the longest window in tokens, special tokens included. ``words`` are casefolded and
     sorted. Layers and heads count from 1; without a ``salience_head``, salience is the mean over all heads.
     ``runtime`` is what runs the model. ``compiled`` is true in stores of versions that compiled models.
+    ``packed`` says that windows are packed without padding, and batches are counted without it.
     """
 
     model: str
@@ -97,6 +98,7 @@ class ResolvedConfig:
     tokens_per_batch: Positive
     runtime: Runtime = "torch"
     compiled: bool = False
+    packed: bool = False
     digests: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -110,6 +112,8 @@ class ResolvedConfig:
         fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # tuples become lists
         if self.runtime == "torch":  # which stores of versions that had no other do not name
             del fields["runtime"]
+        if not self.packed:
+            del fields["packed"]
         return fields
 
     @classmethod
@@ -145,7 +149,7 @@ class ResolvedConfig:
 
     def meaning(self) -> dict[str, Any]:
         """Return the fields that define the vectors, without those that only round or select them."""
-        rounding = ("compiled", "runtime", "tokens_per_batch")
+        rounding = ("compiled", "packed", "runtime", "tokens_per_batch")
         choosing = ("words", "sample", "top_salient", "salience_layer", "salience_head")
         fields = {name: value for name, value in self.as_dict().items() if name not in rounding + choosing}
         fields["digests"].pop(INT8_LAYERS, None)  # two quantisations of a model differ by roundings
@@ -187,6 +191,7 @@ class ResolvedConfig:
             precision=self.precision if self.precision in ("fp32", "bf16") else "fp32",
             runtime="openvino",
             compiled=False,
+            packed=False,
         )
 
     @property

@@ -203,7 +203,8 @@ class ShardPipeline:
         encoded = zip(batches, self._encoder.encode(batches), strict=True)
         gathered = gather(self.manifest.config, item.buffer, encoded, self._out)
         tokens = sum(int(batch.lengths_B.sum()) for batch in batches)
-        slots = sum(batch.input_ids_BT.size for batch in batches)
+        is_packed = self.manifest.config.packed
+        slots = tokens if is_packed else sum(batch.input_ids_BT.size for batch in batches)
         return EncodedBuffer(item.state, item.bytes, gathered, tokens, slots)
 
     def _write(

@@ -1,67 +1,95 @@
-"""Finds this machine's devices, what they multiply natively, and how many workers fit.
-
-Imports torch only for GPUs.
-"""
+"""Chooses the devices of a run and how many workers share them, and names them. Imports no torch."""
 
 import functools
+import logging
+import os
 import platform
+import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 from ctxbatch.cores import count_cores
 from ctxbatch.errors import InputError
+from ctxbatch.model.gpus import Gpu, find_gpus
 
-# What drivers of GPUs leave in the file system: NVIDIA's, on Linux and under WSL, and AMD's.
-_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+log = logging.getLogger("ctxbatch")
+# One process reads and writes for so much less than a GPU computes that several share one. Each needs
+# memory of the GPU for the model, a batch and what the driver takes, and of the host for three buffers.
+_WORKERS_PER_GPU = 8
+_GPU_BYTES, _HOST_BYTES = 6 << 30, 3 << 30
 
 
 def choose_devices(wanted: Sequence[str] | None) -> list[str]:
     """Return the devices to work on: the wanted ones, else all GPUs of this machine, else the CPU.
 
+    Says which GPUs are left out and why.
+
     Returns:
         ``["cpu"]``, or ``["cuda:0", …]``.
 
     Raises:
-        InputError: This machine lacks a wanted device.
+        InputError: This machine lacks a wanted device, or torch cannot use it.
     """
-    here = _gpus()
+    if wanted is not None and set(wanted) == {"cpu"}:
+        return list(wanted)
+    found = find_gpus()
+    usable = [gpu.device for gpu in found.gpus if gpu.trouble is None]
+    reasons = {gpu.device: f"{gpu.name} cannot be used: {gpu.trouble}" for gpu in found.gpus if gpu.trouble}
     for device in wanted or ():
-        if device not in (*here, "cpu"):
-            have = ", ".join([*here, "cpu"])
-            raise InputError(f"--devices {device}: this machine has no such device; it has {have}")
-    return list(wanted) if wanted else here or ["cpu"]
-
-
-def _gpus() -> list[str]:
-    if not any(Path(driver).exists() for driver in _DRIVERS):
-        return []  # to import torch takes a second
-    import torch
-
-    return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        if device not in usable:
+            have = ", ".join([*usable, "cpu"])
+            reason = reasons.get(device) or found.trouble or "this machine has no such device"
+            raise InputError(f"--devices {device}: {reason}; there are {have}")
+    if wanted:
+        return list(wanted)
+    for device, reason in reasons.items():
+        log.warning("%s: %s", device, reason)
+    if not usable and found.trouble:
+        log.warning("this runs on the CPU, though a driver for GPUs is here: %s", found.trouble)
+    return usable or ["cpu"]
 
 
 def choose_workers(wanted: int | None, devices: Sequence[str]) -> list[str]:
-    """Return the device of each worker: one per GPU, or per physical core that this process may use."""
-    n_workers = wanted or (len(devices) if devices != ["cpu"] else count_cores())
+    """Return the device of each worker: one per physical core on CPUs, several per GPU."""
+    n_workers = wanted or (count_cores() if devices == ["cpu"] else len(devices) * _workers_per_gpu(devices))
     return [devices[number % len(devices)] for number in range(n_workers)]
 
 
-def multiplies_bf16(device: str) -> bool:
-    """Return True if a GPU multiplies bfloat16 matrices natively."""
-    import torch
+def _workers_per_gpu(devices: Sequence[str]) -> int:
+    """Return how many workers cores and memory allow on each GPU."""
+    free = [gpu.free_bytes for gpu in find_gpus().gpus if gpu.device in devices]
+    fit = min([count_cores() // len(devices), _free_memory() // (_HOST_BYTES * len(devices))])
+    return max(1, min(_WORKERS_PER_GPU, fit, *(each // _GPU_BYTES for each in free)))
 
-    with torch.cuda.device(device):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+def _free_memory() -> int:
+    """Return how many bytes of memory this machine has left."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def facts_of(device: str) -> Gpu:
+    """Return what is known of a GPU.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    for gpu in find_gpus().gpus:
+        if gpu.device == device:
+            return gpu
+    raise InputError(f"--devices {device}: this machine has no such device")
 
 
 def describe_device(device: str) -> str:
     """Return the name of a device, for the record."""
-    if device.startswith("cuda"):
+    if not device.startswith("cuda"):
+        return f"cpu ({processor()[0]})"
+    if "torch" in sys.modules:
         import torch
 
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({processor()[0]})"
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # as in a worker, which need not ask
+            return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({facts_of(device).name})"
 
 
 @functools.cache

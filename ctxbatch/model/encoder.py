@@ -17,10 +17,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
-from ctxbatch.model.facts import checked_model, first_line, is_out_of_memory, model_error, read_facts
+from ctxbatch.model import packing
+from ctxbatch.model.facts import checked_model, first_line, is_out_of_memory, model_error
 from ctxbatch.model.families import Family, family_of, first_position
 from ctxbatch.model.hub import CONFIG, ModelFolder
-from ctxbatch.model.packing import can_pack, pack, packed_attention
 from ctxbatch.model.pooling import AllRows, KeptRows
 from ctxbatch.model.salience import Watch, watched_attention
 from ctxbatch.model.shift import shift_function
@@ -63,7 +63,7 @@ class WordModel(nn.Module):
     def _attention(self, packed: bool) -> str | None:
         """Return the name of the attention function; ``None`` for transformers' default."""
         if packed:
-            return packed_attention()
+            return packing.packed_attention()
         return None if self._watch is None else watched_attention()
 
     def _prepare(self, family: Family) -> None:
@@ -110,7 +110,7 @@ class WordModel(nn.Module):
         sentence_N: Tensor | None = None,
         places_R: Tensor | None = None,
         slots_S: Tensor | None = None,
-        **packing: Any,  # noqa: ANN401 (tensors and a number)
+        **within: Any,  # noqa: ANN401 (tensors and a number)
     ) -> tuple[Tensor, ...]:
         """Run a batch.
 
@@ -123,7 +123,7 @@ class WordModel(nn.Module):
                 see `KeptRows`.
             places_R: The places of the kept rows.
             slots_S: A number for every token that the kept rows can have.
-            packing: What a packed batch tells the model more, by the names of transformers' models and
+            within: What a packed batch tells the model more, by the names of transformers' models and
                 of `ctxbatch.model.packing`.
 
         Returns:
@@ -142,7 +142,7 @@ class WordModel(nn.Module):
             self._model(input_ids=ids_BT, attention_mask=mask_BT)
             also = [salience(), self._rows.kept_R] if isinstance(self._rows, KeptRows) else [salience()]
         else:
-            self._model(input_ids=ids_BT, attention_mask=mask_BT, **packing)
+            self._model(input_ids=ids_BT, attention_mask=mask_BT, **within)
         columns = self._columns(ids_BT)
         self._hidden.clear()
         stored = _STORED_TYPES[self._config.dtype]
@@ -186,7 +186,7 @@ class Encoder:
             torch.set_num_threads(1)
         folder = checked_model(config, model)
         self._transfers = CpuTransfers() if device == "cpu" else GpuTransfers(device)
-        self._packs = can_pack(config, read_facts(folder).n_heads, device)
+        self._packs = config.packed and device != "cpu" and packing.HAS_PACKED_ATTENTION
         self._first_position = first_position(config)
         self._model = WordModel(config, folder, self._packs).to(device)
 
@@ -232,7 +232,7 @@ class Encoder:
 
     def _packed(self, batch: TokenBatch) -> dict[str, Any]:
         """Return the inputs of the model for a batch without its padding."""
-        put, packed = self._transfers.put, pack(batch)
+        put, packed = self._transfers.put, packing.pack(batch)
         return {
             "ids_BT": put(packed.ids_S[None]),
             "mask_BT": None,

@@ -1,8 +1,8 @@
 """Lays the windows of a batch one after another, and attends within each: no padding is computed.
 
 Owns that layout, and the attention that knows of it: torch's flash attention for sequences of many lengths,
-on GPUs alone. Tensor names end in the letters of their shape: B windows, H heads, T tokens of the longest
-window, S tokens of all windows, M wordpieces of rows, E dimensions of a head.
+which takes half precision, on GPUs from Ampere on. Tensor names end in the letters of their shape: B windows,
+H heads, T tokens of the longest window, S tokens of all windows, M wordpieces of rows, E size of a head.
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
-from ctxbatch.config import ResolvedConfig
-from ctxbatch.model.families import family_of
 from ctxbatch.text.batching import TokenBatch
 
 try:
@@ -22,10 +19,8 @@ try:
 except ImportError:  # before torch 2.10
     varlen = None  # type: ignore[assignment]
 
-NAME = "ctxbatch_packed"
-_HALF = ("bf16", "fp16")
-_OLDEST_GPU = (8, 0)
-_LARGEST_HEAD = 256
+HAS_PACKED_ATTENTION = varlen is not None
+_NAME = "ctxbatch_packed"
 
 Array = npt.NDArray[Any]
 
@@ -59,29 +54,14 @@ def pack(batch: TokenBatch) -> Packed:
     )
 
 
-def can_pack(config: ResolvedConfig, n_heads: int, device: str) -> bool:
-    """Return whether the batches of a configuration can be packed on a device.
-
-    Salience is computed from whole matrices of attention, and is not observed here. Flash attention takes
-    half precision and GPUs from Ampere on.
-    """
-    if varlen is None or not device.startswith("cuda") or config.precision not in _HALF:
-        return False
-    if config.salience_layer is not None or not family_of(config).shows_attention:
-        return False
-    size = config.hidden_size // n_heads
-    fits = size % 8 == 0 and size <= _LARGEST_HEAD
-    return fits and torch.cuda.get_device_capability(device) >= _OLDEST_GPU
-
-
 def packed_attention() -> str:
     """Register the attention within windows; return its name in transformers."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     # Under a name of our own, and for good: a model looks its attention up by name in every pass.
-    AttentionInterface.register(NAME, _attend)
-    AttentionMaskInterface.register(NAME, lambda *_, **__: None)
-    return NAME
+    AttentionInterface.register(_NAME, _attend)
+    AttentionMaskInterface.register(_NAME, lambda *_, **__: None)
+    return _NAME
 
 
 def _attend(

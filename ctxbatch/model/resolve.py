@@ -10,7 +10,7 @@ from pathlib import Path
 from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR, Arithmetic, ShiftKind, StaticKind
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError, StoreError
-from ctxbatch.model.devices import multiplies_bf16
+from ctxbatch.model.devices import facts_of
 from ctxbatch.model.facts import ModelFacts, read_facts
 from ctxbatch.model.families import FAMILIES
 from ctxbatch.model.graphs import ConversionError, find_graphs
@@ -20,6 +20,8 @@ from ctxbatch.run_config import RunConfig
 from ctxbatch.text.sentences import resolve_language
 
 log = logging.getLogger("ctxbatch")
+# Of flash attention.
+_LARGEST_PACKED_HEAD = 256
 
 
 def resolve(config: RunConfig, device: str) -> ResolvedConfig:
@@ -42,6 +44,7 @@ def resolve(config: RunConfig, device: str) -> ResolvedConfig:
     static = _resolve_static(config, facts, folder.name)
     precision = _resolve_precision(config, device, graphs, facts, folder.name)
     shift, floor, delta = _resolve_shift(config)
+    packed = device != "cpu" and salience_layer is None and _can_pack(device, precision, facts)
     return ResolvedConfig(
         model=folder.name,
         revision=folder.revision,
@@ -68,7 +71,8 @@ def resolve(config: RunConfig, device: str) -> ResolvedConfig:
         dtype=config.dtype,
         precision=precision,
         runtime="torch" if graphs is None else "openvino",
-        tokens_per_batch=config.tokens_per_batch or _default_token_budget(device),
+        tokens_per_batch=config.tokens_per_batch or _default_token_budget(device, packed),
+        packed=packed,
         digests=_digests(folder, facts),
         versions={name: metadata.version(name) for name in ("sentencex", "tokenizers")},
     )
@@ -88,13 +92,23 @@ def _longest_window(facts: ModelFacts) -> int:
     return min(facts.longest, facts.n_positions - (facts.pad_id + 1 if after_pad else 0))
 
 
-def _default_token_budget(device: str) -> int:
-    """Return the tokens per batch, padding included: a fixed function of the kind of device.
+def _default_token_budget(device: str, packed: bool) -> int:
+    """Return the tokens per batch: a fixed function of the kind of device, and of whether windows are packed.
 
     On CPUs more tokens leave the caches and pad more, fewer are not worth their calls; to find what is
-    best for a model on a machine: ``scripts/benchmarks/token_budget.py``.
+    best for a model on a machine: ``scripts/benchmarks/token_budget.py``. On GPUs fewer take less time than
+    the host needs to launch them.
     """
+    if packed:
+        return 65_536
     return 16_384 if device.startswith("cuda") else 1_024
+
+
+def _can_pack(device: str, precision: Arithmetic, facts: ModelFacts) -> bool:
+    """Return whether the windows of a batch can be packed: what `ctxbatch.model.packing` asks for."""
+    size = facts.hidden_size // facts.n_heads
+    fits = precision in ("bf16", "fp16") and size % 8 == 0 and size <= _LARGEST_PACKED_HEAD
+    return fits and FAMILIES[facts.model_type].shows_attention and facts_of(device).packs
 
 
 def _check_precision(config: RunConfig, device: str) -> None:
@@ -128,7 +142,7 @@ def _resolve_precision(
     if config.vectors == ("static",):
         return "fp32"
     if device != "cpu":
-        return "bf16" if multiplies_bf16(device) else "fp16"
+        return "bf16" if facts_of(device).bf16 else "fp16"
     return "fp32" if graphs is None else faster_precision(graphs, name, facts)
 
 

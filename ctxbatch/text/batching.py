@@ -132,8 +132,9 @@ class BatchMaker:
     def batches(self, buffer: Buffer, budget: int | None = None) -> Iterator[TokenBatch]:
         """Yield a buffer's windows as batches within the token budget, longest first.
 
-        ``budget`` replaces that of the configuration where a device's memory is too small for it.
-        Windows that no row comes from are skipped. A window longer than the budget is a batch alone.
+        ``budget`` replaces that of the configuration where a device's memory is too small for it. It counts
+        padding, unless windows are packed; then a batch can be larger by less than a window. Windows that no
+        row comes from are skipped. A window longer than the budget is a batch alone.
         """
         rows = buffer.rows
         n_windows = len(buffer.window_start_W)
@@ -141,12 +142,24 @@ class BatchMaker:
         budget = budget or self._config.tokens_per_batch
         used_W = np.flatnonzero(np.diff(bounds_W))
         order_W = used_W[np.argsort(-buffer.window_length_W[used_W], kind="stable")]
+        for chosen_B in self._cut(order_W, buffer.window_length_W[order_W] + self.n_specials, budget):
+            longest = int(buffer.window_length_W[chosen_B[0]]) + self.n_specials
+            yield self._batch(buffer, chosen_B, bounds_W, longest)
+
+    def _cut(self, order_W: Ints, length_W: Ints, budget: int) -> Iterator[Ints]:
+        """Cut windows, longest first, into the batches of a token budget."""
+        if self._config.packed and len(order_W):
+            # In equal parts, because a small rest would take a GPU as long as a whole batch.
+            n_tokens = int(length_W.sum())
+            size = -(-n_tokens // -(-n_tokens // budget))
+            part_W = (np.cumsum(length_W) - 1) // size
+            yield from np.split(order_W, np.flatnonzero(np.diff(part_W)) + 1)
+            return
         begin = 0
         while begin < len(order_W):
-            longest = int(buffer.window_length_W[order_W[begin]]) + self.n_specials
-            chosen_B = order_W[begin : begin + max(1, budget // longest)]
-            yield self._batch(buffer, chosen_B, bounds_W, longest)
-            begin += len(chosen_B)
+            end = begin + max(1, budget // int(length_W[begin]))
+            yield order_W[begin:end]
+            begin = end
 
     def _batch(self, buffer: Buffer, windows_B: Ints, bounds_W: Ints, longest: int) -> TokenBatch:
         prefix, suffix = len(self._prefix), len(self._suffix)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ctxbatch.config import ResolvedConfig
     from ctxbatch.run_config import RunConfig
     from ctxbatch.text.batching import TokenBatch
+    from ctxbatch.text.buffers import Buffer
 
 _BATCH_LINES = 32
 _FLOOR = 1e-3
@@ -256,6 +257,15 @@ def encode_only(options: argparse.Namespace) -> dict[str, int]:
 
 def run_batches(text: Path, config: "RunConfig", resolved: "ResolvedConfig") -> "list[TokenBatch]":
     """Return the batches that a run makes of a text, from its own shards, in their order."""
+    from ctxbatch.model.resolve import read_tokenizer
+    from ctxbatch.text.batching import BatchMaker
+
+    maker = BatchMaker(read_tokenizer(resolved), resolved)
+    return [batch for buffer in run_buffers(text, config, resolved) for batch in maker.batches(buffer)]
+
+
+def run_buffers(text: Path, config: "RunConfig", resolved: "ResolvedConfig") -> "list[Buffer]":
+    """Return the buffers that a run fills with a text, from its own shards, in their order."""
     from ctxbatch.corpus.inputs import find_sources
     from ctxbatch.corpus.plan import examine, plan
     from ctxbatch.corpus.records import Reader, Record
@@ -269,13 +279,12 @@ def run_batches(text: Path, config: "RunConfig", resolved: "ResolvedConfig") -> 
     sources = examine(sources, reading, config.id_field)
     reader = Reader(sources, reading)
     maker = BatchMaker(read_tokenizer(resolved), resolved)
-    batches: list[TokenBatch] = []
+    buffers: list[Buffer] = []
     for spec in plan(sources, reading):
         records = (record for record in reader.read(spec.segments) if isinstance(record, Record))
         sentences = (each for record in records for each in split_sentences(record, resolved.lang))
-        for buffer in maker.buffers(sentences):
-            batches += maker.batches(buffer)
-    return batches
+        buffers += maker.buffers(sentences)
+    return buffers
 
 
 def share_of(batches: "Sequence[TokenBatch]", share: int, n_shares: int) -> "list[TokenBatch]":

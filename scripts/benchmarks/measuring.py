@@ -325,6 +325,7 @@ def run_ctxbatch(
         "coordinator_bytes": finished.root_bytes,
         "worker_bytes": found["peak_memory_bytes"],
         "precision": store.config.precision,
+        "stages": found["stages"],
         **{name: found[name] for name in _COUNTS},
     }
 

@@ -1,18 +1,36 @@
 """Models that the benchmarks run: random weights of a known shape, and what a model multiplies."""
 
 from pathlib import Path
+from typing import Any
+
+# The type and the configuration of each shape, where it differs from transformers' own default.
+_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "minilm": (
+        "bert",
+        {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
+    ),
+    "bert-base": ("bert", {}),
+    "bert-large": (
+        "bert",
+        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+    ),
+    "modernbert-base": ("modernbert", {}),
+}
+SHAPES = tuple(_CONFIGS)
 
 
-def random_model(tokenizer_from: Path, folder: Path) -> Path:
-    """Return a BERT of bert-base's shape with random weights and another model's tokenizer."""
+def random_model(tokenizer_from: Path, folder: Path, shape: str) -> Path:
+    """Return a model of one of `SHAPES`, with random weights and another model's tokenizer."""
     import torch
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_from)
-    config = transformers.BertConfig()
+    kind, sizes = _CONFIGS[shape]
+    specials = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep")}
+    config = transformers.AutoConfig.for_model(kind, **sizes, **specials)
     config.vocab_size = max(config.vocab_size, len(tokenizer))
     torch.manual_seed(0)
-    transformers.BertModel(config).save_pretrained(folder)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -1,13 +1,16 @@
 """What makes runs fast, without measuring time: devices, memory that runs short, and where time went."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import ctxbatch
 from ctxbatch.errors import InputError, ResourceError
-from ctxbatch.model import devices, openvino_model, resolve
+from ctxbatch.model import devices, gpus, openvino_model, resolve
 from ctxbatch.model.devices import choose_devices, choose_workers
 from ctxbatch.model.encoder import WordModel
+from ctxbatch.model.gpus import Found, Gpu
 from ctxbatch.model.graphs import ConversionError
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.stats import bottleneck, totals
@@ -45,10 +48,10 @@ def forget_in_torch_above(monkeypatch, n_tokens: int) -> None:
     def refuse(folder):
         raise ConversionError(f"{folder.name} cannot be converted")
 
-    def limited(self, ids_BT, *rest):
+    def limited(self, *, ids_BT, **rest):
         if ids_BT.numel() > n_tokens:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines.")
-        return forward(self, ids_BT, *rest)
+        return forward(self, ids_BT=ids_BT, **rest)
 
     monkeypatch.setattr(resolve, "find_graphs", refuse)
     monkeypatch.setattr(WordModel, "forward", limited)
@@ -93,20 +96,69 @@ def test_a_full_cpu_counts_as_short_memory_and_other_errors_do_not(tiny, text, t
         make_store(tmp_path / "defect", [text], options(tiny()))
 
 
+def gpu(number, **facts):
+    return Gpu(f"cuda:{number}", "A100", bf16=True, packs=True, free_bytes=80 << 30, **facts)
+
+
 def test_devices_are_those_asked_for_or_all_gpus_or_the_cpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(devices, "_DRIVERS", ("/",))  # as on a machine with the driver of a GPU
+    monkeypatch.setattr(devices, "find_gpus", Found)
     assert choose_devices(None) == ["cpu"]
-    with pytest.raises(InputError, match="--devices cuda:0: this machine has no such device; it has cpu"):
+    with pytest.raises(InputError, match="--devices cuda:0: this machine has no such device; there are cpu"):
         choose_devices(["cuda:0"])
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(devices, "find_gpus", lambda: Found((gpu(0), gpu(1))))
     assert choose_devices(None) == ["cuda:0", "cuda:1"]
     assert choose_devices(["cuda:1"]) == ["cuda:1"]
     assert choose_devices(["cpu"]) == ["cpu"]
-    assert choose_workers(None, ["cuda:0", "cuda:1"]) == ["cuda:0", "cuda:1"]
     assert choose_workers(3, ["cuda:0", "cuda:1"]) == ["cuda:0", "cuda:1", "cuda:0"]
     assert choose_workers(2, ["cpu"]) == ["cpu", "cpu"]
     assert set(choose_workers(None, ["cpu"])) == {"cpu"}
+
+
+def test_a_gpu_that_torch_cannot_use_is_left_out_with_the_reason(monkeypatch, caplog):
+    monkeypatch.setattr(devices, "find_gpus", lambda: Found((gpu(0, trouble="no kernel image"), gpu(1))))
+    assert choose_devices(None) == ["cuda:1"]
+    assert "cuda:0: A100 cannot be used: no kernel image" in caplog.text
+    with pytest.raises(
+        InputError, match="--devices cuda:0: A100 cannot be used: no kernel image; there are cuda:1"
+    ):
+        choose_devices(["cuda:0"])
+    monkeypatch.setattr(devices, "find_gpus", lambda: Found(trouble="the driver is too old"))
+    assert choose_devices(None) == ["cpu"]
+    assert "this runs on the CPU, though a driver for GPUs is here: the driver is too old" in caplog.text
+    with pytest.raises(InputError, match="--devices cuda:0: the driver is too old; there are cpu"):
+        choose_devices(["cuda:0"])
+
+
+def test_with_a_driver_but_a_torch_for_cpus_a_run_says_so(monkeypatch):
+    if torch.version.cuda or torch.version.hip:
+        pytest.skip("this torch is built for GPUs")
+    monkeypatch.setattr(gpus, "_DRIVERS", ("/",))  # as on a machine with the driver of a GPU
+    found = gpus.find_gpus.__wrapped__()
+    assert found == Found(
+        trouble=f"torch {torch.__version__} is built for CPUs alone; install a build for GPUs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cores", "host", "free", "n_gpus", "per_gpu"),
+    [
+        (64, 512, 80, 1, 8),
+        (16, 512, 80, 4, 4),
+        (16, 32, 80, 2, 5),
+        (64, 512, 16, 1, 2),
+        (64, 512, 4, 2, 1),
+        (2, 4, 80, 4, 1),
+    ],
+)
+def test_as_many_workers_share_a_gpu_as_cores_and_memory_allow(
+    cores, host, free, n_gpus, per_gpu, monkeypatch
+):
+    found = Found(tuple(replace(gpu(number), free_bytes=free << 30) for number in range(n_gpus)))
+    monkeypatch.setattr(devices, "find_gpus", lambda: found)
+    monkeypatch.setattr(devices, "count_cores", lambda: cores)
+    monkeypatch.setattr(devices, "_free_memory", lambda: host << 30)
+    names = [each.device for each in found.gpus]
+    assert choose_workers(None, names) == names * per_gpu
 
 
 @pytest.mark.parametrize(

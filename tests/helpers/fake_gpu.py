@@ -8,6 +8,7 @@ only for good. Prints JSON: type and shape of what each batch brought back, for 
 
 import json
 import sys
+from unittest import mock
 
 import torch
 from torch import nn
@@ -16,13 +17,16 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from ctxbatch.corpus.records import Record
 from ctxbatch.model import resolve
-from ctxbatch.model.encoder import Encoder
+from ctxbatch.model.encoder import Encoder, WordModel
+from ctxbatch.model.facts import checked_model
+from ctxbatch.model.gpus import Gpu
 from ctxbatch.model.transfers import CpuTransfers
 from ctxbatch.run_config import RunConfig
 from ctxbatch.text.batching import BatchMaker
 from ctxbatch.text.sentences import Sentence
 from tests.helpers.models import TEXT
 
+# The first is packed where the family can be.
 OPTIONS = [
     {"precision": "bf16"},
     {"precision": "fp16", "pool": "first", "dtype": "float32", "shift": "difference"},
@@ -70,21 +74,26 @@ class FakeGpu(CpuTransfers):
         return lambda: [None] * len(found)
 
 
-def batches_of(config):
+def batches_of(config, budget=100):
     maker = BatchMaker(resolve.read_tokenizer(config), config)
     lines = [line for line in TEXT.splitlines() if line]
     sentences = [Sentence(Record(0, n, None, None, line), 0, line) for n, line in enumerate(lines)]
-    return [each for buffer in maker.buffers(sentences) for each in maker.batches(buffer, 100)]
+    return [each for buffer in maker.buffers(sentences) for each in maker.batches(buffer, budget)]
 
 
 def configured(folder, options):
-    return resolve.resolve(RunConfig(model=str(folder), **options), "cuda:0")
+    """Resolve options as for a GPU; the very first of them as for one from Ampere on."""
+    gpu = Gpu("cuda:0", "fake", bf16=True, packs=options == OPTIONS[0], free_bytes=1 << 40)
+    with mock.patch.object(resolve, "facts_of", lambda _device: gpu):
+        return resolve.resolve(RunConfig(model=str(folder), **options), "cuda:0")
 
 
 def on_fake_gpu(folder, options):
     """Return the encoder of a model on a fake GPU, that GPU, and batches."""
     config = configured(folder, options)
     encoder, gpu = Encoder(config, "cpu"), FakeGpu("fakegpu")
+    if config.packed:  # which it is not on a CPU
+        encoder._packs, encoder._model = True, WordModel(config, checked_model(config, None), packed=True)
     gpu.take(encoder._model)
     encoder._transfers = gpu
     return encoder, gpu, batches_of(config)

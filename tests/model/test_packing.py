@@ -1,0 +1,70 @@
+"""Windows without padding: what packing promises, with a slow attention in place of a GPU's."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ctxbatch.model import packing
+from ctxbatch.model.encoder import Encoder, WordModel
+from ctxbatch.model.facts import checked_model
+from ctxbatch.model.families import FAMILIES
+from ctxbatch.model.resolve import resolve
+from ctxbatch.run_config import RunConfig
+from tests.helpers.fake_gpu import batches_of
+
+PACKED_FAMILIES = [name for name, family in FAMILIES.items() if family.shows_attention]
+
+
+def attend_slowly(query, key, value, ends, _ends, longest, _longest, *, scale, window_size):
+    """Attend window by window, each with a matrix of scores."""
+    found = torch.full_like(query, torch.nan)
+    for begin, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        assert end - begin <= longest
+        places = torch.arange(end - begin)
+        scores = torch.einsum("qhe,khe->hqk", query[begin:end], key[begin:end]) * scale
+        if window_size != (-1, -1):
+            left, right = window_size
+            distance = places[None, :] - places[:, None]
+            scores = scores.masked_fill((distance < -left) | (distance > right), -torch.inf)
+        found[begin:end] = torch.einsum("hqk,khe->qhe", scores.softmax(2), value[begin:end])
+    return found
+
+
+@pytest.mark.parametrize("family", PACKED_FAMILIES)
+@pytest.mark.parametrize("pool", ["mean", "first", "none"])
+def test_packed_windows_give_the_vectors_of_padded_ones(family, pool, tiny, monkeypatch):
+    monkeypatch.setattr(packing.varlen, "varlen_attn", attend_slowly)
+    given = {"precision": "fp32", "dtype": "float32", "layers": "all", "shift": "difference", "pool": pool}
+    config = resolve(RunConfig(model=str(tiny(family)), **given), "cpu")
+    batches = batches_of(config)
+    assert any((batch.lengths_B < batch.input_ids_BT.shape[1]).any() for batch in batches)
+    padded = Encoder(config, "cpu")
+    packed = Encoder(config, "cpu")
+    packed._packs, packed._model = True, WordModel(config, checked_model(config, None), packed=True)
+    for one, other in zip(padded.encode(batches), packed.encode(batches), strict=True):
+        assert np.abs(one.vectors_CRD - other.vectors_CRD).max() < 5e-4
+        assert (one.finite_R == other.finite_R).all()
+
+
+def test_packed_tokens_are_those_of_the_windows_in_order(tiny):
+    config = resolve(RunConfig(model=str(tiny())), "cpu")
+    for batch in batches_of(config):
+        packed = packing.pack(batch)
+        windows = [ids[:length] for ids, length in zip(batch.input_ids_BT, batch.lengths_B, strict=True)]
+        assert (packed.ids_S == np.concatenate(windows)).all()
+        assert (packed.places_S == np.concatenate([np.arange(len(each)) for each in windows])).all()
+        assert (np.diff(packed.ends) == batch.lengths_B).all()
+        assert (packed.ids_S[packed.positions_M] == batch.input_ids_BT.ravel()[batch.positions_M]).all()
+
+
+@pytest.mark.parametrize("budget", [60, 100, 1000])
+def test_packed_batches_are_of_nearly_equal_size_whatever_their_padding(budget, tiny):
+    config = replace(resolve(RunConfig(model=str(tiny())), "cpu"), packed=True)
+    batches = batches_of(config, budget)
+    sizes = [int(batch.lengths_B.sum()) for batch in batches]
+    longest = max(int(batch.lengths_B.max()) for batch in batches)
+    assert max(sizes) < budget + longest
+    assert max(sizes) - min(sizes) < 2 * longest
+    assert len(sizes) >= sum(sizes) / budget
