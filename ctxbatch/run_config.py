@@ -201,12 +201,12 @@ class RunConfig:
     """cpu, or GPUs such as cuda:0,cuda:1."""
 
     workers: Annotated[int | None, _option(_COMPUTING, "N", read=count_or_auto, default="auto")] = None
-    """Worker processes; auto is one per GPU, or one per physical CPU core."""
+    """Worker processes; auto is up to 8 per GPU, or one per physical CPU core."""
 
     tokens_per_batch: Annotated[int | None, _option(_COMPUTING, "N", read=count_or_auto, default="auto")] = (
         None
     )
-    """Tokens per batch, padding included; auto depends on the kind of device."""
+    """Tokens per batch, with padding unless packed; auto depends on the kind of device."""
 
     engine: Annotated[EngineName, _option(_COMPUTING)] = "local"
     """Run on this machine, or on a Ray cluster."""

@@ -37,11 +37,11 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """This machine: one worker process per GPU, or per core.
+    """This machine: several worker processes per GPU, or one per core.
 
     Args:
         devices: ``cpu``, or ``cuda:N`` and others; all GPUs that there are, or else the CPU, if not given.
-        workers: How many work; one a GPU, or one a core, if not given.
+        workers: How many work; as `ctxbatch.model.devices.choose_workers` decides, if not given.
         model: The folder of the model; found by its name if not given.
 
     Raises:

@@ -186,7 +186,7 @@ class Encoder:
             torch.set_num_threads(1)
         folder = checked_model(config, model)
         self._transfers = CpuTransfers() if device == "cpu" else GpuTransfers(device)
-        self._packs = config.packed and device != "cpu" and packing.HAS_PACKED_ATTENTION
+        self._packs = config.packed and device != "cpu" and packing.has_packed_attention()
         self._first_position = first_position(config)
         self._model = WordModel(config, folder, self._packs).to(device)
 

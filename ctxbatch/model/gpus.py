@@ -81,7 +81,7 @@ def look() -> Found:
 def _look_at(device: str) -> Gpu:
     import torch
 
-    from ctxbatch.model.packing import HAS_PACKED_ATTENTION
+    from ctxbatch.model.packing import has_packed_attention
 
     name = torch.cuda.get_device_name(device)
     try:
@@ -90,7 +90,7 @@ def _look_at(device: str) -> Gpu:
             ones = torch.ones(16, 16, dtype=torch.bfloat16 if bf16 else torch.float16, device=device)
             if float((ones @ ones).sum()) != 16**3:
                 return Gpu(device, name, trouble="it multiplies wrongly")
-            packs = HAS_PACKED_ATTENTION and torch.cuda.get_device_capability(device) >= _AMPERE
+            packs = has_packed_attention() and torch.cuda.get_device_capability(device) >= _AMPERE
             return Gpu(device, name, bf16, packs, torch.cuda.mem_get_info(device)[0])
     except RuntimeError as error:
         return Gpu(device, name, trouble=_first_sentence(error))

@@ -5,6 +5,7 @@ which takes half precision, on GPUs from Ampere on. Tensor names end in the lett
 H heads, T tokens of the longest window, S tokens of all windows, M wordpieces of rows, E size of a head.
 """
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,6 @@ from torch import Tensor, nn
 
 from ctxbatch.text.batching import TokenBatch
 
-try:
-    from torch.nn.attention import varlen
-except ImportError:  # before torch 2.10
-    varlen = None  # type: ignore[assignment]
-
-HAS_PACKED_ATTENTION = varlen is not None
 _NAME = "ctxbatch_packed"
 
 Array = npt.NDArray[Any]
@@ -38,6 +33,11 @@ class Packed:
     ends: Array
     longest: int
     positions_M: Array
+
+
+def has_packed_attention() -> bool:
+    """Return whether this torch has the attention: torch 2.10 and newer do."""
+    return importlib.util.find_spec("torch.nn.attention.varlen") is not None
 
 
 def pack(batch: TokenBatch) -> Packed:
@@ -78,10 +78,12 @@ def _attend(
     **_options: Any,  # noqa: ANN401 (what a family adds)
 ) -> tuple[Tensor, None]:
     """Attend within windows that stand one after another in a batch of one."""
+    from torch.nn.attention.varlen import varlen_attn  # a second of imports, which a CPU does not need
+
     query, key, value = (each[0].transpose(0, 1) for each in (query_BHSE, key_BHSE, value_BHSE))
     # transformers counts the token itself to each side of a sliding window, flash attention does not.
     window = (-1, -1) if sliding_window is None else (sliding_window - 1, sliding_window - 1)
-    attended = varlen.varlen_attn(
+    attended = varlen_attn(
         query, key, value, cu_seq_lens, cu_seq_lens, max_length, max_length, scale=scaling, window_size=window
     )
     assert isinstance(attended, Tensor)

@@ -14,6 +14,7 @@ from ctxbatch.model.resolve import resolve
 from ctxbatch.run_config import RunConfig
 from tests.helpers.fake_gpu import batches_of
 
+pytestmark = pytest.mark.skipif(not packing.has_packed_attention(), reason="torch before 2.10")
 PACKED_FAMILIES = [name for name, family in FAMILIES.items() if family.shows_attention]
 
 
@@ -35,7 +36,7 @@ def attend_slowly(query, key, value, ends, _ends, longest, _longest, *, scale, w
 @pytest.mark.parametrize("family", PACKED_FAMILIES)
 @pytest.mark.parametrize("pool", ["mean", "first", "none"])
 def test_packed_windows_give_the_vectors_of_padded_ones(family, pool, tiny, monkeypatch):
-    monkeypatch.setattr(packing.varlen, "varlen_attn", attend_slowly)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", attend_slowly)
     given = {"precision": "fp32", "dtype": "float32", "layers": "all", "shift": "difference", "pool": pool}
     config = resolve(RunConfig(model=str(tiny(family)), **given), "cpu")
     batches = batches_of(config)
