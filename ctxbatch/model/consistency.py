@@ -72,8 +72,9 @@ def check_config(model_config: Any, parts: Parts, shapes: Shapes) -> None:  # no
         "max_position_embeddings",
     ]
     for name in names:
-        if getattr(model_config, name) < 1:
-            raise InputError(f"config.json says {name} {getattr(model_config, name)}: it must be 1 or more")
+        given = getattr(model_config, name)
+        if not isinstance(given, int) or given < 1:
+            raise InputError(f"config.json says {name} {given!r}: it must be 1 or more")
     if model_config.hidden_size % model_config.num_attention_heads:
         raise InputError(
             f"config.json says hidden_size {model_config.hidden_size}, which is not a multiple of "

@@ -17,17 +17,37 @@ _reading = threading.RLock()
 @contextlib.contextmanager
 def transformers_silent() -> Iterator[None]:
     """Have transformers log nothing but errors, and show no progress bars."""
-    from transformers.utils.logging import set_tqdm_hook
-
     log = logging.getLogger("transformers")
-    with _reading:
-        level, hook = log.level, set_tqdm_hook(_hidden_bar)
+    with _reading, _bars_hidden():
+        level = log.level
         log.setLevel(logging.ERROR)
         try:
             yield
         finally:
             log.setLevel(level)
-            set_tqdm_hook(hook)
+
+
+@contextlib.contextmanager
+def _bars_hidden() -> Iterator[None]:
+    """Have transformers show no progress bars."""
+    from transformers.utils import logging as bars
+
+    if hasattr(bars, "set_tqdm_hook"):
+        hook = bars.set_tqdm_hook(_hidden_bar)
+        try:
+            yield
+        finally:
+            bars.set_tqdm_hook(hook)
+        return
+    # Before transformers 5.4, which can only turn them off together with those of the hub's client.
+    shown = bars.is_progress_bar_enabled()
+    with downloads_silent():
+        bars.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if shown:
+                bars.enable_progress_bar()
 
 
 def _hidden_bar(make: Callable[..., Any], arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Any:  # noqa: ANN401 (a progress bar)

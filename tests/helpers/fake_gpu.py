@@ -13,7 +13,6 @@ from unittest import mock
 import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from ctxbatch.corpus.records import Record
 from ctxbatch.model import resolve
@@ -100,6 +99,8 @@ def on_fake_gpu(folder, options):
 
 
 def main():
+    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend  # not in old torch
+
     _setup_privateuseone_for_python_backend("fakegpu")
     models = list(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
     fetched = {family: [] for family, _ in models}

@@ -63,7 +63,10 @@ SPOILED = {
     "heads that do not divide": (say(num_attention_heads=5), "is not a multiple of num_attention_heads 5"),
     "negative heads": (say(num_attention_heads=-4), "num_attention_heads -4: it must be 1 or more"),
     "more positions than there are": (say(max_position_embeddings=10**12), "max_position_embeddings 10000"),
-    "a value of another type": (say(num_hidden_layers="3"), "'num_hidden_layers' expected int, got str"),
+    "a value of another type": (
+        say(num_hidden_layers="3"),
+        "num_hidden_layers'? (expected int, got str|'3': it must)",
+    ),
     "a kind of another type": (say(model_type=["bert"]), "config.json: unhashable type"),
     "JSON nested too deeply": (lambda f: (f / "config.json").write_text("[" * 30_000), "recursion depth"),
     "weights named elsewhere": (say(transformers_weights="x.safetensors"), "has transformers_weights"),
