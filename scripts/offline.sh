@@ -40,10 +40,11 @@ export LC_ALL=C PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1
 "$work/env/bin/python" -m pip install --upgrade pip uv
 pip() { "$work/env/bin/python" -m pip "$@"; }
 
+glibc=2_28 && [ "$machine" = x86_64 ] || glibc=2_35  # the oldest that OpenVINO has wheels for
 # Which versions, for that Python and machine: all that is needed, less what is there.
 versions() {
   "$work/env/bin/uv" pip compile --quiet --no-header --no-annotate --only-binary :all: --python-version "$python" \
-    --python-platform "$machine-manylinux_2_28" --constraint scripts/constraints.txt "$@"
+    --python-platform "$machine-manylinux_$glibc" --constraint scripts/constraints.txt "$@"
 }
 pip wheel --no-deps --wheel-dir "$work/own" .
 echo "ctxbatch$extras @ file://$(ls "$work"/own/ctxbatch-*.whl)" | versions - | grep -v '^ctxbatch' | sort > "$work/needed"

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -64,8 +63,14 @@ def _workers_per_gpu(devices: Sequence[str]) -> int:
 
 
 def _free_memory() -> int:
-    """Return how many bytes of memory this machine has left."""
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Return how many bytes of memory this machine, or this container, has for workers."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return free
+    return min(free, int(limit)) if limit.isdecimal() else free
 
 
 def facts_of(device: str) -> Gpu:
