@@ -135,6 +135,9 @@ def _as_stored(plan: RunPlan, manifest: Manifest) -> tuple[ResolvedConfig, Readi
         here = config.precision
         log.info("precision: %s, the store's; a new store would use %s here", stored.precision, here)
         config = replace(config, precision=stored.precision)
+    if config.packed != stored.packed and config.runtime == stored.runtime:  # another GPU, another torch
+        budget = plan.choices.tokens_per_batch or stored.tokens_per_batch
+        config = replace(config, packed=stored.packed, tokens_per_batch=budget)
     reading = replace(reading, tapered=manifest.reading.tapered)
     if plan.choices.shard_size is None:
         reading = replace(reading, shard_size=manifest.reading.shard_size)

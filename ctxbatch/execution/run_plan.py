@@ -44,6 +44,7 @@ class Choices:
         index: Whether the store gets its index.
         force: Whether to begin where room on the disk seems too little.
         precision: What was asked for; what came of it is in the resolved configuration.
+        tokens_per_batch: Likewise.
         shard_size: What was asked for; what came of it is in the reading.
     """
 
@@ -52,6 +53,7 @@ class Choices:
     index: bool
     force: bool
     precision: Precision
+    tokens_per_batch: int | None
     shard_size: int | None
 
 
@@ -81,6 +83,7 @@ def planned(corpus: Corpus, location: StoreLocation, config: RunConfig) -> Itera
         index=config.index,
         force=config.force,
         precision=config.precision,
+        tokens_per_batch=config.tokens_per_batch,
         shard_size=config.shard_size,
     )
     with _engine(config) as engine:

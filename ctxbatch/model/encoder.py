@@ -53,16 +53,17 @@ class WordModel(nn.Module):
     def __init__(self, config: ResolvedConfig, folder: ModelFolder, packed: bool = False) -> None:
         super().__init__()
         self._config = config
+        self.packed = packed
         self._watch = None if config.salience_layer is None else Watch(config.salience_head)
-        self._model = load_model(folder, self._attention(packed))
+        self._model = load_model(folder, self._attention())
         self._hidden: dict[int, Tensor] = {}
         self._rows: AllRows | KeptRows
         self._prepare(family_of(config))
         self._shift = shift_function(config, torch)
 
-    def _attention(self, packed: bool) -> str | None:
+    def _attention(self) -> str | None:
         """Return the name of the attention function; ``None`` for transformers' default."""
-        if packed:
+        if self.packed:
             return packing.packed_attention()
         return None if self._watch is None else watched_attention()
 
@@ -186,9 +187,8 @@ class Encoder:
             torch.set_num_threads(1)
         folder = checked_model(config, model)
         self._transfers = CpuTransfers() if device == "cpu" else GpuTransfers(device)
-        self._packs = config.packed and device != "cpu" and packing.has_packed_attention()
         self._first_position = first_position(config)
-        self._model = WordModel(config, folder, self._packs).to(device)
+        self._model = WordModel(config, folder, config.packed and packing.runs_on(device)).to(device)
 
     def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:
         """Run batches and yield the vectors of each, in order.
@@ -210,7 +210,7 @@ class Encoder:
     def _start(self, batch: TokenBatch) -> Callable[[], WordVectors]:
         """Start a batch; return a function that waits for its vectors."""
         with self._telling_of_memory(), sdpa_kernel(_ATTENTION):
-            inputs = self._packed(batch) if self._packs else self._padded(batch)
+            inputs = self._packed(batch) if self._model.packed else self._padded(batch)
             return functools.partial(self._finish, self._transfers.fetch(self._model(**inputs)))
 
     def _padded(self, batch: TokenBatch) -> dict[str, Tensor | None]:

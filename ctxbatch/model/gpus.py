@@ -15,8 +15,6 @@ import msgspec
 
 # What drivers of GPUs leave in the file system: NVIDIA's, on Linux and under WSL, and AMD's.
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-# Flash attention for windows of many lengths, which `ctxbatch.model.packing` needs, runs from Ampere on.
-_AMPERE = (8, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ def look() -> Found:
 def _look_at(device: str) -> Gpu:
     import torch
 
-    from ctxbatch.model.packing import has_packed_attention
+    from ctxbatch.model import packing
 
     name = torch.cuda.get_device_name(device)
     try:
@@ -90,8 +88,7 @@ def _look_at(device: str) -> Gpu:
             ones = torch.ones(16, 16, dtype=torch.bfloat16 if bf16 else torch.float16, device=device)
             if float((ones @ ones).sum()) != 16**3:
                 return Gpu(device, name, trouble="it multiplies wrongly")
-            packs = has_packed_attention() and torch.cuda.get_device_capability(device) >= _AMPERE
-            return Gpu(device, name, bf16, packs, torch.cuda.mem_get_info(device)[0])
+            return Gpu(device, name, bf16, packing.runs_on(device), torch.cuda.mem_get_info(device)[0])
     except RuntimeError as error:
         return Gpu(device, name, trouble=_first_sentence(error))
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from ctxbatch.text.batching import TokenBatch
 
 _NAME = "ctxbatch_packed"
+_AMPERE = (8, 0)
 
 Array = npt.NDArray[Any]
 
@@ -35,9 +37,11 @@ class Packed:
     positions_M: Array
 
 
-def has_packed_attention() -> bool:
-    """Return whether this torch has the attention: torch 2.10 and newer do."""
-    return importlib.util.find_spec("torch.nn.attention.varlen") is not None
+def runs_on(device: str) -> bool:
+    """Return whether this torch has the attention, as 2.10 and newer do, and a device runs it."""
+    if not device.startswith("cuda") or importlib.util.find_spec("torch.nn.attention.varlen") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= _AMPERE
 
 
 def pack(batch: TokenBatch) -> Packed:

@@ -18,6 +18,7 @@ from ctxbatch.corpus.records import Record
 from ctxbatch.model import resolve
 from ctxbatch.model.encoder import Encoder, WordModel
 from ctxbatch.model.facts import checked_model
+from ctxbatch.model.families import FAMILIES
 from ctxbatch.model.gpus import Gpu
 from ctxbatch.model.transfers import CpuTransfers
 from ctxbatch.run_config import RunConfig
@@ -35,6 +36,7 @@ OPTIONS = [
     {"precision": "bf16", "top_salient": 2, "layers": "all"},
     {"precision": "fp16", "top_salient": 1, "pool": "first", "salience_layer": 1},
 ]
+PACKED_FAMILIES = [name for name, family in FAMILIES.items() if family.shows_attention]
 _SALIENCE = {"salience", "top_salient"}
 
 
@@ -87,12 +89,18 @@ def configured(folder, options):
         return resolve.resolve(RunConfig(model=str(folder), **options), "cuda:0")
 
 
+def packing_encoder(config):
+    """Return an encoder on the CPU whose batches are packed, which they are on GPUs alone."""
+    encoder = Encoder(config, "cpu")
+    encoder._model = WordModel(config, checked_model(config, None), packed=True)
+    return encoder
+
+
 def on_fake_gpu(folder, options):
     """Return the encoder of a model on a fake GPU, that GPU, and batches."""
     config = configured(folder, options)
-    encoder, gpu = Encoder(config, "cpu"), FakeGpu("fakegpu")
-    if config.packed:  # which it is not on a CPU
-        encoder._packs, encoder._model = True, WordModel(config, checked_model(config, None), packed=True)
+    encoder = packing_encoder(config) if config.packed else Encoder(config, "cpu")
+    gpu = FakeGpu("fakegpu")
     gpu.take(encoder._model)
     encoder._transfers = gpu
     return encoder, gpu, batches_of(config)

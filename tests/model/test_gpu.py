@@ -7,15 +7,14 @@ import pytest
 import torch
 
 import ctxbatch
-from ctxbatch.model.families import FAMILIES
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.reader import Store
 from ctxbatch.store.stats import totals
+from tests.helpers.fake_gpu import PACKED_FAMILIES
 from tests.helpers.models import PLAIN_TEXT, make_model
 from tests.helpers.parity import compare, mean_cosine
 from tests.helpers.stores import arrow_digests, make_store
 
-PACKED_FAMILIES = [name for name, family in FAMILIES.items() if family.shows_attention]
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+import ctxbatch
+from ctxbatch.errors import StoreError
+from ctxbatch.execution.engines import LocalEngine
 from ctxbatch.model import packing
-from ctxbatch.model.encoder import Encoder, WordModel
-from ctxbatch.model.facts import checked_model
-from ctxbatch.model.families import FAMILIES
+from ctxbatch.model.encoder import Encoder
 from ctxbatch.model.resolve import resolve
 from ctxbatch.run_config import RunConfig
-from tests.helpers.fake_gpu import batches_of
-
-pytestmark = pytest.mark.skipif(not packing.has_packed_attention(), reason="torch before 2.10")
-PACKED_FAMILIES = [name for name, family in FAMILIES.items() if family.shows_attention]
+from tests.helpers.fake_gpu import PACKED_FAMILIES, batches_of, packing_encoder
+from tests.helpers.stores import arrow_digests
 
 
 def attend_slowly(query, key, value, ends, _ends, longest, _longest, *, scale, window_size):
@@ -36,17 +35,24 @@ def attend_slowly(query, key, value, ends, _ends, longest, _longest, *, scale, w
 @pytest.mark.parametrize("family", PACKED_FAMILIES)
 @pytest.mark.parametrize("pool", ["mean", "first", "none"])
 def test_packed_windows_give_the_vectors_of_padded_ones(family, pool, tiny, monkeypatch):
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", attend_slowly)
+    varlen = pytest.importorskip("torch.nn.attention.varlen", reason="torch before 2.10")
+    monkeypatch.setattr(varlen, "varlen_attn", attend_slowly)
     given = {"precision": "fp32", "dtype": "float32", "layers": "all", "shift": "difference", "pool": pool}
     config = resolve(RunConfig(model=str(tiny(family)), **given), "cpu")
     batches = batches_of(config)
     assert any((batch.lengths_B < batch.input_ids_BT.shape[1]).any() for batch in batches)
-    padded = Encoder(config, "cpu")
-    packed = Encoder(config, "cpu")
-    packed._packs, packed._model = True, WordModel(config, checked_model(config, None), packed=True)
+    padded, packed = Encoder(config, "cpu"), packing_encoder(config)
     for one, other in zip(padded.encode(batches), packed.encode(batches), strict=True):
         assert np.abs(one.vectors_CRD - other.vectors_CRD).max() < 5e-4
         assert (one.finite_R == other.finite_R).all()
+
+
+@pytest.mark.parametrize(("capability", "runs"), [((7, 5), False), ((8, 0), True), ((12, 0), True)])
+def test_windows_are_packed_on_gpus_from_ampere_on(capability, runs, monkeypatch):
+    pytest.importorskip("torch.nn.attention.varlen", reason="torch before 2.10")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert packing.runs_on("cuda:0") is runs
+    assert not packing.runs_on("cpu")
 
 
 def test_packed_tokens_are_those_of_the_windows_in_order(tiny):
@@ -69,3 +75,24 @@ def test_packed_batches_are_of_nearly_equal_size_whatever_their_padding(budget, 
     assert max(sizes) < budget + longest
     assert max(sizes) - min(sizes) < 2 * longest
     assert len(sizes) >= sum(sizes) / budget
+
+
+def test_a_store_that_was_started_packed_is_finished_where_windows_cannot_be_packed(
+    tiny, text, tmp_path, monkeypatch
+):
+    resolve_here = LocalEngine.resolve
+
+    def resolve_packed(engine, config):
+        return replace(resolve_here(engine, config), packed=True, tokens_per_batch=70)
+
+    config = RunConfig(model=str(tiny()), shard_size=300, index=False)
+    with monkeypatch.context() as on_a_newer_gpu:
+        on_a_newer_gpu.setattr(LocalEngine, "resolve", resolve_packed)
+        ctxbatch.run(text, tmp_path / "out", config)
+    before = arrow_digests(tmp_path / "out")
+    for file in (tmp_path / "out" / "shards" / "000001").iterdir():
+        file.unlink()
+    ctxbatch.run(text, tmp_path / "out", config)
+    assert arrow_digests(tmp_path / "out") == before
+    with pytest.raises(StoreError, match="was made with --tokens-per-batch 70"):
+        ctxbatch.run(text, tmp_path / "out", replace(config, tokens_per_batch=80))
