@@ -12,14 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ctxbatch.corpus.encoding import marked_encoding
-from ctxbatch.corpus.raw_records import OpenSource, Unit
+from ctxbatch.corpus.formats.json_lines import has_json_field, json_field_names, json_object
+from ctxbatch.corpus.raw_records import units
 from ctxbatch.corpus.read_errors import DamagedError, telling_of_memory, unreadable
-from ctxbatch.corpus.records import Segment, has_json_field, json_field_names, json_object
+from ctxbatch.corpus.records import Segment
 from ctxbatch.corpus.source_files import size_and_time
 from ctxbatch.corpus.sources import Reading, Source
 from ctxbatch.corpus.streams import ByteStream
 from ctxbatch.corpus.table_columns import column_type, find_column, is_text
 from ctxbatch.corpus.tables import Table
+from ctxbatch.corpus.units import OpenSource, Unit
 from ctxbatch.errors import InputError, shortened
 from ctxbatch.sealed import Count
 
@@ -167,7 +169,7 @@ def _check_table(source: Source, wanted: Mapping[str, str]) -> None:
 def _with_header(source: Source, reading: Reading, wanted: Mapping[str, str]) -> Source:
     opened = OpenSource(source, reading)
     try:
-        header = next((unit for unit in opened.units() if unit.is_record or unit.value), None)
+        header = next((unit for unit in units(opened) if unit.is_record or unit.value), None)
     finally:
         opened.close()
     if header is None or header.is_lost:
@@ -203,7 +205,7 @@ def _check_json(source: Source, reading: Reading, wanted: Mapping[str, str]) -> 
     names: dict[str, None] = {}
     first_line = ""
     try:
-        for unit in itertools.islice(opened.units(), _SAMPLE_RECORDS):
+        for unit in itertools.islice(units(opened), _SAMPLE_RECORDS):
             if unit.problem is not None:
                 return
             text = opened.text_of(unit)[0]
@@ -273,7 +275,7 @@ class _Planner:
 
     def add(self, source: int, opened: OpenSource) -> None:
         """Take over all units of a source, or as many as the limit leaves."""
-        for unit in self._cut(opened.units()):
+        for unit in self._cut(units(opened)):
             if unit.is_record:
                 if self.left == 0:
                     break

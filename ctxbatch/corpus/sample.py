@@ -6,12 +6,13 @@ Never reads a whole large source: of a compressed one at most 256 MB of its text
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ctxbatch.corpus.raw_records import OpenSource
+from ctxbatch.corpus.raw_records import units
 from ctxbatch.corpus.read_errors import DamagedError
 from ctxbatch.corpus.records import Record, Reject, to_record
 from ctxbatch.corpus.sources import Reading, Source
 from ctxbatch.corpus.streams import ByteStream
 from ctxbatch.corpus.tables import Table
+from ctxbatch.corpus.units import OpenSource
 
 _PLACES_A_SOURCE = 16
 _FEW_ROWS = 2_000
@@ -120,10 +121,10 @@ def _read_from(sample: SourceSample, opened: OpenSource, start: int, end: float,
     if start < sample.read_to:
         return
     taken = 0
-    units = opened.units(start)
+    found = units(opened, start)
     if start and not opened.source.is_table:
-        next(units, None)  # what is left of a record
-    for unit in units:
+        next(found, None)  # what is left of a record
+    for unit in found:
         if unit.is_lost:
             sample.lost_at = unit.start
             sample.first_reject = sample.first_reject or unit.problem

@@ -188,7 +188,7 @@ def _stream(table, path):
 
 
 def test_a_record_that_is_too_long_is_rejected_and_the_next_is_read(tmp_path, monkeypatch):
-    for module in ("corpus.streams", "corpus.raw_records"):
+    for module in ("corpus.streams", "corpus.units", "corpus.formats.plain_text"):
         monkeypatch.setattr(f"ctxbatch.{module}.MAX_RECORD_BYTES", 50)
     content = b"short\n" + b"x" * 170 + b"\nnext\n\n" + b"y\n" * 40 + b"\nlast\n"
     path = tmp_path / "a.txt"
@@ -202,7 +202,7 @@ def test_a_record_that_is_too_long_is_rejected_and_the_next_is_read(tmp_path, mo
 
 
 def test_damage_behind_a_record_that_is_too_long_is_told_too(tmp_path, monkeypatch):
-    for module in ("corpus.streams", "corpus.raw_records"):
+    for module in ("corpus.streams", "corpus.units", "corpus.formats.plain_text"):
         monkeypatch.setattr(f"ctxbatch.{module}.MAX_RECORD_BYTES", 2000)
     chance = random.Random(2)
     content = b"first\n\n" + b"".join(b"%d\n" % chance.randrange(10**9) for _ in range(900)) + b"\nlast\n"
@@ -225,9 +225,9 @@ def test_broken_quoting_gives_the_same_records_whatever_the_shard_size(tmp_path,
     good.write_text("good")
     path.write_text(("id,text\n" if name == "a.csv" else "id\ttext\n") + "".join(parts), newline="")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ctxbatch.corpus.raw_records._MAX_QUOTED_LINES", 3)
-        patch.setattr("ctxbatch.corpus.raw_records._MAX_FAILURES", 2)
-        patch.setattr("ctxbatch.corpus.raw_records._WINDOW_BYTES", 40)
+        patch.setattr("ctxbatch.corpus.formats.delimited._MAX_QUOTED_LINES", 3)
+        patch.setattr("ctxbatch.corpus.formats.delimited._MAX_FAILURES", 2)
+        patch.setattr("ctxbatch.corpus.formats.delimited._WINDOW_BYTES", 40)
         one, other = (read_all([path, good], shard_size=size)[2] for size in sizes)
     assert one == other
     assert [item.record for item in one] == [*range(len(one) - 1), 0]
@@ -243,7 +243,7 @@ def test_many_quotes_that_are_never_closed_take_no_quadratic_time(tmp_path):
 
 @pytest.mark.parametrize("every", [1, 100])
 def test_a_file_of_stray_quotes_is_still_cut_into_shards(tmp_path, monkeypatch, every):
-    monkeypatch.setattr("ctxbatch.corpus.raw_records._WINDOW_BYTES", 100_000)
+    monkeypatch.setattr("ctxbatch.corpus.formats.delimited._WINDOW_BYTES", 100_000)
     path = tmp_path / "a.tsv"
     quoted = [f"{n}\t{chr(34) if n % every == 0 else ''}He said nothing {n}\n" for n in range(20_000)]
     path.write_text("id\ttext\n" + "".join(quoted))
@@ -268,7 +268,7 @@ def test_quotes_in_tsv_that_are_no_quoting_are_characters(tmp_path):
 
 
 def test_a_quote_that_is_never_closed_costs_one_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("ctxbatch.corpus.raw_records._MAX_QUOTED_BYTES", 100)
+    monkeypatch.setattr("ctxbatch.corpus.formats.delimited._MAX_QUOTED_BYTES", 100)
     rows = [f"{n},text {n}" for n in range(100)]
     rows[10] = '10,"open'
     path = tmp_path / "a.csv"

@@ -1,0 +1,168 @@
+"""Defines units, the pieces of a source that the plan and the workers walk over, and the source that is open.
+
+A unit is a record as it lies in its source, or what lies between two. Each module of
+`ctxbatch.corpus.formats` cuts sources of a format into units; this module reads lines, from which most units
+are made.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from ctxbatch.corpus.encoding import decode, newline_of
+from ctxbatch.corpus.read_errors import DamagedError
+from ctxbatch.corpus.sources import Reading, Source
+from ctxbatch.corpus.streams import MAX_RECORD_BYTES, ByteStream
+
+# After this many empty lines the next ones form one unit: one each would cost minutes per gigabyte.
+_MANY_EMPTY = 64
+_MERGED = ("txt", "jsonl")
+TOO_LONG = f"longer than {MAX_RECORD_BYTES >> 20} MiB"
+
+
+class Unit(NamedTuple):
+    """A record as it lies in its source or, if ``is_record`` is false, what lies between two.
+
+    ``problem`` says why it is rejected, if that is known without its text. With ``is_lost`` it stands for the
+    rest of a damaged source, and its position is one behind the last readable byte. No segment begins where
+    ``may_begin`` is false: what begins there depends on what precedes it. ``times`` is the number of
+    consecutive empty lines, of one byte each, that it stands for.
+    """
+
+    number: int
+    start: int
+    end: int
+    data: bytes
+    is_record: bool = True
+    problem: str | None = None
+    value: Any = None
+    is_lost: bool = False
+    may_begin: bool = True
+    times: int = 1
+
+    def split(self, n: int) -> "tuple[Unit, Unit]":
+        """Return the first ``n`` of many empty lines, and the others."""
+        middle = self.start + n
+        return (
+            self._replace(end=middle, data=self.data[:n], times=n),
+            self._replace(number=self.number + n, start=middle, data=self.data[n:], times=self.times - n),
+        )
+
+    @property
+    def content(self) -> bytes:
+        """The bytes that checksums cover."""
+        return self.data if self.problem is None else self.data + self.problem.encode()
+
+
+class Content(NamedTuple):
+    """What a unit holds, once it is parsed: a record's text and the id of its document."""
+
+    text: str
+    doc_id: str | None = None
+
+
+class BadRecordError(ValueError):
+    """The reason why a unit is not a record."""
+
+
+def lost(number: int, position: int, error: DamagedError) -> Unit:
+    """Return the unit that stands for all that follows damage."""
+    return Unit(number, position, position + 1, b"", problem=f"{error}: the rest is lost", is_lost=True)
+
+
+def joined(units: Sequence[Unit], problem: str | None = None, value: object = None) -> Unit:
+    """Return one unit for several that follow each other."""
+    data = units[0].data if len(units) == 1 else b"".join(unit.data for unit in units)
+    return Unit(units[0].number, units[0].start, units[-1].end, data, problem=problem, value=value)
+
+
+class OpenSource:
+    """A source that is open for walking over its units, best forward.
+
+    ``until`` is where the caller stops reading. ``kept`` is what a format keeps open between two walks.
+
+    Raises:
+        InputError: It cannot be opened.
+    """
+
+    def __init__(self, source: Source, reading: Reading) -> None:
+        self.source = source
+        self.reading = reading
+        self.stream = None if source.is_table else ByteStream(source.path, source.compression)
+        self.until = math.inf
+        self.kept: Any = None
+        self.encoding = source.encoding or reading.encoding
+        self.newline = newline_of(self.encoding)
+        self.mark = "\ufeff".encode(self.encoding) if self.encoding.startswith("utf") else b""
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.stream is not None:
+            self.stream.close()
+
+    def lines(self, start: int, number: int) -> Iterator[Unit]:
+        """Yield a unit per line, with its line end. A long run of empty lines is one unit."""
+        stream = self.stream
+        assert stream is not None
+        n_empty = 0
+        merges = self.source.format in _MERGED and self.newline == b"\n"
+        try:
+            stream.seek(start)
+            while line := stream.readline(self.newline):
+                begin, end = stream.position - len(line), stream.position
+                number += 1
+                n_empty = n_empty + 1 if line == b"\n" else 0
+                if n_empty > _MANY_EMPTY and merges and (more := stream.empty_lines(self.until)):
+                    number += len(more)
+                    yield Unit(
+                        number - 1 - len(more), begin, stream.position, line + more, times=1 + len(more)
+                    )
+                    continue
+                if len(line) < MAX_RECORD_BYTES:
+                    yield Unit(number - 1, begin, end, line)
+                    continue
+                yield Unit(number - 1, begin, end, line, problem=TOO_LONG)
+                while line and not line.endswith(self.newline):
+                    begin, line = stream.position, stream.readline(self.newline)
+                    yield Unit(number, begin, stream.position, line, is_record=False)
+        except DamagedError as error:
+            yield lost(number, stream.position, error)
+
+    def without_mark(self, unit: Unit) -> bytes:
+        """Return a unit's bytes without the source's byte order mark."""
+        return unit.data.removeprefix(self.mark) if unit.start == 0 and self.mark else unit.data
+
+    def byte_start(self, unit: Unit) -> int | None:
+        """Return the byte where a unit's text begins; ``None`` for rows of a table."""
+        return None if self.source.is_table else unit.start + len(unit.data) - len(self.without_mark(unit))
+
+    def text_of(self, unit: Unit) -> tuple[str, str | None]:
+        """Return a unit's text with its line end, and ``None`` or why it cannot be decoded."""
+        data = self.without_mark(unit)
+        start = unit.end - len(data)
+        return decode(data, self.encoding, self.reading.errors, start)
+
+    def is_blank(self, unit: Unit) -> bool:
+        """Return True if a line holds only ASCII white space."""
+        data = self.without_mark(unit)
+        if len(self.newline) > 1:
+            data = data.decode(self.encoding, "replace").encode()
+        return not data.strip()
+
+    def decoded(self, unit: Unit) -> str:
+        """Return a unit's text without its line end.
+
+        Raises:
+            BadRecordError: It cannot be decoded.
+        """
+        if unit.times > 1:
+            return ""
+        text, problem = self.text_of(unit)
+        if problem is not None:
+            raise BadRecordError(problem)
+        return without_line_end(text)
+
+
+def without_line_end(text: str) -> str:
+    """Return a text without the LF or CRLF at its end."""
+    return text[:-1].removesuffix("\r") if text.endswith("\n") else text
