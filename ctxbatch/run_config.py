@@ -22,6 +22,7 @@ from ctxbatch.choices import (
     FormatName,
     Pooling,
     Precision,
+    Quoting,
     RecordKind,
     ShiftKind,
     SplitKind,
@@ -157,8 +158,8 @@ class RunConfig:
     top_salient: Annotated[int | None, _option(_WORDS, "K")] = None
     """Store only the K most salient words of each sentence; turns --salience on."""
 
-    record: Annotated[RecordKind, _option(_INPUT)] = "line"
-    """What counts as one record in a text file."""
+    record: Annotated[RecordKind, _option(_INPUT)] = "auto"
+    """What is one record of a text file; auto: a paragraph if the text looks hard-wrapped, else a line."""
 
     split: Annotated[SplitKind, _option(_INPUT)] = "sentence"
     """Split records into sentences, or take them whole."""
@@ -185,6 +186,15 @@ class RunConfig:
         str | None, _option(_INPUT, "CHAR", read=character, default="a comma, in .tsv a tab")
     ] = None
     r"""Character between the fields of CSV; \t is a tab."""
+
+    quoting: Annotated[Quoting, _option(_INPUT)] = "auto"
+    """Quotes of CSV and TSV: they enclose fields (csv), or are text (none); auto decides by a sample."""
+
+    escape: Annotated[str | None, _option(_INPUT, "CHAR", read=character)] = None
+    r"""Character of CSV that takes from the next one its special meaning, such as \."""
+
+    header: Annotated[bool, Parameter(group=_INPUT, name="--header", negative="--no-header")] = True
+    """Whether the first row of CSV names the columns; if not, name them by number, as in --text-field 2."""
 
     max_rejects: Annotated[int | float | None, _option(_INPUT, "N|SHARE", read=count_or_share)] = None
     """Stop when more than this number or share of the records is rejected, such as 100 or 1%."""
@@ -234,6 +244,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         _check_choice("--pool", self.pool, get_args(Pooling))
         _check_choice("--record", self.record, get_args(RecordKind))
+        _check_choice("--quoting", self.quoting, get_args(Quoting))
         _check_choice("--split", self.split, get_args(SplitKind))
         if self.format is not None:
             _check_choice("--format", self.format, get_args(FormatName))

@@ -1,11 +1,15 @@
-"""Picks the data files of a Hugging Face data set on disk, without its caches and metadata."""
+"""Picks the data files of a folder, without caches and metadata such as those of Hugging Face data sets."""
 
 import json
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from ctxbatch.corpus.read_errors import unreadable
+from ctxbatch.corpus.formats.json_records import has_json_field
+from ctxbatch.corpus.read_errors import DamagedError, unreadable
+from ctxbatch.corpus.sources import Source, suffix_of
+from ctxbatch.corpus.streams import ByteStream
 from ctxbatch.errors import InputError
 from ctxbatch.filesystem import Entry, read_file
 
@@ -13,6 +17,43 @@ _STATE = "state.json"
 _MAX_STATE_BYTES = 64 << 20
 _DATA_SET = {_STATE, "dataset_info.json"}
 _DICT = "dataset_dict.json"
+# What ``map``, ``filter``, ``shuffle`` and the like leave beside the data.
+_CACHE = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
+A_CACHE = "a cache of Hugging Face datasets"
+_DESCRIPTIONS = ("README", "LICENSE", "LICENCE", "COPYING", "NOTICE", "CITATION")
+_MAX_OBJECT_BYTES = 1 << 20
+
+
+def is_cache(name: str) -> bool:
+    """Return True if a file of this name is a cache of Hugging Face datasets."""
+    return _CACHE.fullmatch(name) is not None
+
+
+def describes_data(path: str) -> bool:
+    """Return True if a text of this name, such as README.md, describes the data beside it."""
+    return PurePath(path).name.partition(".")[0].upper() in _DESCRIPTIONS
+
+
+def lacks_field(source: Source, field: str) -> bool:
+    """Return True if a file is a single JSON object without a field, as metadata are.
+
+    Raises:
+        InputError: The file cannot be opened.
+        ResourceError: The disk, the network or a permission prevents reading.
+    """
+    if suffix_of(source.path) != ".json" or source.size > _MAX_OBJECT_BYTES:
+        return False
+    stream = ByteStream(source.path, source.compression)
+    data = bytearray()
+    try:
+        while len(data) <= _MAX_OBJECT_BYTES and (more := stream.read(_MAX_OBJECT_BYTES)):
+            data += more
+        value = json.loads(data)
+    except (DamagedError, ValueError, RecursionError):
+        return False
+    finally:
+        stream.close()
+    return isinstance(value, dict) and not has_json_field(value, field)
 
 
 def local_data_files(folder: Path, names: Sequence[str]) -> list[Path] | None:

@@ -38,9 +38,9 @@ def marked_encoding(head: bytes) -> str | None:
     return next((name for mark, name in _MARKS if head.startswith(mark)), None)
 
 
-def newline_of(encoding: str) -> bytes:
-    """Return the bytes of a line feed in an encoding."""
-    return "\n".encode(encoding)
+def newline_of(encoding: str, kind: str | None = None) -> bytes:
+    """Return the bytes that end a line in an encoding: a CR if its kind is ``cr``, else an LF."""
+    return ("\r" if kind == "cr" else "\n").encode(encoding)
 
 
 def decode(data: bytes, encoding: str, errors: str, start: int) -> tuple[str, str | None]:

@@ -5,20 +5,28 @@ Owns which files of a folder are left out.
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ctxbatch.choices import FormatName
 from ctxbatch.corpus import listing
-from ctxbatch.corpus.data_sets import local_data_files, remote_data_files
+from ctxbatch.corpus.data_sets import (
+    A_CACHE,
+    describes_data,
+    is_cache,
+    lacks_field,
+    local_data_files,
+    remote_data_files,
+)
+from ctxbatch.corpus.listing import LeftOut
 from ctxbatch.corpus.read_errors import unreadable
 from ctxbatch.corpus.source_files import real_place
-from ctxbatch.corpus.sources import Source, known_formats, local_source, printable, remote_source
+from ctxbatch.corpus.sources import UNKNOWN, Source, known_formats, local_source, printable, remote_source
 from ctxbatch.corpus.store_marker import A_STORE, is_store
 from ctxbatch.errors import InputError
-from ctxbatch.filesystem import is_remote, without_password
+from ctxbatch.filesystem import Entry, is_remote, without_password
 
 # Objects whose first bytes are requested at the same time.
 _AT_ONCE = 16
@@ -31,8 +39,9 @@ class _Found:
 
     out: Path
     format: FormatName | None
+    text_field: str
     sources: dict[str, Source] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
 
     def is_in_store(self, path: Path) -> bool:
         """Return True if a path is, or lies in, the store of this run or another one."""
@@ -41,7 +50,7 @@ class _Found:
 
     def leave_out(self, name: object, why: str) -> None:
         """Record a file or folder that is not read, and why."""
-        self.left_out.append(f"{name} ({why})")
+        self.left_out.append(LeftOut(str(name), why))
 
     def check_new(self, real: str, name: object) -> None:
         """Raise an error if another input already named this file."""
@@ -50,24 +59,27 @@ class _Found:
 
 
 def find_sources(
-    inputs: Sequence[str | Path], out: Path, format_name: FormatName | None = None
-) -> tuple[list[Source], list[str]]:
+    inputs: Sequence[str | Path],
+    out: Path,
+    format_name: FormatName | None = None,
+    text_field: str = "text",
+) -> tuple[list[Source], list[LeftOut]]:
     """Return the files behind the inputs. Walk folders recursively, in sorted order.
 
     Args:
         inputs: Files, folders and glob patterns as the user gave them, local or remote.
         out: The store's folder, which is never read as input.
         format_name: The format of all files; overrides their suffixes.
+        text_field: The field with the text; a JSON object without it describes the data beside it.
 
     Returns:
-        The sources, and what was left out of folders, each with the reason in brackets. Hidden files are
-        skipped.
+        The sources, and what was left out of folders. Hidden files are skipped.
 
     Raises:
         InputError: An input is missing, unreadable, of an unknown format or given twice, or none is given.
         ResourceError: The network fails.
     """
-    found = _Found(out.resolve(), format_name)
+    found = _Found(out.resolve(), format_name, text_field)
     for given in inputs:
         if not str(given):
             raise InputError("an input is empty: name a file or a folder")
@@ -135,10 +147,7 @@ def _named_source(name: str, source: Source | str) -> Source:
     """Return ``source``; raise an error if it is the reason why the named file is not one."""
     if not isinstance(source, str):
         return source
-    hint = "; if it holds JSON lines, use --format jsonl" if name.lower().endswith(".json") else ""
-    known = (
-        f"; known suffixes: {known_formats()}; or set --format{hint}" if source.startswith("unknown") else ""
-    )
+    known = f"; known suffixes: {known_formats()}; or set --format" if source.startswith(UNKNOWN) else ""
     raise InputError(f"{name}: {source}{known}")
 
 
@@ -155,11 +164,23 @@ def _add_folder(found: _Found, folder: Path) -> None:
             source = local_source(path, found.format)
             if isinstance(source, str):
                 found.leave_out(printable(path), source)
+            elif lacks_field(source, found.text_field):
+                found.leave_out(path, f"one JSON object without the field {found.text_field!r}")
             else:
                 inside[real] = source
+    _add_inside(found, folder, inside)
+
+
+def _add_inside(found: _Found, folder: str | Path, inside: Mapping[str, Source]) -> None:
+    """Add the sources of a folder, without the texts that describe data beside them."""
+    is_data = any(source.format != "txt" for source in inside.values())
+    for real, source in inside.items():
+        if is_data and source.format == "txt" and describes_data(source.path):
+            found.leave_out(source.path, "describes the data beside it")
+        else:
+            found.sources[real] = source
     if not inside:
         found.leave_out(folder, _NOTHING_INSIDE)
-    found.sources |= inside
 
 
 def _walk(found: _Found, folder: Path) -> list[Path]:
@@ -178,6 +199,9 @@ def _walk(found: _Found, folder: Path) -> list[Path]:
             found.leave_out(here, A_STORE)
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(filter(is_cache, names)):
+            found.leave_out(here / name, A_CACHE)
+        names = [name for name in names if not is_cache(name)]
         data_files = local_data_files(here, names)
         if data_files is None:
             data_files = [here / name for name in names if not name.startswith(".")]
@@ -218,15 +242,21 @@ def _add_remote_folder(found: _Found, folder: str) -> None:
         return
     folders, left_out = listing.folders_below(folder)
     found.left_out += left_out
-    entries = [entry for place, files in folders.items() for entry in remote_data_files(place, files)]
+    entries: list[Entry] = []
+    for place, files in folders.items():
+        caches = {name for name in files if is_cache(name)}
+        found.left_out += [LeftOut(f"{place}/{name}", A_CACHE) for name in sorted(caches)]
+        entries += remote_data_files(place, {name: files[name] for name in files if name not in caches})
     entries.sort(key=lambda entry: entry.url.split("/"))  # as local ones are
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         sources = list(pool.map(lambda entry: remote_source(entry, found.format), entries))
+    inside: dict[str, Source] = {}
     for entry, source in zip(entries, sources, strict=True):
         found.check_new(entry.url, entry.url)
         if isinstance(source, str):
             found.leave_out(entry.url, source)
+        elif lacks_field(source, found.text_field):
+            found.leave_out(entry.url, f"one JSON object without the field {found.text_field!r}")
         else:
-            found.sources[entry.url] = source
-    if all(isinstance(source, str) for source in sources):
-        found.leave_out(folder, _NOTHING_INSIDE)
+            inside[entry.url] = source
+    _add_inside(found, folder, inside)

@@ -8,12 +8,23 @@ import errno
 import glob
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from ctxbatch.corpus.store_marker import A_STORE, MANIFEST, is_remote_store
 from ctxbatch.filesystem import Entry, RemoteError, list_folder, look_up
 
 # Objects by the URL of their folder and their name in it.
 Folders = dict[str, dict[str, Entry]]
+
+
+class LeftOut(NamedTuple):
+    """A file or folder that is not read, and why."""
+
+    name: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.why})"
 
 
 def find_entries(url: str) -> list[Entry]:
@@ -69,8 +80,8 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     return fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
-def folders_below(url: str) -> tuple[Folders, list[str]]:
-    """Return the objects in and below a folder, and what is left out, with the reason in brackets.
+def folders_below(url: str) -> tuple[Folders, list[LeftOut]]:
+    """Return the objects in and below a folder, and what is left out.
 
     Raises:
         RemoteError: The folder does not exist, or cannot be listed.
@@ -83,12 +94,12 @@ def folders_below(url: str) -> tuple[Folders, list[str]]:
         if entry.is_folder or any(part.startswith(".") for part in parts):
             continue
         if "" in parts:  # pyarrow does not open such a name
-            left_out.append(f"{entry.url} (a part of its name is empty: rename it)")
+            left_out.append(LeftOut(entry.url, "a part of its name is empty: rename it"))
         else:
             folder, _, name = entry.url.rpartition("/")
             folders.setdefault(folder, {})[name] = entry
     stores = {folder for folder, files in folders.items() if MANIFEST in files and is_remote_store(folder)}
-    left_out += [f"{folder} ({A_STORE})" for folder in stores if stores.isdisjoint(parents(folder))]
+    left_out += [LeftOut(folder, A_STORE) for folder in stores if stores.isdisjoint(parents(folder))]
     kept = {name: files for name, files in folders.items() if stores.isdisjoint((name, *parents(name)))}
     return kept, sorted(left_out)
 

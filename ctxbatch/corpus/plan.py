@@ -1,28 +1,19 @@
 """Plans shards: decides which records of which sources make up each shard.
 
 A shard is a list of segments. The plan is computed once, from the bytes alone, and pins them by checksum.
-Before that, `examine` looks at every source for what would make the whole run useless: another encoding, a
-missing field.
 """
 
-import contextlib
 import hashlib
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from ctxbatch.corpus.encoding import marked_encoding
-from ctxbatch.corpus.formats.json_lines import has_json_field, json_field_names, json_object
 from ctxbatch.corpus.raw_records import units
-from ctxbatch.corpus.read_errors import DamagedError, telling_of_memory, unreadable
+from ctxbatch.corpus.read_errors import telling_of_memory, unreadable
 from ctxbatch.corpus.records import Segment
 from ctxbatch.corpus.source_files import size_and_time
 from ctxbatch.corpus.sources import Reading, Source
-from ctxbatch.corpus.streams import ByteStream
-from ctxbatch.corpus.table_columns import column_type, find_column, is_text
-from ctxbatch.corpus.tables import Table
 from ctxbatch.corpus.units import OpenSource, Unit
-from ctxbatch.errors import InputError, shortened
+from ctxbatch.errors import InputError
 from ctxbatch.sealed import Count
 
 # What a record is taken to hold where only the order of size matters.
@@ -33,6 +24,8 @@ EXPANSION = 4
 _SHARDS, _SMALLEST, _LARGEST = 64, 64 << 10, 256 << 20
 # The last of tapered shards: an eighth of the others, but not less than this, as padding grows.
 _TAPER, _SMALLEST_TAPERED = 8, 32 << 10
+# How often the records that some sources lack of a limit are divided among the others.
+_ROUNDS = 8
 _SAMPLE_RECORDS = 1_000
 _SHOWN_FIELDS = 12
 _HEAD_BYTES = 4096
@@ -86,158 +79,6 @@ def _next_size(reading: Reading, expected: int, planned: int) -> int:
     return min(whole, max(smallest, left * whole // end))
 
 
-# --- looking at sources ---------------------------------------------------------------------------
-
-
-def examine(sources: Iterable[Source], reading: Reading, id_field: str | None = None) -> tuple[Source, ...]:
-    """Complete sources with what their first bytes tell: encoding and header.
-
-    Args:
-        sources: What `ctxbatch.corpus.inputs.find_sources` has found.
-        reading: How they are read.
-        id_field: The field of the documents' ids, if one is asked for: then it has to be there.
-
-    Raises:
-        InputError: A source has no field of the name that is asked for, or cannot be opened.
-    """
-    wanted = {"--text-field": reading.text_field}
-    if id_field is not None:
-        wanted["--id-field"] = id_field
-    examined = []
-    for source in sources:
-        with telling_of_memory(source.path):
-            examined.append(_examine(source, reading, wanted))
-    return tuple(examined)
-
-
-def _examine(source: Source, reading: Reading, wanted: Mapping[str, str]) -> Source:
-    """Complete a source. ``wanted`` are the fields that it must have, by the options that name them."""
-    if source.is_table:
-        with contextlib.suppress(DamagedError):  # it is rejected by name when it is read
-            _check_table(source, wanted)
-        return source
-    if not source.size:
-        return source
-    head = _head(source)
-    source = replace(source, encoding=marked_encoding(head) or reading.encoding)
-    if source.encoding == "utf-8" and _looks_like_utf_16(head):
-        raise InputError(f"{source.path} looks like UTF-16 without a byte order mark: say --encoding utf-16")
-    if source.format in ("csv", "tsv"):
-        return _with_header(source, reading, wanted)
-    if source.format == "jsonl":
-        _check_json(source, reading, wanted)
-    return source
-
-
-def _head(source: Source) -> bytes:
-    """Return the first bytes of a source; fewer if it is damaged."""
-    stream = ByteStream(source.path, source.compression)
-    head = b""
-    try:
-        while len(head) < _HEAD_BYTES and (more := stream.read(_HEAD_BYTES - len(head))):
-            head += more
-    except DamagedError:
-        pass
-    finally:
-        stream.close()
-    return head
-
-
-def _looks_like_utf_16(head: bytes) -> bool:
-    """Return whether every second byte is NUL and most of the others are letters."""
-    for nul, other in ((head[::2], head[1::2]), (head[1::2], head[::2])):
-        if len(nul) >= 8 and nul.count(0) > 0.9 * len(nul) and sum(map(_is_letter, other)) > 0.5 * len(other):
-            return True
-    return False
-
-
-def _is_letter(byte: int) -> bool:
-    return bytes((byte,)).isalnum()
-
-
-def _check_table(source: Source, wanted: Mapping[str, str]) -> None:
-    table = Table(source.path, source.format)
-    schema = table.schema
-    for option, name in wanted.items():
-        _check_once(source, name, schema.names)
-        if (path := find_column(schema, name)) is None:
-            raise _no_field(source, option, name, table.columns)
-        if option == "--text-field" and not is_text(kind := column_type(schema, path)):
-            raise InputError(f"{source.path}: field {name!r} is {kind}, not text: name another with {option}")
-
-
-def _with_header(source: Source, reading: Reading, wanted: Mapping[str, str]) -> Source:
-    opened = OpenSource(source, reading)
-    try:
-        header = next((unit for unit in units(opened) if unit.is_record or unit.value), None)
-    finally:
-        opened.close()
-    if header is None or header.is_lost:
-        return replace(source, columns=())
-    if header.problem is not None:
-        raise InputError(f"{source.path} has no header that can be read: {header.problem}")
-    columns: tuple[str, ...] = tuple(header.value)
-    for option, name in wanted.items():
-        _check_once(source, name, columns)
-        if name not in columns:
-            raise _no_field(source, option, name, columns, _delimiter_hint(reading, columns))
-    return replace(source, columns=columns)
-
-
-def _check_once(source: Source, name: str, columns: Sequence[str]) -> None:
-    if columns.count(name) > 1:
-        raise InputError(
-            f"{source.path} has {columns.count(name)} fields {name!r}: give them different names"
-        )
-
-
-def _delimiter_hint(reading: Reading, columns: Sequence[str]) -> str:
-    if len(columns) != 1 or reading.delimiter is not None:
-        return ""
-    found = next((sign for sign in ";\t|," if sign in columns[0]), None)
-    return f", or set --delimiter {found!r}" if found else ""
-
-
-def _check_json(source: Source, reading: Reading, wanted: Mapping[str, str]) -> None:
-    """Refuse a file whose first thousand records all lack a field that is asked for."""
-    opened = OpenSource(source, reading)
-    missing = dict(wanted)
-    names: dict[str, None] = {}
-    first_line = ""
-    try:
-        for unit in itertools.islice(units(opened), _SAMPLE_RECORDS):
-            if unit.problem is not None:
-                return
-            text = opened.text_of(unit)[0]
-            try:
-                fields = json_object(text)
-            except ValueError:
-                first_line = first_line or text.strip()
-                continue
-            names |= dict.fromkeys(json_field_names(fields))
-            missing = {o: name for o, name in missing.items() if not has_json_field(fields, name)}
-            if not missing:
-                return
-    finally:
-        opened.close()
-    if names:
-        option, name = next(iter(missing.items()))
-        raise _no_field(source, option, name, list(names))
-    if first_line in ("[", "{") or first_line.startswith("[{"):
-        raise InputError(f"{source.path} is not one JSON object per line: convert it with `jq -c '.[]' FILE`")
-
-
-def _no_field(source: Source, option: str, name: str, there: Sequence[str], hint: str = "") -> InputError:
-    shown = shortened(map(_shown, there), _SHOWN_FIELDS)
-    return InputError(
-        f"{source.path} has no field {name!r}; its fields are {shown}: name one with {option}{hint}"
-    )
-
-
-def _shown(name: str) -> str:
-    return name if name.isprintable() else repr(name)
-
-
 # --- planning -------------------------------------------------------------------------------------
 
 
@@ -262,7 +103,7 @@ class _OpenSegment:
 class _Planner:
     def __init__(self, reading: Reading, expected: int) -> None:
         self.shards: list[ShardSpec] = []
-        self.left = reading.limit
+        self.left: int | None = None
         self.n_readable = 0
         self.problem: str | None = None
         self._reading = reading
@@ -273,8 +114,9 @@ class _Planner:
         self._closed_size = 0
         self._open: _OpenSegment | None = None
 
-    def add(self, source: int, opened: OpenSource) -> None:
-        """Take over all units of a source, or as many as the limit leaves."""
+    def add(self, source: int, opened: OpenSource, most: int | None) -> int:
+        """Take over all units of a source, or those of its first records; return how many were left."""
+        self.left = most
         for unit in self._cut(units(opened)):
             if unit.is_record:
                 if self.left == 0:
@@ -290,6 +132,7 @@ class _Planner:
         self._close_segment()
         if self._is_full():
             self.close_shard()
+        return self.left or 0
 
     def _cut(self, units: Iterable[Unit]) -> Iterator[Unit]:
         """Cut units of many lines where a shard is full or the limit is reached."""
@@ -336,7 +179,7 @@ def plan(sources: Sequence[Source], reading: Reading) -> list[ShardSpec]:
 
     Tapered ones get smaller in the last quarter, or from the third before the last on, so that all cores
     finish at about the same time. A pure function of the sources' bytes and of ``reading``. A compressed
-    source is decompressed once.
+    source is decompressed once. With a limit, every source gives a share of the records, as its size is.
 
     Args:
         sources: What `examine` has made of the sources.
@@ -345,23 +188,60 @@ def plan(sources: Sequence[Source], reading: Reading) -> list[ShardSpec]:
     Raises:
         InputError: A source cannot be read, or none holds a record that can be.
     """
+    if reading.limit is None:
+        return _plan(sources, reading, dict.fromkeys(range(len(sources))))[0]
+    sizes = {number: corpus_bytes([source]) for number, source in enumerate(sources) if source.size}
+    most: dict[int, int | None] = {}
+    most |= shares(sizes, reading.limit)
+    for _ in range(_ROUNDS):
+        shards, missing = _plan(sources, reading, most)
+        left = sum(missing.values())
+        others = {number: size for number, size in sizes.items() if not missing.get(number)}
+        if not left or not others:
+            return shards
+        # Some sources have fewer records than their share: the others give more.
+        for number, more in shares(others, left).items():
+            most[number] = (most.get(number) or 0) + more
+        most |= {number: (most[number] or 0) - count for number, count in missing.items() if count}
+    return _plan(sources, reading, most)[0]
+
+
+def shares(sizes: Mapping[int, int], total: int) -> dict[int, int]:
+    """Divide a number of records among sources by their sizes, at least one for each, if they suffice."""
+    numbers = list(sizes)
+    if total <= len(numbers):
+        return {numbers[each * len(numbers) // total]: 1 for each in range(total)}
+    rest, whole, given, reached = total - len(numbers), sum(sizes.values()), 0, 0
+    found = {}
+    for number in numbers:
+        reached += sizes[number]
+        upto = rest * reached // whole
+        found[number] = 1 + upto - given
+        given = upto
+    return found
+
+
+def _plan(
+    sources: Sequence[Source], reading: Reading, most: Mapping[int, int | None]
+) -> tuple[list[ShardSpec], dict[int, int]]:
+    """Plan at most so many records of each source; return also how many fewer some sources have."""
     planner = _Planner(reading, corpus_bytes(sources, reading.limit))
-    for number, source in enumerate(sources):
-        if planner.left == 0:
-            break
+    missing: dict[int, int] = {}
+    for number in sorted(most):
+        source = sources[number]
         if not source.size:
             continue
         opened = OpenSource(source, reading)
         try:
             with telling_of_memory(source.path):
-                planner.add(number, opened)
+                missing[number] = planner.add(number, opened, most[number])
         finally:
             opened.close()
         _check_unchanged(source)
     planner.close_shard()
     if not planner.n_readable and planner.problem is not None:
         raise InputError(f"nothing can be read: {planner.problem}")
-    return planner.shards
+    return planner.shards, missing
 
 
 def _check_unchanged(source: Source) -> None:

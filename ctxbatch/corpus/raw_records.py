@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ctxbatch.choices import FormatName
-from ctxbatch.corpus.formats import delimited, json_lines, plain_text, table_rows
+from ctxbatch.corpus.formats import delimited, json_records, plain_text, table_rows
 from ctxbatch.corpus.read_errors import telling_of_memory
 from ctxbatch.corpus.units import Content, OpenSource, Unit
 
@@ -24,7 +24,8 @@ class _Reader(NamedTuple):
 
 _READERS: dict[FormatName, _Reader] = {
     "txt": _Reader(plain_text.units, plain_text.content),
-    "jsonl": _Reader(json_lines.units, json_lines.content),
+    "jsonl": _Reader(json_records.units, json_records.content),
+    "json": _Reader(json_records.units, json_records.content),
     "csv": _Reader(delimited.units, delimited.content),
     "tsv": _Reader(delimited.units, delimited.content),
     "parquet": _Reader(table_rows.units, table_rows.content),

@@ -66,16 +66,31 @@ def to_record(unit: Unit, number: int, source: OpenSource) -> Record | Reject:
         return Reject(number, unit.number, start, unit.problem)
     try:
         text, doc_id = content_of(unit, source)
-        (text + (doc_id or "")).encode()
+        if not _is_text(text + (doc_id or "")):
+            if source.reading.errors == "strict":
+                reason = "holds half of a surrogate pair, which is not text"
+                return Reject(number, unit.number, start, reason)
+            text, doc_id = _replaced(text), None if doc_id is None else _replaced(doc_id)
     except BadRecordError as error:
         return Reject(number, unit.number, start, str(error))
-    except UnicodeEncodeError:
-        return Reject(number, unit.number, start, "holds half of a surrogate pair, which is not text")
     except RecursionError:  # from an id that is an object
         return Reject(number, unit.number, start, "not JSON: nested too deeply")
     except MemoryError as error:
         raise out_of_memory(source.source.path) from error
     return Record(number, unit.number, start, doc_id, text, unit.times)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _replaced(text: str) -> str:
+    """Return a text with U+FFFD for halves of surrogate pairs."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 # --- reading what was planned ---------------------------------------------------------------------

@@ -15,6 +15,8 @@ from ctxbatch.corpus.tables import Table
 from ctxbatch.corpus.units import OpenSource
 
 _PLACES_A_SOURCE = 16
+# Formats in which a record cannot be found from the middle on.
+_FROM_START = ("csv", "tsv", "json")
 _FEW_ROWS = 2_000
 # How far a compressed source is decompressed to learn what a compressed byte is worth.
 _PROBED_BYTES = 4 << 20
@@ -60,8 +62,8 @@ def sample_source(source: Source, reading: Reading, budget: int) -> SourceSample
         extent, exact = _extent(source)
     except DamagedError as error:
         return SourceSample(source, n_records=1, n_rejected=1, first_reject=str(error))
-    if reading.record == "file":  # parts of a file have to do
-        reading = replace(reading, record="paragraph")
+    if (source.record or reading.record) == "file":  # parts of a file have to do
+        source = replace(source, record="paragraph")
     sample = SourceSample(source)
     places = _places(source, exact, budget)
     opened = OpenSource(source, reading)
@@ -106,7 +108,7 @@ def _extent(source: Source) -> tuple[float, int]:
 
 def _places(source: Source, length: int, budget: int) -> list[int]:
     """Return where to read: at the beginning, and at evenly spread places if records can be found there."""
-    if source.format in ("csv", "tsv") or length <= (_FEW_ROWS if source.is_table else budget):
+    if source.format in _FROM_START or length <= (_FEW_ROWS if source.is_table else budget):
         return [0]
     if source.compression is not None:
         length = min(length, _MAX_DECOMPRESSED)

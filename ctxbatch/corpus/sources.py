@@ -6,17 +6,24 @@ Owns which suffix means which format, and what is said of how to read. Reads no 
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Literal
 
-from ctxbatch.choices import DecodeErrors, FormatName, RecordKind
+from ctxbatch.choices import DecodeErrors, FormatName, QuoteKind, Quoting, RecordKind, TextRecord
 from ctxbatch.corpus.compression import COMPRESSIONS, Compression, find_compression
 from ctxbatch.corpus.read_errors import unreadable
+from ctxbatch.corpus.sniff import SNIFFED, sniff
 from ctxbatch.filesystem import Entry, read_file
 from ctxbatch.sealed import Count, Positive
 
 FORMATS: dict[str, FormatName] = {
     ".txt": "txt",
+    ".text": "txt",
+    ".md": "txt",
+    ".rst": "txt",
+    ".log": "txt",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "json",
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
@@ -25,14 +32,20 @@ FORMATS: dict[str, FormatName] = {
 }
 TABLE_FORMATS: tuple[FormatName, ...] = ("parquet", "arrow")
 _HEAD_BYTES = 256
+# How the reason begins why a file of another format is not a source.
+UNKNOWN = "unknown format"
 _ZIP = b"PK\x03\x04"
+
+LineEnd = Literal["cr"]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """An input file: its path as given, how to read it, and its size and time when the run was planned.
 
-    ``encoding`` is ``None`` for tables; ``columns`` are those in the header of a CSV or TSV file.
+    ``encoding`` is ``None`` for tables; ``columns`` are those of a CSV or TSV file. Without a ``newline``,
+    lines end with LF or CRLF. ``record`` is what a record of a text file is; without one, `Reading` says it.
+    Sources of versions that did not decide on ``quoting`` have none: their quotes enclose fields.
     """
 
     path: str
@@ -42,6 +55,9 @@ class Source:
     mtime_ns: int
     encoding: str | None = None
     columns: tuple[str, ...] | None = None
+    newline: LineEnd | None = None
+    record: TextRecord | None = None
+    quoting: QuoteKind | None = None
 
     @property
     def is_table(self) -> bool:
@@ -63,6 +79,9 @@ class Reading:
     limit: Count | None
     shard_size: Positive
     tapered: bool = False
+    quoting: Quoting = "auto"
+    escape: str | None = None
+    header: bool = True
 
 
 def local_source(path: Path, format_name: FormatName | None) -> Source | str:
@@ -104,13 +123,12 @@ def known_formats() -> str:
 
 def _unknown_format(name: str, format_name: FormatName | None) -> str | None:
     """Return why a file's format is unknown, or ``None`` if it is known."""
-    if format_name is not None or (suffix := _suffix(name)) in FORMATS:
-        return None
-    return f"unknown format {suffix!r}" if suffix else "unknown format, no suffix"
+    suffix = suffix_of(name)
+    return f"{UNKNOWN} {suffix!r}" if format_name is None and suffix and suffix not in FORMATS else None
 
 
-def _suffix(name: str) -> str:
-    """Return a name's suffix, without that of a compression."""
+def suffix_of(name: str) -> str:
+    """Return a name's suffix in small letters, without that of a compression; empty if there is none."""
     path = PurePath(name)
     return (PurePath(path.stem) if path.suffix.lower() in COMPRESSIONS else path).suffix.lower()
 
@@ -118,10 +136,15 @@ def _suffix(name: str) -> str:
 def _source_that_begins(
     head: bytes, name: str, format_name: FormatName | None, size: int, mtime_ns: int
 ) -> Source | str:
-    kind = format_name or FORMATS[_suffix(name)]
     if head.startswith(_ZIP):
         return "a zip archive: unpack it first"
     compression = find_compression(PurePath(name), head)
+    suffix = suffix_of(name)
+    if format_name is None and suffix in SNIFFED:
+        format_name = sniff(name, suffix, compression)
+        if format_name is None:
+            return f"{UNKNOWN}: no suffix, and not text"
+    kind = format_name or FORMATS[suffix]
     if compression and kind in TABLE_FORMATS:
         return f"{kind} files are compressed inside: decompress this one first ({compression})"
     return Source(name, kind, compression, size, mtime_ns)

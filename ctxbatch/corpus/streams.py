@@ -79,7 +79,7 @@ class ByteStream:
         """Return the next line with its end, or its first `MAX_RECORD_BYTES` if it is longer.
 
         Args:
-            newline: The encoded line feed; of several bytes in UTF-16 and UTF-32.
+            newline: The encoded LF or CR; of several bytes in UTF-16 and UTF-32.
 
         Raises:
             DamagedError: The source is damaged within the line; ``position`` is where the line begins.
@@ -87,9 +87,12 @@ class ByteStream:
             ResourceError: The network fails.
         """
         try:
-            line: bytes = self._stream.readline(MAX_RECORD_BYTES)
-            if len(newline) > 1:
-                line = self._wide_line(line, newline)
+            if b"\r" in newline:
+                line = self._line_to_cr(newline)
+            else:
+                line = self._stream.readline(MAX_RECORD_BYTES)
+                if len(newline) > 1:
+                    line = self._wide_line(line, newline)
         except OSError as error:
             raise unreadable(self._path, error) from error
         self.position += len(line)
@@ -110,6 +113,18 @@ class ByteStream:
                 break
             line = self._stream.readline(MAX_RECORD_BYTES - len(whole))
             whole += line
+        return bytes(whole)
+
+    def _line_to_cr(self, newline: bytes) -> bytes:
+        width = len(newline)
+        whole = bytearray()
+        while len(whole) < MAX_RECORD_BYTES and (ahead := self._stream.peek(1)):
+            whole += self._stream.read(
+                min(ahead.find(b"\r") + 1 or len(ahead), MAX_RECORD_BYTES - len(whole))
+            )
+            whole += self._stream.read(-len(whole) % width)
+            if whole.endswith(newline):
+                break
         return bytes(whole)
 
     def compressed_position(self) -> int:

@@ -92,7 +92,7 @@ class OpenSource:
         self.until = math.inf
         self.kept: Any = None
         self.encoding = source.encoding or reading.encoding
-        self.newline = newline_of(self.encoding)
+        self.newline = newline_of(self.encoding, source.newline)
         self.mark = "\ufeff".encode(self.encoding) if self.encoding.startswith("utf") else b""
 
     def close(self) -> None:
@@ -129,8 +129,8 @@ class OpenSource:
             yield lost(number, stream.position, error)
 
     def without_mark(self, unit: Unit) -> bytes:
-        """Return a unit's bytes without the source's byte order mark."""
-        return unit.data.removeprefix(self.mark) if unit.start == 0 and self.mark else unit.data
+        """Return a unit's bytes without the byte order mark of a file, which may be joined to others."""
+        return unit.data.removeprefix(self.mark) if self.mark else unit.data
 
     def byte_start(self, unit: Unit) -> int | None:
         """Return the byte where a unit's text begins; ``None`` for rows of a table."""
@@ -164,5 +164,5 @@ class OpenSource:
 
 
 def without_line_end(text: str) -> str:
-    """Return a text without the LF or CRLF at its end."""
-    return text[:-1].removesuffix("\r") if text.endswith("\n") else text
+    """Return a text without the LF, CRLF or CR at its end."""
+    return text.removesuffix("\n").removesuffix("\r")

@@ -139,6 +139,8 @@ def _as_stored(plan: RunPlan, manifest: Manifest) -> tuple[ResolvedConfig, Readi
         budget = plan.choices.tokens_per_batch or stored.tokens_per_batch
         config = replace(config, packed=stored.packed, tokens_per_batch=budget)
     reading = replace(reading, tapered=manifest.reading.tapered)
+    if reading.record == "auto":  # decided for each source, or by a version that did not decide
+        reading = replace(reading, record=manifest.reading.record)
     if plan.choices.shard_size is None:
         reading = replace(reading, shard_size=manifest.reading.shard_size)
     digests = config.digests

@@ -5,16 +5,19 @@ Owns which option goes to which stage. Of the stages only `ctxbatch.model.resolv
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ctxbatch.choices import Precision
+from ctxbatch.choices import FormatName, Precision
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.encoding import check_encoding
+from ctxbatch.corpus.examine import examine, layout_notes
 from ctxbatch.corpus.inputs import find_sources
-from ctxbatch.corpus.plan import default_shard_size, examine
-from ctxbatch.corpus.sources import Reading, Source
+from ctxbatch.corpus.listing import LeftOut
+from ctxbatch.corpus.plan import default_shard_size
+from ctxbatch.corpus.sources import UNKNOWN, Reading, Source, suffix_of
 from ctxbatch.errors import InputError, shortened
 from ctxbatch.execution.engines import Engine, LocalEngine, RayEngine
 from ctxbatch.execution.ray_cluster import connected
@@ -23,6 +26,7 @@ from ctxbatch.store.location import StoreLocation
 
 log = logging.getLogger("ctxbatch")
 _SHOWN = 3
+_SHOWN_SUFFIXES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class Corpus:
 
     sources: tuple[Source, ...]
     reading: Reading
-    left_out: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,7 @@ def find_corpus(
         _check_for_object_storage(location.out, config)
     location.check()
     listed = [inputs] if isinstance(inputs, str | Path) else inputs
-    sources, left_out = find_sources(listed, location.folder, config.format)
+    sources, left_out = find_sources(listed, location.folder, config.format, config.text_field or "text")
     return Corpus(tuple(sources), resolve_reading(config, sources), tuple(left_out))
 
 
@@ -127,17 +131,25 @@ def examined(corpus: Corpus, config: RunConfig) -> Corpus:
     Raises:
         InputError: A source cannot be opened, or lacks a field that is asked for.
     """
-    return replace(corpus, sources=examine(corpus.sources, corpus.reading, config.id_field))
+    sources = examine(corpus.sources, corpus.reading, config.id_field)
+    for note in layout_notes(sources, corpus.reading):
+        log.info("%s", note)
+    return replace(corpus, sources=sources)
 
 
 def tell_left_out(corpus: Corpus) -> None:
     """Warn of what is in the folders and is not read."""
-    if corpus.left_out:
-        log.warning(
-            "skipped %d files or folders: %s", len(corpus.left_out), shortened(corpus.left_out, _SHOWN)
-        )
-        for each in corpus.left_out[_SHOWN:]:
-            log.debug("skipped %s", each)
+    if not corpus.left_out:
+        return
+    unknown = Counter(suffix_of(each.name) for each in corpus.left_out if each.why.startswith(UNKNOWN))
+    others = [str(each) for each in corpus.left_out if not each.why.startswith(UNKNOWN)]
+    parts = [shortened(others, _SHOWN)] if others else []
+    if unknown:
+        kinds = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in unknown.most_common()]
+        parts.append(f"unknown formats: {shortened(kinds, _SHOWN_SUFFIXES)}")
+    log.warning("skipped %d files or folders: %s", len(corpus.left_out), "; ".join(parts))
+    for each in corpus.left_out:
+        log.debug("skipped %s", each)
 
 
 def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
@@ -147,15 +159,14 @@ def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
         InputError: An option was given that applies to none of the sources' formats.
     """
     formats = {source.format for source in sources}
-    if config.record != "line" and formats != {"txt"}:
+    if config.record != "auto" and formats != {"txt"}:
         other = sorted(formats - {"txt"})[0]
         raise InputError(f"--record {config.record} is for text files; in {other} a record is a line or row")
     if formats == {"txt"}:
         for option, value in (("--text-field", config.text_field), ("--id-field", config.id_field)):
             if value is not None:
                 raise InputError(f"{option} {value} cannot be used: none of the inputs has fields")
-    if config.delimiter is not None and not formats & {"csv", "tsv"}:
-        raise InputError(f"--delimiter {config.delimiter} cannot be used: none of the inputs is CSV or TSV")
+    _check_delimited(config, formats)
     if config.encoding is not None and all(source.is_table for source in sources):
         raise InputError(f"--encoding {config.encoding} cannot be used: tables are UTF-8")
     return Reading(
@@ -169,7 +180,23 @@ def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
         limit=config.limit,
         shard_size=config.shard_size or default_shard_size(sources, config.limit),
         tapered=config.shard_size is None,
+        quoting=config.quoting,
+        escape=config.escape,
+        header=config.header,
     )
+
+
+def _check_delimited(config: RunConfig, formats: set[FormatName]) -> None:
+    """Refuse options of CSV if there is none."""
+    given = {
+        f"--delimiter {config.delimiter}": config.delimiter is not None,
+        f"--quoting {config.quoting}": config.quoting != "auto",
+        f"--escape {config.escape}": config.escape is not None,
+        "--no-header": not config.header,
+    }
+    for option, is_given in given.items():
+        if is_given and not formats & {"csv", "tsv"}:
+            raise InputError(f"{option} cannot be used: none of the inputs is CSV or TSV")
 
 
 def _check_for_object_storage(out: Path | str, config: RunConfig) -> None:

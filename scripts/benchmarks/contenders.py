@@ -266,8 +266,9 @@ def run_batches(text: Path, config: "RunConfig", resolved: "ResolvedConfig") -> 
 
 def run_buffers(text: Path, config: "RunConfig", resolved: "ResolvedConfig") -> "list[Buffer]":
     """Return the buffers that a run fills with a text, from its own shards, in their order."""
+    from ctxbatch.corpus.examine import examine
     from ctxbatch.corpus.inputs import find_sources
-    from ctxbatch.corpus.plan import examine, plan
+    from ctxbatch.corpus.plan import plan
     from ctxbatch.corpus.records import Reader, Record
     from ctxbatch.execution.run_plan import resolve_reading
     from ctxbatch.model.resolve import read_tokenizer

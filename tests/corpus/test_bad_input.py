@@ -88,13 +88,21 @@ REJECTED = {
         b"id,text\n1\n2,c\n",
         [(0, 8, "the header has 2 columns, the row 1")],
     ),
-    "text after a closing quote": ("a.csv", b'id,text\n1,"a" b\n2,c\n', [(0, 8, "not CSV: ")]),
+    "text after a closing quote": (
+        "a.csv",
+        b'id,text\n1,"a" b,c\n2,"d, e"\n',
+        [(0, 8, "not CSV: ")],
+    ),
     "a quote that is never closed": (
         "a.csv",
-        b'id,text\n1,a\n2,"b\n3,c\n4,d\n',
-        [(1, 12, "not CSV: unexpected end of data")],
+        b'id,text\n1,"a, b"\n2,"b,c\n3,c\n4,d\n',
+        [(1, 17, "not CSV: unexpected end of data")],
     ),
-    "a lone carriage return": ("a.csv", b"id,text\n1,a\rb\n2,c\n", [(0, 8, "not CSV: ")]),
+    "a lone carriage return": (
+        "a.csv",
+        b"id,text\n1,a\rb,c\n2,c\n",
+        [(0, 8, "not CSV: a carriage return outside quotes")],
+    ),
     "a truncated gzip file": (
         "a.txt.gz",
         COMPRESS[".gz"](as_lines(FILLER))[:-30],
@@ -263,14 +271,15 @@ def test_lines_of_wide_encodings_take_no_quadratic_time(tmp_path):
 def test_quotes_in_tsv_that_are_no_quoting_are_characters(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_text('id\ttext\n1\t"Hello," she said.\n2\t"quoted ""text"""\n3\t"open\n4\tlast\n')
-    _, _, items = read_all([path])
+    _, _, items = read_all([path], quoting="csv")
     assert [item.text for item in items] == ['"Hello," she said.', 'quoted "text"', '"open', "last"]
 
 
 def test_a_quote_that_is_never_closed_costs_one_row(tmp_path, monkeypatch):
     monkeypatch.setattr("ctxbatch.corpus.formats.delimited._MAX_QUOTED_BYTES", 100)
     rows = [f"{n},text {n}" for n in range(100)]
-    rows[10] = '10,"open'
+    rows[9] = '9,"in quotes, with a comma"'
+    rows[10] = '10,"open, with a comma'
     path = tmp_path / "a.csv"
     path.write_text("id,text\n" + "\n".join(rows))
     _, _, items = read_all([path], shard_size=50)

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from ctxbatch import RunConfig
 from ctxbatch.corpus import compression, streams
+from ctxbatch.corpus.examine import examine
 from ctxbatch.corpus.inputs import find_sources
-from ctxbatch.corpus.plan import examine, plan
+from ctxbatch.corpus.plan import plan
 from ctxbatch.corpus.records import Reader, Record, Reject
 from ctxbatch.execution.run_plan import resolve_reading
 from tests.helpers.corpora import (

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -73,13 +74,29 @@ def test_a_paragraph_is_named_by_its_first_line(tmp_path):
 
 
 @pytest.mark.parametrize("record", ["line", "paragraph", "file"])
-def test_limit_counts_records_over_all_files(tmp_path, record):
+def test_a_limit_takes_a_share_of_every_file_until_it_is_reached(tmp_path, record):
     for name in ("a.txt", "b.txt", "c.txt"):
         (tmp_path / name).write_text("one\n\ntwo\n\nthree\n")
+    (tmp_path / "short.txt").write_text("x\n")
+    (tmp_path / "empty.txt").write_text("")
     _, _, everything = read_all([tmp_path], record=record)
-    for limit in (1, 2, 3):
+    for limit in range(1, len(everything) + 2):
         _, _, records = read_all([tmp_path], record=record, limit=limit)
-        assert records == everything[:limit]
+        assert len(records) == min(limit, len(everything))
+        assert set(records) <= set(everything)
+        per_file = Counter(each.source for each in records)
+        assert len(per_file) == min(limit, 4)
+        for source, count in per_file.items():  # the first ones of each
+            assert [r for r in records if r.source == source] == [
+                r for r in everything if r.source == source
+            ][:count]
+
+
+def test_a_limit_gives_large_files_a_larger_share(tmp_path):
+    for name, n_lines in (("a.txt", 1000), ("b.txt", 3000)):
+        (tmp_path / name).write_text("".join(f"line {n:04}\n" for n in range(n_lines)))
+    _, _, records = read_all([tmp_path], limit=400)
+    assert Counter(each.source for each in records) == {0: 100, 1: 300}
 
 
 def test_a_file_can_be_one_record_and_small_files_share_a_shard(tmp_path):
@@ -173,7 +190,7 @@ def test_folders_are_walked_in_order_and_unknown_files_named(tmp_path):
         (tmp_path / name).write_text("x")
     sources, left_out = find_sources([tmp_path], tmp_path / "out")
     assert [Path(s.path).name for s in sources] == ["a.txt", "b.txt", "c.jsonl"]
-    assert left_out == [f"{tmp_path / 'notes.pdf'} (unknown format '.pdf')"]
+    assert left_out == [(f"{tmp_path / 'notes.pdf'}", "unknown format '.pdf'")]
 
 
 def test_stores_inside_the_input_folder_are_not_read(tmp_path):
@@ -184,7 +201,7 @@ def test_stores_inside_the_input_folder_are_not_read(tmp_path):
     (tmp_path / "older" / "manifest.json").write_text('{"format": "ctxbatch store"}')
     sources, left_out = find_sources([tmp_path], tmp_path / "out")
     assert [Path(s.path).name for s in sources] == ["a.txt"]
-    assert left_out == [f"{tmp_path / 'older'} (a ctxbatch store)"]
+    assert left_out == [(f"{tmp_path / 'older'}", "a ctxbatch store")]
 
 
 def test_linked_folders_are_entered_once(tmp_path):
@@ -208,7 +225,7 @@ def test_a_first_line_of_only_a_byte_order_mark_is_blank(tmp_path):
     ("name", "content", "message"),
     [
         ("missing.txt", None, "missing.txt: no such file or folder"),
-        ("a.pdf", b"x", r"a.pdf: unknown format '.pdf'; known suffixes: .txt, .jsonl, .ndjson, .csv"),
+        ("a.pdf", b"x", r"a.pdf: unknown format '.pdf'; known suffixes: .txt, .text, .md"),
         ("empty.txt", b"", "the inputs are empty: .*empty.txt"),
     ],
 )

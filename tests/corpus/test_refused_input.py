@@ -44,7 +44,12 @@ REFUSED = {
         {"id_field": "key"},
         r"a.csv has no field 'key'; its fields are id, text: name one with --id-field",
     ),
-    "a header that is not csv": ({"a.csv": b'"id" x,text\n1,x\n'}, ["a.csv"], {}, r"a.csv has no header"),
+    "a header that is not csv": (
+        {"a.csv": b'"id" x,text\n1,x\n'},
+        ["a.csv"],
+        {"quoting": "csv"},
+        r"a.csv has no header",
+    ),
     "a header of invalid bytes": ({"a.csv": b"t\xffxt\n1\n"}, ["a.csv"], {}, r"a.csv has no header"),
     "an unknown encoding": (GOOD, ["a.txt"], {"encoding": "utf-9"}, r"--encoding 'utf-9' is unknown"),
     "an encoding without lines": (GOOD, ["a.txt"], {"encoding": "cp037"}, r"--encoding cp037 cannot be read"),

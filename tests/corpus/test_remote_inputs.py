@@ -97,7 +97,7 @@ def as_found(given: str, root: str) -> tuple[list[str], set[str]]:
     except InputError as error:
         return [str(error).replace(root, "")], set()
     return [s.path.removeprefix(root) for s in sources], {
-        o.replace(root, "") for o in left_out if "store" not in o
+        str(o).replace(root, "") for o in left_out if "store" not in str(o)
     }
 
 

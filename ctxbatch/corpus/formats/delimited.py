@@ -3,7 +3,8 @@
 import csv
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ctxbatch.corpus.streams import MAX_RECORD_BYTES
 from ctxbatch.corpus.units import Content, OpenSource, Unit, joined, without_line_end
@@ -22,14 +23,17 @@ class _RowEndMissingError(csv.Error):
 
 
 def units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
-    """Yield rows of CSV or TSV, with their fields in ``value``. The header is not a record.
+    """Yield rows of CSV or TSV, with their fields in ``value``. Headers are not records.
 
-    A row may span lines. The header is the first row that is not blank.
+    A row may span lines. The header is the first row that is not blank, if the reading has one; where files
+    were joined, it comes again.
     """
-    header = start == 0
-    for row in _CsvRows(source, start):
-        if header and row.is_record and row.problem is None:
-            header = not row.value
+    columns = source.source.columns
+    repeated = list(columns) if columns is not None and len(columns) > 1 and source.reading.header else None
+    header = start == 0 and source.reading.header
+    for row in _rows(source, start):
+        if row.is_record and row.problem is None and (header or row.value == repeated):
+            header = header and not row.value
             yield row._replace(number=number, is_record=False)
         else:
             header = header and not row.is_record
@@ -37,18 +41,56 @@ def units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
             number += row.is_record
 
 
+def _rows(source: OpenSource, start: int) -> Iterator[Unit]:
+    if source.source.quoting == "none" and source.reading.escape is None:
+        return _plain_rows(source, start)
+    return iter(_CsvRows(source, start))
+
+
+def delimiter_of(source: OpenSource) -> str:
+    """Return the character between the fields of a source."""
+    return source.reading.delimiter or ("\t" if source.source.format == "tsv" else ",")
+
+
+def _plain_rows(source: OpenSource, start: int) -> Iterator[Unit]:
+    """Yield a row per line, in which quotes are characters like others."""
+    delimiter, columns = delimiter_of(source), source.source.columns
+    for line in source.lines(start, 0):
+        if line.problem is not None or not line.is_record:
+            yield line
+            continue
+        text, problem = source.text_of(line)
+        fields = without_line_end(text).split(delimiter) if text.strip("\r\n") else []
+        if columns is not None and fields and len(fields) != len(columns):
+            problem = problem or _wrong_number(columns, fields)
+        yield joined([line], problem, fields)
+
+
+def _wrong_number(columns: Sequence[str], fields: Sequence[str]) -> str:
+    return f"the header has {len(columns)} columns, the row {len(fields)}"
+
+
 class _CsvRows:
     """Joins lines to rows. After an invalid row, reading continues with its second line.
 
-    In TSV, a quote that makes a row invalid is an ordinary character. After a row that does not end, its
-    lines are read again. This must not repeat for each of them, so after a few failures every line is a row.
+    A quote that makes a row invalid is an ordinary character, if the row has as many fields as the header.
+    After a row that does not end, its lines are read again. This must not repeat for each of them, so after a
+    few failures every line is a row.
     """
 
     def __init__(self, source: OpenSource, start: int) -> None:
         self._source = source
         self._lines = source.lines(start, 0)
-        self._tabs = source.source.format == "tsv"
-        self._delimiter = source.reading.delimiter or ("\t" if self._tabs else ",")
+        # Versions that did not decide on quoting rejected such rows of CSV.
+        has_columns = source.source.quoting is not None and source.source.columns is not None
+        self._keeps_quotes = source.source.format == "tsv" or has_columns
+        self._delimiter = delimiter_of(source)
+        self._dialect: dict[str, Any] = {
+            "delimiter": self._delimiter,
+            "escapechar": source.reading.escape,
+            "quoting": csv.QUOTE_NONE if source.source.quoting == "none" else csv.QUOTE_MINIMAL,
+            "strict": True,
+        }
         self._again: deque[Unit] = deque()
         self._taken: list[Unit] = []
         self._apart: Unit | None = None
@@ -60,7 +102,7 @@ class _CsvRows:
     def __iter__(self) -> Iterator[Unit]:
         while True:
             self._apart = None
-            reader = csv.reader(self._texts(), delimiter=self._delimiter, strict=True)
+            reader = csv.reader(self._texts(), **self._dialect)
             try:
                 while (fields := _next_row(reader)) is not None:
                     yield self._marked(self._row(fields))
@@ -69,7 +111,7 @@ class _CsvRows:
                 first, *rest = self._taken
                 self._put_back(rest)
                 self._taken, self._problem = [], None
-                unit = self._literal(first) or joined([first], f"not CSV: {error}")
+                unit = self._literal(first) or joined([first], f"not CSV: {_reason(error)}")
                 yield self._marked(unit)
             else:
                 if self._apart is None:
@@ -126,17 +168,21 @@ class _CsvRows:
             if literal := self._literal(first):
                 self._put_back(rest)
                 return literal
-            problem = f"the header has {len(columns)} columns, the row {len(fields)}"
-            return joined(self._taken, self._problem or problem)
+            return joined(self._taken, self._problem or _wrong_number(columns, fields))
         return joined(self._taken, self._problem, fields)
 
     def _literal(self, line: Unit) -> Unit | None:
         columns = self._source.source.columns
         text, problem = self._source.text_of(line)
         fields = without_line_end(text).split(self._delimiter)
-        if not self._tabs or problem or (columns is not None and len(fields) != len(columns)):
+        if not self._keeps_quotes or problem or (columns is not None and len(fields) != len(columns)):
             return None
         return joined([line], None, fields)
+
+
+def _reason(error: csv.Error) -> str:
+    """Return why a row is not CSV, without Python's advice on how to open a file."""
+    return "a carriage return outside quotes" if "new-line character" in str(error) else str(error)
 
 
 def _next_row(reader: Iterator[list[str]]) -> list[str] | None:

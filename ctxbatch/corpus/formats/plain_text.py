@@ -9,10 +9,10 @@ from ctxbatch.corpus.units import TOO_LONG, Content, OpenSource, Unit
 def units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
     """Yield a unit per line, paragraph or file."""
     lines = source.lines(start, number)
-    if source.reading.record == "line":
-        return lines
-    by_paragraph = source.reading.record == "paragraph"
-    return _groups(lines, source.is_blank if by_paragraph else lambda _: False)
+    record = source.source.record or source.reading.record
+    if record == "paragraph":
+        return _groups(lines, source.is_blank)
+    return _groups(lines, lambda _: False) if record == "file" else lines
 
 
 def _groups(lines: Iterator[Unit], is_blank: Callable[[Unit], bool]) -> Iterator[Unit]:

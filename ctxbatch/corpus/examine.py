@@ -1,0 +1,207 @@
+"""Examines sources before they are planned: encoding, layout of the text, header, and the fields asked for.
+
+Owns what makes a whole run useless, such as a missing field, and is refused.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from ctxbatch.corpus.encoding import marked_encoding
+from ctxbatch.corpus.formats.json_records import has_json_field, json_field_names, json_object
+from ctxbatch.corpus.layout import choose_newline, choose_quoting, choose_record
+from ctxbatch.corpus.raw_records import units
+from ctxbatch.corpus.read_errors import DamagedError, telling_of_memory
+from ctxbatch.corpus.sources import Reading, Source
+from ctxbatch.corpus.table_columns import column_type, find_column, is_text
+from ctxbatch.corpus.tables import Table
+from ctxbatch.corpus.text_sample import TextSample, read_sample
+from ctxbatch.corpus.units import OpenSource
+from ctxbatch.errors import InputError, shortened
+
+_SAMPLE_RECORDS = 1_000
+_SHOWN_FIELDS = 12
+
+
+def examine(sources: Iterable[Source], reading: Reading, id_field: str | None = None) -> tuple[Source, ...]:
+    """Complete sources with what a sample of their bytes tells: encoding, layout and header.
+
+    Args:
+        sources: What `ctxbatch.corpus.inputs.find_sources` has found.
+        reading: How they are read.
+        id_field: The field of the documents' ids, if one is asked for: then it has to be there.
+
+    Raises:
+        InputError: A source has no field of the name that is asked for, or cannot be opened.
+    """
+    wanted = {"--text-field": reading.text_field}
+    if id_field is not None:
+        wanted["--id-field"] = id_field
+    examined = []
+    for source in sources:
+        with telling_of_memory(source.path):
+            examined.append(_examine(source, reading, wanted))
+    return tuple(examined)
+
+
+def _examine(source: Source, reading: Reading, wanted: Mapping[str, str]) -> Source:
+    """Complete a source. ``wanted`` are the fields that it must have, by the options that name them."""
+    if source.is_table:
+        with contextlib.suppress(DamagedError):  # it is rejected by name when it is read
+            _check_table(source, wanted)
+        return source
+    if not source.size:
+        return source
+    sample = read_sample(source)
+    source = replace(source, encoding=marked_encoding(sample.head) or reading.encoding)
+    if source.encoding == "utf-8" and _looks_like_utf_16(sample.head):
+        raise InputError(f"{source.path} looks like UTF-16 without a byte order mark: say --encoding utf-16")
+    source = _with_layout(source, reading, sample)
+    if source.format in ("csv", "tsv"):
+        return _with_header(source, reading, wanted)
+    if source.format in ("jsonl", "json"):
+        _check_json(source, reading, wanted)
+    return source
+
+
+def layout_notes(sources: Sequence[Source], reading: Reading) -> Iterator[str]:
+    """Yield a line for each decision on layout that a reader may want to know, or to change."""
+    decisions: tuple[tuple[str, Callable[[Source], bool]], ...] = (
+        ("has CR as line ends: reading lines up to CR", lambda source: source.newline == "cr"),
+        (
+            "looks hard-wrapped: reading paragraphs; --record line reads lines",
+            lambda source: source.record == "paragraph" and reading.record == "auto",
+        ),
+        (
+            "has quotes that do not enclose fields: reading them as text; --quoting csv changes that",
+            lambda source: source.quoting == "none" and reading.quoting == "auto",
+        ),
+    )
+    n_sources = sum(source.size > 0 for source in sources)
+    if reading.limit is not None and n_sources > 1:
+        yield f"--limit {reading.limit:,} takes a share of each of the {n_sources:,} sources, by their sizes"
+    for what, applies in decisions:
+        if found := [source.path for source in sources if applies(source)]:
+            others = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
+            yield f"{found[0]}{others} {what}"
+
+
+def _with_layout(source: Source, reading: Reading, sample: TextSample) -> Source:
+    """Complete a source with how its text is laid out."""
+    encoding = source.encoding or reading.encoding
+    if source.format == "json" and encoding.startswith(("utf-16", "utf-32")):
+        raise InputError(
+            f"{source.path} is {encoding.upper()}, in which only JSON lines can be read: convert it to UTF-8"
+        )
+    newline = choose_newline(sample, encoding)
+    source = replace(source, newline=newline)
+    if source.format == "txt" and reading.record == "auto":
+        return replace(source, record=choose_record(sample.lines(encoding, newline)))
+    if source.format in ("csv", "tsv"):
+        quoting = None if reading.quoting == "auto" else reading.quoting
+        delimiter = reading.delimiter or ("\t" if source.format == "tsv" else ",")
+        return replace(source, quoting=quoting or choose_quoting(sample, encoding, newline, delimiter))
+    return source
+
+
+def _looks_like_utf_16(head: bytes) -> bool:
+    """Return whether every second byte is NUL and most of the others are letters."""
+    for nul, other in ((head[::2], head[1::2]), (head[1::2], head[::2])):
+        if len(nul) >= 8 and nul.count(0) > 0.9 * len(nul) and sum(map(_is_letter, other)) > 0.5 * len(other):
+            return True
+    return False
+
+
+def _is_letter(byte: int) -> bool:
+    return bytes((byte,)).isalnum()
+
+
+def _check_table(source: Source, wanted: Mapping[str, str]) -> None:
+    table = Table(source.path, source.format)
+    schema = table.schema
+    for option, name in wanted.items():
+        _check_once(source, name, schema.names)
+        if (path := find_column(schema, name)) is None:
+            raise _no_field(source, option, name, table.columns)
+        if option == "--text-field" and not is_text(kind := column_type(schema, path)):
+            raise InputError(f"{source.path}: field {name!r} is {kind}, not text: name another with {option}")
+
+
+def _with_header(source: Source, reading: Reading, wanted: Mapping[str, str]) -> Source:
+    opened = OpenSource(source, reading)
+    try:
+        header = next((unit for unit in units(opened) if unit.is_record or unit.value), None)
+    finally:
+        opened.close()
+    if header is None or header.is_lost:
+        return replace(source, columns=())
+    if header.problem is not None:
+        raise InputError(f"{source.path} has no header that can be read: {header.problem}")
+    columns: tuple[str, ...] = tuple(header.value)
+    if not reading.header:
+        columns = tuple(str(number) for number in range(1, len(columns) + 1))
+    for option, name in wanted.items():
+        _check_once(source, name, columns)
+        if name not in columns:
+            if not reading.header:
+                raise InputError(
+                    f"{source.path} has columns 1 to {len(columns)} and no header: name one by its number "
+                    f"with {option}, not {name!r}"
+                )
+            raise _no_field(source, option, name, columns, _delimiter_hint(reading, columns))
+    return replace(source, columns=columns)
+
+
+def _check_once(source: Source, name: str, columns: Sequence[str]) -> None:
+    if columns.count(name) > 1:
+        raise InputError(
+            f"{source.path} has {columns.count(name)} fields {name!r}: give them different names"
+        )
+
+
+def _delimiter_hint(reading: Reading, columns: Sequence[str]) -> str:
+    if len(columns) != 1 or reading.delimiter is not None:
+        return ""
+    found = next((sign for sign in ";\t|," if sign in columns[0]), None)
+    return f", or set --delimiter {found!r}" if found else ""
+
+
+def _check_json(source: Source, reading: Reading, wanted: Mapping[str, str]) -> None:
+    """Refuse a file whose first thousand records all lack a field that is asked for."""
+    opened = OpenSource(source, reading)
+    missing = dict(wanted)
+    names: dict[str, None] = {}
+    first_line = ""
+    try:
+        for unit in itertools.islice(units(opened), _SAMPLE_RECORDS):
+            if unit.problem is not None:
+                return
+            text = opened.text_of(unit)[0]
+            try:
+                fields = json_object(text)
+            except ValueError:
+                first_line = first_line or text.strip()
+                continue
+            names |= dict.fromkeys(json_field_names(fields))
+            missing = {o: name for o, name in missing.items() if not has_json_field(fields, name)}
+            if not missing:
+                return
+    finally:
+        opened.close()
+    if names:
+        option, name = next(iter(missing.items()))
+        raise _no_field(source, option, name, list(names))
+    if first_line in ("[", "{") or first_line.startswith("[{"):
+        raise InputError(f"{source.path} is not one JSON object per line: use --format json")
+
+
+def _no_field(source: Source, option: str, name: str, there: Sequence[str], hint: str = "") -> InputError:
+    shown = shortened(map(_shown, there), _SHOWN_FIELDS)
+    return InputError(
+        f"{source.path} has no field {name!r}; its fields are {shown}: name one with {option}{hint}"
+    )
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() else repr(name)
