@@ -57,9 +57,9 @@ def choose_record(pieces: Sequence[Sequence[str]]) -> TextRecord:
     open_ended = sum(not _ends_sentence(line) for line, _ in pairs)
     full = sum(len(line) + 1 + _first_word(following) >= width for line, following in pairs)
     small = sum(following.lstrip()[0].islower() for _, following in pairs)
-    cased = sum(following.lstrip()[0].isupper() for _, following in pairs) + small
+    caseless = sum(_is_caseless(following.lstrip()[0]) for _, following in pairs)
     is_wrapped = width >= _NARROWEST and open_ended > 0.5 * len(pairs) and full > 0.5 * len(pairs)
-    goes_on = small > 0.3 * len(pairs) or cased < 0.1 * len(pairs)
+    goes_on = small > 0.3 * len(pairs) or caseless > 0.5 * len(pairs)
     return "paragraph" if is_wrapped and goes_on else "line"
 
 
@@ -77,6 +77,10 @@ def _width(lines: Sequence[str]) -> int:
 
 def _ends_sentence(line: str) -> bool:
     return line.rstrip(_CLOSING).endswith(_ENDS_SENTENCE)
+
+
+def _is_caseless(letter: str) -> bool:
+    return letter.isalpha() and letter.lower() == letter.upper()
 
 
 def _first_word(line: str) -> int:
