@@ -14,7 +14,21 @@ SplitKind = Literal["sentence", "none"]
 StoredType = Literal["float16", "float32"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Arithmetic = Literal["fp32", "bf16", "fp16", "int8"]
-FormatName = Literal["txt", "jsonl", "json", "csv", "tsv", "parquet", "arrow"]
+FormatName = Literal[
+    "txt",
+    "jsonl",
+    "json",
+    "csv",
+    "tsv",
+    "xml",
+    "subtitles",
+    "wikiextractor",
+    "leipzig",
+    "conllu",
+    "vertical",
+    "parquet",
+    "arrow",
+]
 DecodeErrors = Literal["strict", "replace"]
 Runtime = Literal["openvino", "torch"]
 AllLayers = Literal["all"]

@@ -176,6 +176,11 @@ class RunConfig:
     id_field: Annotated[str | None, _option(_INPUT, "NAME", default="id, if there is one")] = None
     """Field or column with the document's id."""
 
+    text_path: Annotated[
+        str | None, _option(_INPUT, "PATH[,PATH...]", default="p and l; of TEI also ab and u in the body")
+    ] = None
+    """Elements of XML whose text is a record, such as body/p: a p anywhere in a body."""
+
     encoding: Annotated[str | None, _option(_INPUT, "NAME", default="utf-8")] = None
     """Encoding of text without a byte order mark."""
 

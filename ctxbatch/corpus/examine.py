@@ -5,14 +5,17 @@ Owns what makes a whole run useless, such as a missing field, and is refused.
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ctxbatch.corpus.encoding import marked_encoding
 from ctxbatch.corpus.formats.json_records import has_json_field, json_field_names, json_object
+from ctxbatch.corpus.formats.xml_text import elements
 from ctxbatch.corpus.layout import choose_newline, choose_quoting, choose_record
 from ctxbatch.corpus.raw_records import units
 from ctxbatch.corpus.read_errors import DamagedError, telling_of_memory
+from ctxbatch.corpus.sniff import looks_like_markup
 from ctxbatch.corpus.sources import Reading, Source
 from ctxbatch.corpus.table_columns import column_type, find_column, is_text
 from ctxbatch.corpus.tables import Table
@@ -20,7 +23,9 @@ from ctxbatch.corpus.text_sample import TextSample, read_sample
 from ctxbatch.corpus.units import OpenSource
 from ctxbatch.errors import InputError, shortened
 
+log = logging.getLogger("ctxbatch")
 _SAMPLE_RECORDS = 1_000
+_SAMPLE_BYTES = 4 << 20
 _SHOWN_FIELDS = 12
 
 
@@ -54,6 +59,8 @@ def _examine(source: Source, reading: Reading, wanted: Mapping[str, str]) -> Sou
     if not source.size:
         return source
     sample = read_sample(source)
+    if source.format == "txt" and looks_like_markup(sample.head):
+        log.warning("%s looks like markup, whose tags are read as words: --format xml reads XML", source.path)
     source = replace(source, encoding=marked_encoding(sample.head) or reading.encoding)
     if source.encoding == "utf-8" and _looks_like_utf_16(sample.head):
         raise InputError(f"{source.path} looks like UTF-16 without a byte order mark: say --encoding utf-16")
@@ -62,6 +69,8 @@ def _examine(source: Source, reading: Reading, wanted: Mapping[str, str]) -> Sou
         return _with_header(source, reading, wanted)
     if source.format in ("jsonl", "json"):
         _check_json(source, reading, wanted)
+    if source.format == "xml":
+        _check_xml(source, reading)
     return source
 
 
@@ -194,6 +203,24 @@ def _check_json(source: Source, reading: Reading, wanted: Mapping[str, str]) -> 
         raise _no_field(source, option, name, list(names))
     if first_line in ("[", "{") or first_line.startswith("[{"):
         raise InputError(f"{source.path} is not one JSON object per line: use --format json")
+
+
+def _check_xml(source: Source, reading: Reading) -> None:
+    """Refuse a file without records among its first elements."""
+    opened = OpenSource(source, reading)
+    try:
+        for unit in units(opened):
+            if unit.is_record or unit.start > _SAMPLE_BYTES:
+                return
+        names = elements(opened)
+    finally:
+        opened.close()
+    if names:
+        what = f"no {reading.text_path}" if reading.text_path else "no paragraphs (p) or verse lines (l)"
+        shown = shortened(map(_shown, names), _SHOWN_FIELDS)
+        raise InputError(
+            f"{source.path} has {what}; its elements with text are {shown}: name some with --text-path"
+        )
 
 
 def _no_field(source: Source, option: str, name: str, there: Sequence[str], hint: str = "") -> InputError:

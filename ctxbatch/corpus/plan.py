@@ -123,9 +123,9 @@ class _Planner:
                     break
                 self.left = None if self.left is None else self.left - unit.times
                 self._count(unit, opened.source)
-                if unit.may_begin and self._is_full():
-                    self._close_segment()
-                    self.close_shard()
+            if (unit.opens or (unit.is_record and unit.may_begin)) and self._is_full():
+                self._close_segment()
+                self.close_shard()
             if self._open is None:
                 self._open = _OpenSegment(source, unit)
             self._open.add(unit)

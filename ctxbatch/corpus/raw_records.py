@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ctxbatch.choices import FormatName
-from ctxbatch.corpus.formats import delimited, json_records, plain_text, table_rows
+from ctxbatch.corpus.formats import (
+    delimited,
+    json_records,
+    leipzig,
+    plain_text,
+    subtitles,
+    table_rows,
+    treebank,
+    wikiextractor,
+    xml_text,
+)
 from ctxbatch.corpus.read_errors import telling_of_memory
 from ctxbatch.corpus.units import Content, OpenSource, Unit
 
@@ -28,6 +38,12 @@ _READERS: dict[FormatName, _Reader] = {
     "json": _Reader(json_records.units, json_records.content),
     "csv": _Reader(delimited.units, delimited.content),
     "tsv": _Reader(delimited.units, delimited.content),
+    "xml": _Reader(xml_text.units, xml_text.content),
+    "subtitles": _Reader(subtitles.units, subtitles.content),
+    "wikiextractor": _Reader(wikiextractor.units, wikiextractor.content),
+    "leipzig": _Reader(leipzig.units, leipzig.content),
+    "conllu": _Reader(treebank.conllu_units, treebank.conllu_content),
+    "vertical": _Reader(treebank.vertical_units, treebank.vertical_content),
     "parquet": _Reader(table_rows.units, table_rows.content),
     "arrow": _Reader(table_rows.units, table_rows.content),
 }

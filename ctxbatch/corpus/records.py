@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ctxbatch.corpus.raw_records import content_of, units
 from ctxbatch.corpus.sources import Reading, Source
-from ctxbatch.corpus.units import BadRecordError, OpenSource, Unit
+from ctxbatch.corpus.units import BadRecordError, OpenSource, Tokens, Unit
 from ctxbatch.errors import InputError, out_of_memory
 from ctxbatch.sealed import Count, Sha256
 
@@ -34,7 +34,8 @@ class Segment:
 class Record:
     """A line, paragraph, file, JSON object or row: its text, and where it begins in its source.
 
-    A record without text may stand for ``times`` consecutive empty lines.
+    A record without text may stand for ``times`` consecutive empty lines. ``tokens`` are its words, where the
+    source says what they are.
     """
 
     source: int
@@ -43,6 +44,7 @@ class Record:
     doc_id: str | None
     text: str
     times: int = 1
+    tokens: Tokens | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def to_record(unit: Unit, number: int, source: OpenSource) -> Record | Reject:
     if unit.problem is not None:
         return Reject(number, unit.number, start, unit.problem)
     try:
-        text, doc_id = content_of(unit, source)
+        text, doc_id, tokens = content_of(unit, source)
         if not _is_text(text + (doc_id or "")):
             if source.reading.errors == "strict":
                 reason = "holds half of a surrogate pair, which is not text"
@@ -77,7 +79,7 @@ def to_record(unit: Unit, number: int, source: OpenSource) -> Record | Reject:
         return Reject(number, unit.number, start, "not JSON: nested too deeply")
     except MemoryError as error:
         raise out_of_memory(source.source.path) from error
-    return Record(number, unit.number, start, doc_id, text, unit.times)
+    return Record(number, unit.number, start, doc_id, text, unit.times, tokens)
 
 
 def _is_text(text: str) -> bool:

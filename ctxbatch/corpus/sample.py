@@ -16,7 +16,7 @@ from ctxbatch.corpus.units import OpenSource
 
 _PLACES_A_SOURCE = 16
 # Formats in which a record cannot be found from the middle on.
-_FROM_START = ("csv", "tsv", "json")
+_FROM_START = ("csv", "tsv", "json", "xml", "wikiextractor", "vertical")
 _FEW_ROWS = 2_000
 # How far a compressed source is decompressed to learn what a compressed byte is worth.
 _PROBED_BYTES = 4 << 20

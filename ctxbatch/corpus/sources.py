@@ -10,8 +10,9 @@ from typing import Literal
 
 from ctxbatch.choices import DecodeErrors, FormatName, QuoteKind, Quoting, RecordKind, TextRecord
 from ctxbatch.corpus.compression import COMPRESSIONS, Compression, find_compression
-from ctxbatch.corpus.read_errors import unreadable
+from ctxbatch.corpus.read_errors import DamagedError, unreadable
 from ctxbatch.corpus.sniff import SNIFFED, sniff
+from ctxbatch.corpus.streams import ByteStream
 from ctxbatch.filesystem import Entry, read_file
 from ctxbatch.sealed import Count, Positive
 
@@ -26,12 +27,20 @@ FORMATS: dict[str, FormatName] = {
     ".json": "json",
     ".csv": "csv",
     ".tsv": "tsv",
+    ".xml": "xml",
+    ".tei": "xml",
+    ".srt": "subtitles",
+    ".vtt": "subtitles",
+    ".conllu": "conllu",
+    ".conll": "vertical",
+    ".vrt": "vertical",
+    ".vert": "vertical",
     ".parquet": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
 }
 TABLE_FORMATS: tuple[FormatName, ...] = ("parquet", "arrow")
-_HEAD_BYTES = 256
+_HEAD_BYTES = 4096
 # How the reason begins why a file of another format is not a source.
 UNKNOWN = "unknown format"
 _ZIP = b"PK\x03\x04"
@@ -82,6 +91,7 @@ class Reading:
     quoting: Quoting = "auto"
     escape: str | None = None
     header: bool = True
+    text_path: str | None = None
 
 
 def local_source(path: Path, format_name: FormatName | None) -> Source | str:
@@ -141,13 +151,29 @@ def _source_that_begins(
     compression = find_compression(PurePath(name), head)
     suffix = suffix_of(name)
     if format_name is None and suffix in SNIFFED:
-        format_name = sniff(name, suffix, compression)
+        format_name = sniff(suffix, _text_head(name, compression, head, size, SNIFFED[suffix]))
         if format_name is None:
             return f"{UNKNOWN}: no suffix, and not text"
     kind = format_name or FORMATS[suffix]
     if compression and kind in TABLE_FORMATS:
         return f"{kind} files are compressed inside: decompress this one first ({compression})"
     return Source(name, kind, compression, size, mtime_ns)
+
+
+def _text_head(name: str, compression: Compression | None, head: bytes, size: int, wanted: int) -> bytes:
+    """Return the first bytes of a file's text, fewer if it is damaged; ``head`` are those of the file."""
+    if compression is None and len(head) >= min(size, wanted):
+        return head
+    stream = ByteStream(name, compression)
+    text = b""
+    try:
+        while len(text) < wanted and (more := stream.read(wanted - len(text))):
+            text += more
+    except DamagedError:
+        pass
+    finally:
+        stream.close()
+    return text
 
 
 def printable(path: Path) -> str:

@@ -7,6 +7,7 @@ are made.
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ctxbatch.corpus.encoding import decode, newline_of
@@ -26,7 +27,8 @@ class Unit(NamedTuple):
     ``problem`` says why it is rejected, if that is known without its text. With ``is_lost`` it stands for the
     rest of a damaged source, and its position is one behind the last readable byte. No segment begins where
     ``may_begin`` is false: what begins there depends on what precedes it. ``times`` is the number of
-    consecutive empty lines, of one byte each, that it stands for.
+    consecutive empty lines, of one byte each, that it stands for. A segment may also begin where a unit that
+    is no record ``opens`` what records need, such as a document with its id.
     """
 
     number: int
@@ -39,6 +41,7 @@ class Unit(NamedTuple):
     is_lost: bool = False
     may_begin: bool = True
     times: int = 1
+    opens: bool = False
 
     def split(self, n: int) -> "tuple[Unit, Unit]":
         """Return the first ``n`` of many empty lines, and the others."""
@@ -54,11 +57,25 @@ class Unit(NamedTuple):
         return self.data if self.problem is None else self.data + self.problem.encode()
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The words of a text, where the source says what they are.
+
+    ``places`` are the start and end of each in the text, in code points and in order. ``lemmas`` and ``upos``
+    have an entry for each, or none at all.
+    """
+
+    places: tuple[tuple[int, int], ...]
+    lemmas: tuple[str | None, ...] = ()
+    upos: tuple[str | None, ...] = ()
+
+
 class Content(NamedTuple):
-    """What a unit holds, once it is parsed: a record's text and the id of its document."""
+    """What a unit holds, once it is parsed: a record's text, the id of its document, and maybe its words."""
 
     text: str
     doc_id: str | None = None
+    tokens: Tokens | None = None
 
 
 class BadRecordError(ValueError):

@@ -26,6 +26,7 @@ from ctxbatch.store.location import StoreLocation
 
 log = logging.getLogger("ctxbatch")
 _SHOWN = 3
+_WITHOUT_FIELDS = {"txt", "subtitles", "leipzig"}
 _SHOWN_SUFFIXES = 8
 
 
@@ -162,11 +163,13 @@ def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
     if config.record != "auto" and formats != {"txt"}:
         other = sorted(formats - {"txt"})[0]
         raise InputError(f"--record {config.record} is for text files; in {other} a record is a line or row")
-    if formats == {"txt"}:
+    if formats <= _WITHOUT_FIELDS:
         for option, value in (("--text-field", config.text_field), ("--id-field", config.id_field)):
             if value is not None:
                 raise InputError(f"{option} {value} cannot be used: none of the inputs has fields")
     _check_delimited(config, formats)
+    if config.text_path is not None and "xml" not in formats:
+        raise InputError(f"--text-path {config.text_path} cannot be used: none of the inputs is XML")
     if config.encoding is not None and all(source.is_table for source in sources):
         raise InputError(f"--encoding {config.encoding} cannot be used: tables are UTF-8")
     return Reading(
@@ -183,6 +186,7 @@ def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
         quoting=config.quoting,
         escape=config.escape,
         header=config.header,
+        text_path=config.text_path,
     )
 
 

@@ -1,0 +1,205 @@
+"""Reads CoNLL-U and vertical files, with a token on each line: a record is a sentence, whose words are given.
+
+In CoNLL-U, offsets point into ``# text =``, or into the forms joined where that is missing or different. In
+vertical files, such as those of the Corpus Workbench and of CoNLL-2003, the first column is the form, and the
+text is the forms joined by spaces.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ctxbatch.corpus.units import BadRecordError, Content, OpenSource, Tokens, Unit, joined, without_line_end
+
+_COMMENT = re.compile(r"#\s*([\w.:-]+)\s*=\s*(.*)")
+_TAG = re.compile(r"<(/?)([A-Za-z][\w.-]*)((?:\s[^<>]*)?)/?>\s*$")
+_ATTRIBUTE = re.compile(r"""([\w:.-]+)=(?:"([^"]*)"|'([^']*)')""")
+# Elements that hold whole sentences; others, such as names, stand inside one.
+_AROUND_SENTENCES = frozenset({"s", "p", "head", "l", "lg", "u", "sp", "div", "text", "doc", "corpus"})
+_DOCUMENTS = frozenset({"text", "doc"})
+_GLUE = "g"  # no space before the next token
+_DOC_START = "-DOCSTART-"
+# Columns of CoNLL-U, and of CoNLL-X before it.
+_ID, _FORM, _LEMMA, _UPOS, _MISC = 0, 1, 2, 3, 9
+_FEWEST_COLUMNS = 8
+
+
+class _Word(NamedTuple):
+    form: str
+    lemma: str | None
+    upos: str | None
+    space_after: bool
+
+
+# --- CoNLL-U --------------------------------------------------------------------------------------
+
+
+def conllu_units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
+    """Yield a unit per sentence, which a blank line ends; blank lines are no records."""
+    lines: list[Unit] = []
+    for line in source.lines(start, 0):
+        if line.problem is None and line.is_record and not source.is_blank(line):
+            lines.append(line)
+            continue
+        if lines:
+            yield joined(lines)._replace(number=number)
+            number += 1
+            lines = []
+        is_record = line.is_record and line.problem is not None
+        yield line._replace(number=number, is_record=is_record)
+        number += is_record
+    if lines:
+        yield joined(lines)._replace(number=number)
+
+
+def conllu_content(unit: Unit, source: OpenSource) -> Content:
+    """Return a sentence's text, id and words."""
+    comments: dict[str, str] = {}
+    rows: list[list[str]] = []
+    for line in source.decoded(unit).split("\n"):
+        line = line.removesuffix("\r")
+        if match := _COMMENT.match(line) if line.startswith("#") else None:
+            comments[match[1]] = match[2]
+        elif not line.startswith("#"):
+            rows.append(line.split("\t"))
+    words = list(_conllu_words(rows))
+    name = comments.get("sent_id" if source.reading.id_field == "id" else source.reading.id_field)
+    return _content(words, name, comments.get("text"))
+
+
+def _conllu_words(rows: Sequence[Sequence[str]]) -> Iterator[_Word]:
+    """Yield the words of a sentence: a token of several words is one, and empty nodes are none."""
+    until = 0
+    parts: list[Sequence[str]] = []
+    whole: Sequence[str] = ()
+    for row in rows:
+        if len(row) < _FEWEST_COLUMNS:
+            raise BadRecordError(f"a line has {len(row)} columns, not the ten of CoNLL-U")
+        first, _, last = row[_ID].partition("-")
+        if "." in first:
+            continue
+        if not first.isdecimal() or (last and not last.isdecimal()):
+            raise BadRecordError(f"a line begins with {row[_ID][:20]!r}, not with the number of a word")
+        if last:
+            until, whole, parts = int(last), row, []
+        elif int(first) <= until:
+            parts.append(row)
+        else:
+            yield _word(row, [row])
+        if whole and int(first) == until:
+            yield _word(whole, parts)
+            whole = ()
+    if whole:
+        raise BadRecordError(f"the words of {whole[_ID]} are missing")
+
+
+def _word(row: Sequence[str], parts: Sequence[Sequence[str]]) -> _Word:
+    misc = row[_MISC] if len(row) > _MISC else ""
+    return _Word(
+        row[_FORM], _together(parts, _LEMMA), _together(parts, _UPOS), "SpaceAfter=No" not in misc.split("|")
+    )
+
+
+def _together(parts: Sequence[Sequence[str]], column: int) -> str | None:
+    """Return the values of a word's parts, joined by a plus sign; ``None`` where one has none."""
+    values = [part[column] for part in parts]
+    return None if "_" in values and values != ["_"] * len(values) else _known("+".join(values))
+
+
+def _known(value: str) -> str | None:
+    return None if not value.strip("_+") else value
+
+
+# --- vertical files -------------------------------------------------------------------------------
+
+
+def vertical_units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
+    """Yield a unit per sentence, with the attributes of its document in ``value``.
+
+    A sentence ends with a blank line, or with a tag of an element that holds whole sentences.
+    """
+    lines: list[Unit] = []
+    attributes: dict[str, str] | None = None
+    for line in source.lines(start, 0):
+        problem = line.problem is not None or not line.is_record
+        text = "" if problem else source.text_of(line)[0].strip()
+        tag = _TAG.match(text) if text.startswith("<") else None
+        is_between = (tag is not None and tag[2] in _AROUND_SENTENCES) or text.startswith(_DOC_START)
+        if text and not is_between:
+            lines.append(line)
+            continue
+        if lines:
+            yield joined(lines, None, attributes or {})._replace(number=number, may_begin=attributes is None)
+            number += 1
+            lines = []
+        is_document = tag is not None and tag[2] in _DOCUMENTS
+        if tag is not None and is_document:
+            attributes = None if tag[1] else {m[0]: m[1] or m[2] for m in _ATTRIBUTE.findall(tag[3])}
+        is_record = line.is_record and line.problem is not None
+        yield line._replace(
+            number=number,
+            is_record=is_record,
+            opens=is_document and attributes is not None,
+            may_begin=attributes is None,
+        )
+        number += is_record
+    if lines:
+        yield joined(lines, None, attributes or {})._replace(number=number, may_begin=attributes is None)
+
+
+def vertical_content(unit: Unit, source: OpenSource) -> Content:
+    """Return a sentence's text, the id of its document, and its words."""
+    words: list[_Word] = []
+    for line in source.decoded(unit).split("\n"):
+        line = without_line_end(line)
+        if tag := _TAG.match(line.strip()) if line.startswith("<") else None:
+            if tag[2] == _GLUE and words:
+                words[-1] = words[-1]._replace(space_after=False)
+            continue
+        words.append(_vertical_word(line))
+    return _content(words, unit.value.get(source.reading.id_field), None)
+
+
+def _vertical_word(line: str) -> _Word:
+    """Return the word of a line: form, part of speech and, where tabs part the columns, lemma."""
+    if "\t" in line:
+        form, upos, lemma = [*line.split("\t"), "", ""][:3]
+    else:
+        (form, upos), lemma = [*line.split(), ""][:2], ""
+    return _Word(form.strip(), _known(lemma), _known(upos), True)
+
+
+# --- both -----------------------------------------------------------------------------------------
+
+
+def _content(words: Sequence[_Word], name: str | None, text: str | None) -> Content:
+    places = None if text is None else _places_in(text, words)
+    if text is None or places is None:
+        text, places = _joined_forms(words)
+    return Content(
+        text,
+        name,
+        Tokens(tuple(places), tuple(word.lemma for word in words), tuple(word.upos for word in words)),
+    )
+
+
+def _places_in(text: str, words: Sequence[_Word]) -> list[tuple[int, int]] | None:
+    """Return where each form stands in a text; ``None`` if they do not follow each other in it."""
+    places = []
+    position = 0
+    for word in words:
+        while text[position : position + 1].isspace() and not text.startswith(word.form, position):
+            position += 1
+        if not word.form or not text.startswith(word.form, position):
+            return None
+        places.append((position, position + len(word.form)))
+        position += len(word.form)
+    return None if text[position:].strip() else places
+
+
+def _joined_forms(words: Sequence[_Word]) -> tuple[str, list[tuple[int, int]]]:
+    text, places = "", []
+    for word in words:
+        places.append((len(text), len(text) + len(word.form)))
+        text += word.form + " " * word.space_after
+    return text.rstrip(), places
