@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ctxbatch.cores import count_cores
 from ctxbatch.errors import InputError
+from ctxbatch.memory import free_memory
 from ctxbatch.model.gpus import Gpu, find_gpus
 
 log = logging.getLogger("ctxbatch")
@@ -58,19 +59,8 @@ def choose_workers(wanted: int | None, devices: Sequence[str]) -> list[str]:
 def _workers_per_gpu(devices: Sequence[str]) -> int:
     """Return how many workers cores and memory allow on each GPU."""
     free = [gpu.free_bytes for gpu in find_gpus().gpus if gpu.device in devices]
-    fit = min([count_cores() // len(devices), _free_memory() // (_HOST_BYTES * len(devices))])
+    fit = min([count_cores() // len(devices), free_memory() // (_HOST_BYTES * len(devices))])
     return max(1, min(_WORKERS_PER_GPU, fit, *(each // _GPU_BYTES for each in free)))
-
-
-def _free_memory() -> int:
-    """Return how many bytes of memory this machine, or this container, has for workers."""
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-    except OSError:
-        return free
-    return min(free, int(limit)) if limit.isdecimal() else free
 
 
 def facts_of(device: str) -> Gpu:

@@ -156,7 +156,7 @@ def test_as_many_workers_share_a_gpu_as_cores_and_memory_allow(
     found = Found(tuple(replace(gpu(number), free_bytes=free << 30) for number in range(n_gpus)))
     monkeypatch.setattr(devices, "find_gpus", lambda: found)
     monkeypatch.setattr(devices, "count_cores", lambda: cores)
-    monkeypatch.setattr(devices, "_free_memory", lambda: host << 30)
+    monkeypatch.setattr(devices, "free_memory", lambda: host << 30)
     names = [each.device for each in found.gpus]
     assert choose_workers(None, names) == names * per_gpu
 
