@@ -59,6 +59,10 @@ class DamagedError(Exception):
     """A source cannot be decompressed, or read as the table it claims to be, from here on."""
 
 
+class UnsupportedError(Exception):
+    """A source may be intact, but is not decompressed; the message says what it is, and the remedy."""
+
+
 def classify_error(error: Exception, path: str, what: str, size: int = _IMPOSSIBLE_BYTES) -> Exception:
     """Return the error to raise in place of one that a decoder raised.
 

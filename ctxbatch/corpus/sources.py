@@ -9,10 +9,11 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from ctxbatch.choices import DecodeErrors, FormatName, QuoteKind, Quoting, RecordKind, TextRecord
-from ctxbatch.corpus.compression import COMPRESSIONS, Compression, find_compression
+from ctxbatch.corpus.compression import COMPRESSIONS, Compression, find_compression, why_unsupported_inside
 from ctxbatch.corpus.read_errors import DamagedError, unreadable
 from ctxbatch.corpus.sniff import SNIFFED, sniff
 from ctxbatch.corpus.streams import ByteStream
+from ctxbatch.corpus.unsupported import HEAD_BYTES, why_unsupported, why_unsupported_suffix
 from ctxbatch.filesystem import Entry, read_file
 from ctxbatch.sealed import Count, Positive
 
@@ -40,10 +41,9 @@ FORMATS: dict[str, FormatName] = {
     ".feather": "arrow",
 }
 TABLE_FORMATS: tuple[FormatName, ...] = ("parquet", "arrow")
-_HEAD_BYTES = 4096
+_HEAD_BYTES = max(4096, HEAD_BYTES)
 # How the reason begins why a file of another format is not a source.
 UNKNOWN = "unknown format"
-_ZIP = b"PK\x03\x04"
 
 LineEnd = Literal["cr"]
 
@@ -109,9 +109,9 @@ def local_source(path: Path, format_name: FormatName | None) -> Source | str:
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())
             head = stream.read(_HEAD_BYTES)
+        return _source_that_begins(head, str(path), format_name, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise unreadable(str(path), error) from error
-    return _source_that_begins(head, str(path), format_name, status.st_size, status.st_mtime_ns)
 
 
 def remote_source(entry: Entry, format_name: FormatName | None) -> Source | str:
@@ -134,7 +134,9 @@ def known_formats() -> str:
 def _unknown_format(name: str, format_name: FormatName | None) -> str | None:
     """Return why a file's format is unknown, or ``None`` if it is known."""
     suffix = suffix_of(name)
-    return f"{UNKNOWN} {suffix!r}" if format_name is None and suffix and suffix not in FORMATS else None
+    if format_name is not None or not suffix or suffix in FORMATS:
+        return None
+    return why_unsupported_suffix(suffix) or f"{UNKNOWN} {suffix!r}"
 
 
 def suffix_of(name: str) -> str:
@@ -146,8 +148,8 @@ def suffix_of(name: str) -> str:
 def _source_that_begins(
     head: bytes, name: str, format_name: FormatName | None, size: int, mtime_ns: int
 ) -> Source | str:
-    if head.startswith(_ZIP):
-        return "a zip archive: unpack it first"
+    if reason := why_unsupported(head):
+        return reason
     compression = find_compression(PurePath(name), head)
     suffix = suffix_of(name)
     if format_name is None and suffix in SNIFFED:
@@ -157,6 +159,8 @@ def _source_that_begins(
     kind = format_name or FORMATS[suffix]
     if compression and kind in TABLE_FORMATS:
         return f"{kind} files are compressed inside: decompress this one first ({compression})"
+    if compression and head and (reason := why_unsupported_inside(name, compression)):
+        return reason
     return Source(name, kind, compression, size, mtime_ns)
 
 

@@ -1,41 +1,24 @@
 """What this machine cannot do is never taken for a damage in the data, and no source takes all its memory."""
 
-import lzma
 import os
 import re
-import struct
 import subprocess
 import sys
-import zlib
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from ctxbatch import filesystem
+from ctxbatch.corpus import frames
 from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.read_errors import is_our_trouble
 from ctxbatch.errors import InputError
 from tests.helpers.corpora import as_table, read_all, write_arrow_file, write_parquet
+from tests.helpers.frames import xz_with_dictionary, zstd_frame
 from tests.helpers.running import ROOT
 
 MIB = 1 << 20
-
-
-def zstd_frame(content, window):
-    """A zstd frame that asks for a window of ``1 << window`` bytes, its content not compressed."""
-    assert len(content) < 128 << 10
-    block = struct.pack("<I", len(content) << 3 | 1)[:3] + content
-    return b"\x28\xb5\x2f\xfd\x00" + bytes([(window - 10) << 3]) + block
-
-
-def xz_with_dictionary(content, code):
-    """An xz file whose header asks for a dictionary of another size."""
-    data = bytearray(lzma.compress(content))
-    end = 12 + 4 * (data[12] + 1)  # of the block's header, which begins at 12 and ends in a checksum
-    data[16] = code
-    data[end - 4 : end] = struct.pack("<I", zlib.crc32(data[12 : end - 4]))
-    return bytes(data)
 
 
 def with_little_memory(n_bytes, *paths):
@@ -81,10 +64,33 @@ def test_values_that_share_bytes_are_decoded_a_few_at_a_time(tmp_path):
     assert with_little_memory(360 * MIB, *paths) == ["400 records"] * 4
 
 
+def test_a_window_without_the_memory_for_it_stops_the_reading_wherever_its_frame_is(tmp_path):
+    normal, large = zstd_frame(b"one\n" * 300, 20), zstd_frame(b"two\n" * 300, 28)
+    (tmp_path / "first.txt.zst").write_bytes(large + normal)
+    (tmp_path / "later.txt.zst").write_bytes(normal + large)
+    paths = sorted(tmp_path.iterdir())
+    for path, said in zip(paths, with_little_memory(400 * MIB, *paths), strict=True):
+        assert re.fullmatch(
+            rf"ResourceError: {path} is compressed with a window of 256 MiB, which needs twice as much "
+            r"memory, but \d+ MiB are free: free some or decompress it first, and run again",
+            said,
+        )
+    assert with_little_memory(4096 * MIB, *paths) == ["600 records"] * 2
+
+
+def test_a_window_without_the_memory_for_it_ends_a_run_with_exit_status_4(tmp_path, tiny, monkeypatch, cli):
+    path = tmp_path / "a.txt.zst"
+    path.write_bytes(zstd_frame(b"one\n" * 300, 20) + zstd_frame(b"two\n" * 300, 28))
+    monkeypatch.setattr(frames, "free_for_this_process", lambda: 500 * MIB)
+    result = cli("run", path, "-o", tmp_path / "out", "--model", tiny())
+    assert result.returncode == 4
+    assert "a window of 256 MiB, which needs twice as much memory, but 500 MiB are free" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.txt.zst", zstd_frame(b"one\n", 28), "a window of 256 MiB, more than the supported 128 MiB"),
+        ("a.txt.zst", zstd_frame(b"one\n", 32), "a window of 4,096 MiB, more than the supported 2,048 MiB"),
         (
             "a.txt.xz",
             xz_with_dictionary(b"one\n", 37),
@@ -95,8 +101,8 @@ def test_values_that_share_bytes_are_decoded_a_few_at_a_time(tmp_path):
 )
 def test_a_window_that_is_too_large_is_named_and_is_no_damage(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"{name} is compressed with .*{said}.*: decompress it first"):
-        read_all([tmp_path])
+    with pytest.raises(InputError, match=rf"{name}: compressed with .*{said}.*: decompress it first"):
+        read_all([tmp_path / name])
 
 
 @pytest.mark.parametrize(
