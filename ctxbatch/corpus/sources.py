@@ -152,15 +152,15 @@ def _source_that_begins(
         return reason
     compression = find_compression(PurePath(name), head)
     suffix = suffix_of(name)
-    if format_name is None and suffix in SNIFFED:
-        format_name = sniff(suffix, _text_head(name, compression, head, size, SNIFFED[suffix]))
-        if format_name is None:
-            return f"{UNKNOWN}: no suffix, and not text"
-    kind = format_name or FORMATS[suffix]
+    kind = format_name or FORMATS.get(suffix)
     if compression and kind in TABLE_FORMATS:
         return f"{kind} files are compressed inside: decompress this one first ({compression})"
     if compression and head and (reason := why_unsupported_inside(name, compression)):
         return reason
+    if format_name is None and suffix in SNIFFED:
+        kind = sniff(suffix, _text_head(name, compression, head, size, SNIFFED[suffix]))
+    if kind is None:
+        return f"{UNKNOWN}: no suffix, and not text"
     return Source(name, kind, compression, size, mtime_ns)
 
 

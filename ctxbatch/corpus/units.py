@@ -61,13 +61,31 @@ class Unit(NamedTuple):
 class Tokens:
     """The words of a text, where the source says what they are.
 
-    ``places`` are the start and end of each in the text, in code points and in order. ``lemmas`` and ``upos``
-    have an entry for each, or none at all.
+    ``places`` are the start and end of each in the text, in code points, ordered by their starts. ``lemmas`` and
+    ``upos`` have an entry for each, or none at all. ``is_sentence`` if the text is one sentence. Spans that are
+    ``marked`` are all that is wanted of the text, also punctuation, and may overlap.
     """
 
     places: tuple[tuple[int, int], ...]
     lemmas: tuple[str | None, ...] = ()
     upos: tuple[str | None, ...] = ()
+    is_sentence: bool = False
+    marked: bool = False
+
+    def within(self, start: int, end: int) -> "Tokens":
+        """Return the tokens between two characters, placed from the first one on."""
+        chosen = [n for n, (first, last) in enumerate(self.places) if start <= first and last <= end]
+        return Tokens(
+            tuple((self.places[n][0] - start, self.places[n][1] - start) for n in chosen),
+            tuple(self.lemmas[n] for n in chosen) if self.lemmas else (),
+            tuple(self.upos[n] for n in chosen) if self.upos else (),
+            self.is_sentence,
+            self.marked,
+        )
+
+    def cross(self, position: int) -> bool:
+        """Return True if a token lies across a character, so that the text cannot be cut before it."""
+        return any(first < position < last for first, last in self.places)
 
 
 class Content(NamedTuple):

@@ -212,9 +212,7 @@ class BatchMaker:
     def _flatten(self, pending: Sequence[tuple[Sentence, Encoding | LongEncoding]]) -> Iterator[Buffer]:
         sentences = [sentence for sentence, _ in pending]
         pieces = Pieces.of([sentence.text for sentence in sentences], [encoding for _, encoding in pending])
-        words = pieces.words(self._regroup)
-        if not self._config.keep_punctuation:
-            words = words.without_punctuation(pieces)
+        words, bare = self._words(sentences, pieces)
         needed, wanted_N = self._select(sentences, pieces, words)
         cut = cut_windows(pieces, needed, self._window)
         lost = np.flatnonzero((cut.window_N < 0) & wanted_N)
@@ -230,10 +228,25 @@ class BatchMaker:
             rows=rows,
             words=texts,
             unknown_words=words.count_holding(pieces.ids_P == self._unknown),
-            rejects=[self._reject(sentences, needed, int(number)) for number in lost],
+            rejects=bare + [self._reject(sentences, needed, int(number)) for number in lost],
         )
         # The most salient words of a sentence are known only when all of it has been seen.
         yield from [buffer] if self._config.top_salient is not None else split(buffer, BUFFER_PIECES)
+
+    def _words(self, sentences: Sequence[Sentence], pieces: Pieces) -> tuple[Words, list[Reject]]:
+        """Return the words of sentences, and reject those that were given and have no wordpiece."""
+        words, rejects = pieces.words(self._regroup), []
+        given = {number: each.tokens for number, each in enumerate(sentences) if each.tokens is not None}
+        if given:
+            words = pieces.with_given(words, {number: tokens.places for number, tokens in given.items()})
+        if not self._config.keep_punctuation:
+            marked_S = np.array([bool(each.tokens and each.tokens.marked) for each in sentences], bool)
+            words = words.without_punctuation(pieces, marked_S)
+        has_pieces_N = words.n_pieces_N > 0
+        if not has_pieces_N.all():
+            rejects = [self._reject(sentences, words, int(number)) for number in np.flatnonzero(~has_pieces_N)]
+            words = words.take(has_pieces_N)
+        return words, rejects
 
     def _select(self, sentences: Sequence[Sentence], pieces: Pieces, words: Words) -> tuple[Words, Marks]:
         """Return the needed words and mark the wanted ones; the rest are needed for their salience."""
@@ -254,11 +267,11 @@ class BatchMaker:
         text = sentence.text[int(words.char_start_N[number]) : int(words.char_end_N[number])]
         shown = text if len(text) <= 80 else f"{text[:40]}…{text[-20:]}"
         size = int(words.n_pieces_N[number])
-        reason = (
-            f"word of {size} wordpieces is longer than a window of {self._window}"
-            if size > self._window
-            else f"word of {size} wordpieces lies across the edges of all windows of {self._window}"
-        )
+        reason = f"word of {size} wordpieces lies across the edges of all windows of {self._window}"
+        if not size:
+            reason = "word has no wordpiece"
+        elif size > self._window:
+            reason = f"word of {size} wordpieces is longer than a window of {self._window}"
         record = sentence.record
         return Reject(record.source, record.record, record.byte_start, reason, shown)
 
@@ -276,6 +289,7 @@ class BatchMaker:
             window_N,
             words.first_N - start_W[window_N],
             wanted_N[held_N],
+            words.token_N,
         )
         if self._config.pool != "none":
             return rows, texts

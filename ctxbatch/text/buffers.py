@@ -23,7 +23,7 @@ class Rows:
 
     ``window_N`` and ``piece_N`` place a row's first wordpiece: its window, and its position among the
     window's pieces, without special tokens. ``n_pieces_N`` pieces are pooled. Rows that are not ``wanted_N``
-    are not stored; only their salience is compared.
+    are not stored; only their salience is compared. ``token_N`` is as in `ctxbatch.text.words.Words`.
     """
 
     sentence_N: Ints
@@ -34,6 +34,7 @@ class Rows:
     window_N: Ints
     piece_N: Ints
     wanted_N: Marks
+    token_N: Ints
 
     def __len__(self) -> int:
         return len(self.sentence_N)

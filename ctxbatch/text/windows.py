@@ -82,5 +82,19 @@ def cut_windows(pieces: Pieces, words: Words, size: int) -> Windows:
         mine = slice(*np.searchsorted(words.sentence_N, [number, number + 1]))
         first_N = words.first_N[mine] - pieces.bounds_S[number]
         chosen_N = choose_windows(first_N, words.n_pieces_N[mine], int(n_pieces_S[number]), size)
+        chosen_N = _in_order(chosen_N, first_N, words.n_pieces_N[mine], starts, size)
         window_N[mine] = np.where(chosen_N < 0, -1, chosen_N + first_window_S[number])
     return Windows(start_W, length_W, window_N)
+
+
+def _in_order(chosen_N: Ints, first_N: Ints, n_pieces_N: Ints, starts_W: Ints, size: int) -> Ints:
+    """Return the windows of words, none earlier than that of a word before; -1 where that holds no word whole.
+
+    Only marked spans that overlap can be out of order.
+    """
+    if not (np.diff(chosen_N) < 0).any():
+        return chosen_N
+    later_N = np.maximum.accumulate(chosen_N)
+    start_N = starts_W[np.maximum(later_N, 0)]
+    is_held_N = (chosen_N >= 0) & (start_N <= first_N) & (first_N + n_pieces_N <= start_N + size)
+    return np.where(is_held_N, later_N, -1)

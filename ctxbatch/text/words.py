@@ -10,7 +10,7 @@ one after another, P wordpieces, N words.
 import functools
 import itertools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,7 +49,10 @@ class WordTexts:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Words of a buffer: their sentence, index in it, characters and pieces (``first_N`` indexes P)."""
+    """Words of a buffer: their sentence, index in it, characters and pieces (``first_N`` indexes P).
+
+    ``token_N`` is a word's number among the words that its sentence was given, -1 if the tokenizer found it.
+    """
 
     sentence_N: Ints
     index_N: Ints
@@ -57,17 +60,18 @@ class Words:
     char_end_N: Ints
     first_N: Ints
     n_pieces_N: Ints
+    token_N: Ints
 
     def take(self, chosen: Indexer) -> "Words":
         """Return the selected words."""
         return Words(*(getattr(self, name)[chosen] for name in self.__slots__))
 
-    def without_punctuation(self, pieces: "Pieces") -> "Words":
-        """Return the words with a letter or digit, numbered from 0 in each sentence."""
+    def without_punctuation(self, pieces: "Pieces", spared_S: npt.NDArray[np.bool_]) -> "Words":
+        """Return the words with a letter or digit, numbered from 0 in each sentence; of some sentences all."""
         letters_C = pieces.cumulated(_marks_letters_and_digits())
         base_N = pieces.text_start_S[self.sentence_N]
         count_N = letters_C[base_N + self.char_end_N] - letters_C[base_N + self.char_start_N]
-        words = self.take(count_N > 0)
+        words = self.take((count_N > 0) | spared_S[self.sentence_N])
         return replace(words, index_N=count_within(words.sentence_N))
 
     def count_holding(self, marked_P: npt.NDArray[np.bool_]) -> int:
@@ -141,7 +145,7 @@ class Pieces:
         starts_P[1:] = (word_P[1:] != word_P[:-1]) | (sentence_P[1:] != sentence_P[:-1])
         first_N = np.flatnonzero(starts_P)
         if not len(first_N):
-            return Words(*(np.zeros(0, np.int64) for _ in range(6)))
+            return Words(*(np.zeros(0, np.int64) for _ in range(7)))
         n_pieces_N = np.diff(np.append(first_N, len(word_P)))
         # A piece of nothing but white space is part of the word for pooling, but not of its text.
         solid_P = self.char_end_P > self.char_start_P
@@ -149,8 +153,32 @@ class Pieces:
         start_N = np.minimum.reduceat(np.where(solid_P, self.char_start_P, far), first_N)
         end_N = np.maximum.reduceat(np.where(solid_P, self.char_end_P, -1), first_N)
         sentence_N = sentence_P[first_N]
-        words = Words(sentence_N, sentence_N, start_N, end_N, first_N, n_pieces_N).take(end_N > start_N)
+        token_N = np.full_like(first_N, -1)
+        words = Words(sentence_N, sentence_N, start_N, end_N, first_N, n_pieces_N, token_N)
+        words = words.take(end_N > start_N)
         return replace(words, index_N=count_within(words.sentence_N))
+
+    def with_given(self, words: Words, given: Mapping[int, Sequence[tuple[int, int]]]) -> Words:
+        """Return the words, in some sentences those given by the places of their characters.
+
+        A given word has every piece that touches it, also one that touches the next word too. Without a piece,
+        it has ``n_pieces_N`` 0.
+        """
+        sentence_N = np.repeat(np.array([*given], np.int64), [len(places) for places in given.values()])
+        places = np.array([place for each in given.values() for place in each], np.int64).reshape(-1, 2)
+        base_P = np.repeat(self.text_start_S[:-1], np.diff(self.bounds_S))
+        base_N = self.text_start_S[sentence_N]
+        first_N = np.searchsorted(self.char_end_P + base_P, places[:, 0] + base_N, side="right")
+        end_N = np.searchsorted(self.char_start_P + base_P, places[:, 1] + base_N, side="left")
+        token_N = count_within(sentence_N)
+        n_pieces_N = np.maximum(end_N - first_N, 0)
+        found = Words(sentence_N, token_N, places[:, 0], places[:, 1], first_N, n_pieces_N, token_N)
+        found_by_tokenizer = words.take(~np.isin(words.sentence_N, [*given]))
+        order = np.argsort(np.concatenate([found_by_tokenizer.sentence_N, sentence_N]), kind="stable")
+        both = (
+            np.concatenate([getattr(found_by_tokenizer, name), getattr(found, name)]) for name in Words.__slots__
+        )
+        return Words(*(column[order] for column in both))
 
     def _bert_words(self) -> Ints:
         """Return, per piece, the number of BERT's pre-tokenizer's word in which it starts; -1 for space."""

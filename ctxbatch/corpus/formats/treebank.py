@@ -179,7 +179,12 @@ def _content(words: Sequence[_Word], name: str | None, text: str | None) -> Cont
     return Content(
         text,
         name,
-        Tokens(tuple(places), tuple(word.lemma for word in words), tuple(word.upos for word in words)),
+        Tokens(
+            tuple(places),
+            tuple(word.lemma for word in words),
+            tuple(word.upos for word in words),
+            is_sentence=True,
+        ),
     )
 
 
