@@ -69,6 +69,7 @@ class ResolvedConfig:
     sorted. Layers and heads count from 1; without a ``salience_head``, salience is the mean over all heads.
     ``runtime`` is what runs the model. ``compiled`` is true in stores of versions that compiled models.
     ``packed`` says that windows are packed without padding, and batches are counted without it.
+    ``sentence_rules`` is the version of the rules that correct sentencex; ``None`` if none do.
     """
 
     model: str
@@ -99,6 +100,7 @@ class ResolvedConfig:
     runtime: Runtime = "torch"
     compiled: bool = False
     packed: bool = False
+    sentence_rules: Positive | None = None
     digests: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -114,6 +116,8 @@ class ResolvedConfig:
             del fields["runtime"]
         if not self.packed:
             del fields["packed"]
+        if self.sentence_rules is None:
+            del fields["sentence_rules"]
         return fields
 
     @classmethod
@@ -148,8 +152,11 @@ class ResolvedConfig:
         return None
 
     def meaning(self) -> dict[str, Any]:
-        """Return the fields that define the vectors, without those that only round or select them."""
-        rounding = ("compiled", "packed", "runtime", "tokens_per_batch")
+        """Return the fields that define the vectors, without those that only round or select them.
+
+        Nor the rules for sentences: they move so few boundaries that stores with and without them compare.
+        """
+        rounding = ("compiled", "packed", "runtime", "tokens_per_batch", "sentence_rules")
         choosing = ("words", "sample", "top_salient", "salience_layer", "salience_head")
         fields = {name: value for name, value in self.as_dict().items() if name not in rounding + choosing}
         fields["digests"].pop(INT8_LAYERS, None)  # two quantisations of a model differ by roundings

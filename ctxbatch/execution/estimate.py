@@ -206,7 +206,8 @@ def _sums_of(sample: SourceSample, maker: BatchMaker, config: ResolvedConfig) ->
 
 def _count(found: _Totals, sample: SourceSample, maker: BatchMaker, config: ResolvedConfig) -> None:
     records, name = sample.records, sample.source.path
-    sentences = itertools.chain.from_iterable(split_sentences(record, config.lang) for record in records)
+    lang, rules = config.lang, config.sentence_rules
+    sentences = itertools.chain.from_iterable(split_sentences(record, lang, rules) for record in records)
     vector_bytes = len(config.columns) * config.hidden_size * (2 if config.dtype == "float16" else 4)
     specials = maker.n_specials
     for buffer in maker.buffers(sentences):

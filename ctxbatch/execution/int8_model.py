@@ -145,4 +145,5 @@ def _drawn_sentences(manifest: Manifest) -> list[Sentence]:
 
 def _sentences(source: Source, reading: Reading, config: ResolvedConfig, budget: int) -> list[Sentence]:
     records = sample_source(source, reading, budget).records
-    return [sentence for record in records for sentence in split_sentences(record, config.lang)]
+    lang, rules = config.lang, config.sentence_rules
+    return [sentence for record in records for sentence in split_sentences(record, lang, rules)]

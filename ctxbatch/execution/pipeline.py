@@ -159,12 +159,12 @@ class ShardPipeline:
             yield ShardEnd(state, spec.size - taken)
 
     def _sentences(self, state: ShardState) -> Iterator[Sentence]:
-        before = self._reader.bytes_read
+        before, config = self._reader.bytes_read, self.manifest.config
         for record in self._reader.read(state.spec.segments):
             state.bytes = self._reader.bytes_read - before
             state.records += record.times if isinstance(record, Record) else 1
             if isinstance(record, Record):
-                yield from split_sentences(record, self.manifest.config.lang)
+                yield from split_sentences(record, config.lang, config.sentence_rules)
             else:
                 state.rejects.append(record)
 

@@ -138,6 +138,8 @@ def _as_stored(plan: RunPlan, manifest: Manifest) -> tuple[ResolvedConfig, Readi
     if config.packed != stored.packed and config.runtime == stored.runtime:  # another GPU, another torch
         budget = plan.choices.tokens_per_batch or stored.tokens_per_batch
         config = replace(config, packed=stored.packed, tokens_per_batch=budget)
+    if stored.sentence_rules is None:  # it is finished with the sentences that it was begun with
+        config = replace(config, sentence_rules=None)
     reading = replace(reading, tapered=manifest.reading.tapered)
     if reading.record == "auto":  # decided for each source, or by a version that did not decide
         reading = replace(reading, record=manifest.reading.record)

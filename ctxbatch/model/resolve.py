@@ -17,6 +17,7 @@ from ctxbatch.model.graphs import ConversionError, find_graphs
 from ctxbatch.model.hub import ModelFolder, find_model
 from ctxbatch.model.precision import faster_precision
 from ctxbatch.run_config import RunConfig
+from ctxbatch.text.sentence_rules import RULES
 from ctxbatch.text.sentences import resolve_language
 
 log = logging.getLogger("ctxbatch")
@@ -73,6 +74,7 @@ def resolve(config: RunConfig, device: str) -> ResolvedConfig:
         runtime="torch" if graphs is None else "openvino",
         tokens_per_batch=config.tokens_per_batch or _default_token_budget(device, packed),
         packed=packed,
+        sentence_rules=None if lang is None else RULES,
         digests=_digests(folder, facts),
         versions={name: metadata.version(name) for name in ("sentencex", "tokenizers")},
     )

@@ -1,17 +1,21 @@
 """Splits a record's text into sentences, each with its exact place.
 
-Owns the list of languages for ``--lang``. sentencex decides where sentences end.
+Owns the list of languages for ``--lang``. sentencex decides where sentences end, and `sentence_rules`
+corrects it.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 from sentencex import get_sentence_boundaries
 
 from ctxbatch.choices import SplitKind
 from ctxbatch.corpus.records import Record
 from ctxbatch.errors import InputError
+from ctxbatch.text.sentence_rules import correct, rules_for
 
 # sentencex accepts any code and falls back to English, so a typo would go unnoticed. This list has the
 # ISO 639-1 codes, and others for which sentencex has rules or a fallback of its own.
@@ -66,23 +70,30 @@ def resolve_language(split: SplitKind, lang: str | None) -> str | None:
     return lang
 
 
-def split_sentences(record: Record, lang: str | None) -> Iterator[Sentence]:
+def split_sentences(record: Record, lang: str | None, rules: int | None) -> Iterator[Sentence]:
     """Yield a record's sentences in order, stripped of white space; blank ones are dropped.
 
     Args:
         record: The record.
         lang: A language of `LANGUAGES`, or ``None`` to take the whole record as one sentence.
+        rules: The version of the rules that correct sentencex, or ``None`` to take its sentences as they are.
     """
     text = record.text
-    for start, end in [(0, len(text))] if lang is None else _boundaries(text, lang):
+    if lang is None:
+        starts = [0]
+    elif rules is None:
+        starts = _starts(text, lang)
+    else:
+        starts = correct(text, partial(_starts, lang=lang), rules_for(lang))
+    for start, end in pairwise([*starts, len(text)]):
         sentence = text[start:end]
         stripped = sentence.strip()
         if stripped:
             yield Sentence(record, start + len(sentence) - len(sentence.lstrip()), stripped)
 
 
-def _boundaries(text: str, lang: str) -> list[tuple[int, int]]:
-    """Return start and end of every sentence; together they cover the text."""
+def _starts(text: str, lang: str) -> list[int]:
+    """Return where sentences begin, by sentencex: each ends where the next begins."""
     try:
         found = get_sentence_boundaries(lang, text)
     except BaseException as error:
@@ -91,5 +102,5 @@ def _boundaries(text: str, lang: str) -> list[tuple[int, int]]:
         if type(error).__name__ != "PanicException":
             raise
         plain = _WIDE_SPACE.sub(" ", text)
-        return [(0, len(text))] if plain == text else _boundaries(plain, lang)
-    return [(boundary["start_index"], boundary["end_index"]) for boundary in found]
+        return [0] if plain == text else _starts(plain, lang)
+    return [boundary["start_index"] for boundary in found]

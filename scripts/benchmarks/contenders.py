@@ -283,7 +283,8 @@ def run_buffers(text: Path, config: "RunConfig", resolved: "ResolvedConfig") -> 
     buffers: list[Buffer] = []
     for spec in plan(sources, reading):
         records = (record for record in reader.read(spec.segments) if isinstance(record, Record))
-        sentences = (each for record in records for each in split_sentences(record, resolved.lang))
+        lang, rules = resolved.lang, resolved.sentence_rules
+        sentences = (each for record in records for each in split_sentences(record, lang, rules))
         buffers += maker.buffers(sentences)
     return buffers
 

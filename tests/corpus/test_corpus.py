@@ -15,6 +15,7 @@ from ctxbatch.corpus.records import Reader, Record, Reject
 from ctxbatch.errors import InputError
 from ctxbatch.execution.run_plan import resolve_reading
 from ctxbatch.run_config import RunConfig
+from ctxbatch.text.sentence_rules import RULES
 from ctxbatch.text.sentences import split_sentences
 from tests.helpers.corpora import read_all
 
@@ -258,9 +259,13 @@ def test_options_without_a_meaning_for_the_inputs_are_refused(tmp_path):
 text = st.text(st.sampled_from("ab. !?\n\r\t'\"()é😀汉。A1Z\u2028\u00a0\u0301"), max_size=60)
 
 
-@given(text=text, lang=st.sampled_from(["en", "de", "fr", "hi", "ja", "ru", "zh", None]))
-def test_sentences_account_for_every_character_that_is_not_blank(text, lang):
-    sentences = list(split_sentences(Record(0, 0, 0, None, text), lang))
+@given(
+    text=text,
+    lang=st.sampled_from(["en", "de", "fr", "hi", "ja", "ru", "zh", None]),
+    rules=st.sampled_from([RULES, None]),
+)
+def test_sentences_account_for_every_character_that_is_not_blank(text, lang, rules):
+    sentences = list(split_sentences(Record(0, 0, 0, None, text), lang, rules))
     reached = 0
     for sentence in sentences:
         assert text[sentence.char_start : sentence.char_start + len(sentence.text)] == sentence.text
@@ -271,7 +276,8 @@ def test_sentences_account_for_every_character_that_is_not_blank(text, lang):
 
 
 def test_a_text_on_which_the_splitter_panics_is_still_split():
-    found = [s.text for s in split_sentences(Record(0, 0, 0, None, "He met A\u2028. Then left. Good."), "fr")]
+    record = Record(0, 0, 0, None, "He met A\u2028. Then left. Good.")
+    found = [s.text for s in split_sentences(record, "fr", RULES)]
     assert "".join(found).replace(" ", "") == "HemetA\u2028.Thenleft.Good."
     assert len(found) > 1
 

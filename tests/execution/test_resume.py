@@ -7,13 +7,16 @@ import re
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import ctxbatch
 from ctxbatch import RunConfig, StoreError
+from ctxbatch.execution.engines import LocalEngine
 from ctxbatch.store.locks import is_locked
+from ctxbatch.text.sentence_rules import RULES
 from tests.helpers.running import committed, start, wait_for
 from tests.helpers.stores import arrow_digests, make_store
 
@@ -311,3 +314,37 @@ def test_the_log_keeps_what_happened(reference):
     assert "shard 000001 committed" in log
     assert "finished: " in log
     assert json.dumps(ctxbatch.open(reference).config.fingerprint)[1:-1] in log
+
+
+def test_a_store_of_before_the_rules_for_sentences_is_finished_without_them(tiny, tmp_path, monkeypatch):
+    text = tmp_path / "text.txt"
+    text.write_text("I saw Ms. Smith. She left.\n" * 20)
+    resolve_here = LocalEngine.resolve
+
+    def resolve_as_before(engine, config):
+        return replace(resolve_here(engine, config), sentence_rules=None)
+
+    config = RunConfig(model=str(tiny()), shard_size=100, index=False)
+    with monkeypatch.context() as before_the_rules:
+        before_the_rules.setattr(LocalEngine, "resolve", resolve_as_before)
+        ctxbatch.run(text, tmp_path / "old", config)
+    store = ctxbatch.open(tmp_path / "old")
+    assert "sentence_rules" not in store.config.as_dict()
+    assert store.sentences.count_rows() == 60
+    digests = arrow_digests(tmp_path / "old")
+    shutil.rmtree(tmp_path / "old" / "shards" / "000001")
+    ctxbatch.run(text, tmp_path / "old", config)
+    assert arrow_digests(tmp_path / "old") == digests
+    ctxbatch.run(text, tmp_path / "new", config)
+    new = ctxbatch.open(tmp_path / "new")
+    assert (new.config.sentence_rules, new.sentences.count_rows()) == (RULES, 40)
+    assert new.config.meaning() == store.config.meaning()  # so that they are searched together
+
+
+def test_a_store_made_with_other_rules_for_sentences_is_not_resumed(tiny, text, tmp_path, monkeypatch):
+    config = RunConfig(model=str(tiny()), index=False)
+    with monkeypatch.context() as later:
+        later.setattr("ctxbatch.model.resolve.RULES", RULES + 1)
+        ctxbatch.run(text, tmp_path / "out", config)
+    with pytest.raises(StoreError, match=f"was made with sentence rules {RULES + 1}, but this command has"):
+        ctxbatch.run(text, tmp_path / "out", config)

@@ -20,6 +20,7 @@ def out(tmp_path):
 def test_a_store_of_before_is_opened(out):
     store = ctxbatch.open(out)
     assert (store.complete, store.n_rows, len(store.commits)) == (True, 150, 3)
+    assert store.config.fingerprint == json.loads((out / "manifest.json").read_text())["fingerprint"]
     assert store.config.columns == ("static", "contextual_3", "contextual_1", "shift_3", "shift_1")
     assert store.words.count_rows() == 150
     assert store.sentences.to_table()["source"].unique().to_pylist() == ["text.txt"]
