@@ -41,6 +41,7 @@ FORMATS: dict[str, FormatName] = {
     ".feather": "arrow",
 }
 TABLE_FORMATS: tuple[FormatName, ...] = ("parquet", "arrow")
+ANNOTATED_FORMATS: tuple[FormatName, ...] = ("conllu", "vertical")
 _HEAD_BYTES = max(4096, HEAD_BYTES)
 # How the reason begins why a file of another format is not a source.
 UNKNOWN = "unknown format"
@@ -76,7 +77,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How sources become records and shards; ``tapered`` ones shrink toward the end of the corpus."""
+    """How sources become records and shards; ``tapered`` ones shrink toward the end of the corpus.
+
+    ``annotated`` if some sources say the lemmas and parts of speech of their words.
+    """
 
     format: FormatName | None
     record: RecordKind
@@ -92,6 +96,7 @@ class Reading:
     escape: str | None = None
     header: bool = True
     text_path: str | None = None
+    annotated: bool = False
 
 
 def local_source(path: Path, format_name: FormatName | None) -> Source | str:

@@ -61,9 +61,9 @@ class Unit(NamedTuple):
 class Tokens:
     """The words of a text, where the source says what they are.
 
-    ``places`` are the start and end of each in the text, in code points, ordered by their starts. ``lemmas`` and
-    ``upos`` have an entry for each, or none at all. ``is_sentence`` if the text is one sentence. Spans that are
-    ``marked`` are all that is wanted of the text, also punctuation, and may overlap.
+    ``places`` are the start and end of each in the text, in code points, ordered by their starts. ``lemmas``
+    and ``upos`` have an entry for each, or none at all. ``is_sentence`` if the text is one sentence. Spans
+    that are ``marked`` are all that is wanted of the text, also punctuation, and may overlap.
     """
 
     places: tuple[tuple[int, int], ...]

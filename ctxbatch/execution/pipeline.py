@@ -215,7 +215,7 @@ class ShardPipeline:
             state, item = first.state, first
             seconds = state.seconds["write"]
             clock.lap(seconds, "starved")
-            with ShardWriter(self._out, state.spec.shard, manifest.config, manifest.sources) as writer:
+            with ShardWriter(self._out, state.spec.shard, manifest) as writer:
                 while isinstance(item, EncodedBuffer):
                     writer.write(item.gathered)
                     writer.counts.tokens += item.tokens

@@ -17,7 +17,7 @@ from ctxbatch.corpus.examine import examine, layout_notes
 from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.listing import LeftOut
 from ctxbatch.corpus.plan import default_shard_size
-from ctxbatch.corpus.sources import UNKNOWN, Reading, Source, suffix_of
+from ctxbatch.corpus.sources import ANNOTATED_FORMATS, UNKNOWN, Reading, Source, suffix_of
 from ctxbatch.errors import InputError, shortened
 from ctxbatch.execution.engines import Engine, LocalEngine, RayEngine
 from ctxbatch.execution.ray_cluster import connected
@@ -187,6 +187,7 @@ def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
         escape=config.escape,
         header=config.header,
         text_path=config.text_path,
+        annotated=not formats.isdisjoint(ANNOTATED_FORMATS),
     )
 
 

@@ -142,7 +142,9 @@ class Store:
         return ds.dataset(paths, schema=self._schema(name).remove_metadata(), format="ipc")
 
     def _schema(self, name: FileName) -> pa.Schema:
-        return words_schema(self.config) if name == WORDS else sentences_schema(self.config)
+        if name == WORDS:
+            return words_schema(self.config, self.manifest.reading)
+        return sentences_schema(self.config)
 
     def scanner(self, columns: Sequence[str] | None = None) -> Any:  # noqa: ANN401 (a pyarrow.dataset.Scanner, slow to import)
         """Return a scanner over the words that casts half floats to float32, for DuckDB.

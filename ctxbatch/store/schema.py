@@ -6,11 +6,18 @@ from dataclasses import asdict
 import pyarrow as pa
 
 from ctxbatch.config import ResolvedConfig
+from ctxbatch.corpus.sources import Reading
 from ctxbatch.store.manifest import FORMAT_VERSION
 
+# What treebanks say of their words.
+ANNOTATIONS = ("lemma", "upos")
 
-def words_schema(config: ResolvedConfig) -> pa.Schema:
-    """Return the schema of words.arrow: each word, its place in its sentence, and its vectors."""
+
+def words_schema(config: ResolvedConfig, reading: Reading) -> pa.Schema:
+    """Return the schema of words.arrow: each word, its place in its sentence, and its vectors.
+
+    Where sources say what their words are, also the lemma and the part of speech of each.
+    """
     value_type = pa.float16() if config.dtype == "float16" else pa.float32()
     vector_type = pa.list_(pa.field("item", value_type, nullable=False), config.hidden_size)
     fields = [
@@ -24,6 +31,8 @@ def words_schema(config: ResolvedConfig) -> pa.Schema:
     ]
     columns = [pa.field(name, kind, nullable=False) for name, kind in fields]
     columns.append(pa.field("salience", pa.float32()))
+    if reading.annotated:
+        columns += [pa.field(name, pa.string()) for name in ANNOTATIONS]
     columns += [pa.field(name, vector_type, nullable=False) for name in config.columns]
     return pa.schema(columns, _metadata(config))
 

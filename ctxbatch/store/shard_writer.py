@@ -21,16 +21,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.records import Reject
-from ctxbatch.corpus.sources import Source
 from ctxbatch.files import remove, sync, temporary_name, write_json
 from ctxbatch.model.unbatch import Gathered
 from ctxbatch.store.arrow_files import frame_facts
 from ctxbatch.store.commits import COMMIT, REJECTS, SENTENCES, WORDS, Commit, Counts, commit_of, shard_folder
-from ctxbatch.store.manifest import FORMAT_VERSION, INDEX, MODEL, SHARDS
+from ctxbatch.store.manifest import FORMAT_VERSION, INDEX, MODEL, SHARDS, Manifest
 from ctxbatch.store.schema import sentences_schema, words_schema
-from ctxbatch.text.buffers import Buffer
+from ctxbatch.text.buffers import Buffer, Rows
 from ctxbatch.text.sentences import Sentence
 
 BATCH_ROWS = 65_536
@@ -100,15 +98,15 @@ class ShardWriter:
     Args:
         out: The store's folder.
         shard: The shard's number.
-        config: The resolved configuration.
-        sources: The manifest's sources, whose paths the sentences name.
+        manifest: The store's manifest, whose sources the sentences name.
     """
 
-    def __init__(self, out: Path, shard: int, config: ResolvedConfig, sources: Sequence[Source]) -> None:
+    def __init__(self, out: Path, shard: int, manifest: Manifest) -> None:
+        config = manifest.config
         self._place = shard_folder(out, shard)
         self._beside = self._place.with_name(temporary_name(self._place.name))
         self._shard = shard
-        self._sources = sources
+        self._sources = manifest.sources
         self.counts = Counts()
         self._rejects: list[Reject] = []
         self._carried: Sequence[Sentence] = []
@@ -116,7 +114,7 @@ class ShardWriter:
         shutil.rmtree(self._beside, ignore_errors=True)
         self._beside.mkdir(parents=True)
         sync(out)
-        self._words = _ArrowFile(self._beside / WORDS, words_schema(config))
+        self._words = _ArrowFile(self._beside / WORDS, words_schema(config, manifest.reading))
         self._sentences = _ArrowFile(self._beside / SENTENCES, sentences_schema(config))
 
     def __enter__(self) -> "ShardWriter":
@@ -157,12 +155,23 @@ class ShardWriter:
             pa.array(rows.n_pieces_N.astype(np.int32)),
             pa.nulls(len(rows), pa.float32()) if salience_N is None else pa.array(salience_N),
         ]
+        if self._words.schema.get_field_index("lemma") >= 0:
+            arrays += self._annotations(rows)
         arrays += [_vectors(vectors[name], self._words.schema.field(name).type) for name in self._columns]
         self._words.write(arrays)
         self.counts.rows += len(rows)
         self.counts.words += int(buffer.n_words_S.sum())
         self.counts.wordpieces += int(buffer.n_pieces_S.sum())
         self.counts.unknown_words += buffer.unknown_words
+
+    def _annotations(self, rows: Rows) -> list[pa.Array]:
+        """Return the lemmas and the parts of speech of rows, null where the source does not say them."""
+        lemmas, upos = [], []
+        for sentence, token in zip(rows.sentence_N.tolist(), rows.token_N.tolist(), strict=True):
+            tokens = self._carried[sentence].tokens
+            lemmas.append(tokens.lemmas[token] if tokens and tokens.lemmas else None)
+            upos.append(tokens.upos[token] if tokens and tokens.upos else None)
+        return [pa.array(lemmas, pa.string()), pa.array(upos, pa.string())]
 
     def _write_sentences(self, buffer: Buffer, first: int) -> None:
         sentences = buffer.sentences

@@ -119,7 +119,7 @@ def _content_damage(folder: Path, name: str, manifest: Manifest, commit: Commit)
     config, counts = manifest.config, commit.counts
     files: dict[FileName, ArrowFile] = {}
     for file, schema, id_column, n_rows in (
-        (WORDS, words_schema(config), "row_id", counts.rows),
+        (WORDS, words_schema(config, manifest.reading), "row_id", counts.rows),
         (SENTENCES, sentences_schema(config), "sentence_id", counts.sentences),
     ):
         files[file] = ArrowFile(folder / file, schema, n_rows, commit.files[file]).check()

@@ -244,7 +244,9 @@ class BatchMaker:
             words = words.without_punctuation(pieces, marked_S)
         has_pieces_N = words.n_pieces_N > 0
         if not has_pieces_N.all():
-            rejects = [self._reject(sentences, words, int(number)) for number in np.flatnonzero(~has_pieces_N)]
+            rejects = [
+                self._reject(sentences, words, int(number)) for number in np.flatnonzero(~has_pieces_N)
+            ]
             words = words.take(has_pieces_N)
         return words, rejects
 

@@ -14,6 +14,7 @@ from sentencex import get_sentence_boundaries
 
 from ctxbatch.choices import SplitKind
 from ctxbatch.corpus.records import Record
+from ctxbatch.corpus.units import Tokens
 from ctxbatch.errors import InputError
 from ctxbatch.text.sentence_rules import correct, rules_for
 
@@ -49,11 +50,15 @@ _WIDE_SPACE = re.compile(r"[^\S\x00-\x7f]")
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence of a record; ``char_start`` counts code points of the record's text."""
+    """A sentence of a record; ``char_start`` counts code points of the record's text.
+
+    ``tokens`` are its words, placed in its text, where the source says what they are.
+    """
 
     record: Record
     char_start: int
     text: str
+    tokens: Tokens | None = None
 
 
 def resolve_language(split: SplitKind, lang: str | None) -> str | None:
@@ -78,18 +83,22 @@ def split_sentences(record: Record, lang: str | None, rules: int | None) -> Iter
         lang: A language of `LANGUAGES`, or ``None`` to take the whole record as one sentence.
         rules: The version of the rules that correct sentencex, or ``None`` to take its sentences as they are.
     """
-    text = record.text
-    if lang is None:
+    text, tokens = record.text, record.tokens
+    if lang is None or (tokens is not None and tokens.is_sentence):
         starts = [0]
     elif rules is None:
         starts = _starts(text, lang)
     else:
         starts = correct(text, partial(_starts, lang=lang), rules_for(lang))
+    if tokens is not None:
+        starts = [start for start in starts if not tokens.cross(start)]
     for start, end in pairwise([*starts, len(text)]):
         sentence = text[start:end]
         stripped = sentence.strip()
         if stripped:
-            yield Sentence(record, start + len(sentence) - len(sentence.lstrip()), stripped)
+            begin = start + len(sentence) - len(sentence.lstrip())
+            its = None if tokens is None else tokens.within(begin, begin + len(stripped))
+            yield Sentence(record, begin, stripped, its)
 
 
 def _starts(text: str, lang: str) -> list[int]:

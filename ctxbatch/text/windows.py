@@ -88,7 +88,7 @@ def cut_windows(pieces: Pieces, words: Words, size: int) -> Windows:
 
 
 def _in_order(chosen_N: Ints, first_N: Ints, n_pieces_N: Ints, starts_W: Ints, size: int) -> Ints:
-    """Return the windows of words, none earlier than that of a word before; -1 where that holds no word whole.
+    """Return windows none of which is earlier than that of the word before; -1 where that cuts the word.
 
     Only marked spans that overlap can be out of order.
     """

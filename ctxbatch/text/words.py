@@ -67,7 +67,7 @@ class Words:
         return Words(*(getattr(self, name)[chosen] for name in self.__slots__))
 
     def without_punctuation(self, pieces: "Pieces", spared_S: npt.NDArray[np.bool_]) -> "Words":
-        """Return the words with a letter or digit, numbered from 0 in each sentence; of some sentences all."""
+        """Return the words with a letter or digit, and all those of spared sentences, numbered anew."""
         letters_C = pieces.cumulated(_marks_letters_and_digits())
         base_N = pieces.text_start_S[self.sentence_N]
         count_N = letters_C[base_N + self.char_end_N] - letters_C[base_N + self.char_start_N]
@@ -161,8 +161,8 @@ class Pieces:
     def with_given(self, words: Words, given: Mapping[int, Sequence[tuple[int, int]]]) -> Words:
         """Return the words, in some sentences those given by the places of their characters.
 
-        A given word has every piece that touches it, also one that touches the next word too. Without a piece,
-        it has ``n_pieces_N`` 0.
+        A given word has every piece that touches it, also one that touches the next word too. Without a
+        piece, it has ``n_pieces_N`` 0.
         """
         sentence_N = np.repeat(np.array([*given], np.int64), [len(places) for places in given.values()])
         places = np.array([place for each in given.values() for place in each], np.int64).reshape(-1, 2)
@@ -176,7 +176,8 @@ class Pieces:
         found_by_tokenizer = words.take(~np.isin(words.sentence_N, [*given]))
         order = np.argsort(np.concatenate([found_by_tokenizer.sentence_N, sentence_N]), kind="stable")
         both = (
-            np.concatenate([getattr(found_by_tokenizer, name), getattr(found, name)]) for name in Words.__slots__
+            np.concatenate([getattr(found_by_tokenizer, name), getattr(found, name)])
+            for name in Words.__slots__
         )
         return Words(*(column[order] for column in both))
 
