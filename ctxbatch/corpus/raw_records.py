@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ctxbatch.choices import FormatName
+from ctxbatch.corpus.fields import complete
 from ctxbatch.corpus.formats import (
     delimited,
     json_records,
@@ -73,4 +74,5 @@ def content_of(unit: Unit, source: OpenSource) -> Content:
     Raises:
         BadRecordError: It is not one.
     """
-    return _READERS[source.source.format].content(unit, source)
+    content = _READERS[source.source.format].content(unit, source)
+    return complete(content, source.reading) if source.wants_fields else content

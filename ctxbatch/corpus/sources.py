@@ -79,7 +79,8 @@ class Source:
 class Reading:
     """How sources become records and shards; ``tapered`` ones shrink toward the end of the corpus.
 
-    ``annotated`` if some sources say the lemmas and parts of speech of their words.
+    ``annotated`` if some sources say the lemmas and parts of speech of their words. ``keep_field`` are names, in
+    a store each with its type, such as ``year:integer``.
     """
 
     format: FormatName | None
@@ -97,6 +98,9 @@ class Reading:
     header: bool = True
     text_path: str | None = None
     annotated: bool = False
+    tokens_field: str | None = None
+    span_field: tuple[str, ...] = ()
+    keep_field: tuple[str, ...] = ()
 
 
 def local_source(path: Path, format_name: FormatName | None) -> Source | str:

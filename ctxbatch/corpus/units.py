@@ -6,7 +6,7 @@ are made.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -89,11 +89,17 @@ class Tokens:
 
 
 class Content(NamedTuple):
-    """What a unit holds, once it is parsed: a record's text, the id of its document, and maybe its words."""
+    """What a unit holds, once it is parsed: a record's text, the id of its document, and maybe its words.
+
+    ``fields`` are all fields of the record by name, where further ones are wanted; ``kept`` the values of those
+    that the store keeps.
+    """
 
     text: str
     doc_id: str | None = None
     tokens: Tokens | None = None
+    fields: Mapping[str, Any] = {}
+    kept: tuple[Any, ...] = ()
 
 
 class BadRecordError(ValueError):
@@ -124,6 +130,7 @@ class OpenSource:
         self.source = source
         self.reading = reading
         self.stream = None if source.is_table else ByteStream(source.path, source.compression)
+        self.wants_fields = bool(reading.tokens_field or reading.span_field or reading.keep_field)
         self.until = math.inf
         self.kept: Any = None
         self.encoding = source.encoding or reading.encoding

@@ -119,7 +119,7 @@ def content(unit: Unit, source: OpenSource) -> Content:
         return Content("")
     fields = json_object(source.decoded(unit))
     wanted = source.reading.text_field
-    text = json_field(fields, wanted)
+    text = "" if source.reading.tokens_field else json_field(fields, wanted)
     if text is _MISSING:
         raise BadRecordError(f"no field {wanted!r}")
     if not isinstance(text, str):

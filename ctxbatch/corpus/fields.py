@@ -1,0 +1,245 @@
+"""Reads further fields of records: words that are given, marked spans, and fields that are kept.
+
+Owns how the values of a kept field become one type over the whole corpus.
+"""
+
+import datetime
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from ctxbatch.corpus.sources import Reading
+from ctxbatch.corpus.units import BadRecordError, Content, Tokens
+from ctxbatch.errors import InputError
+
+FieldType = Literal["string", "integer", "number", "boolean", "date", "time"]
+_SPAN = re.compile(r"\s*(\d+)\s*[:,-]\s*(\d+)\s*")
+_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?")
+_MAX_INTEGER = 1 << 63
+
+
+def further_fields(reading: Reading) -> tuple[str, ...]:
+    """Return the names of all fields that are read besides text and id."""
+    tokens = () if reading.tokens_field is None else (reading.tokens_field,)
+    kept = tuple(name_and_type(each)[0] for each in reading.keep_field)
+    return (*tokens, *(reading.span_field or ()), *kept)
+
+
+def value_in(fields: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 (any value of a field)
+    """Return a field by its name, or by a path with dots; ``None`` if there is none."""
+    if name in fields:
+        return fields[name]
+    value: Any = fields
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def complete(content: Content, reading: Reading) -> Content:
+    """Return a record's content with what its further fields say.
+
+    Raises:
+        BadRecordError: The words or spans in a field do not fit the text.
+    """
+
+    def value_of(name: str) -> Any:  # noqa: ANN401 (any value of a field)
+        return value_in(content.fields, name)
+
+    if reading.tokens_field is not None:
+        content = _with_words(content, reading.tokens_field, value_of(reading.tokens_field))
+    if reading.span_field:
+        content = _with_spans(content, reading.span_field, [value_of(name) for name in reading.span_field])
+    if reading.keep_field:
+        names = (name_and_type(each)[0] for each in reading.keep_field)
+        content = content._replace(kept=tuple(map(value_of, names)))
+    return content._replace(fields={})
+
+
+# --- words and spans ------------------------------------------------------------------------------
+
+
+def _with_words(content: Content, name: str, words: Any) -> Content:  # noqa: ANN401 (any value of a field)
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise BadRecordError(f"field {name!r} is not a list of strings")
+    if not all(word.strip() for word in words):
+        raise BadRecordError(f"field {name!r} holds an empty word")
+    places, position = [], 0
+    for word in words:
+        places.append((position, position + len(word)))
+        position += len(word) + 1
+    return content._replace(text=" ".join(words), tokens=Tokens(tuple(places)))
+
+
+def _with_spans(content: Content, names: Sequence[str], values: Sequence[Any]) -> Content:
+    text = content.text
+    shown = " and ".join(map(repr, names))
+    places = []
+    for start, end in _pairs(values, shown):
+        if not 0 <= start < end <= len(text):
+            raise BadRecordError(
+                f"field {shown} marks {start}:{end}, which is not in the {len(text)} characters of the text"
+            )
+        marked = text[start:end]
+        start += len(marked) - len(marked.lstrip())
+        end = start + len(marked.strip())
+        if start == end:
+            raise BadRecordError(f"field {shown} marks only white space")
+        places.append((start, end))
+    return content._replace(tokens=Tokens(tuple(sorted(places)), marked=True))
+
+
+def _pairs(values: Sequence[Any], shown: str) -> list[tuple[int, int]]:
+    """Return the spans in a field, or in two: ``start:end``, a pair of numbers, or a list of either."""
+    try:
+        if len(values) == 2:
+            starts, ends = (value if isinstance(value, list) else [value] for value in values)
+            return [(_number(start), _number(end)) for start, end in zip(starts, ends, strict=True)]
+        (value,) = values
+        if isinstance(value, list) and not (len(value) == 2 and all(isinstance(v, int) for v in value)):
+            return [_pair(each) for each in value]
+        return [_pair(value)]
+    except (TypeError, ValueError):
+        raise BadRecordError(f"field {shown} holds no span such as 12:17: {values!r:.80}") from None
+
+
+def _pair(value: Any) -> tuple[int, int]:  # noqa: ANN401 (any value of a field)
+    if isinstance(value, str):
+        if (match := _SPAN.fullmatch(value)) is None:
+            raise ValueError(value)
+        return int(match[1]), int(match[2])
+    start, end = value
+    return _number(start), _number(end)
+
+
+def _number(value: Any) -> int:  # noqa: ANN401 (any value of a field)
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise TypeError(value)
+    return int(value)
+
+
+# --- kept fields ----------------------------------------------------------------------------------
+
+
+def name_and_type(option: str) -> tuple[str, FieldType | None]:
+    """Return the name and the type in ``NAME`` or ``NAME:TYPE``."""
+    name, _, kind = option.rpartition(":")
+    for each in get_args(FieldType):
+        if name and kind == each:
+            return name, each
+    return option, None
+
+
+def cast(value: Any, kind: FieldType) -> Any:  # noqa: ANN401 (any value of a field)
+    """Return a value of a field as its type, ``None`` if it is empty.
+
+    Raises:
+        ValueError: It is not of this type.
+    """
+    if value is None or (value == "" and kind != "string"):
+        return None
+    if kind == "string":
+        return value if isinstance(value, str) else _as_text(value)
+    found, value = _kind_of(value, is_text=isinstance(value, str))
+    if found == kind:
+        return value
+    if kind == "number" and found == "integer":
+        return float(value)
+    if kind == "time" and found == "date":
+        return datetime.datetime.combine(value, datetime.time())
+    raise ValueError(f"{value!r:.60} is not a {kind}")
+
+
+def _as_text(value: Any) -> str:  # noqa: ANN401 (any value of a field)
+    if isinstance(value, datetime.date | datetime.datetime):
+        return value.isoformat()
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _kind_of(value: Any, *, is_text: bool) -> tuple[FieldType, Any]:  # noqa: ANN401 (any value of a field)
+    """Return the type of a value, and the value as that type; numbers may be written as text."""
+    if isinstance(value, bool):
+        return "boolean", value
+    if isinstance(value, int):
+        return ("integer", value) if -_MAX_INTEGER <= value < _MAX_INTEGER else ("string", str(value))
+    if isinstance(value, float):
+        return "number", value
+    if isinstance(value, datetime.datetime):
+        return "time", value
+    if isinstance(value, datetime.date):
+        return "date", value
+    if not isinstance(value, str):
+        return "string", _as_text(value)
+    if is_text and _INTEGER.fullmatch(value):
+        return "integer", int(value)
+    if is_text and _NUMBER.fullmatch(value) and math.isfinite(float(value)):
+        return "number", float(value)
+    try:
+        if _DATE.fullmatch(value):
+            return "date", datetime.date.fromisoformat(value)
+        if _TIME.fullmatch(value):
+            return "time", _plain(datetime.datetime.fromisoformat(value))
+    except ValueError:  # such as a 30th of February
+        pass
+    return "string", value
+
+
+def _plain(time: datetime.datetime) -> datetime.datetime:
+    """Return a time in UTC, without its zone; one without a zone as it is."""
+    return time if time.tzinfo is None else time.astimezone(datetime.UTC).replace(tzinfo=None)
+
+
+@dataclass(slots=True)
+class FieldTypes:
+    """The types of a field's values, each with the first place where it was seen.
+
+    Values of text formats, such as CSV, have no type of their own: what looks like a number may be a string.
+    """
+
+    name: str
+    typed: dict[FieldType, str] = field(default_factory=dict)
+    looks: dict[FieldType, str] = field(default_factory=dict)
+
+    def add(self, value: Any, place: str, *, is_text: bool) -> None:  # noqa: ANN401 (any value of a field)
+        """Take note of a value."""
+        if value is None or value == "":
+            return
+        seen = self.looks if is_text else self.typed
+        seen.setdefault(_kind_of(value, is_text=is_text)[0], place)
+
+    def settle(self) -> FieldType:
+        """Return the type that all values fit.
+
+        Raises:
+            InputError: There is none.
+        """
+        if not self.typed:
+            return _common({*self.looks}) or "string"
+        kinds = {*self.typed}
+        if kinds == {"string"} or kinds <= {"string", "date", "time"}:
+            return _common(kinds | {*self.looks} & {"date", "time"}) or "string"
+        if kind := _common(kinds | {*self.looks}):
+            return kind
+        (one, there), (other, here) = list({**self.looks, **self.typed}.items())[:2]
+        raise InputError(
+            f"--keep-field {self.name}: it is a {one} in {there} and a {other} in {here}: keep it as text with "
+            f"--keep-field {self.name}:string"
+        )
+
+
+def _common(kinds: set[FieldType]) -> FieldType | None:
+    """Return the type to which all of these can be changed without loss, or ``None``."""
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    if kinds == {"integer", "number"}:
+        return "number"
+    if kinds == {"date", "time"}:
+        return "time"
+    return "string" if kinds <= {"string", "date", "time"} and kinds else None
