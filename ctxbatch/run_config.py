@@ -176,6 +176,17 @@ class RunConfig:
     id_field: Annotated[str | None, _option(_INPUT, "NAME", default="id, if there is one")] = None
     """Field or column with the document's id."""
 
+    tokens_field: Annotated[str | None, _option(_INPUT, "NAME")] = None
+    """Field with a list of words, in place of a text: they are the words that are stored."""
+
+    span_field: Annotated[
+        tuple[str, ...], _option(_INPUT, "NAME[,NAME]", read=names, default="every word is stored")
+    ] = ()
+    """Field with places in the text, such as 12:17, or two fields, start and end: only these are stored."""
+
+    keep_field: Annotated[tuple[str, ...], _option(_INPUT, "NAME", default="none")] = ()
+    """Field to keep for each sentence, also an attribute of XML; may be repeated. NAME:string keeps text."""
+
     text_path: Annotated[
         str | None, _option(_INPUT, "PATH[,PATH...]", default="p and l; of TEI also ab and u in the body")
     ] = None

@@ -6,7 +6,7 @@ Owns what makes a whole run useless, such as a missing field, and is refused.
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from ctxbatch.corpus.encoding import marked_encoding
@@ -40,9 +40,12 @@ def examine(sources: Iterable[Source], reading: Reading, id_field: str | None = 
     Raises:
         InputError: A source has no field of the name that is asked for, or cannot be opened.
     """
-    wanted = {"--text-field": reading.text_field}
+    wanted = [("--text-field", reading.text_field)]
+    if reading.tokens_field is not None:
+        wanted = [("--tokens-field", reading.tokens_field)]
     if id_field is not None:
-        wanted["--id-field"] = id_field
+        wanted.append(("--id-field", id_field))
+    wanted += [("--span-field", name) for name in reading.span_field]
     examined = []
     for source in sources:
         with telling_of_memory(source.path):
@@ -50,7 +53,7 @@ def examine(sources: Iterable[Source], reading: Reading, id_field: str | None = 
     return tuple(examined)
 
 
-def _examine(source: Source, reading: Reading, wanted: Mapping[str, str]) -> Source:
+def _examine(source: Source, reading: Reading, wanted: Sequence[tuple[str, str]]) -> Source:
     """Complete a source. ``wanted`` are the fields that it must have, by the options that name them."""
     if source.is_table:
         with contextlib.suppress(DamagedError):  # it is rejected by name when it is read
@@ -126,10 +129,10 @@ def _is_letter(byte: int) -> bool:
     return bytes((byte,)).isalnum()
 
 
-def _check_table(source: Source, wanted: Mapping[str, str]) -> None:
+def _check_table(source: Source, wanted: Sequence[tuple[str, str]]) -> None:
     table = Table(source.path, source.format)
     schema = table.schema
-    for option, name in wanted.items():
+    for option, name in wanted:
         _check_once(source, name, schema.names)
         if (path := find_column(schema, name)) is None:
             raise _no_field(source, option, name, table.columns)
@@ -137,7 +140,7 @@ def _check_table(source: Source, wanted: Mapping[str, str]) -> None:
             raise InputError(f"{source.path}: field {name!r} is {kind}, not text: name another with {option}")
 
 
-def _with_header(source: Source, reading: Reading, wanted: Mapping[str, str]) -> Source:
+def _with_header(source: Source, reading: Reading, wanted: Sequence[tuple[str, str]]) -> Source:
     opened = OpenSource(source, reading)
     try:
         header = next((unit for unit in units(opened) if unit.is_record or unit.value), None)
@@ -150,7 +153,7 @@ def _with_header(source: Source, reading: Reading, wanted: Mapping[str, str]) ->
     columns: tuple[str, ...] = tuple(header.value)
     if not reading.header:
         columns = tuple(str(number) for number in range(1, len(columns) + 1))
-    for option, name in wanted.items():
+    for option, name in wanted:
         _check_once(source, name, columns)
         if name not in columns:
             if not reading.header:
@@ -176,10 +179,10 @@ def _delimiter_hint(reading: Reading, columns: Sequence[str]) -> str:
     return f", or set --delimiter {found!r}" if found else ""
 
 
-def _check_json(source: Source, reading: Reading, wanted: Mapping[str, str]) -> None:
+def _check_json(source: Source, reading: Reading, wanted: Sequence[tuple[str, str]]) -> None:
     """Refuse a file whose first thousand records all lack a field that is asked for."""
     opened = OpenSource(source, reading)
-    missing = dict(wanted)
+    missing = list(wanted)
     names: dict[str, None] = {}
     first_line = ""
     try:
@@ -193,13 +196,13 @@ def _check_json(source: Source, reading: Reading, wanted: Mapping[str, str]) -> 
                 first_line = first_line or text.strip()
                 continue
             names |= dict.fromkeys(json_field_names(fields))
-            missing = {o: name for o, name in missing.items() if not has_json_field(fields, name)}
+            missing = [(o, name) for o, name in missing if not has_json_field(fields, name)]
             if not missing:
                 return
     finally:
         opened.close()
     if names:
-        option, name = next(iter(missing.items()))
+        option, name = missing[0]
         raise _no_field(source, option, name, list(names))
     if first_line in ("[", "{") or first_line.startswith("[{"):
         raise InputError(f"{source.path} is not one JSON object per line: use --format json")

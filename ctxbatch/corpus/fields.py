@@ -1,19 +1,15 @@
-"""Reads further fields of records: words that are given, marked spans, and fields that are kept.
+"""Reads further fields of records: words that are given, marked spans, and fields that are kept."""
 
-Owns how the values of a kept field become one type over the whole corpus.
-"""
-
+import contextlib
 import datetime
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from ctxbatch.corpus.sources import Reading
 from ctxbatch.corpus.units import BadRecordError, Content, Tokens
-from ctxbatch.errors import InputError
 
 FieldType = Literal["string", "integer", "number", "boolean", "date", "time"]
 _SPAN = re.compile(r"\s*(\d+)\s*[:,-]\s*(\d+)\s*")
@@ -58,8 +54,10 @@ def complete(content: Content, reading: Reading) -> Content:
     if reading.span_field:
         content = _with_spans(content, reading.span_field, [value_of(name) for name in reading.span_field])
     if reading.keep_field:
-        names = (name_and_type(each)[0] for each in reading.keep_field)
-        content = content._replace(kept=tuple(map(value_of, names)))
+        kept = [(value_of(name), name, kind) for name, kind in map(name_and_type, reading.keep_field)]
+        content = content._replace(
+            kept=tuple(v if kind is None else cast(v, name, kind) for v, name, kind in kept)
+        )
     return content._replace(fields={})
 
 
@@ -137,24 +135,32 @@ def name_and_type(option: str) -> tuple[str, FieldType | None]:
     return option, None
 
 
-def cast(value: Any, kind: FieldType) -> Any:  # noqa: ANN401 (any value of a field)
+def same_fields(asked: Sequence[str], stored: Sequence[str]) -> bool:
+    """Return True if the fields of a store are those asked for, whose types may be left open."""
+    pairs = zip(map(name_and_type, asked), map(name_and_type, stored), strict=False)
+    return len(asked) == len(stored) and all(
+        name == other and kind in (None, as_stored) for (name, kind), (other, as_stored) in pairs
+    )
+
+
+def cast(value: Any, name: str, kind: FieldType) -> Any:  # noqa: ANN401 (any value of a field)
     """Return a value of a field as its type, ``None`` if it is empty.
 
     Raises:
-        ValueError: It is not of this type.
+        BadRecordError: It is not of this type.
     """
     if value is None or (value == "" and kind != "string"):
         return None
     if kind == "string":
         return value if isinstance(value, str) else _as_text(value)
-    found, value = _kind_of(value, is_text=isinstance(value, str))
+    found, value = kind_of(value, is_text=True)
     if found == kind:
         return value
     if kind == "number" and found == "integer":
         return float(value)
     if kind == "time" and found == "date":
         return datetime.datetime.combine(value, datetime.time())
-    raise ValueError(f"{value!r:.60} is not a {kind}")
+    raise BadRecordError(f"field {name!r} is {value!r:.60}, not of type {kind}")
 
 
 def _as_text(value: Any) -> str:  # noqa: ANN401 (any value of a field)
@@ -163,83 +169,39 @@ def _as_text(value: Any) -> str:  # noqa: ANN401 (any value of a field)
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _kind_of(value: Any, *, is_text: bool) -> tuple[FieldType, Any]:  # noqa: ANN401 (any value of a field)
-    """Return the type of a value, and the value as that type; numbers may be written as text."""
-    if isinstance(value, bool):
-        return "boolean", value
-    if isinstance(value, int):
-        return ("integer", value) if -_MAX_INTEGER <= value < _MAX_INTEGER else ("string", str(value))
-    if isinstance(value, float):
-        return "number", value
-    if isinstance(value, datetime.datetime):
-        return "time", value
-    if isinstance(value, datetime.date):
-        return "date", value
-    if not isinstance(value, str):
+# A bool is an int, and a time is a date, so these come first.
+_TYPES: tuple[tuple[type, FieldType], ...] = (
+    (bool, "boolean"),
+    (int, "integer"),
+    (float, "number"),
+    (datetime.datetime, "time"),
+    (datetime.date, "date"),
+)
+
+
+def kind_of(value: Any, *, is_text: bool) -> tuple[FieldType, Any]:  # noqa: ANN401 (any value of a field)
+    """Return the type of a value, and the value as that type; in text formats, strings may be numbers."""
+    if isinstance(value, str):
+        return _kind_of_string(value, is_text=is_text)
+    kind = next((kind for each, kind in _TYPES if isinstance(value, each)), None)
+    if kind is None or (kind == "integer" and not -_MAX_INTEGER <= value < _MAX_INTEGER):
         return "string", _as_text(value)
+    return kind, _plain(value) if kind == "time" else value
+
+
+def _kind_of_string(value: str, *, is_text: bool) -> tuple[FieldType, Any]:
     if is_text and _INTEGER.fullmatch(value):
         return "integer", int(value)
     if is_text and _NUMBER.fullmatch(value) and math.isfinite(float(value)):
         return "number", float(value)
-    try:
+    with contextlib.suppress(ValueError):  # such as a 30th of February
         if _DATE.fullmatch(value):
             return "date", datetime.date.fromisoformat(value)
         if _TIME.fullmatch(value):
             return "time", _plain(datetime.datetime.fromisoformat(value))
-    except ValueError:  # such as a 30th of February
-        pass
     return "string", value
 
 
 def _plain(time: datetime.datetime) -> datetime.datetime:
     """Return a time in UTC, without its zone; one without a zone as it is."""
     return time if time.tzinfo is None else time.astimezone(datetime.UTC).replace(tzinfo=None)
-
-
-@dataclass(slots=True)
-class FieldTypes:
-    """The types of a field's values, each with the first place where it was seen.
-
-    Values of text formats, such as CSV, have no type of their own: what looks like a number may be a string.
-    """
-
-    name: str
-    typed: dict[FieldType, str] = field(default_factory=dict)
-    looks: dict[FieldType, str] = field(default_factory=dict)
-
-    def add(self, value: Any, place: str, *, is_text: bool) -> None:  # noqa: ANN401 (any value of a field)
-        """Take note of a value."""
-        if value is None or value == "":
-            return
-        seen = self.looks if is_text else self.typed
-        seen.setdefault(_kind_of(value, is_text=is_text)[0], place)
-
-    def settle(self) -> FieldType:
-        """Return the type that all values fit.
-
-        Raises:
-            InputError: There is none.
-        """
-        if not self.typed:
-            return _common({*self.looks}) or "string"
-        kinds = {*self.typed}
-        if kinds == {"string"} or kinds <= {"string", "date", "time"}:
-            return _common(kinds | {*self.looks} & {"date", "time"}) or "string"
-        if kind := _common(kinds | {*self.looks}):
-            return kind
-        (one, there), (other, here) = list({**self.looks, **self.typed}.items())[:2]
-        raise InputError(
-            f"--keep-field {self.name}: it is a {one} in {there} and a {other} in {here}: keep it as text with "
-            f"--keep-field {self.name}:string"
-        )
-
-
-def _common(kinds: set[FieldType]) -> FieldType | None:
-    """Return the type to which all of these can be changed without loss, or ``None``."""
-    if len(kinds) == 1:
-        return next(iter(kinds))
-    if kinds == {"integer", "number"}:
-        return "number"
-    if kinds == {"date", "time"}:
-        return "time"
-    return "string" if kinds <= {"string", "date", "time"} and kinds else None

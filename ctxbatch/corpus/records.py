@@ -6,6 +6,7 @@ Owns what makes a unit a record, and that workers see exactly what was planned, 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ctxbatch.corpus.raw_records import content_of, units
 from ctxbatch.corpus.sources import Reading, Source
@@ -35,7 +36,7 @@ class Record:
     """A line, paragraph, file, JSON object or row: its text, and where it begins in its source.
 
     A record without text may stand for ``times`` consecutive empty lines. ``tokens`` are its words, where the
-    source says what they are.
+    source says what they are. ``kept`` are the values of the fields that the store keeps.
     """
 
     source: int
@@ -45,6 +46,7 @@ class Record:
     text: str
     times: int = 1
     tokens: Tokens | None = None
+    kept: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def to_record(unit: Unit, number: int, source: OpenSource) -> Record | Reject:
     if unit.problem is not None:
         return Reject(number, unit.number, start, unit.problem)
     try:
-        text, doc_id, tokens = content_of(unit, source)
+        text, doc_id, tokens, _, kept = content_of(unit, source)
         if not _is_text(text + (doc_id or "")):
             if source.reading.errors == "strict":
                 reason = "holds half of a surrogate pair, which is not text"
@@ -79,7 +81,7 @@ def to_record(unit: Unit, number: int, source: OpenSource) -> Record | Reject:
         return Reject(number, unit.number, start, "not JSON: nested too deeply")
     except MemoryError as error:
         raise out_of_memory(source.source.path) from error
-    return Record(number, unit.number, start, doc_id, text, unit.times, tokens)
+    return Record(number, unit.number, start, doc_id, text, unit.times, tokens, kept)
 
 
 def _is_text(text: str) -> bool:

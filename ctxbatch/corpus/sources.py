@@ -79,8 +79,8 @@ class Source:
 class Reading:
     """How sources become records and shards; ``tapered`` ones shrink toward the end of the corpus.
 
-    ``annotated`` if some sources say the lemmas and parts of speech of their words. ``keep_field`` are names, in
-    a store each with its type, such as ``year:integer``.
+    ``annotated`` if some sources say the lemmas and parts of speech of their words. ``keep_field`` are names,
+    in a store each with its type, such as ``year:integer``.
     """
 
     format: FormatName | None

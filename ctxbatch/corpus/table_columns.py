@@ -6,7 +6,7 @@ are checked before they are used.
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,6 +150,32 @@ def ids(batch: pa.RecordBatch, path: list[str] | None, skipped: int) -> Iterable
     if path is None:
         return itertools.repeat(None, batch.num_rows - skipped)
     return itertools.chain.from_iterable(map(_shown_ids, _pieces(_column(batch, path), skipped)))
+
+
+def other_values(
+    batch: pa.RecordBatch, paths: Sequence[list[str] | None], skipped: int
+) -> Iterable[tuple[Any, ...]]:
+    """Return a tuple of the Python values of some columns per row after the first ``skipped``.
+
+    Bytes become text, with U+FFFD for what is not UTF-8; a column without a path has only ``None``.
+    """
+    if not paths:
+        return itertools.repeat((), batch.num_rows - skipped)
+    columns: list[Iterable[Any]] = [
+        itertools.repeat(None) if path is None else map(_as_text, _values(batch, path, skipped))
+        for path in paths
+    ]
+    return itertools.islice(zip(*columns, strict=False), batch.num_rows - skipped)
+
+
+def _values(batch: pa.RecordBatch, path: list[str], skipped: int) -> Iterable[Any]:
+    return itertools.chain.from_iterable(
+        piece.to_pylist() for piece in _pieces(_column(batch, path), skipped)
+    )
+
+
+def _as_text(value: Any) -> Any:  # noqa: ANN401 (any value of a column)
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _shown_ids(column: pa.Array) -> list[bytes | None]:

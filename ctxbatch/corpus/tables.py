@@ -16,7 +16,15 @@ import pyarrow.parquet as pq
 
 from ctxbatch.corpus.read_errors import DamagedError, classify_error
 from ctxbatch.corpus.source_files import refuse_special, size_and_time
-from ctxbatch.corpus.table_columns import DECODE_ERRORS, DECODED_BYTES, column_names, find_column, ids, texts
+from ctxbatch.corpus.table_columns import (
+    DECODE_ERRORS,
+    DECODED_BYTES,
+    column_names,
+    find_column,
+    ids,
+    other_values,
+    texts,
+)
 from ctxbatch.errors import InputError
 from ctxbatch.filesystem import is_remote, open_file
 
@@ -31,8 +39,8 @@ _ROWS_OF_DIFFERENCES = 16
 _PAGE_HEAD = 16
 _LENGTH_BYTES = 4
 
-# A row's number, its text (None: null) and its id (None: null, or no such column).
-Row = tuple[int, bytes | None, bytes | None]
+# A row's number, its text (None: null), its id (None: null, or no such column), and values of other columns.
+Row = tuple[int, bytes | None, bytes | None, tuple[Any, ...]]
 # The number of a batch's first row, and the batch.
 _Batch = tuple[int, pa.RecordBatch]
 
@@ -123,18 +131,19 @@ class Table:
             return sorted(range(batch.num_columns), key=lambda column: batch.column(column).nbytes)[:1]
         return []
 
-    def rows(self, start: int, text_column: str, id_column: str) -> Iterator[Row]:
+    def rows(self, start: int, text_column: str, id_column: str, others: Sequence[str] = ()) -> Iterator[Row]:
         """Yield rows from row ``start`` on.
 
         Args:
             start: The first row's number, from 0.
             text_column: The column with the text, with dots into structs.
             id_column: The column with the id; it need not exist.
+            others: Further columns, whose values are read as Python values; they need not exist.
 
         Raises:
             DamagedError: The file is damaged at the next row.
         """
-        paths = find_column(self.schema, text_column), find_column(self.schema, id_column)
+        paths = tuple(find_column(self.schema, name) for name in (text_column, id_column, *others))
         for first, batch in self._batches_from(start, paths):
             before = max(0, start - first)
             # Slices count from the batch's first row, so that damage does not depend on ``start``.
@@ -145,6 +154,7 @@ class Table:
                         itertools.count(first + begin + skipped),
                         texts(part, paths[0], skipped),
                         ids(part, paths[1], skipped),
+                        other_values(part, paths[2:], skipped),
                         strict=False,
                     )
                 except DECODE_ERRORS as error:
@@ -214,7 +224,8 @@ class Table:
         next(self._open_parquet(few=True).iter_batches(1, row_groups=[group], columns=columns), None)
         facts, rows = self._metadata.row_group(group), _ROWS
         for number in range(facts.num_columns):
-            if self._metadata.schema.column(number).path not in columns:
+            path = self._metadata.schema.column(number).path
+            if not any(path == name or path.startswith(f"{name}.") for name in columns):
                 continue
             chunk = facts.column(number)
             rows = min(rows, DECODED_BYTES * facts.num_rows // max(1, chunk.total_uncompressed_size))

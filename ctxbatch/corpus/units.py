@@ -91,8 +91,8 @@ class Tokens:
 class Content(NamedTuple):
     """What a unit holds, once it is parsed: a record's text, the id of its document, and maybe its words.
 
-    ``fields`` are all fields of the record by name, where further ones are wanted; ``kept`` the values of those
-    that the store keeps.
+    ``fields`` are all fields of the record by name, where further ones are wanted; ``kept`` are the values of
+    those that the store keeps.
     """
 
     text: str

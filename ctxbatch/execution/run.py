@@ -3,6 +3,7 @@
 Owns the order of these steps. Everything under OUT is written by others.
 """
 
+import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ctxbatch.config import INT8_LAYERS, ResolvedConfig
+from ctxbatch.corpus.field_types import with_types
+from ctxbatch.corpus.fields import same_fields
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.plan import plan as plan_shards
 from ctxbatch.corpus.sources import Reading
@@ -110,7 +113,9 @@ def _open_manifest(plan: RunPlan) -> Manifest:
     if manifest is None:
         _check_start(plan)
         shards = plan_shards(corpus.sources, corpus.reading)
-        manifest = Manifest(config, corpus.reading, corpus.sources, tuple(shards))
+        segments = list(itertools.chain.from_iterable(spec.segments for spec in shards))
+        reading = with_types(corpus.reading, corpus.sources, segments)
+        manifest = Manifest(config, reading, corpus.sources, tuple(shards))
         log.debug("planned %d shards from %d sources", len(manifest.shards), len(manifest.sources))
         if config.precision == "int8":
             manifest = with_int8_layers(plan, manifest)
@@ -141,6 +146,8 @@ def _as_stored(plan: RunPlan, manifest: Manifest) -> tuple[ResolvedConfig, Readi
     if stored.sentence_rules is None:  # it is finished with the sentences that it was begun with
         config = replace(config, sentence_rules=None)
     reading = replace(reading, tapered=manifest.reading.tapered)
+    if same_fields(reading.keep_field, manifest.reading.keep_field):
+        reading = replace(reading, keep_field=manifest.reading.keep_field)
     if reading.record == "auto":  # decided for each source, or by a version that did not decide
         reading = replace(reading, record=manifest.reading.record)
     if plan.choices.shard_size is None:

@@ -26,6 +26,7 @@ from ctxbatch.store.location import StoreLocation
 
 log = logging.getLogger("ctxbatch")
 _SHOWN = 3
+_WITH_LISTS = {"jsonl", "json", "parquet", "arrow"}
 _WITHOUT_FIELDS = {"txt", "subtitles", "leipzig"}
 _SHOWN_SUFFIXES = 8
 
@@ -164,9 +165,18 @@ def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
         other = sorted(formats - {"txt"})[0]
         raise InputError(f"--record {config.record} is for text files; in {other} a record is a line or row")
     if formats <= _WITHOUT_FIELDS:
-        for option, value in (("--text-field", config.text_field), ("--id-field", config.id_field)):
-            if value is not None:
+        for option, value in (
+            ("--text-field", config.text_field),
+            ("--id-field", config.id_field),
+            ("--tokens-field", config.tokens_field),
+            ("--span-field", ",".join(config.span_field)),
+            ("--keep-field", ",".join(config.keep_field)),
+        ):
+            if value:
                 raise InputError(f"{option} {value} cannot be used: none of the inputs has fields")
+    if config.tokens_field is not None and not formats <= _WITH_LISTS:
+        other = sorted(formats - _WITH_LISTS)[0]
+        raise InputError(f"--tokens-field {config.tokens_field} cannot be used: {other} files have no lists")
     _check_delimited(config, formats)
     if config.text_path is not None and "xml" not in formats:
         raise InputError(f"--text-path {config.text_path} cannot be used: none of the inputs is XML")
@@ -187,6 +197,9 @@ def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
         escape=config.escape,
         header=config.header,
         text_path=config.text_path,
+        tokens_field=config.tokens_field,
+        span_field=config.span_field,
+        keep_field=config.keep_field,
         annotated=not formats.isdisjoint(ANNOTATED_FORMATS),
     )
 

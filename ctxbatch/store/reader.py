@@ -144,7 +144,7 @@ class Store:
     def _schema(self, name: FileName) -> pa.Schema:
         if name == WORDS:
             return words_schema(self.config, self.manifest.reading)
-        return sentences_schema(self.config)
+        return sentences_schema(self.config, self.manifest.reading)
 
     def scanner(self, columns: Sequence[str] | None = None) -> Any:  # noqa: ANN401 (a pyarrow.dataset.Scanner, slow to import)
         """Return a scanner over the words that casts half floats to float32, for DuckDB.

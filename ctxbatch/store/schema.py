@@ -6,9 +6,29 @@ from dataclasses import asdict
 import pyarrow as pa
 
 from ctxbatch.config import ResolvedConfig
+from ctxbatch.corpus.fields import FieldType, name_and_type
 from ctxbatch.corpus.sources import Reading
 from ctxbatch.store.manifest import FORMAT_VERSION
 
+_FIELD_TYPES: dict[FieldType, pa.DataType] = {
+    "string": pa.string(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "date": pa.date32(),
+    "time": pa.timestamp("us"),
+}
+_SENTENCE_FIELDS = (
+    pa.field("sentence_id", pa.int64(), nullable=False),
+    pa.field("source", pa.string(), nullable=False),
+    pa.field("record", pa.int64(), nullable=False),
+    pa.field("byte_start", pa.int64()),
+    pa.field("doc_id", pa.string()),
+    pa.field("char_start", pa.int32(), nullable=False),
+    pa.field("text", pa.string(), nullable=False),
+    pa.field("n_words", pa.int32()),
+    pa.field("n_pieces", pa.int32()),
+)
 # What treebanks say of their words.
 ANNOTATIONS = ("lemma", "upos")
 
@@ -37,22 +57,24 @@ def words_schema(config: ResolvedConfig, reading: Reading) -> pa.Schema:
     return pa.schema(columns, _metadata(config))
 
 
-def sentences_schema(config: ResolvedConfig) -> pa.Schema:
-    """Return the schema of sentences.arrow: each sentence, its place in the source, and its text."""
-    return pa.schema(
-        [
-            pa.field("sentence_id", pa.int64(), nullable=False),
-            pa.field("source", pa.string(), nullable=False),
-            pa.field("record", pa.int64(), nullable=False),
-            pa.field("byte_start", pa.int64()),
-            pa.field("doc_id", pa.string()),
-            pa.field("char_start", pa.int32(), nullable=False),
-            pa.field("text", pa.string(), nullable=False),
-            pa.field("n_words", pa.int32()),
-            pa.field("n_pieces", pa.int32()),
-        ],
-        _metadata(config),
-    )
+def sentences_schema(config: ResolvedConfig, reading: Reading) -> pa.Schema:
+    """Return the schema of sentences.arrow: each sentence, its place in the source, its text, fields kept."""
+    kept = [pa.field(name, _FIELD_TYPES[kind]) for name, kind in kept_columns(reading).items()]
+    return pa.schema([*_SENTENCE_FIELDS, *kept], _metadata(config))
+
+
+def kept_columns(reading: Reading) -> dict[str, FieldType]:
+    """Return the columns of the fields that are kept, with their types.
+
+    A field that has the name of a column of sentences.arrow gets an underscore.
+    """
+    taken = {each.name for each in _SENTENCE_FIELDS}
+    columns: dict[str, FieldType] = {}
+    for name, kind in map(name_and_type, reading.keep_field):
+        while name in taken or name in columns:
+            name += "_"
+        columns[name] = kind or "string"
+    return columns
 
 
 def _metadata(config: ResolvedConfig) -> dict[str, str]:

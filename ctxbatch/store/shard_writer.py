@@ -111,11 +111,12 @@ class ShardWriter:
         self._rejects: list[Reject] = []
         self._carried: Sequence[Sentence] = []
         self._columns = config.columns
+        self._n_kept = len(manifest.reading.keep_field)
         shutil.rmtree(self._beside, ignore_errors=True)
         self._beside.mkdir(parents=True)
         sync(out)
         self._words = _ArrowFile(self._beside / WORDS, words_schema(config, manifest.reading))
-        self._sentences = _ArrowFile(self._beside / SENTENCES, sentences_schema(config))
+        self._sentences = _ArrowFile(self._beside / SENTENCES, sentences_schema(config, manifest.reading))
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -189,9 +190,19 @@ class ShardWriter:
             pa.array(buffer.n_words_S.astype(np.int32), mask=~buffer.read_S),
             pa.array(buffer.n_pieces_S.astype(np.int32), mask=~buffer.read_S),
         ]
+        arrays += self._kept(sentences)
         self._sentences.write(arrays)
         self._carried = sentences
         self.counts.sentences += len(sentences)
+
+    def _kept(self, sentences: Sequence[Sentence]) -> list[pa.Array]:
+        """Return the columns of the fields that are kept, which are the last ones."""
+        n_kept = self._n_kept
+        fields = list(self._sentences.schema)[-n_kept:] if n_kept else []
+        return [
+            pa.array([sentence.record.kept[number] for sentence in sentences], field.type)
+            for number, field in enumerate(fields)
+        ]
 
     def _not_finite(
         self, buffer: Buffer, vectors: Mapping[str, npt.NDArray[Any]], finite_N: npt.NDArray[np.bool_]

@@ -120,7 +120,7 @@ def _content_damage(folder: Path, name: str, manifest: Manifest, commit: Commit)
     files: dict[FileName, ArrowFile] = {}
     for file, schema, id_column, n_rows in (
         (WORDS, words_schema(config, manifest.reading), "row_id", counts.rows),
-        (SENTENCES, sentences_schema(config), "sentence_id", counts.sentences),
+        (SENTENCES, sentences_schema(config, manifest.reading), "sentence_id", counts.sentences),
     ):
         files[file] = ArrowFile(folder / file, schema, n_rows, commit.files[file]).check()
         if files[file].metadata != schema.metadata:

@@ -208,4 +208,5 @@ def content(unit: Unit, source: OpenSource) -> Content:
     return Content(
         fields[columns.index(source.reading.text_field)],
         fields[columns.index(name)] if name in columns else None,
+        fields=dict(zip(columns, fields, strict=True)) if source.wants_fields else {},
     )

@@ -126,8 +126,8 @@ def content(unit: Unit, source: OpenSource) -> Content:
         raise BadRecordError(f"field {wanted!r} is {_json_type(text)}, not a string")
     doc_id = json_field(fields, source.reading.id_field)
     if doc_id is None or doc_id is _MISSING:
-        return Content(text)
-    return Content(text, doc_id if isinstance(doc_id, str) else json.dumps(doc_id))
+        return Content(text, fields=fields)
+    return Content(text, doc_id if isinstance(doc_id, str) else json.dumps(doc_id), fields=fields)
 
 
 def json_object(line: str) -> dict[str, Any]:

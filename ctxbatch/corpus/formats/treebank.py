@@ -6,7 +6,7 @@ text is the forms joined by spaces.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ctxbatch.corpus.units import BadRecordError, Content, OpenSource, Tokens, Unit, joined, without_line_end
@@ -64,7 +64,7 @@ def conllu_content(unit: Unit, source: OpenSource) -> Content:
             rows.append(line.split("\t"))
     words = list(_conllu_words(rows))
     name = comments.get("sent_id" if source.reading.id_field == "id" else source.reading.id_field)
-    return _content(words, name, comments.get("text"))
+    return _content(words, name, comments.get("text"), comments)
 
 
 def _conllu_words(rows: Sequence[Sequence[str]]) -> Iterator[_Word]:
@@ -157,7 +157,7 @@ def vertical_content(unit: Unit, source: OpenSource) -> Content:
                 words[-1] = words[-1]._replace(space_after=False)
             continue
         words.append(_vertical_word(line))
-    return _content(words, unit.value.get(source.reading.id_field), None)
+    return _content(words, unit.value.get(source.reading.id_field), None, unit.value)
 
 
 def _vertical_word(line: str) -> _Word:
@@ -172,7 +172,9 @@ def _vertical_word(line: str) -> _Word:
 # --- both -----------------------------------------------------------------------------------------
 
 
-def _content(words: Sequence[_Word], name: str | None, text: str | None) -> Content:
+def _content(
+    words: Sequence[_Word], name: str | None, text: str | None, fields: Mapping[str, str]
+) -> Content:
     places = None if text is None else _places_in(text, words)
     if text is None or places is None:
         text, places = _joined_forms(words)
@@ -185,6 +187,7 @@ def _content(words: Sequence[_Word], name: str | None, text: str | None) -> Cont
             tuple(word.upos for word in words),
             is_sentence=True,
         ),
+        fields,
     )
 
 

@@ -30,4 +30,5 @@ def units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
 
 def content(unit: Unit, source: OpenSource) -> Content:
     """Return a line's text and the id of its article."""
-    return Content(html.unescape(source.decoded(unit)), unit.value.get(source.reading.id_field))
+    text = html.unescape(source.decoded(unit))
+    return Content(text, unit.value.get(source.reading.id_field), fields=unit.value)

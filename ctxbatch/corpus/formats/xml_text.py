@@ -98,6 +98,7 @@ class _Parser:
         self.names: Counter[str] = Counter()
         self._paths = tuple(tuple(path.split("/")) for path in (reading.text_path or "").split(",") if path)
         self._id = reading.id_field
+        self._wants_fields = source.wants_fields
         self._close = ">".encode(source.encoding)
         self._slash = "</".encode(source.encoding)
         self._raw = bytearray()  # from ``_begin`` on, the first byte that no unit has yet
@@ -221,7 +222,7 @@ class _Parser:
         if self._is_long or not (text or self._problem):
             self._found.append(self._unit(data, is_record=False))
         else:
-            value = self._problem or Content(text, self._id_of_record())
+            value = self._problem or Content(text, self._id_of_record(), fields=self._attributes())
             self._found.append(self._unit(data, is_record=True, value=value))
         self._drop(len(data))
         self._is_long = False
@@ -233,6 +234,17 @@ class _Parser:
                 if name.rpartition(":")[2] == self._id:
                     return value
         return None
+
+    def _attributes(self) -> dict[str, str]:
+        """Return the attributes of the record's element and of those around it; the nearest one wins."""
+        if not self._wants_fields:
+            return {}
+        found = {}
+        for element, attributes in self._stack:
+            for name, value in attributes.items():
+                local = name.rpartition(":")[2]
+                found |= {local: value, f"{element}@{local}": value}
+        return found
 
     def _take_long(self) -> Iterator[Unit]:
         """Reject a record that is too long, and pass its bytes on as they come."""
