@@ -12,7 +12,7 @@ from dataclasses import replace
 from ctxbatch.corpus.encoding import marked_encoding
 from ctxbatch.corpus.formats.json_records import has_json_field, json_field_names, json_object
 from ctxbatch.corpus.formats.xml_text import elements
-from ctxbatch.corpus.layout import choose_newline, choose_quoting, choose_record
+from ctxbatch.corpus.layout import choose_columns, choose_newline, choose_quoting, choose_record
 from ctxbatch.corpus.raw_records import units
 from ctxbatch.corpus.read_errors import DamagedError, telling_of_memory
 from ctxbatch.corpus.sniff import looks_like_markup
@@ -110,6 +110,8 @@ def _with_layout(source: Source, reading: Reading, sample: TextSample) -> Source
     source = replace(source, newline=newline)
     if source.format == "txt" and reading.record == "auto":
         return replace(source, record=choose_record(sample.lines(encoding, newline)))
+    if source.format == "vertical":
+        return replace(source, columns=choose_columns(sample.lines(encoding, newline)))
     if source.format in ("csv", "tsv"):
         quoting = None if reading.quoting == "auto" else reading.quoting
         delimiter = reading.delimiter or ("\t" if source.format == "tsv" else ",")

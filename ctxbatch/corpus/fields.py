@@ -55,9 +55,8 @@ def complete(content: Content, reading: Reading) -> Content:
         content = _with_spans(content, reading.span_field, [value_of(name) for name in reading.span_field])
     if reading.keep_field:
         kept = [(value_of(name), name, kind) for name, kind in map(name_and_type, reading.keep_field)]
-        content = content._replace(
-            kept=tuple(v if kind is None else cast(v, name, kind) for v, name, kind in kept)
-        )
+        values = tuple(value if kind is None else cast(value, name, kind) for value, name, kind in kept)
+        content = content._replace(kept=values)
     return content._replace(fields={})
 
 

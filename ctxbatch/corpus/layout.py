@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ctxbatch.choices import QuoteKind, TextRecord
+from ctxbatch.corpus.formats.treebank import split_columns
 from ctxbatch.corpus.sources import LineEnd
 from ctxbatch.corpus.text_sample import TextSample
 
@@ -31,6 +32,7 @@ _ENDS_SENTENCE = tuple(".!?:;…。！？।؟۔։჻።")  # noqa: RUF001 (mark
 # Lines are wrapped to a width between these, in characters.
 _NARROWEST, _WIDEST = 20, 140
 _FEWEST_PAIRS = 3
+_FEWEST_WRAPPED = 0.2
 # A text of more lines than this has a blank one, or its paragraphs cannot be found.
 _LONGEST_PARAGRAPH = 500
 
@@ -38,41 +40,54 @@ _LONGEST_PARAGRAPH = 500
 def choose_record(pieces: Sequence[Sequence[str]]) -> TextRecord:
     """Return ``paragraph`` for hard-wrapped text, whose lines are cut where they are full, else ``line``.
 
-    A text is hard-wrapped if most lines that another one follows do not end a sentence, if most are so long
-    that the next word did not fit, and if many of the next lines begin with a small letter (in scripts that
-    have them).
+    A paragraph is wrapped if three quarters of its lines but the last are so long that the next word did not
+    fit. A text is hard-wrapped if a fifth of its lines stand in such paragraphs, and if these lines leave
+    their sentences open, and the next ones go on with small letters, in scripts that have them.
 
     Args:
         pieces: Consecutive lines from several places of the text.
     """
     n_lines = sum(map(len, pieces))
-    n_blank = sum(not line.strip() for piece in pieces for line in piece)
-    if n_lines > _LONGEST_PARAGRAPH * (1 + n_blank):
+    runs = [run for piece in pieces for run in _runs(piece)]
+    if n_lines > _LONGEST_PARAGRAPH * (1 + n_lines - sum(map(len, runs))):
         return "line"
-    pairs = [pair for piece in pieces for pair in _pairs(piece)]
-    wide = [max(len(line), len(following)) > _WIDEST for line, following in pairs]
-    if len(pairs) < _FEWEST_PAIRS or sum(wide) > 0.05 * len(pairs):
+    pairs_of_runs = [list(itertools.pairwise(run)) for run in runs]
+    pairs = list(itertools.chain.from_iterable(pairs_of_runs))
+    if len(pairs) < _FEWEST_PAIRS or sum(len(line) > _WIDEST for line, _ in pairs) > 0.05 * len(pairs):
         return "line"
     width = _width([line for line, _ in pairs])
-    open_ended = sum(not _ends_sentence(line) for line, _ in pairs)
-    full = sum(len(line) + 1 + _first_word(following) >= width for line, following in pairs)
-    small = sum(following.lstrip()[0].islower() for _, following in pairs)
-    caseless = sum(_is_caseless(following.lstrip()[0]) for _, following in pairs)
-    is_wrapped = width >= _NARROWEST and open_ended > 0.5 * len(pairs) and full > 0.5 * len(pairs)
-    goes_on = small > 0.3 * len(pairs) or caseless > 0.5 * len(pairs)
-    return "paragraph" if is_wrapped and goes_on else "line"
+    wrapped = [pair for run in pairs_of_runs if _is_wrapped(run, width) for pair in run]
+    share = len(wrapped) / len(pairs)
+    if width < _NARROWEST or share < _FEWEST_WRAPPED:
+        return "line"
+    # Some verse has a few long lines, many of which end a sentence.
+    return "paragraph" if _goes_on(wrapped, 0.85 if share < 2 * _FEWEST_WRAPPED else 0.7) else "line"
 
 
-def _pairs(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield lines that are not blank with the line that follows, if that is not blank either."""
-    for line, following in itertools.pairwise(lines):
-        if line.strip() and following.strip():
-            yield line.rstrip(), following.rstrip()
+def _runs(lines: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the runs of lines between blank ones."""
+    for is_blank, run in itertools.groupby(lines, lambda line: not line.strip()):
+        if not is_blank:
+            yield [line.rstrip() for line in run]
 
 
 def _width(lines: Sequence[str]) -> int:
     """Return the length that one in twenty lines reaches: few are longer, such as tables and links."""
     return sorted(map(len, lines))[len(lines) * 19 // 20]
+
+
+def _is_wrapped(pairs: Sequence[tuple[str, str]], width: int) -> bool:
+    """Return True if most lines of a paragraph have no room for the next line's first word."""
+    full = sum(len(line) + 1 + _first_word(following) >= width - 1 for line, following in pairs)
+    return full >= 0.75 * len(pairs)
+
+
+def _goes_on(pairs: Sequence[tuple[str, str]], share: float) -> bool:
+    """Return True if sentences go on from line to line in more than this share of them."""
+    is_open = sum(not _ends_sentence(line) for line, _ in pairs)
+    starts = [following.lstrip()[0] for _, following in pairs]
+    n_small, n_caseless = sum(map(str.islower, starts)), sum(map(_is_caseless, starts))
+    return is_open > share * len(pairs) and (n_small > 0.3 * len(pairs) or n_caseless > 0.5 * len(pairs))
 
 
 def _ends_sentence(line: str) -> bool:
@@ -87,6 +102,39 @@ def _first_word(line: str) -> int:
     """Return the length of a line's first word; of a text without spaces, of its first character."""
     word = line.split(maxsplit=1)[0]
     return len(word) if word.isascii() or len(word) < 20 else 1
+
+
+# --- columns of vertical files --------------------------------------------------------------------
+
+# Tags of spans of tokens, such as names.
+_SPAN_TAG = re.compile(r"O|[BIESLU]-.*")
+_FEW_TAGS, _MOST_TAGS = 20, 1_500
+
+
+def choose_columns(pieces: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Return the names of a vertical file's second and third columns: lemma, upos, or empty.
+
+    Lemmas begin as forms do. Parts of speech are few, and no tags of spans.
+    """
+    lines = itertools.chain.from_iterable(pieces)
+    rows = [split_columns(line) for line in lines if line.strip() and not line.startswith(("<", "#"))]
+    names = []
+    for number in (1, 2):
+        pairs = [(row[0].lower(), row[number]) for row in rows if len(row) > number]
+        values = {value for _, value in pairs}
+        alike = sum(form[:2] == value.lower()[:2] for form, value in pairs if form[:1].isalpha())
+        spans = sum(_SPAN_TAG.fullmatch(value) is not None for _, value in pairs)
+        name = ""
+        if pairs and alike > 0.5 * sum(form[:1].isalpha() for form, _ in pairs):
+            name = "lemma"
+        elif (
+            pairs
+            and len(values) <= min(_MOST_TAGS, max(_FEW_TAGS, len(pairs) / 2))
+            and spans < 0.5 * len(pairs)
+        ):
+            name = "upos"
+        names.append("" if name in names else name)
+    return tuple(names)
 
 
 # --- quotes ---------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ctxbatch.corpus.units import Content, OpenSource, Unit, joined, without_line_end
 
 _TIMES = re.compile(r"((?:\d+:)?\d+:\d+[.,]\d+)\s+-->\s+((?:\d+:)?\d+:\d+[.,]\d+)")
+_SPACE = re.compile(r"[ \t]+")
 _NO_CUE = re.compile(r"(WEBVTT|NOTE|STYLE|REGION)\b")
 _TAGS = re.compile(r"</?[a-zA-Z][^<>]*>|<\d[^<>]*>|\{\\[^{}]*\}")
 # What may follow the mark that ends a sentence.
@@ -93,7 +94,7 @@ def _block(lines: list[Unit], texts: list[str], problem: str | None) -> Iterator
     if times is not None and (match := _TIMES.match(texts[times])):
         begins, ends = map(_seconds, match.groups())
     cue = " ".join(filter(None, texts if times is None else texts[times + 1 :]))
-    yield joined(lines, problem, (begins, ends, " ".join(html.unescape(_TAGS.sub("", cue)).split())))
+    yield joined(lines, problem, (begins, ends, _SPACE.sub(" ", html.unescape(_TAGS.sub("", cue)))))
 
 
 def _seconds(time: str) -> float:

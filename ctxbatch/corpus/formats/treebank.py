@@ -13,6 +13,7 @@ from ctxbatch.corpus.units import BadRecordError, Content, OpenSource, Tokens, U
 
 _COMMENT = re.compile(r"#\s*([\w.:-]+)\s*=\s*(.*)")
 _TAG = re.compile(r"<(/?)([A-Za-z][\w.-]*)((?:\s[^<>]*)?)/?>\s*$")
+_NO_TOKEN = re.compile(r"<[?!].*>$")  # declarations and comments
 _ATTRIBUTE = re.compile(r"""([\w:.-]+)=(?:"([^"]*)"|'([^']*)')""")
 # Elements that hold whole sentences; others, such as names, stand inside one.
 _AROUND_SENTENCES = frozenset({"s", "p", "head", "l", "lg", "u", "sp", "div", "text", "doc", "corpus"})
@@ -119,54 +120,59 @@ def vertical_units(source: OpenSource, start: int, number: int) -> Iterator[Unit
     A sentence ends with a blank line, or with a tag of an element that holds whole sentences.
     """
     lines: list[Unit] = []
+    has_tokens = False
     attributes: dict[str, str] | None = None
     for line in source.lines(start, 0):
-        problem = line.problem is not None or not line.is_record
-        text = "" if problem else source.text_of(line)[0].strip()
+        is_odd = line.problem is not None or not line.is_record
+        text = "" if is_odd else source.text_of(line)[0].strip()
         tag = _TAG.match(text) if text.startswith("<") else None
-        is_between = (tag is not None and tag[2] in _AROUND_SENTENCES) or text.startswith(_DOC_START)
-        if text and not is_between:
+        if text and not (tag and tag[2] in _AROUND_SENTENCES) and not text.startswith(_DOC_START):
             lines.append(line)
+            has_tokens = has_tokens or _is_token(text)
             continue
         if lines:
-            yield joined(lines, None, attributes or {})._replace(number=number, may_begin=attributes is None)
-            number += 1
-            lines = []
-        is_document = tag is not None and tag[2] in _DOCUMENTS
-        if tag is not None and is_document:
-            attributes = None if tag[1] else {m[0]: m[1] or m[2] for m in _ATTRIBUTE.findall(tag[3])}
-        is_record = line.is_record and line.problem is not None
-        yield line._replace(
-            number=number,
-            is_record=is_record,
-            opens=is_document and attributes is not None,
-            may_begin=attributes is None,
-        )
-        number += is_record
+            yield _sentence(lines, attributes, number, has_tokens)
+            number += has_tokens
+            lines, has_tokens = [], False
+        opens = tag is not None and tag[2] in _DOCUMENTS and not tag[1]
+        if tag is not None and tag[2] in _DOCUMENTS:
+            attributes = {m[0]: m[1] or m[2] for m in _ATTRIBUTE.findall(tag[3])} if opens else None
+        is_reject = line.is_record and line.problem is not None
+        may_begin = attributes is None
+        yield line._replace(number=number, is_record=is_reject, opens=opens, may_begin=may_begin)
+        number += is_reject
     if lines:
-        yield joined(lines, None, attributes or {})._replace(number=number, may_begin=attributes is None)
+        yield _sentence(lines, attributes, number, has_tokens)
+
+
+def _sentence(lines: list[Unit], attributes: dict[str, str] | None, number: int, has_tokens: bool) -> Unit:
+    unit = joined(lines, None, attributes or {})
+    return unit._replace(number=number, is_record=has_tokens, may_begin=attributes is None)
+
+
+def _is_token(line: str) -> bool:
+    """Return True if a line is no tag, comment or declaration."""
+    return not line.startswith("<") or not (_TAG.match(line) or _NO_TOKEN.match(line))
 
 
 def vertical_content(unit: Unit, source: OpenSource) -> Content:
     """Return a sentence's text, the id of its document, and its words."""
     words: list[_Word] = []
+    columns = source.source.columns or ()
     for line in source.decoded(unit).split("\n"):
-        line = without_line_end(line)
-        if tag := _TAG.match(line.strip()) if line.startswith("<") else None:
-            if tag[2] == _GLUE and words:
-                words[-1] = words[-1]._replace(space_after=False)
-            continue
-        words.append(_vertical_word(line))
+        line = without_line_end(line).strip(" ")
+        if _is_token(line):
+            values = dict(zip(columns, split_columns(line)[1:], strict=False))
+            form = split_columns(line)[0]
+            words.append(_Word(form, _known(values.get("lemma", "")), _known(values.get("upos", "")), True))
+        elif words and (tag := _TAG.match(line)) and tag[2] == _GLUE:
+            words[-1] = words[-1]._replace(space_after=False)
     return _content(words, unit.value.get(source.reading.id_field), None, unit.value)
 
 
-def _vertical_word(line: str) -> _Word:
-    """Return the word of a line: form, part of speech and, where tabs part the columns, lemma."""
-    if "\t" in line:
-        form, upos, lemma = [*line.split("\t"), "", ""][:3]
-    else:
-        (form, upos), lemma = [*line.split(), ""][:2], ""
-    return _Word(form.strip(), _known(lemma), _known(upos), True)
+def split_columns(line: str) -> list[str]:
+    """Return the columns of a line of a vertical file, which tabs part, or spaces if there are none."""
+    return [column.strip() for column in line.split("\t")] if "\t" in line else line.split()
 
 
 # --- both -----------------------------------------------------------------------------------------

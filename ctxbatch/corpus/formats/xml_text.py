@@ -26,9 +26,9 @@ _PLAIN_RECORDS = ("p", "l")
 _NO_TEXT = frozenset({"note", "fw"})
 _REPLACED = frozenset({"sic", "orig", "abbr"})
 _BREAKS = frozenset({"lb", "pb", "cb", "gb", "milestone"})
-_SPACE = re.compile(r"\s+")
+_SPACE = re.compile(r"[ \t\r\n]+")
 _JOINED = "\ue000"  # stands where a word goes on behind a break
-_AROUND_JOINED = re.compile(rf"\s*{_JOINED}\s*")
+_AROUND_JOINED = re.compile(rf"[ \t\r\n]*{_JOINED}[ \t\r\n]*")
 
 _Attributes = Mapping[str, str]
 
@@ -201,7 +201,9 @@ class _Parser:
     def _is_record(self) -> bool:
         paths = self._paths or self._default_paths()
         names = [name for name, _ in self._stack]
-        return any(names[-1] == path[-1] and _leads_to(names, path) for path in paths)
+        if not any(names[-1] == path[-1] and _leads_to(names, path) for path in paths):
+            return False
+        return _NO_TEXT.isdisjoint(names)
 
     def _default_paths(self) -> tuple[tuple[str, ...], ...]:
         defaults = _TEI_RECORDS if self._stack[0][0] in _TEI else _PLAIN_RECORDS
@@ -239,7 +241,7 @@ class _Parser:
         """Return the attributes of the record's element and of those around it; the nearest one wins."""
         if not self._wants_fields:
             return {}
-        found = {}
+        found: dict[str, str] = {}
         for element, attributes in self._stack:
             for name, value in attributes.items():
                 local = name.rpartition(":")[2]
