@@ -121,6 +121,13 @@ def test_every_option_of_the_configuration_reaches_the_resolved_one_or_the_plan(
     plan = {
         "record",
         "format",
+        "quoting",
+        "escape",
+        "header",
+        "text_path",
+        "tokens_field",
+        "span_field",
+        "keep_field",
         "text_field",
         "id_field",
         "encoding",

@@ -104,7 +104,8 @@ def _pairs(values: Sequence[Any], shown: str) -> list[tuple[int, int]]:
             return [_pair(each) for each in value]
         return [_pair(value)]
     except (TypeError, ValueError):
-        raise BadRecordError(f"field {shown} holds no span such as 12:17: {values!r:.80}") from None
+        found = ", ".join(map(repr, values))
+        raise BadRecordError(f"field {shown} holds no span such as 12:17: {found:.80}") from None
 
 
 def _pair(value: Any) -> tuple[int, int]:  # noqa: ANN401 (any value of a field)

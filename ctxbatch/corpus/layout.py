@@ -137,6 +137,11 @@ def choose_columns(pieces: Sequence[Sequence[str]]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _most_tags(n_tokens: int) -> float:
+    """Return how many different parts of speech so many tokens can have."""
+    return min(_MOST_TAGS, max(_FEW_TAGS, n_tokens / 2))
+
+
 # --- quotes ---------------------------------------------------------------------------------------
 
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')

@@ -31,7 +31,8 @@ def sniff(suffix: str, head: bytes) -> FormatName | None:
         return "jsonl" if _is_object(first) else "json" if suffix else "txt"
     if _WIKIEXTRACTOR.match(head):
         return "wikiextractor"
-    if len(lines) >= _FEWEST_LINES and all(map(LEIPZIG_LINE.fullmatch, lines)):
+    numbered = sum(LEIPZIG_LINE.fullmatch(line) is not None for line in lines)
+    if len(lines) >= _FEWEST_LINES and numbered >= 0.9 * len(lines):
         return "leipzig"
     return "txt"
 

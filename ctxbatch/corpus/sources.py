@@ -53,8 +53,8 @@ LineEnd = Literal["cr"]
 class Source:
     """An input file: its path as given, how to read it, and its size and time when the run was planned.
 
-    ``encoding`` is ``None`` for tables. ``columns`` are those of a CSV or TSV file, or the second and third of
-    a vertical one. Without a ``newline``, lines end with LF or CRLF. ``record`` is what a record of a text
+    ``encoding`` is ``None`` for tables. ``columns`` are those of a CSV or TSV file, or the second and third
+    of a vertical one. Without a ``newline``, lines end with LF or CRLF. ``record`` is what a record of a text
     file is; without one, `Reading` says it. Sources of versions that did not decide on ``quoting`` have none:
     their quotes enclose fields.
     """

@@ -16,6 +16,7 @@ _PIECE_BYTES = 64 << 10
 _PIECES = 16
 _MAX_DECOMPRESSED = 16 << 20
 _HEAD_BYTES = 4096
+_LAID_OUT = ("txt", "csv", "tsv", "vertical")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,11 @@ def read_sample(source: Source) -> TextSample:
     """
     stream = ByteStream(source.path, source.compression)
     pieces: list[bytes] = []
+    # In other formats, the start tells all that is asked.
+    most = _WHOLE_BYTES if source.format in _LAID_OUT else _PIECE_BYTES
     try:
-        head = _read(stream, _WHOLE_BYTES + 1)
-        pieces.append(head[:_WHOLE_BYTES])
+        head = _read(stream, most + 1)
+        pieces.append(head[:most])
         if len(head) > _WHOLE_BYTES:
             for place in _places(source):
                 stream.seek(place)
@@ -70,7 +73,7 @@ def read_sample(source: Source) -> TextSample:
         return TextSample(tuple(pieces), is_whole=False)
     finally:
         stream.close()
-    return TextSample(tuple(pieces), is_whole=len(head) <= _WHOLE_BYTES)
+    return TextSample(tuple(pieces), is_whole=len(head) <= most)
 
 
 def _read(stream: ByteStream, size: int) -> bytes:

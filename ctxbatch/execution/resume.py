@@ -57,7 +57,7 @@ def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         rest = f",… ({len(value)})" if len(value) > _SHOWN_OF_LIST else ""
         return ",".join(map(str, value[:_SHOWN_OF_LIST])) + rest
     return "" if value is None else str(value)

@@ -88,7 +88,7 @@ REFUSED = {
         {"encoding": "idna"},
         r"--encoding 'idna' is unknown",
     ),
-    "an unknown format": (GOOD, ["a.txt"], {"format": "xml"}, r"--format 'xml' is not one of txt, jsonl"),
+    "an unknown format": (GOOD, ["a.txt"], {"format": "pdf"}, r"--format 'pdf' is not one of txt, jsonl"),
 }
 
 

@@ -118,7 +118,7 @@ def test_what_is_not_supported_is_named_with_a_remedy_and_left_out_of_folders(tm
     assert str(refusal.value).endswith(("decompress it first", "unpack it first"))
     sources, (left_out,) = find_sources([tmp_path], tmp_path / "out")
     assert [source.path for source in sources] == [str(good)]
-    assert left_out == str(refusal.value).replace(": ", " (", 1) + ")"
+    assert f"{left_out.name}: {left_out.why}" == str(refusal.value)
 
 
 @pytest.mark.parametrize("kind", list(DICTIONARIES))

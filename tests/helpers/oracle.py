@@ -42,14 +42,22 @@ class Oracle:
             positions -= self.config.pad_token_id + 1
         self.window = min(positions, self.tokenizer.model_max_length) - len(self.prefix) - len(self.suffix)
 
-    def rows(self, text, *, pool="mean", static="embeddings", keep_punctuation=False):
-        """Return the rows of one sentence, and the words that fit into no window."""
+    def rows(self, text, *, pool="mean", static="embeddings", keep_punctuation=False, given=None):
+        """Return the rows of one sentence, and the words that fit into no window.
+
+        ``given`` are start and end of its words: each has the pieces that touch it.
+        """
         encoding = self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, padding=False
         )
         ids = encoding["input_ids"]
         spans = [strip(text, start, end) for start, end in encoding["offset_mapping"]]
         words = self._words(text, spans, encoding.word_ids())
+        if given is not None:
+            words = [
+                (start, end, [n for n, (first, last) in enumerate(spans) if first < end and last > start])
+                for start, end in given
+            ]
         if not keep_punctuation:
             words = [w for w in words if any(c.isalnum() for c in text[w[0] : w[1]])]
         windows = cut_windows(len(ids), self.window)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ctxbatch.corpus.field_types import with_types
 from ctxbatch.corpus.plan import plan
 from ctxbatch.execution.pipeline import ShardPipeline
 from ctxbatch.execution.run_plan import examined, find_corpus
@@ -21,7 +22,9 @@ def make_store(out: Path, inputs: list[Path], config: RunConfig, device: str = "
     resolved = resolve.resolve(config, device)
     out.mkdir(parents=True, exist_ok=True)
     shards = tuple(plan(corpus.sources, corpus.reading))
-    Manifest(resolved, corpus.reading, corpus.sources, shards).write(out)
+    segments = [segment for spec in shards for segment in spec.segments]
+    reading = with_types(corpus.reading, corpus.sources, segments)
+    Manifest(resolved, reading, corpus.sources, shards).write(out)
     pipeline = ShardPipeline(out, device)
     for _ in pipeline.run_shards([spec.shard for spec in Manifest.read(out).shards], lambda _: None):
         pass

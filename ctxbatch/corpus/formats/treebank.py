@@ -103,12 +103,12 @@ def _word(row: Sequence[str], parts: Sequence[Sequence[str]]) -> _Word:
 
 def _together(parts: Sequence[Sequence[str]], column: int) -> str | None:
     """Return the values of a word's parts, joined by a plus sign; ``None`` where one has none."""
-    values = [part[column] for part in parts]
-    return None if "_" in values and values != ["_"] * len(values) else _known("+".join(values))
+    values = [_known(part[column]) for part in parts]
+    return None if None in values else "+".join(filter(None, values))
 
 
 def _known(value: str) -> str | None:
-    return None if not value.strip("_+") else value
+    return None if value in ("", "_") else value
 
 
 # --- vertical files -------------------------------------------------------------------------------

@@ -147,7 +147,8 @@ class _Parser:
         elif self._record and len(self._raw) >= MAX_RECORD_BYTES:
             yield from self._take_long()
         elif not self._record and len(self._raw) > 2 * _GAP:
-            yield from self._take(self._begin + len(self._raw) - _GAP)
+            # Not the tag that is not yet complete: it may begin a record.
+            yield from self._take(min(self._begin + len(self._raw) - _GAP, self._expat.CurrentByteIndex))
 
     # --- what expat calls -------------------------------------------------------------------------
 
@@ -218,7 +219,7 @@ class _Parser:
         at = position - self._begin
         if self._raw[at : at + len(self._slash)] == self._slash:  # else it is an empty element, and ends here
             position = self._begin + self._raw.index(self._close, at) + len(self._close)
-        text = _AROUND_JOINED.sub("", _SPACE.sub(" ", "".join(self._texts))).strip()
+        text = _AROUND_JOINED.sub("", _SPACE.sub(" ", "".join(self._texts))).strip(" ")
         self._found += self._take(self._from)
         data = bytes(self._raw[: position - self._begin])
         if self._is_long or not (text or self._problem):

@@ -1,0 +1,420 @@
+"""Words that the user has cut, spans that the user has marked, and fields of the corpus go in as they are."""
+
+import datetime
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import ctxbatch
+from ctxbatch import RunConfig
+from ctxbatch.corpus.records import Reject
+from ctxbatch.errors import InputError
+from tests.helpers.corpora import read_all, texts_of, write_arrow_file, write_parquet
+from tests.helpers.oracle import Oracle
+from tests.helpers.stores import make_store, rows_of
+
+CONLLU = """\
+# newdoc id = d
+# sent_id = s-1
+# genre = news
+# text = Don't go zum New York, ok?
+1-2\tDon't\t_\t_\t_\t_\t_\t_\t_\t_
+1\tDo\tdo\tAUX\t_\t_\t0\t_\t_\t_
+2\tn't\tnot\tPART\t_\t_\t0\t_\t_\t_
+3\tgo\tgo\tVERB\t_\t_\t0\t_\t_\t_
+4-5\tzum\t_\t_\t_\t_\t_\t_\t_\t_
+4\tzu\tzu\tADP\t_\t_\t0\t_\t_\t_
+5\tdem\tder\tDET\t_\t_\t0\t_\t_\t_
+5.1\tnull\tnull\tNOUN\t_\t_\t_\t_\t0:x\t_
+6\tNew York\tNew York\tPROPN\t_\t_\t0\t_\t_\tSpaceAfter=No
+7\t,\t,\tPUNCT\t_\t_\t0\t_\t_\t_
+8\tok\tok\tINTJ\t_\t_\t0\t_\t_\tSpaceAfter=No
+9\t?\t_\t_\t_\t_\t0\t_\t_\t_
+
+# sent_id = s-2
+# text = another text
+1\tOther\tother\tADJ\t_\t_\t0\t_\t_\tSpaceAfter=No
+2\t!\t!\tPUNCT\t_\t_\t0\t_\t_\t_
+"""
+WORDS = ["Don't", "go", "zum", "New York", ",", "ok", "?"]
+
+
+def store_of(tmp_path, tiny, path, **options):
+    return make_store(tmp_path / "out", [path], RunConfig(model=str(tiny()), dtype="float32", **options))
+
+
+def assert_equals_oracle(rows, folder, keep_punctuation=False, given=None):
+    """Compare rows with the oracle's, which knows the words of each sentence by ``given(sentence)``."""
+    oracle, n_seen = Oracle(folder), 0
+    for sentence in {row["sentence_id"]: row["sentence"] for row in rows}.values():
+        mine = [row for row in rows if row["sentence_id"] == sentence["sentence_id"]]
+        expected, _ = oracle.rows(sentence["text"], keep_punctuation=keep_punctuation, given=given(sentence))
+        assert [(row["word"], row["char_start"], row["char_end"]) for row in mine] == [
+            (each.word, each.char_start, each.char_end) for each in expected
+        ]
+        for row, each in zip(mine, expected, strict=True):
+            np.testing.assert_allclose(row["static"], each.static, atol=1e-4)
+            np.testing.assert_allclose(row["contextual_3"], each.contextual[3], atol=2e-4)
+            n_seen += 1
+    assert n_seen == len(rows)
+
+
+# --- treebanks ------------------------------------------------------------------------------------
+
+
+def test_the_forms_of_a_treebank_are_the_words_with_lemma_and_part_of_speech(tmp_path, tiny):
+    path = tmp_path / "a.conllu"
+    path.write_text(CONLLU)
+    store = store_of(tmp_path, tiny, path, keep_punctuation=True, precision="fp32")
+    rows = rows_of(store)
+    assert [row["word"] for row in rows] == [*WORDS, "Other", "!"]
+    assert [(row["lemma"], row["upos"]) for row in rows][:4] == [
+        ("do+not", "AUX+PART"),
+        ("go", "VERB"),
+        ("zu+der", "ADP+DET"),
+        ("New York", "PROPN"),
+    ]
+    assert rows[6]["lemma"] is None
+    assert [s["doc_id"] for s in store.sentences.to_table().to_pylist()] == ["s-1", "s-2"]
+    assert [s["text"] for s in store.sentences.to_table().to_pylist()] == [
+        "Don't go zum New York, ok?",
+        "Other!",
+    ]
+    for row in rows:
+        assert row["sentence"]["text"][row["char_start"] : row["char_end"]] == row["word"]
+    places = {
+        "s-1": [(0, 5), (6, 8), (9, 12), (13, 21), (21, 22), (23, 25), (25, 26)],
+        "s-2": [(0, 5), (5, 6)],
+    }
+    assert_equals_oracle(rows, tiny(), True, lambda sentence: places[sentence["doc_id"]])
+
+
+def test_punctuation_of_a_treebank_is_left_out_as_elsewhere(tmp_path, tiny):
+    path = tmp_path / "a.conllu"
+    path.write_text(CONLLU)
+    rows = rows_of(store_of(tmp_path, tiny, path))
+    assert [(row["word"], row["word_index"]) for row in rows] == [
+        *((word, n) for n, word in enumerate(w for w in WORDS if w not in ",?")),
+        ("Other", 0),
+    ]
+    assert [row["upos"] for row in rows] == ["AUX+PART", "VERB", "ADP+DET", "PROPN", "INTJ", "ADJ"]
+
+
+@pytest.mark.parametrize("size", [1, 10**6])
+def test_sentences_of_a_treebank_are_cut_into_shards_at_any_of_them(tmp_path, size):
+    path = tmp_path / "a.conllu"
+    path.write_text("\n\n" + f"{CONLLU}\n".replace("\n", "\r\n") * 3)
+    _, shards, items = read_all([path], shard_size=size)
+    assert texts_of(items) == ["Don't go zum New York, ok?", "Other!"] * 3
+    assert [item.record for item in items] == list(range(6))
+    assert len(shards) == (7 if size == 1 else 1)  # one holds the blank lines at the start
+
+
+def test_lines_that_are_no_conllu_reject_their_sentence_by_name(tmp_path):
+    path = tmp_path / "a.conllu"
+    path.write_text("1\tone\n\nx" + "\t_" * 9 + "\n\n" + CONLLU + "\n1-2\tzum" + "\t_" * 8 + "\n")
+    _, _, items = read_all([path])
+    assert [item.reason for item in items if isinstance(item, Reject)] == [
+        "a line has 2 columns, not the ten of CoNLL-U",
+        "a line begins with 'x', not with the number of a word",
+        "the words of 1-2 are missing",
+    ]
+
+
+def test_vertical_files_are_read_by_sentence_with_the_attributes_of_their_text(tmp_path, tiny):
+    path = tmp_path / "a.vrt"
+    path.write_text(
+        '<?xml version="1.0"?>\n<text id="t1" year="1900">\n<p>\n'
+        "<s>\nShe\tPRP\tshe\nwent\tVBD\tgo\n<g/>\n.\tSENT\t.\n</s>\n<s>\nNice\tJJ\tnice\n</s>\n</p>\n</text>\n"
+        '<text id="t2" year="1901">\n<s>\nDogs\tNNS\tdog\n</s>\n</text>\n'
+    )
+    for size in (1, 10**6):
+        _, shards, items = read_all([path], shard_size=size, keep_field=("year:integer",))
+        assert [(i.record, i.doc_id, i.text, i.kept) for i in items] == [
+            (0, "t1", "She went.", (1900,)),
+            (1, "t1", "Nice", (1900,)),
+            (2, "t2", "Dogs", (1901,)),
+        ]
+        assert len(shards) == (3 if size == 1 else 1)  # at each text, not within one
+    rows = rows_of(store_of(tmp_path, tiny, path))
+    assert [(row["word"], row["lemma"], row["upos"]) for row in rows] == [
+        ("She", "she", "PRP"),
+        ("went", "go", "VBD"),
+        ("Nice", "nice", "JJ"),
+        ("Dogs", "dog", "NNS"),
+    ]
+
+
+def test_columns_of_vertical_files_are_told_apart_by_what_they_hold(tmp_path):
+    tokens = [("Dogs", "dog", "NNS", "O"), ("barked", "bark", "VBD", "O"), ("Rome", "Rome", "NNP", "B-LOC")]
+    for name, order, expected in (
+        ("a.vrt", (0, 1, 2), ("lemma", "upos")),
+        ("b.vrt", (0, 2, 1), ("upos", "lemma")),
+        ("c.conll", (0, 3), ("", "")),
+        ("d.conll", (0, 2, 3), ("upos", "")),
+    ):
+        path = tmp_path / name
+        path.write_text("".join("\t".join(token[n] for n in order) + "\n" for token in tokens * 20) + "\n")
+        sources, _, items = read_all([path])
+        assert sources[0].columns == expected
+        assert items[0].text == " ".join(token[0] for token in tokens * 20)
+
+
+# --- lists of words -------------------------------------------------------------------------------
+
+
+def test_a_list_of_words_is_a_text_of_these_words(tmp_path, tiny):
+    documents = [["I", "do", "n't", "know", ".", "She", "left", "U.S.", "troops"], ["well-known"]]
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"id": n, "words": words}) + "\n" for n, words in enumerate(documents))
+    )
+    write_parquet(pa.table({"id": [0, 1], "words": documents}), tmp_path / "b.parquet")
+    write_arrow_file(pa.table({"id": [0, 1], "words": documents}), tmp_path / "c.arrow")
+    store = make_store(
+        tmp_path / "out",
+        [tmp_path / name for name in ("a.jsonl", "b.parquet", "c.arrow")],
+        RunConfig(
+            model=str(tiny()), tokens_field="words", keep_punctuation=True, dtype="float32", precision="fp32"
+        ),
+    )
+    rows = rows_of(store)
+    assert [row["word"] for row in rows] == [word for words in documents for word in words] * 3
+    assert "lemma" not in rows[0]
+
+    def places(sentence):
+        start, found = 0, []
+        for word in sentence["text"].split(" "):
+            found.append((start, start + len(word)))
+            start += len(word) + 1
+        return found
+
+    assert_equals_oracle(rows, tiny(), True, places)
+
+
+def test_what_is_no_list_of_words_is_rejected_by_name(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"w": ["a"]}\n{"w": "a b"}\n{"w": ["a", 1]}\n{"w": ["a", " "]}\n{"v": 1}\n')
+    _, _, items = read_all([path], tokens_field="w")
+    assert [item.reason for item in items[1:]] == [
+        "field 'w' is not a list of strings",
+        "field 'w' is not a list of strings",
+        "field 'w' holds an empty word",
+        "field 'w' is not a list of strings",
+    ]
+    (tmp_path / "b.csv").write_text("w\na b\n")
+    with pytest.raises(InputError, match=r"--tokens-field w cannot be used: csv files have no lists"):
+        read_all([tmp_path / "b.csv"], tokens_field="w")
+
+
+# --- marked spans ---------------------------------------------------------------------------------
+
+USES = "identifier\tcontext\tindexes\n" + "\n".join(
+    [
+        'u1\tHe said "attack at dawn. Or later" and left.\t9:23',
+        "u2\tThe New York office. 😀 Another sentence about New York.\t4:12",
+        "u3\tAn émigré from New York. It was new york again!\t32:40",
+    ]
+)
+
+
+def test_only_marked_spans_are_stored_one_row_each_with_the_id_of_their_record(tmp_path, tiny):
+    path = tmp_path / "uses.csv"
+    path.write_text(USES, encoding="utf-8")
+    store = store_of(
+        tmp_path,
+        tiny,
+        path,
+        delimiter="\t",
+        text_field="context",
+        id_field="identifier",
+        span_field=("indexes",),
+        precision="fp32",
+    )
+    rows = rows_of(store)
+    assert [(row["sentence"]["doc_id"], row["word"]) for row in rows] == [
+        ("u1", "attack at dawn"),
+        ("u2", "New York"),
+        ("u3", "new york"),
+    ]
+    for row in rows:
+        sentence = row["sentence"]
+        assert sentence["text"][row["char_start"] : row["char_end"]] == row["word"]
+    assert_equals_oracle(
+        rows, tiny(), True, lambda s: [(r["char_start"], r["char_end"]) for r in rows if r["sentence"] == s]
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "spans"),
+    [
+        ({"at": "3:5"}, ("at",)),
+        ({"at": [3, 5]}, ("at",)),
+        ({"at": [[3, 5]]}, ("at",)),
+        ({"at": ["3:5"]}, ("at",)),
+        ({"from": 3, "to": 5}, ("from", "to")),
+        ({"from": "3", "to": "5"}, ("from", "to")),
+        ({"from": [3], "to": [5]}, ("from", "to")),
+        ({"meta": {"from": 3.0, "to": 5}}, ("meta.from", "meta.to")),
+        ({"at": "2:6"}, ("at",)),
+    ],
+)
+def test_spans_are_written_in_many_ways(tmp_path, fields, spans):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "an ox there", **fields}))
+    write_parquet(pa.Table.from_pylist([{"text": "an ox there", **fields}]), tmp_path / "b.parquet")
+    _, _, items = read_all([tmp_path], span_field=spans)
+    assert [item.tokens.places for item in items] == [((3, 5),)] * 2
+
+
+def test_spans_in_rows_of_csv_and_several_in_a_record(tmp_path, tiny):
+    (tmp_path / "a.csv").write_text("text,from,to\nan ox there,3,5\n")
+    (tmp_path / "b.csv").write_text('text,from,to\n"one, two. Three! four.",0,3\n')
+    assert [i.tokens.places for i in read_all([tmp_path], span_field=("from", "to"))[2]] == [
+        ((3, 5),),
+        ((0, 3),),
+    ]
+    path = tmp_path / "c.jsonl"
+    path.write_text(
+        json.dumps({"text": "One two. Three four. Five!", "at": [[21, 26], [4, 14], [0, 3], [9, 14]]})
+    )
+    rows = rows_of(store_of(tmp_path, tiny, path, span_field=("at",)))
+    assert [(row["word"], row["sentence"]["text"]) for row in rows] == [
+        ("One", "One two. Three four."),
+        ("two. Three", "One two. Three four."),
+        ("Three", "One two. Three four."),
+        ("Five!", "Five!"),
+    ]
+
+
+def test_spans_that_do_not_fit_the_text_are_rejected_by_name(tmp_path):
+    values = ["5:99", "5:5", "x", None, 3, "2:3", [[1, 2, 3]], []]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": "an ox there", "at": value}) + "\n" for value in values))
+    _, _, items = read_all([path], span_field=("at",))
+    assert [getattr(item, "reason", "stored") for item in items] == [
+        "field 'at' marks 5:99, which is not in the 11 characters of the text",
+        "field 'at' marks 5:5, which is not in the 11 characters of the text",
+        "field 'at' holds no span such as 12:17: 'x'",
+        "field 'at' holds no span such as 12:17: None",
+        "field 'at' holds no span such as 12:17: 3",
+        "field 'at' marks only white space",
+        "field 'at' holds no span such as 12:17: [[1, 2, 3]]",
+        "stored",
+    ]
+    with pytest.raises(
+        InputError, match=r"a.jsonl has no field 'att'; its fields are text, at: name one with"
+    ):
+        read_all([path], span_field=("att",))
+
+
+# --- kept fields ----------------------------------------------------------------------------------
+
+
+def kept(store, *names):
+    return [tuple(s[name] for name in names) for s in store.sentences.to_table().to_pylist()]
+
+
+def test_fields_of_every_format_are_kept_with_one_type(tmp_path, tiny):
+    rows = [("one", 1901, "A", "2020-01-02"), ("two", None, None, None), ("three", 1903, "B", "2020-01-03")]
+    (tmp_path / "a.jsonl").write_text(
+        "".join(
+            json.dumps({"text": t, "meta": {"year": y}, "author": a, "day": d}) + "\n" for t, y, a, d in rows
+        )
+    )
+    (tmp_path / "b.csv").write_text(
+        "text,meta.year,author,day\n" + "".join(f"{t},{y or ''},{a or ''},{d or ''}\n" for t, y, a, d in rows)
+    )
+    days = [None if d is None else datetime.date.fromisoformat(d) for *_, d in rows]
+    write_parquet(
+        pa.table(
+            {
+                "text": [t for t, *_ in rows],
+                "meta": [{"year": y} for _, y, *_ in rows],
+                "author": [a for _, _, a, _ in rows],
+                "day": days,
+            }
+        ),
+        tmp_path / "c.parquet",
+    )
+    store = make_store(
+        tmp_path / "out",
+        [tmp_path / name for name in ("a.jsonl", "b.csv", "c.parquet")],
+        RunConfig(model=str(tiny()), keep_field=("meta.year", "author", "day")),
+    )
+    assert store.manifest.reading.keep_field == ("meta.year:integer", "author:string", "day:date")
+    found = kept(store, "meta.year", "author", "day")
+    json_and_table = [(y, a, d) for (_, y, a, _), d in zip(rows, days, strict=True)]
+    csv = [(y, a or "", d) for y, a, d in json_and_table]
+    assert found == json_and_table + csv + json_and_table
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "stored"),
+    [
+        ([1, 2.5], "number", [1.0, 2.5]),
+        ([True, None], "boolean", [True, None]),
+        (["7", "8"], "string", ["7", "8"]),
+        (["2020-01-02", "2020-01-02T10:00:00+01:00"], "time", None),
+        (["2020-01-02", "soon"], "string", ["2020-01-02", "soon"]),
+        ([2**70], "string", [str(2**70)]),
+        ([{"a": [1]}, "x"], "string", ['{"a": [1]}', "x"]),
+        (["2020-02-30"], "string", ["2020-02-30"]),
+    ],
+)
+def test_the_type_of_a_kept_field_fits_all_its_values(tmp_path, tiny, values, kind, stored):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": "word", "x": value}) + "\n" for value in values))
+    store = store_of(tmp_path, tiny, path, keep_field=("x",))
+    assert store.manifest.reading.keep_field == (f"x:{kind}",)
+    if stored is not None:
+        assert [x for (x,) in kept(store, "x")] == stored
+    else:
+        assert [x for (x,) in kept(store, "x")] == [
+            datetime.datetime(2020, 1, 2),
+            datetime.datetime(2020, 1, 2, 9),
+        ]
+
+
+def test_a_clash_of_types_is_refused_with_both_places_and_a_type_can_be_given(tmp_path, tiny):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one", "x": 1}\n{"text": "two", "x": "b"}\n')
+    with pytest.raises(
+        InputError,
+        match=r"--keep-field x: it is a integer in .*a.jsonl, record 0, and a string in .*a.jsonl, record 1: "
+        r"keep it as text with --keep-field x:string",
+    ):
+        store_of(tmp_path, tiny, path, keep_field=("x",))
+    assert kept(store_of(tmp_path / "as_text", tiny, path, keep_field=("x:string",)), "x") == [("1",), ("b",)]
+    _, _, items = read_all([path], keep_field=("x:integer",))
+    assert [getattr(item, "reason", None) for item in items] == [
+        None,
+        "field 'x' is 'b', not of type integer",
+    ]
+    with pytest.raises(InputError, match=r"--keep-field y: no record has a value for it"):
+        store_of(tmp_path, tiny, path, keep_field=("y",))
+
+
+def test_a_field_with_the_name_of_a_column_gets_an_underscore(tmp_path, tiny):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one", "source": "web", "source_": 1}\n')
+    store = store_of(tmp_path, tiny, path, keep_field=("source", "source_"))
+    assert kept(store, "source_", "source__") == [("web", 1)]
+
+
+def test_kept_fields_survive_a_resume_and_others_are_refused(tmp_path, tiny, cli):
+    path = tmp_path / "a.csv"
+    path.write_text("text,year\n" + "".join(f"line {n},{1900 + n}\n" for n in range(50)))
+    out = tmp_path / "out"
+    command = ["run", path, "-o", out, "--model", tiny(), "--shard-size", "200", "--no-index"]
+    assert cli(*command, "--keep-field", "year").returncode == 0
+    shard = sorted((out / "shards").iterdir())[1]
+    before = (shard / "sentences.arrow").read_bytes()
+    (shard / "shard.json").unlink()
+    assert cli(*command, "--keep-field", "year").returncode == 0
+    assert (shard / "sentences.arrow").read_bytes() == before
+    assert ctxbatch.open(out).sentences.to_table()["year"].to_pylist() == list(range(1900, 1950))
+    refused = cli(*command)
+    assert refused.returncode == 2
+    assert "was made with --keep-field year:integer, but this command has no --keep-field" in refused.stderr
+    assert cli("verify", out).returncode == 0
