@@ -114,7 +114,9 @@ def run(
 
 
 def estimate(
-    inputs: Sequence[str | Path] | str | Path, out: str | Path, config: "ctxbatch.RunConfig | None" = None
+    inputs: Sequence[str | Path] | str | Path,
+    out: str | Path | None = None,
+    config: "ctxbatch.RunConfig | None" = None,
 ) -> "ctxbatch.Estimate":
     """Say what a run would come to, from a sample of the inputs: words, bytes on disk, time. Writes nothing.
 

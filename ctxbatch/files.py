@@ -18,6 +18,7 @@ from typing import Any
 
 from ctxbatch.errors import ResourceError, StoreError
 from ctxbatch.sealed import seal
+from ctxbatch.terminal import readable_size
 
 # The environment variable that tells a worker its nonce, so that its coordinator can clean up after it.
 PROCESS_NONCE = "CTXBATCH_PROCESS"
@@ -176,7 +177,7 @@ def check_room(out: Path, needed: int, remedy: str) -> None:
     free = free_bytes(out)
     if needed > free:
         raise ResourceError(
-            f"{out} needs about {needed / 1e9:,.2f} GB more, but its disk has {free / 1e9:,.2f} GB free: "
+            f"{out} needs about {readable_size(needed)} more, but its disk has {readable_size(free)} free: "
             f"{remedy}"
         )
 

@@ -32,11 +32,11 @@ NewOut = Annotated[
     ),
 ]
 PlannedOut = Annotated[
-    str,
+    str | None,
     Parameter(
         name=["--out", "-o"],
         metavar="OUT",
-        help="The store that the run would write; plan only checks the space on its disk.",
+        help="The store that the run would write, whose disk is checked for space.",
     ),
 ]
 Options = Annotated[RunConfig, Parameter(name="*")]
@@ -57,8 +57,10 @@ def run(*inputs: Inputs, out: NewOut, options: Options = _DEFAULTS, quiet: Quiet
     return 0 if report.clean else 3
 
 
-def plan(*inputs: Inputs, out: PlannedOut, options: Options = _DEFAULTS, as_json: AsJson = False) -> None:
-    """Estimate the words, time and disk space of a run from a sample. Writes nothing.
+def plan(
+    *inputs: Inputs, out: PlannedOut = None, options: Options = _DEFAULTS, as_json: AsJson = False
+) -> None:
+    """Say how inputs are read, and estimate words, time and disk space from a sample. Writes nothing.
 
     Takes the options of `ctxbatch run`.
     """
@@ -66,10 +68,14 @@ def plan(*inputs: Inputs, out: PlannedOut, options: Options = _DEFAULTS, as_json
     terminal.show([terminal.json_line(found.as_dict())] if as_json else _estimate_lines(found, out))
 
 
-def _estimate_lines(found: "Estimate", out: str) -> Iterator[str]:
+def _estimate_lines(found: "Estimate", out: str | None) -> Iterator[str]:
     compressed = f" ({found.sources_compressed:,} compressed)" if found.sources_compressed else ""
     about = "" if found.sampled == 1 else "about "
     yield f"sources    {found.sources:,}{compressed}, {about}{terminal.readable_size(found.bytes)} of input"
+    for kind in found.kinds:
+        number = f"{kind.sources:,} " if kind.sources > 1 else ""
+        size = terminal.readable_size(kind.bytes)
+        yield f"           {number}{kind.suffix or 'without a suffix'}, {size}: {kind.how}"
     yield f"sample     {found.sampled:.1%} of it"
     yield f"records    {about}{found.records:,}"
     if found.rejected:
@@ -87,7 +93,7 @@ def _estimate_lines(found: "Estimate", out: str) -> Iterator[str]:
     if found.bytes_free is None:
         return
     short = "" if found.fits else ": too little, `ctxbatch run` would refuse to begin"
-    yield f"free disk  {terminal.readable_size(found.bytes_free)} for {out}{short}"
+    yield f"free disk  {terminal.readable_size(found.bytes_free)} {f'for {out}' if out else 'here'}{short}"
 
 
 def _summary(report: "RunReport") -> Iterator[str]:
@@ -108,7 +114,10 @@ def _rejected(report: "RunReport") -> str | None:
     from ctxbatch.store.manifest import rejects_of
 
     records, words = report.totals.rejected, report.totals.rejected_words
-    return f"{records:,} records, {words:,} words: see {rejects_of(report.out)}" if records or words else None
+    if not records and not words:
+        return None
+    why = "" if report.reject_reason is None else f" ({report.reject_reason})"
+    return f"{records:,} records, {words:,} words{why}: see {rejects_of(report.out)}"
 
 
 def _index(report: "RunReport") -> str:

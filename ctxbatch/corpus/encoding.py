@@ -1,6 +1,7 @@
 """Decodes text: checks encodings, finds byte order marks, and reports bytes that cannot be decoded."""
 
 import codecs
+from collections.abc import Sequence
 
 from ctxbatch.errors import InputError
 
@@ -12,6 +13,12 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+
+
+# A text of another encoding has few lines that are UTF-8 by chance; so much of it suffices for a guess.
+_BROKEN_SHARE = 0.2
+_GUESSED_BYTES = 16 << 10
+_USUAL = "cp1252"
 
 
 def check_encoding(name: str) -> str:
@@ -36,6 +43,43 @@ def check_encoding(name: str) -> str:
 def marked_encoding(head: bytes) -> str | None:
     """Return the encoding of the byte order mark at the start of a source, or ``None``."""
     return next((name for mark, name in _MARKS if head.startswith(mark)), None)
+
+
+def guess_encoding(pieces: Sequence[bytes]) -> str | None:
+    """Return the encoding that text which is not UTF-8 seems to have; ``None`` if it is, or only damaged.
+
+    Args:
+        pieces: Bytes from several places of the text.
+    """
+    lines = [line for piece in pieces for line in piece.split(b"\n")[1:-1] or [piece] if not line.isascii()]
+    broken = [line for line in lines if not _is_utf_8(line)]
+    if len(broken) < max(1, _BROKEN_SHARE * len(lines)):
+        return None
+    from charset_normalizer import from_bytes  # slow to import, and seldom needed
+
+    matches = list(from_bytes(b"\n".join(broken)[:_GUESSED_BYTES]))
+    if not matches:
+        return None
+    best = matches[0]
+    # Several code pages fit Western texts; one of them is far more frequent.
+    usual = any(
+        _USUAL in match.could_be_from_charset
+        and match.chaos <= best.chaos + 0.03
+        and match.coherence >= best.coherence - 0.05
+        for match in matches
+    )
+    try:
+        return _USUAL if usual else check_encoding(best.encoding)
+    except InputError:
+        return None
+
+
+def _is_utf_8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def newline_of(encoding: str, kind: str | None = None) -> bytes:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from ctxbatch.corpus.encoding import marked_encoding
+from ctxbatch.corpus.encoding import guess_encoding, marked_encoding
 from ctxbatch.corpus.formats.json_records import has_json_field, json_field_names, json_object
 from ctxbatch.corpus.formats.xml_text import elements
 from ctxbatch.corpus.layout import choose_columns, choose_newline, choose_quoting, choose_record
@@ -67,6 +67,8 @@ def _examine(source: Source, reading: Reading, wanted: Sequence[tuple[str, str]]
     source = replace(source, encoding=marked_encoding(sample.head) or reading.encoding)
     if source.encoding == "utf-8" and _looks_like_utf_16(sample.head):
         raise InputError(f"{source.path} looks like UTF-16 without a byte order mark: say --encoding utf-16")
+    if source.encoding == "utf-8" and source.format != "xml":
+        _warn_of_encoding(source, sample)
     source = _with_layout(source, reading, sample)
     if source.format in ("csv", "tsv"):
         return _with_header(source, reading, wanted)
@@ -75,6 +77,17 @@ def _examine(source: Source, reading: Reading, wanted: Sequence[tuple[str, str]]
     if source.format == "xml":
         _check_xml(source, reading)
     return source
+
+
+def _warn_of_encoding(source: Source, sample: TextSample) -> None:
+    """Warn of a text that is in another encoding than UTF-8, and name it."""
+    if guess := guess_encoding(sample.pieces):
+        log.warning(
+            "%s is not UTF-8 and looks like %s: its lines will be rejected; --encoding %s reads them",
+            source.path,
+            guess,
+            guess,
+        )
 
 
 def layout_notes(sources: Sequence[Source], reading: Reading) -> Iterator[str]:

@@ -104,6 +104,33 @@ class Reading:
     keep_field: tuple[str, ...] = ()
 
 
+_HOW_READ: dict[FormatName, str] = {
+    "jsonl": "JSON lines",
+    "json": "JSON, by object",
+    "csv": "CSV, by row",
+    "tsv": "TSV, by row",
+    "xml": "XML, by element",
+    "subtitles": "subtitles, by sentence",
+    "wikiextractor": "articles of WikiExtractor, by line",
+    "leipzig": "Leipzig sentences",
+    "conllu": "CoNLL-U, by sentence",
+    "vertical": "a token a line, by sentence",
+    "parquet": "Parquet, by row",
+    "arrow": "Arrow, by row",
+}
+
+
+def how_read(source: Source, reading: Reading) -> str:
+    """Return in words how a source is read."""
+    if source.format != "txt":
+        quotes = ", quotes are text" if source.quoting == "none" else ""
+        return _HOW_READ[source.format] + quotes
+    record = source.record or reading.record
+    if record == "file":
+        return "text, each file one record"
+    return f"text, by {'line' if record == 'auto' else record}"
+
+
 def local_source(path: Path, format_name: FormatName | None) -> Source | str:
     """Return a regular file as a source, or the reason why it is not one.
 

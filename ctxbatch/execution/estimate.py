@@ -17,9 +17,9 @@ from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.plan import number_of_shards
 from ctxbatch.corpus.read_errors import telling_of_memory
 from ctxbatch.corpus.sample import SourceSample, sample_source, spread
-from ctxbatch.corpus.sources import Source
+from ctxbatch.corpus.sources import Source, how_read, suffix_of
 from ctxbatch.errors import InputError
-from ctxbatch.execution.rates import known_rate
+from ctxbatch.execution.rates import known_rate, known_start
 from ctxbatch.execution.run_plan import (
     Corpus,
     RunPlan,
@@ -41,16 +41,29 @@ log = logging.getLogger("ctxbatch")
 _SAMPLE_BYTES = 1 << 19
 _MIN_BYTES_A_SOURCE = 16 << 10
 _SOURCES_A_KIND = 32
+# Where there is no store: its disk is that of the current folder.
+_NO_STORE = ".no-store"
 # Bytes of a row and of a sentence on disk besides texts and vectors: ids, offsets and counts.
 _ROW_BYTES = 40.2
 _SENTENCE_BYTES = 48
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """Sources of one suffix that are read in one way, and the size of their files in bytes."""
+
+    suffix: str
+    sources: int
+    bytes: int
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """What a run over some sources will come to.
 
-    ``bytes`` are of the input, decompressed; ``seconds`` and ``tokens_per_second`` are ``None`` where no
+    ``bytes`` are of the input, decompressed; ``kinds`` says of each suffix how many sources have it, and how
+    they are read; ``seconds``, with the start of the run, and ``tokens_per_second`` are ``None`` where no
     run with this model has been timed on this device, ``bytes_free`` where the store is on object storage,
     ``words`` where only sentences with given words are tokenised. ``first_reject`` names a source and a
     reason, if anything in the sample is rejected. Exact only where ``sampled`` is 1 and all words are stored.
@@ -73,6 +86,7 @@ class Estimate:
     tokens_per_second: float | None
     seconds: float | None
     first_reject: str | None
+    kinds: tuple["Kind", ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -103,10 +117,10 @@ class _Totals:
 
 
 def estimate(
-    inputs: Sequence[str | Path] | str | Path, out: str | Path, config: RunConfig | None = None
+    inputs: Sequence[str | Path] | str | Path, out: str | Path | None, config: RunConfig | None = None
 ) -> Estimate:
     """Do what `ctxbatch.estimate` says, which describes arguments and errors."""
-    config, location = config or RunConfig(), location_of(out)
+    config, location = config or RunConfig(), location_of(_NO_STORE if out is None else out)
     corpus = examined(find_corpus(inputs, location, config), config)
     tell_left_out(corpus)
     if config.shard_range is not None:
@@ -147,9 +161,19 @@ def estimate_plan(plan: RunPlan) -> Estimate:
         bytes_of_index=expected_bytes(round(total.rows), config.hidden_size),
         bytes_free=free_bytes(plan.location.folder) if plan.location.is_here else None,
         tokens_per_second=rate,
-        seconds=round(total.tokens / rate, 1) if rate else None,
+        seconds=round(known_start(config, plan.engine.devices) + total.tokens / rate, 1) if rate else None,
         first_reject=sample.first_reject,
+        kinds=_kinds(corpus),
     )
+
+
+def _kinds(corpus: Corpus) -> tuple[Kind, ...]:
+    """Return how the sources are read, the largest kinds first."""
+    sizes: dict[tuple[str, str], list[int]] = {}
+    for source in corpus.sources:
+        sizes.setdefault((suffix_of(source.path), how_read(source, corpus.reading)), []).append(source.size)
+    kinds = (Kind(suffix, len(each), sum(each), how) for (suffix, how), each in sizes.items())
+    return tuple(sorted(kinds, key=lambda kind: (-kind.bytes, kind.suffix, kind.how)))
 
 
 def _limited(total: _Totals, limit: int) -> _Totals:

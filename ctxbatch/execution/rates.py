@@ -12,6 +12,7 @@ from ctxbatch.store.stats import RunTotals
 
 log = logging.getLogger("ctxbatch")
 _MIN_SECONDS_FOR_RATE = 5
+_START = " start"
 
 
 def _rates_file() -> Path:
@@ -43,8 +44,13 @@ def known_rate(config: ResolvedConfig, devices: Sequence[str]) -> float | None:
     return _read_rates().get(_rate_key(config, devices))
 
 
-def remember_rate(totals: RunTotals, config: ResolvedConfig) -> None:
-    """Keep a finished run's tokens per second for later estimates; a cache that may be lost.
+def known_start(config: ResolvedConfig, devices: Sequence[str]) -> float:
+    """Return the seconds that the last such run took to start; 0 if there was none."""
+    return _read_rates().get(_rate_key(config, devices) + _START, 0.0)
+
+
+def remember_rate(totals: RunTotals, config: ResolvedConfig, start_seconds: float) -> None:
+    """Keep a finished run's tokens per second and its start for later estimates; a cache that may be lost.
 
     Where only sentences with some words are tokenised, reading takes the time, and no such rate says much.
     """
@@ -53,7 +59,8 @@ def remember_rate(totals: RunTotals, config: ResolvedConfig) -> None:
     try:
         path = _rates_file()
         path.parent.mkdir(parents=True, exist_ok=True)
-        rates = _read_rates() | {_rate_key(config, totals.devices): totals.tokens_per_second}
+        key = _rate_key(config, totals.devices)
+        rates = _read_rates() | {key: totals.tokens_per_second, key + _START: round(start_seconds, 1)}
         write_atomically(path, json.dumps(rates, indent=1).encode())
     except (OSError, ResourceError) as error:
         log.debug("the rate of this run cannot be kept: %s", error)

@@ -6,6 +6,7 @@ Owns the order of these steps. Everything under OUT is written by others.
 import itertools
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from ctxbatch.store.commits import Commit, shard_folder
 from ctxbatch.store.location import location_of, manifest_of
 from ctxbatch.store.manifest import Manifest, log_path
 from ctxbatch.store.reader import Store
-from ctxbatch.store.rejects import misread
+from ctxbatch.store.rejects import misread, most_frequent_reason
 from ctxbatch.store.stats import RunTotals, totals
 
 log = logging.getLogger("ctxbatch")
@@ -46,7 +47,7 @@ class RunReport:
 
     ``n_run`` is the number of shards that this run made; none if the store was finished before. Of a part of
     a run, ``totals`` are those of its own shards, and ``part`` says how the store stands. ``missing`` are
-    shards that were committed, and are gone.
+    shards that were committed, and are gone. ``reject_reason`` is that of most rejects.
     """
 
     out: Path | str
@@ -57,6 +58,7 @@ class RunReport:
     log: Path
     missing: tuple[int, ...] = ()
     part: PartReport | None = None
+    reject_reason: str | None = None
 
     @property
     def clean(self) -> bool:
@@ -87,6 +89,7 @@ def run(
     quiet: bool = True,
 ) -> RunReport:
     """Do what `ctxbatch.run` says, which describes arguments and errors."""
+    began = time.time()
     config, location = config or RunConfig(), location_of(out)
     corpus = find_corpus(inputs, location, config)
     if location.manifest() is None:
@@ -100,7 +103,7 @@ def run(
         work = _run_missing(plan, manifest, session)
         store = Store(location.out)
         index = None if work.given_up else _index(plan, store, quiet=quiet)
-        return _report(plan, store, work, index)
+        return _report(plan, store, work, index, began)
 
 
 # --- the manifest ---------------------------------------------------------------------------------
@@ -222,7 +225,9 @@ def _index(plan: RunPlan, store: Store, *, quiet: bool) -> index_build.IndexRepo
         return None
 
 
-def _report(plan: RunPlan, store: Store, work: _Work, index: index_build.IndexReport | None) -> RunReport:
+def _report(
+    plan: RunPlan, store: Store, work: _Work, index: index_build.IndexReport | None, began: float
+) -> RunReport:
     """Return what a run has come to. Warn of what is odd in the store, and keep the rate of a whole run."""
     part = plan.choices.part
     warn_of_mixture(store.commits.values())
@@ -239,9 +244,11 @@ def _report(plan: RunPlan, store: Store, work: _Work, index: index_build.IndexRe
         log=log_path(plan.location.folder, part),
         missing=tuple(sorted(set(work.mine).difference(store.commits, work.given_up, work.left))),
         part=_part_report(plan, store, work),
+        reject_reason=most_frequent_reason(store) if plan.location.is_here else None,
     )
     if not work.before and part is None and plan.engine.devices:
-        remember_rate(report.totals, store.config)
+        started = min((commit.timing.started for commit in store.commits.values()), default=began)
+        remember_rate(report.totals, store.config, max(0.0, started - began))
     log.debug("finished: %s", report.totals.as_dict())
     return report
 

@@ -1,6 +1,9 @@
 """Reads the rejects of a store's shards: what was not processed, and why."""
 
+import itertools
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,10 @@ from ctxbatch.corpus.read_errors import is_our_trouble
 from ctxbatch.sealed import is_intact, open_regular, typed
 from ctxbatch.store.commits import REJECTS, Commit, damaged, shard_folder
 from ctxbatch.store.reader import Store
+
+# What differs between rejects of one kind: numbers, and what is quoted.
+_CHANGING = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
+_MOST_COUNTED = 100_000
 
 
 def rejects(store: Store) -> Iterator[dict[str, Any]]:
@@ -41,6 +48,28 @@ def read_rejects(folder: Path, commit: Commit) -> Iterator[dict[str, Any]]:
         intact = False
     if not intact:
         raise damaged(path, "it is missing or has changed")
+
+
+def most_frequent_reason(store: Store) -> str | None:
+    """Return in words the reason of most rejects and their number, or ``None`` if there are none.
+
+    Reasons that differ only in numbers and in what they quote count as one. Only the first hundred thousand
+    rejects are counted.
+
+    Raises:
+        StoreError: A file of rejects is damaged.
+    """
+    counts: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for line in itertools.islice(rejects(store), _MOST_COUNTED):
+        reason = str(line.get("reason"))
+        kind = _CHANGING.sub("", reason)
+        counts[kind] += 1
+        examples.setdefault(kind, reason)
+    if not counts:
+        return None
+    kind, count = counts.most_common(1)[0]
+    return f"most often, {count:,}: {examples[kind]}"
 
 
 def misread(folder: Path, commit: Commit) -> str | None:
