@@ -7,7 +7,7 @@ ctxbatch() {
   printf '\n'
   .venv/bin/ctxbatch "$@"
 }
-ctxbatch run scripts/demo/devils-dictionary.txt --record paragraph -o demo-out --model all-MiniLM-L6-v2
+ctxbatch run scripts/demo/devils-dictionary.txt -o demo-out --model all-MiniLM-L6-v2
 ctxbatch stats demo-out
 ctxbatch search demo-out "She gave him her [hand] in marriage." -k 8
 ctxbatch search demo-out "The [judge] took a bribe." -k 8 --other-words --on contextual

@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -171,7 +171,10 @@ def _kinds(corpus: Corpus) -> tuple[Kind, ...]:
     """Return how the sources are read, the largest kinds first."""
     sizes: dict[tuple[str, str], list[int]] = {}
     for source in corpus.sources:
-        sizes.setdefault((suffix_of(source.path), how_read(source, corpus.reading)), []).append(source.size)
+        suffix = suffix_of(source.path)
+        if suffix != (last := PurePath(source.path).suffix.lower()):
+            suffix += last
+        sizes.setdefault((suffix, how_read(source, corpus.reading)), []).append(source.size)
     kinds = (Kind(suffix, len(each), sum(each), how) for (suffix, how), each in sizes.items())
     return tuple(sorted(kinds, key=lambda kind: (-kind.bytes, kind.suffix, kind.how)))
 

