@@ -122,7 +122,7 @@ def estimate(
 
     Args:
         inputs: Files, folders and globs of text.
-        out: The store's folder.
+        out: The store's folder, whose disk is checked for space.
         config: The options of the run.
 
     Raises:

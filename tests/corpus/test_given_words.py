@@ -112,6 +112,21 @@ def test_sentences_of_a_treebank_are_cut_into_shards_at_any_of_them(tmp_path, si
     assert len(shards) == (7 if size == 1 else 1)  # one holds the blank lines at the start
 
 
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_line_ends_of_every_kind_part_the_tokens(tmp_path, end):
+    (tmp_path / "a.conllu").write_text(CONLLU.replace("\n", end), newline="")
+    (tmp_path / "b.vrt").write_text("<s>\nDogs\tdog\nbark\tbark\n</s>\n".replace("\n", end), newline="")
+    assert texts_of(read_all([tmp_path])[2]) == ["Don't go zum New York, ok?", "Other!", "Dogs bark"]
+
+
+def test_a_vertical_file_without_ends_of_sentences_is_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr("ctxbatch.corpus.formats.treebank._MOST_TOKENS", 10)
+    (tmp_path / "a.vrt").write_text("".join(f"word{n}\tNN\n" for n in range(25)))
+    for size in (1, 10**6):
+        texts = texts_of(read_all([tmp_path], shard_size=size)[2])
+        assert [len(text.split()) for text in texts] == [10, 10, 5]
+
+
 def test_lines_that_are_no_conllu_reject_their_sentence_by_name(tmp_path):
     path = tmp_path / "a.conllu"
     path.write_text("1\tone\n\nx" + "\t_" * 9 + "\n\n" + CONLLU + "\n1-2\tzum" + "\t_" * 8 + "\n")

@@ -340,3 +340,16 @@ def test_replacing_errors_reaches_halves_of_surrogate_pairs(tmp_path):
     path.write_text('{"text": "half \\ud800 of", "id": "\\udc00"}\n{"text": "whole \\ud83d\\ude00"}\n')
     _, _, items = read_all([path], errors="replace")
     assert [(item.text, item.doc_id) for item in items] == [("half \ufffd of", "\ufffd"), ("whole 😀", None)]
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+def test_a_limit_over_several_sources_is_told(tmp_path, caplog):
+    for name in ("a.txt", "b.txt", "empty.txt"):
+        (tmp_path / name).write_text("" if name == "empty.txt" else "one\ntwo\n")
+    assert notes_of([tmp_path], caplog, limit=2) == [
+        "--limit 2 takes a share of each of the 2 sources, by their sizes"
+    ]
+    caplog.clear()
+    assert notes_of([tmp_path / "a.txt"], caplog, limit=1) == []

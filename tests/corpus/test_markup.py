@@ -138,6 +138,13 @@ def test_xml_that_breaks_off_loses_what_follows_by_name(tmp_path):
             assert reject.reason.endswith("the rest is lost")
 
 
+def test_elements_that_are_nested_too_deeply_end_the_file(tmp_path):
+    path = tmp_path / "a.xml"
+    path.write_text("<d><p>one</p>" + "<a>" * 100_000)
+    _, _, (record, reject) = read_all([path])
+    assert (record.text, reject.reason) == ("one", "not XML: nested too deeply: the rest is lost")
+
+
 def test_an_element_that_is_too_long_is_rejected_and_the_next_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("ctxbatch.corpus.formats.xml_text.MAX_RECORD_BYTES", 1000)
     monkeypatch.setattr("ctxbatch.corpus.formats.xml_text._STEP", 100)
@@ -224,6 +231,14 @@ def test_webvtt_has_headers_notes_and_styles_that_are_no_text(tmp_path):
             "Hello there.",
             "Next <3 cue still the same cue.",
         ]
+
+
+def test_cues_without_punctuation_are_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr("ctxbatch.corpus.formats.subtitles._MOST_CUES", 2)
+    path = tmp_path / "a.srt"
+    path.write_text("".join(f"{n}\n00:00:0{n},000 --> 00:00:0{n},900\nword {n}\n\n" for n in range(5)))
+    for size in SIZES:
+        assert texts_of(read_all([path], shard_size=size)[2]) == ["word 0 word 1", "word 2 word 3", "word 4"]
 
 
 def test_cues_without_a_blank_line_between_them_are_told_apart(tmp_path):

@@ -15,6 +15,8 @@ _CLOSING = "\"'”’»›)]}♪ "  # noqa: RUF001 (quotes of other languages)
 _ENDS = tuple(".!?…。！？।؟")  # noqa: RUF001 (marks of other scripts)
 # A pause of this many seconds also ends a record.
 _PAUSE = 3.0
+# Without punctuation, a record would be all of a file.
+_MOST_CUES = 1_000
 
 
 def units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
@@ -38,7 +40,7 @@ def units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
         run.append(block)
         texts.append(text)
         ended = ended if ends is None else ends
-        if text.rstrip(_CLOSING).endswith(_ENDS):
+        if text.rstrip(_CLOSING).endswith(_ENDS) or len(run) >= _MOST_CUES:
             yield from _finished(run, texts, number)
             number += 1
             run, texts = [], []

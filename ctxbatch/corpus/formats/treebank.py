@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ctxbatch.corpus.units import BadRecordError, Content, OpenSource, Tokens, Unit, joined, without_line_end
+from ctxbatch.corpus.units import BadRecordError, Content, OpenSource, Tokens, Unit, joined
 
+_LINE_END = re.compile(r"\r\n?|\n")
 _COMMENT = re.compile(r"#\s*([\w.:-]+)\s*=\s*(.*)")
 _TAG = re.compile(r"<(/?)([A-Za-z][\w.-]*)((?:\s[^<>]*)?)/?>\s*$")
 _NO_TOKEN = re.compile(r"<[?!].*>$")  # declarations and comments
@@ -23,6 +24,10 @@ _DOC_START = "-DOCSTART-"
 # Columns of CoNLL-U, and of CoNLL-X before it.
 _ID, _FORM, _LEMMA, _UPOS, _MISC = 0, 1, 2, 3, 9
 _FEWEST_COLUMNS = 8
+# A vertical file without ends of sentences is cut, so that not all of it is one record.
+_MOST_TOKENS = 10_000
+_MOST_LINES = 100_000
+_TOO_MANY = f"a sentence of {_MOST_LINES:,} lines"
 
 
 class _Word(NamedTuple):
@@ -41,6 +46,11 @@ def conllu_units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
     for line in source.lines(start, 0):
         if line.problem is None and line.is_record and not source.is_blank(line):
             lines.append(line)
+            if len(lines) < _MOST_LINES:
+                continue
+            yield joined(lines, _TOO_MANY)._replace(number=number)
+            number += 1
+            lines = []
             continue
         if lines:
             yield joined(lines)._replace(number=number)
@@ -57,8 +67,7 @@ def conllu_content(unit: Unit, source: OpenSource) -> Content:
     """Return a sentence's text, id and words."""
     comments: dict[str, str] = {}
     rows: list[list[str]] = []
-    for line in source.decoded(unit).split("\n"):
-        line = line.removesuffix("\r")
+    for line in _LINE_END.split(source.decoded(unit)):
         if match := _COMMENT.match(line) if line.startswith("#") else None:
             comments[match[1]] = match[2]
         elif not line.startswith("#"):
@@ -129,6 +138,11 @@ def vertical_units(source: OpenSource, start: int, number: int) -> Iterator[Unit
         if text and not (tag and tag[2] in _AROUND_SENTENCES) and not text.startswith(_DOC_START):
             lines.append(line)
             has_tokens = has_tokens or _is_token(text)
+            if len(lines) < _MOST_TOKENS:
+                continue
+            yield _sentence(lines, attributes, number, has_tokens)
+            number += has_tokens
+            lines, has_tokens = [], False
             continue
         if lines:
             yield _sentence(lines, attributes, number, has_tokens)
@@ -159,9 +173,9 @@ def vertical_content(unit: Unit, source: OpenSource) -> Content:
     """Return a sentence's text, the id of its document, and its words."""
     words: list[_Word] = []
     columns = source.source.columns or ()
-    for line in source.decoded(unit).split("\n"):
-        line = without_line_end(line).strip(" ")
-        if _is_token(line):
+    for line in _LINE_END.split(source.decoded(unit)):
+        line = line.strip(" ")
+        if line and _is_token(line):
             values = dict(zip(columns, split_columns(line)[1:], strict=False))
             form = split_columns(line)[0]
             words.append(_Word(form, _known(values.get("lemma", "")), _known(values.get("upos", "")), True))

@@ -18,6 +18,7 @@ from ctxbatch.corpus.units import TOO_LONG, BadRecordError, Content, OpenSource,
 _STEP = 1 << 16
 # What is flushed between records stays below this.
 _GAP = 1 << 20
+_DEEPEST = 1_000
 _TEI = ("TEI", "TEI.2", "teiCorpus")
 # Paragraphs, verse lines, anonymous blocks and utterances.
 _TEI_RECORDS = ("body/p", "body/l", "body/ab", "body/u")
@@ -55,6 +56,10 @@ def elements(source: OpenSource) -> list[str]:
     """Return the names of the elements that hold text, the most frequent ones first."""
     names: Counter[str] = source.kept.names if source.kept is not None else Counter()
     return [name for name, _ in names.most_common()]
+
+
+class _TooDeepError(ValueError):
+    """Elements are nested so deeply that looking at those around each would take for ever."""
 
 
 class _Walk:
@@ -135,7 +140,7 @@ class _Parser:
         problem = None
         try:
             self._expat.Parse(data, is_last)
-        except expat.ExpatError as error:
+        except (expat.ExpatError, _TooDeepError) as error:
             problem = f"not XML: {error}: the rest is lost"
         yield from self._found
         if problem is not None:
@@ -155,6 +160,8 @@ class _Parser:
     def _start(self, name: str, attributes: _Attributes) -> None:
         name = name.rpartition(":")[2]
         self._stack.append((name, attributes))
+        if len(self._stack) > _DEEPEST:
+            raise _TooDeepError("nested too deeply")
         if not self._record:
             if self._is_record():
                 self._record, self._from = len(self._stack), self._expat.CurrentByteIndex
