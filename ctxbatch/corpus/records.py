@@ -6,7 +6,7 @@ Owns what makes a unit a record, and that workers see exactly what was planned, 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ctxbatch.corpus.raw_records import content_of, units
 from ctxbatch.corpus.sources import Reading, Source
@@ -31,8 +31,7 @@ class Segment:
     sha256: Sha256
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A line, paragraph, file, JSON object or row: its text, and where it begins in its source.
 
     A record without text may stand for ``times`` consecutive empty lines. ``tokens`` are its words, where the
@@ -70,11 +69,16 @@ def to_record(unit: Unit, number: int, source: OpenSource) -> Record | Reject:
         return Reject(number, unit.number, start, unit.problem)
     try:
         text, doc_id, tokens, _, kept = content_of(unit, source)
-        if not _is_text(text + (doc_id or "")):
+        try:
+            (text + (doc_id or "")).encode()
+            if kept:
+                "".join(value for value in kept if isinstance(value, str)).encode()
+        except UnicodeEncodeError:
             if source.reading.errors == "strict":
                 reason = "holds half of a surrogate pair, which is not text"
                 return Reject(number, unit.number, start, reason)
-            text, doc_id = _replaced(text), None if doc_id is None else _replaced(doc_id)
+            text, doc_id = _replaced(text), _replaced(doc_id)
+            kept = tuple(map(_replaced, kept))
     except BadRecordError as error:
         return Reject(number, unit.number, start, str(error))
     except RecursionError:  # from an id that is an object
@@ -84,17 +88,11 @@ def to_record(unit: Unit, number: int, source: OpenSource) -> Record | Reject:
     return Record(number, unit.number, start, doc_id, text, unit.times, tokens, kept)
 
 
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _replaced(text: str) -> str:
-    """Return a text with U+FFFD for halves of surrogate pairs."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+def _replaced(value: Any) -> Any:  # noqa: ANN401 (a text, or any value of a kept field)
+    """Return a text with U+FFFD for halves of surrogate pairs, and another value as it is."""
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 # --- reading what was planned ---------------------------------------------------------------------

@@ -146,4 +146,4 @@ def _read_from(sample: SourceSample, opened: OpenSource, start: int, end: float,
             sample.first_reject = sample.first_reject or record.reason
         else:
             text = record.text[: max(1, int(len(record.text) * share))]
-            sample.records.append(replace(record, text=text))
+            sample.records.append(record._replace(text=text))

@@ -87,12 +87,12 @@ class ByteStream:
             ResourceError: The network fails.
         """
         try:
-            if b"\r" in newline:
+            if newline == b"\n":
+                line: bytes = self._stream.readline(MAX_RECORD_BYTES)
+            elif b"\r" in newline:
                 line = self._line_to_cr(newline)
             else:
-                line = self._stream.readline(MAX_RECORD_BYTES)
-                if len(newline) > 1:
-                    line = self._wide_line(line, newline)
+                line = self._wide_line(self._stream.readline(MAX_RECORD_BYTES), newline)
         except OSError as error:
             raise unreadable(self._path, error) from error
         self.position += len(line)

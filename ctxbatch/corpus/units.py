@@ -129,6 +129,7 @@ class OpenSource:
     def __init__(self, source: Source, reading: Reading) -> None:
         self.source = source
         self.reading = reading
+        self._is_table = source.is_table
         self.stream = None if source.is_table else ByteStream(source.path, source.compression)
         self.wants_fields = bool(reading.tokens_field or reading.span_field or reading.keep_field)
         self.until = math.inf
@@ -176,7 +177,9 @@ class OpenSource:
 
     def byte_start(self, unit: Unit) -> int | None:
         """Return the byte where a unit's text begins; ``None`` for rows of a table."""
-        return None if self.source.is_table else unit.start + len(unit.data) - len(self.without_mark(unit))
+        if self._is_table:
+            return None
+        return unit.start + len(self.mark) if self.mark and unit.data.startswith(self.mark) else unit.start
 
     def text_of(self, unit: Unit) -> tuple[str, str | None]:
         """Return a unit's text with its line end, and ``None`` or why it cannot be decoded."""

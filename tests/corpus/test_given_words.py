@@ -433,3 +433,14 @@ def test_kept_fields_survive_a_resume_and_others_are_refused(tmp_path, tiny, cli
     assert refused.returncode == 2
     assert "was made with --keep-field year:integer, but this command has no --keep-field" in refused.stderr
     assert cli("verify", out).returncode == 0
+
+
+def test_halves_of_surrogate_pairs_in_kept_fields_are_rejected_or_replaced(tmp_path, tiny):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one", "x": "\\ud800"}\n{"text": "two", "x": "b"}\n')
+    _, _, items = read_all([path], keep_field=("x",))
+    assert items[0].reason == "holds half of a surrogate pair, which is not text"
+    assert kept(store_of(tmp_path, tiny, path, keep_field=("x",), errors="replace"), "x") == [
+        ("\ufffd",),
+        ("b",),
+    ]
