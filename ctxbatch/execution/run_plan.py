@@ -161,8 +161,8 @@ def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
         InputError: An option was given that applies to none of the sources' formats.
     """
     formats = {source.format for source in sources}
-    if config.record != "auto" and formats != {"txt"}:
-        other = sorted(formats - {"txt"})[0]
+    if config.record != "auto" and "txt" not in formats:
+        other = sorted(formats)[0]
         raise InputError(f"--record {config.record} is for text files; in {other} a record is a line or row")
     if formats <= _WITHOUT_FIELDS:
         for option, value in (

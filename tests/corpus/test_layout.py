@@ -88,6 +88,12 @@ def test_the_decision_rests_on_a_sample_of_the_whole_file_and_is_the_same_every_
     assert [source.record for source in sources] == ["paragraph"] * 2
 
 
+def test_what_a_record_is_can_be_said_beside_files_of_other_formats(tmp_path):
+    (tmp_path / "a.txt").write_text(WRAPPED)
+    (tmp_path / "b.jsonl").write_text('{"text": "one"}\n')
+    assert texts_of(read_all([tmp_path], record="line")[2]) == [*WRAPPED.splitlines(), "one"]
+
+
 def test_a_long_text_without_blank_lines_is_read_by_lines():
     lines = [line for line in WRAPPED.splitlines() if line]
     assert choose_record([lines]) == "paragraph"

@@ -34,10 +34,10 @@ _AROUND_JOINED = re.compile(rf"[ \t\r\n]*{_JOINED}[ \t\r\n]*")
 _Attributes = Mapping[str, str]
 
 
-def units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
+def units(source: OpenSource, start: int, _number: int) -> Iterator[Unit]:
     """Yield a unit per element that is a record, with its `Content` in ``value``, and what lies between."""
     walk = source.kept
-    if walk is None or walk.position != start or walk.number != number:
+    if walk is None or walk.position > start:
         walk = source.kept = _Walk(source)
     for unit in walk:
         if unit.start >= start:
@@ -63,14 +63,10 @@ class _TooDeepError(ValueError):
 
 
 class _Walk:
-    """A walk over the units of a source from its start, which may stop and go on.
-
-    ``position`` and ``number`` are those of the next unit.
-    """
+    """A walk over the units of a source from its start, which may stop and go on at ``position``."""
 
     def __init__(self, source: OpenSource) -> None:
         self.position = 0
-        self.number = 0
         self._parser = _Parser(source)
         self.names = self._parser.names
         self._units = self._walk(source)
@@ -78,7 +74,6 @@ class _Walk:
     def __iter__(self) -> Iterator[Unit]:
         for unit in self._units:
             self.position = unit.end
-            self.number = unit.number + unit.is_record
             yield unit
 
     def _walk(self, source: OpenSource) -> Iterator[Unit]:
