@@ -285,6 +285,10 @@ class RunConfig:
             if not 0 <= self.max_rejects <= highest:
                 given = f"{self.max_rejects:.0%}" if highest == 1 else self.max_rejects
                 raise InputError(f"--max-rejects {given} must be a count or a share up to 100%")
+        if self.escape is not None and (len(self.escape) != 1 or self.escape in '"\r\n\t'):
+            raise InputError(f"--escape {self.escape!r} must be one character, such as \\")
+        if self.escape is not None and self.escape == self.delimiter:
+            raise InputError(f"--escape {self.escape!r} is also the --delimiter: name another one")
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
             raise InputError(f"--delimiter {self.delimiter!r} must be one character, such as ; or \\t")
         self._check_vectors()

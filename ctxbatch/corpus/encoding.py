@@ -40,6 +40,11 @@ def check_encoding(name: str) -> str:
     return {"utf-16": "utf-16-le", "utf-32": "utf-32-le", "utf-8-sig": "utf-8"}.get(canonical, canonical)
 
 
+def reads_byte_by_byte(encoding: str) -> bool:
+    """Return True if no byte of a longer character can be taken for an ASCII one: UTF-8 and code pages."""
+    return encoding in ("utf-8", "ascii") or len(bytes(range(256)).decode(encoding, "replace")) == 256
+
+
 def marked_encoding(head: bytes) -> str | None:
     """Return the encoding of the byte order mark at the start of a source, or ``None``."""
     return next((name for mark, name in _MARKS if head.startswith(mark)), None)

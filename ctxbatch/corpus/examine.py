@@ -6,10 +6,12 @@ Owns what makes a whole run useless, such as a missing field, and is refused.
 import contextlib
 import itertools
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from ctxbatch.corpus.encoding import guess_encoding, marked_encoding
+from ctxbatch.corpus.encoding import check_encoding, guess_encoding, marked_encoding, reads_byte_by_byte
+from ctxbatch.corpus.fields import further_fields
 from ctxbatch.corpus.formats.json_records import has_json_field, json_field_names, json_object
 from ctxbatch.corpus.formats.xml_text import elements
 from ctxbatch.corpus.layout import choose_columns, choose_newline, choose_quoting, choose_record
@@ -27,6 +29,7 @@ log = logging.getLogger("ctxbatch")
 _SAMPLE_RECORDS = 1_000
 _SAMPLE_BYTES = 4 << 20
 _SHOWN_FIELDS = 12
+_DECLARED = re.compile(rb"""\s*<\?xml\s[^<>]*?encoding\s*=\s*["']([\w.:-]+)["']""")
 
 
 def examine(sources: Iterable[Source], reading: Reading, id_field: str | None = None) -> tuple[Source, ...]:
@@ -65,6 +68,8 @@ def _examine(source: Source, reading: Reading, wanted: Sequence[tuple[str, str]]
     if source.format == "txt" and looks_like_markup(sample.head):
         log.warning("%s looks like markup, whose tags are read as words: --format xml reads XML", source.path)
     source = replace(source, encoding=marked_encoding(sample.head) or reading.encoding)
+    if source.format == "xml":
+        source = replace(source, encoding=_encoding_of_xml(source, reading, sample))
     if source.encoding == "utf-8" and _looks_like_utf_16(sample.head):
         raise InputError(f"{source.path} looks like UTF-16 without a byte order mark: say --encoding utf-16")
     if source.encoding == "utf-8" and source.format != "xml":
@@ -77,6 +82,20 @@ def _examine(source: Source, reading: Reading, wanted: Sequence[tuple[str, str]]
     if source.format == "xml":
         _check_xml(source, reading)
     return source
+
+
+def _encoding_of_xml(source: Source, reading: Reading, sample: TextSample) -> str:
+    """Return the encoding of an XML file: of its mark, as the user says, or as its first line says."""
+    unmarked = {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}.get(sample.head[:2])
+    encoding = marked_encoding(sample.head) or unmarked or reading.encoding
+    declared = _DECLARED.match(sample.head)
+    if declared and encoding == "utf-8" and not marked_encoding(sample.head):
+        encoding = check_encoding(declared[1].decode())
+    if encoding.startswith("utf-32") or not (encoding.startswith("utf-16") or reads_byte_by_byte(encoding)):
+        raise InputError(
+            f"{source.path} is {encoding.upper()}, which the XML parser does not know: convert it to UTF-8"
+        )
+    return encoding
 
 
 def _warn_of_encoding(source: Source, sample: TextSample) -> None:
@@ -115,7 +134,7 @@ def layout_notes(sources: Sequence[Source], reading: Reading) -> Iterator[str]:
 def _with_layout(source: Source, reading: Reading, sample: TextSample) -> Source:
     """Complete a source with how its text is laid out."""
     encoding = source.encoding or reading.encoding
-    if source.format == "json" and encoding.startswith(("utf-16", "utf-32")):
+    if source.format == "json" and not reads_byte_by_byte(encoding):
         raise InputError(
             f"{source.path} is {encoding.upper()}, in which only JSON lines can be read: convert it to UTF-8"
         )
@@ -177,6 +196,8 @@ def _with_header(source: Source, reading: Reading, wanted: Sequence[tuple[str, s
                     f"with {option}, not {name!r}"
                 )
             raise _no_field(source, option, name, columns, _delimiter_hint(reading, columns))
+    for name in further_fields(reading):
+        _check_once(source, name, columns)
     return replace(source, columns=columns)
 
 
@@ -201,7 +222,8 @@ def _check_json(source: Source, reading: Reading, wanted: Sequence[tuple[str, st
     names: dict[str, None] = {}
     first_line = ""
     try:
-        for unit in itertools.islice(units(opened), _SAMPLE_RECORDS):
+        records = (unit for unit in units(opened) if unit.is_record)
+        for unit in itertools.islice(records, _SAMPLE_RECORDS):
             if unit.problem is not None:
                 return
             text = opened.text_of(unit)[0]
@@ -219,6 +241,8 @@ def _check_json(source: Source, reading: Reading, wanted: Sequence[tuple[str, st
     if names:
         option, name = missing[0]
         raise _no_field(source, option, name, list(names))
+    if source.format == "json" and first_line:
+        raise InputError(f"{source.path} holds no JSON object: {first_line[:40]!r} is none")
     if first_line in ("[", "{") or first_line.startswith("[{"):
         raise InputError(f"{source.path} is not one JSON object per line: use --format json")
 

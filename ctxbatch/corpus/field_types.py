@@ -82,7 +82,7 @@ class FieldTypes:
 
 
 def _common(kinds: set[FieldType]) -> FieldType | None:
-    """Return the type to which all of these can be changed without loss, or ``None``."""
+    """Return the type to which all of these can be changed, or ``None``."""
     if len(kinds) == 1:
         return next(iter(kinds))
     if kinds == {"integer", "number"}:

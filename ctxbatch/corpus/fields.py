@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from ctxbatch.corpus.sources import Reading
-from ctxbatch.corpus.units import BadRecordError, Content, Tokens
+from ctxbatch.corpus.units import BadRecordError, Content, Tokens, trimmed
 
 FieldType = Literal["string", "integer", "number", "boolean", "date", "time"]
 _SPAN = re.compile(r"\s*(\d+)\s*[:,-]\s*(\d+)\s*")
@@ -72,7 +72,8 @@ def _with_words(content: Content, name: str, words: Any) -> Content:  # noqa: AN
     for word in words:
         places.append((position, position + len(word)))
         position += len(word) + 1
-    return content._replace(text=" ".join(words), tokens=Tokens(tuple(places)))
+    text = " ".join(words)
+    return content._replace(text=text, tokens=Tokens(tuple(trimmed(text, *place) for place in places)))
 
 
 def _with_spans(content: Content, names: Sequence[str], values: Sequence[Any]) -> Content:
@@ -84,9 +85,7 @@ def _with_spans(content: Content, names: Sequence[str], values: Sequence[Any]) -
             raise BadRecordError(
                 f"field {shown} marks {start}:{end}, which is not in the {len(text)} characters of the text"
             )
-        marked = text[start:end]
-        start += len(marked) - len(marked.lstrip())
-        end = start + len(marked.strip())
+        start, end = trimmed(text, start, end)
         if start == end:
             raise BadRecordError(f"field {shown} marks only white space")
         places.append((start, end))
@@ -100,10 +99,12 @@ def _pairs(values: Sequence[Any], shown: str) -> list[tuple[int, int]]:
             starts, ends = (value if isinstance(value, list) else [value] for value in values)
             return [(_number(start), _number(end)) for start, end in zip(starts, ends, strict=True)]
         (value,) = values
-        if isinstance(value, list) and not (len(value) == 2 and all(isinstance(v, int) for v in value)):
+        if isinstance(value, list) and not (
+            len(value) == 2 and all(isinstance(v, int | float) for v in value)
+        ):
             return [_pair(each) for each in value]
         return [_pair(value)]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = ", ".join(map(repr, values))
         raise BadRecordError(f"field {shown} holds no span such as 12:17: {found:.80}") from None
 
@@ -118,7 +119,9 @@ def _pair(value: Any) -> tuple[int, int]:  # noqa: ANN401 (any value of a field)
 
 
 def _number(value: Any) -> int:  # noqa: ANN401 (any value of a field)
-    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+    is_written = isinstance(value, str) and value.strip().isdecimal()
+    is_whole = isinstance(value, int | float) and not isinstance(value, bool) and value == int(value)
+    if not is_written and not is_whole:
         raise TypeError(value)
     return int(value)
 
@@ -186,7 +189,9 @@ def kind_of(value: Any, *, is_text: bool) -> tuple[FieldType, Any]:  # noqa: ANN
     kind = next((kind for each, kind in _TYPES if isinstance(value, each)), None)
     if kind is None or (kind == "integer" and not -_MAX_INTEGER <= value < _MAX_INTEGER):
         return "string", _as_text(value)
-    return kind, _plain(value) if kind == "time" else value
+    with contextlib.suppress(OverflowError):  # a time whose zone leads out of the calendar
+        return kind, _plain(value) if kind == "time" else value
+    return "string", _as_text(value)
 
 
 def _kind_of_string(value: str, *, is_text: bool) -> tuple[FieldType, Any]:
@@ -194,7 +199,7 @@ def _kind_of_string(value: str, *, is_text: bool) -> tuple[FieldType, Any]:
         return "integer", int(value)
     if is_text and _NUMBER.fullmatch(value) and math.isfinite(float(value)):
         return "number", float(value)
-    with contextlib.suppress(ValueError):  # such as a 30th of February
+    with contextlib.suppress(ValueError, OverflowError):  # such as a 30th of February
         if _DATE.fullmatch(value):
             return "date", datetime.date.fromisoformat(value)
         if _TIME.fullmatch(value):

@@ -195,14 +195,15 @@ def plan(sources: Sequence[Source], reading: Reading) -> list[ShardSpec]:
     most |= shares(sizes, reading.limit)
     for _ in range(_ROUNDS):
         shards, missing = _plan(sources, reading, most)
-        left = sum(missing.values())
-        others = {number: size for number, size in sizes.items() if not missing.get(number)}
-        if not left or not others:
-            return shards
-        # Some sources have fewer records than their share: the others give more.
-        for number, more in shares(others, left).items():
-            most[number] = (most.get(number) or 0) + more
         most |= {number: (most[number] or 0) - count for number, count in missing.items() if count}
+        # Sources that have fewer records than their share have no more: the others give more.
+        sizes = {number: size for number, size in sizes.items() if not missing.get(number)}
+        left = sum(missing.values())
+        if not left or not sizes:
+            return shards
+        for number, more in shares(sizes, left).items():
+            most[number] = (most.get(number) or 0) + more
+    most |= dict.fromkeys(sizes, reading.limit)  # the first ones give all that is still missing
     return _plan(sources, reading, most)[0]
 
 
@@ -226,6 +227,7 @@ def _plan(
 ) -> tuple[list[ShardSpec], dict[int, int]]:
     """Plan at most so many records of each source; return also how many fewer some sources have."""
     planner = _Planner(reading, corpus_bytes(sources, reading.limit))
+    left = reading.limit
     missing: dict[int, int] = {}
     for number in sorted(most):
         source = sources[number]
@@ -234,7 +236,9 @@ def _plan(
         opened = OpenSource(source, reading)
         try:
             with telling_of_memory(source.path):
-                missing[number] = planner.add(number, opened, most[number])
+                few = most[number] if left is None else min(most[number] or 0, left)
+                missing[number] = planner.add(number, opened, few)
+                left = None if left is None else left - (few or 0) + missing[number]
         finally:
             opened.close()
         _check_unchanged(source)

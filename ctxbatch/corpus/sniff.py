@@ -13,7 +13,7 @@ _IN_TEXT = frozenset(b"\t\n\r\f\x1b")
 _WIKIEXTRACTOR = re.compile(rb'\s*<doc id="')
 _MARKUP = re.compile(r"\s*<(\?xml|!doctype|html|tei|[a-z][\w:.-]*(\s[^<>]*)?>\s*<)", re.IGNORECASE)
 LEIPZIG_LINE = re.compile(r"(\d+)\t([^\t]*)")
-_CONLL_ROW = re.compile(r"\d+(-\d+)?\t([^\t]*\t){6}")
+_CONLL_ROW = re.compile(r"\d+([-.]\d+)?\t([^\t]*\t){6}")
 _FEWEST_LINES = 3
 
 

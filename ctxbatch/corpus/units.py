@@ -88,6 +88,13 @@ class Tokens:
         return any(first < position < last for first, last in self.places)
 
 
+def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return the place of a part of a text without the white space at its ends."""
+    part = text[start:end]
+    start += len(part) - len(part.lstrip())
+    return start, start + len(part.strip())
+
+
 class Content(NamedTuple):
     """What a unit holds, once it is parsed: a record's text, the id of its document, and maybe its words.
 

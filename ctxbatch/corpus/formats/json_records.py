@@ -52,8 +52,9 @@ def _values(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
     except DamagedError as error:
         yield lost(number, stream.position, error)
         return
-    if rest := scanner.rest():
-        yield Unit(number, position, position + len(rest), rest)
+    rest, is_value = scanner.rest()
+    if rest:
+        yield Unit(number, position, position + len(rest), rest, is_record=is_value)
 
 
 class _Scanner:
@@ -79,17 +80,18 @@ class _Scanner:
                     return
                 self._begun = True
             if (end := self._end_of_value()) is None:
-                if len(self._data) >= MAX_RECORD_BYTES:
-                    yield self._take(self._at), not self._is_long, False
-                    self._at, self._is_long = 0, True
+                while self._at >= MAX_RECORD_BYTES:  # cut at the same byte wherever reading began
+                    yield self._take(MAX_RECORD_BYTES), not self._is_long, False
+                    self._at -= MAX_RECORD_BYTES
+                    self._is_long = True
                 return
             self._at = self._depth = 0
             yield self._take(end), not self._is_long, True
             self._begun = self._is_long = False
 
-    def rest(self) -> bytes:
-        """Return what is left of a value that does not end."""
-        return bytes(self._data).rstrip()
+    def rest(self) -> tuple[bytes, bool]:
+        """Return what is left of a value that does not end, and whether it is not yet rejected."""
+        return bytes(self._data).rstrip(), not self._is_long
 
     def _take(self, n_bytes: int) -> bytes:
         part = bytes(self._data[:n_bytes])

@@ -16,35 +16,61 @@ _ENDS = tuple(".!?…。！？।؟")  # noqa: RUF001 (marks of other scripts)
 # A pause of this many seconds also ends a record.
 _PAUSE = 3.0
 # Without punctuation, a record would be all of a file.
-_MOST_CUES = 1_000
+_MOST_CUES, _MOST_LINES = 1_000, 10_000
 
 
 def units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
     """Yield a unit per run of cues, with its text in ``value``; notes and headers are not records."""
-    run: list[Unit] = []
-    texts: list[str] = []
-    ended = 0.0
+    run = _Run()
     for block in _blocks(source, start):
         if block.problem is not None or not block.is_record:
-            yield from _finished(run, texts, number)
-            number += bool(run)
-            run, texts = [], []
+            yield from run.finish(number)
+            number += run.n_finished
             yield block._replace(number=number)
             number += block.is_record
             continue
-        begins, ends, text = block.value  # no times: a blank line stood inside a cue
-        if run and begins is not None and begins - ended > _PAUSE:
-            yield from _finished(run, texts, number)
-            number += 1
-            run, texts = [], []
-        run.append(block)
-        texts.append(text)
-        ended = ended if ends is None else ends
-        if text.rstrip(_CLOSING).endswith(_ENDS) or len(run) >= _MOST_CUES:
-            yield from _finished(run, texts, number)
-            number += 1
-            run, texts = [], []
-    yield from _finished(run, texts, number)
+        if run.pauses_before(block):
+            yield from run.finish(number)
+            number += run.n_finished
+        run.add(block)
+        if run.is_complete:
+            yield from run.finish(number)
+            number += run.n_finished
+    yield from run.finish(number)
+
+
+class _Run:
+    """Consecutive cues of one record. ``n_finished`` is 1 if the last `finish` gave a record, else 0."""
+
+    def __init__(self) -> None:
+        self.n_finished = 0
+        self._cues: list[Unit] = []
+        self._ended: float | None = None
+
+    def pauses_before(self, cue: Unit) -> bool:
+        """Return True if a cue comes too late to go on with the run; one without times never does."""
+        begins = cue.value[0]
+        return self._ended is not None and begins is not None and begins - self._ended > _PAUSE
+
+    def add(self, cue: Unit) -> None:
+        """Add a cue."""
+        self._cues.append(cue)
+        ended = cue.value[1]
+        self._ended = self._ended if ended is None else ended
+
+    @property
+    def is_complete(self) -> bool:
+        """True if the last cue ends a sentence, or the run is long enough."""
+        ends = self._cues[-1].value[2].rstrip(_CLOSING).endswith(_ENDS)
+        return ends or len(self._cues) >= _MOST_CUES
+
+    def finish(self, number: int) -> Iterator[Unit]:
+        """Yield the run as a unit, if there is one, and begin a new one."""
+        cues, self._cues, self._ended, self.n_finished = self._cues, [], None, 0
+        if cues:
+            text = " ".join(text for *_, text in (cue.value for cue in cues) if text)
+            self.n_finished = int(bool(text))
+            yield joined(cues, None, text)._replace(number=number, is_record=bool(text))
 
 
 def content(unit: Unit, _source: OpenSource) -> Content:
@@ -52,35 +78,31 @@ def content(unit: Unit, _source: OpenSource) -> Content:
     return Content(unit.value)
 
 
-def _finished(run: list[Unit], texts: list[str], number: int) -> Iterator[Unit]:
-    if run:
-        text = " ".join(text for text in texts if text)
-        yield joined(run, None, text)._replace(number=number, is_record=bool(text))
-
-
 def _blocks(source: OpenSource, start: int) -> Iterator[Unit]:
     """Yield a unit per cue, with its times in seconds and its text in ``value``, and what is none."""
     lines: list[Unit] = []
     texts: list[str] = []
     problem: str | None = None
+    has_times = False
     for line in source.lines(start, 0):
         if line.problem is not None or not line.is_record:
             yield from _block(lines, texts, problem)
             yield line
-            lines, texts, problem = [], [], None
+            lines, texts, problem, has_times = [], [], None, False
             continue
         text, why = source.text_of(line)
         text = without_line_end(text).strip()
-        has_times = any(map(_TIMES.match, texts))
-        if lines and text and not texts[-1]:
+        is_times = _TIMES.match(text) is not None
+        if lines and ((text and not texts[-1]) or len(lines) >= _MOST_LINES):
             yield from _block(lines, texts, problem)
-            lines, texts, problem = [], [], None
-        elif has_times and _TIMES.match(text):  # no blank line before it
+            lines, texts, problem, has_times = [], [], None, False
+        elif has_times and is_times:  # no blank line before it
             n_before = -1 if texts[-1].isdigit() else len(texts)
             yield from _block(lines[:n_before], texts[:n_before], problem)
             lines, texts, problem = lines[n_before:], texts[n_before:], None
         lines.append(line)
         texts.append(text)
+        has_times = has_times or is_times
         problem = problem or why
     yield from _block(lines, texts, problem)
 

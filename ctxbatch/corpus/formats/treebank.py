@@ -5,22 +5,28 @@ vertical files, such as those of the Corpus Workbench and of CoNLL-2003, the fir
 text is the forms joined by spaces.
 """
 
+import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ctxbatch.corpus.units import BadRecordError, Content, OpenSource, Tokens, Unit, joined
+from ctxbatch.corpus.units import BadRecordError, Content, OpenSource, Tokens, Unit, joined, trimmed
 
 _LINE_END = re.compile(r"\r\n?|\n")
 _COMMENT = re.compile(r"#\s*([\w.:-]+)\s*=\s*(.*)")
-_TAG = re.compile(r"<(/?)([A-Za-z][\w.-]*)((?:\s[^<>]*)?)/?>\s*$")
-_NO_TOKEN = re.compile(r"<[?!].*>$")  # declarations and comments
-_ATTRIBUTE = re.compile(r"""([\w:.-]+)=(?:"([^"]*)"|'([^']*)')""")
+_VALUE = r"""\s++[\w:.-]++\s*+=\s*+(?:"[^"]*+"|'[^']*+')"""
+_TAG = re.compile(rf"<(/?)([A-Za-z][\w.:-]*+)((?:{_VALUE})*+|\s[^<>]*+)\s*+/?>\s*+")
+_ATTRIBUTE = re.compile(r"""(?<![\w:.-])([\w:.-]++)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
+_LONGEST_TAG = 4_096
 # Elements that hold whole sentences; others, such as names, stand inside one.
-_AROUND_SENTENCES = frozenset({"s", "p", "head", "l", "lg", "u", "sp", "div", "text", "doc", "corpus"})
+_AROUND_SENTENCES = frozenset(
+    {"s", "sent", "sentence", "p", "par", "head", "l", "lg", "u", "sp", "div", "text", "doc", "corpus"}
+)
 _DOCUMENTS = frozenset({"text", "doc"})
 _GLUE = "g"  # no space before the next token
 _DOC_START = "-DOCSTART-"
+# The number of a word, of an empty node behind it, and of the last of several words.
+_NUMBER = re.compile(r"(\d{1,9})(?:(\.\d{1,9})|-(\d{1,9}))?")
 # Columns of CoNLL-U, and of CoNLL-X before it.
 _ID, _FORM, _LEMMA, _UPOS, _MISC = 0, 1, 2, 3, 9
 _FEWEST_COLUMNS = 8
@@ -85,10 +91,10 @@ def _conllu_words(rows: Sequence[Sequence[str]]) -> Iterator[_Word]:
     for row in rows:
         if len(row) < _FEWEST_COLUMNS:
             raise BadRecordError(f"a line has {len(row)} columns, not the ten of CoNLL-U")
-        first, _, last = row[_ID].partition("-")
-        if "." in first:
+        if (match := _NUMBER.fullmatch(row[_ID])) and match[2]:
             continue
-        if not first.isdecimal() or (last and not last.isdecimal()):
+        first, last = (match[1], match[3]) if match else ("", "")
+        if not first:
             raise BadRecordError(f"a line begins with {row[_ID][:20]!r}, not with the number of a word")
         if last:
             until, whole, parts = int(last), row, []
@@ -126,34 +132,35 @@ def _known(value: str) -> str | None:
 def vertical_units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
     """Yield a unit per sentence, with the attributes of its document in ``value``.
 
-    A sentence ends with a blank line, or with a tag of an element that holds whole sentences.
+    A sentence ends with a blank line, a comment, or a tag of an element that holds whole sentences.
     """
     lines: list[Unit] = []
-    has_tokens = False
+    has_tokens = in_comment = False
     attributes: dict[str, str] | None = None
     for line in source.lines(start, 0):
         is_odd = line.problem is not None or not line.is_record
         text = "" if is_odd else source.text_of(line)[0].strip()
-        tag = _TAG.match(text) if text.startswith("<") else None
-        if text and not (tag and tag[2] in _AROUND_SENTENCES) and not text.startswith(_DOC_START):
+        in_comment = in_comment or text.startswith(("<!--", "<?", "<!DOCTYPE"))
+        tags = [] if in_comment else _tags(text)
+        is_between = in_comment or text.startswith(_DOC_START) or any(map(_is_around_sentences, tags))
+        in_comment = in_comment and not text.endswith(">")
+        if text and not is_between:
             lines.append(line)
-            has_tokens = has_tokens or _is_token(text)
+            has_tokens = has_tokens or not tags
             if len(lines) < _MOST_TOKENS:
                 continue
-            yield _sentence(lines, attributes, number, has_tokens)
-            number += has_tokens
-            lines, has_tokens = [], False
-            continue
         if lines:
             yield _sentence(lines, attributes, number, has_tokens)
             number += has_tokens
             lines, has_tokens = [], False
-        opens = tag is not None and tag[2] in _DOCUMENTS and not tag[1]
-        if tag is not None and tag[2] in _DOCUMENTS:
-            attributes = {m[0]: m[1] or m[2] for m in _ATTRIBUTE.findall(tag[3])} if opens else None
+        if text and not is_between:
+            continue
+        opened = [tag for tag in tags if tag.name in _DOCUMENTS and not tag.closes]
+        if any(tag.name in _DOCUMENTS for tag in tags):
+            attributes = opened[-1].attributes if opened else None
         is_reject = line.is_record and line.problem is not None
         may_begin = attributes is None
-        yield line._replace(number=number, is_record=is_reject, opens=opens, may_begin=may_begin)
+        yield line._replace(number=number, is_record=is_reject, opens=bool(opened), may_begin=may_begin)
         number += is_reject
     if lines:
         yield _sentence(lines, attributes, number, has_tokens)
@@ -164,9 +171,26 @@ def _sentence(lines: list[Unit], attributes: dict[str, str] | None, number: int,
     return unit._replace(number=number, is_record=has_tokens, may_begin=attributes is None)
 
 
-def _is_token(line: str) -> bool:
-    """Return True if a line is no tag, comment or declaration."""
-    return not line.startswith("<") or not (_TAG.match(line) or _NO_TOKEN.match(line))
+class _Tag(NamedTuple):
+    name: str
+    closes: bool
+    attributes: dict[str, str]
+
+
+def _tags(line: str) -> list[_Tag]:
+    """Return the tags of a line that holds nothing else, or none."""
+    found: list[_Tag] = []
+    position = 0
+    while line.startswith("<", position) and (match := _TAG.match(line, position)):
+        position = match.end()
+        attributes = _ATTRIBUTE.findall(match[3][:_LONGEST_TAG])
+        values = {name: html.unescape(double or single) for name, double, single in attributes}
+        found.append(_Tag(match[2].lower(), bool(match[1]), values))
+    return found if position == len(line) else []
+
+
+def _is_around_sentences(tag: _Tag) -> bool:
+    return tag.name in _AROUND_SENTENCES
 
 
 def vertical_content(unit: Unit, source: OpenSource) -> Content:
@@ -175,12 +199,13 @@ def vertical_content(unit: Unit, source: OpenSource) -> Content:
     columns = source.source.columns or ()
     for line in _LINE_END.split(source.decoded(unit)):
         line = line.strip(" ")
-        if line and _is_token(line):
-            values = dict(zip(columns, split_columns(line)[1:], strict=False))
-            form = split_columns(line)[0]
+        if tags := _tags(line.strip()):
+            if words and any(tag.name == _GLUE for tag in tags):
+                words[-1] = words[-1]._replace(space_after=False)
+        elif line:
+            form, *others = map(html.unescape, split_columns(line))
+            values = dict(zip(columns, others, strict=False))
             words.append(_Word(form, _known(values.get("lemma", "")), _known(values.get("upos", "")), True))
-        elif words and (tag := _TAG.match(line)) and tag[2] == _GLUE:
-            words[-1] = words[-1]._replace(space_after=False)
     return _content(words, unit.value.get(source.reading.id_field), None, unit.value)
 
 
@@ -198,17 +223,16 @@ def _content(
     places = None if text is None else _places_in(text, words)
     if text is None or places is None:
         text, places = _joined_forms(words)
-    return Content(
-        text,
-        name,
-        Tokens(
-            tuple(places),
-            tuple(word.lemma for word in words),
-            tuple(word.upos for word in words),
-            is_sentence=True,
-        ),
-        fields,
+    found = [
+        (trimmed(text, *place), word) for place, word in zip(places, words, strict=True) if word.form.strip()
+    ]
+    tokens = Tokens(
+        tuple(place for place, _ in found),
+        tuple(word.lemma for _, word in found),
+        tuple(word.upos for _, word in found),
+        is_sentence=True,
     )
+    return Content(text, name, tokens, fields)
 
 
 def _places_in(text: str, words: Sequence[_Word]) -> list[tuple[int, int]] | None:

@@ -8,7 +8,8 @@ from ctxbatch.corpus.units import Content, OpenSource, Unit
 
 _BEGIN = re.compile(r"<doc\b(.*)>\s*$")
 _END = "</doc>"
-_ATTRIBUTE = re.compile(r'(\w+)="(.*?)"(?=\s+\w+="|\s*$)')
+_ATTRIBUTE = re.compile(r'(?<!\w)(\w++)="(.*?)"(?=\s+\w++="|\s*$)')
+_LONGEST_TAG = 4_096
 
 
 def units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
@@ -20,7 +21,7 @@ def units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
             continue
         text = source.text_of(line)[0].strip()
         if match := _BEGIN.match(text):
-            attributes = dict(_ATTRIBUTE.findall(html.unescape(match[1])))
+            attributes = dict(_ATTRIBUTE.findall(html.unescape(match[1][:_LONGEST_TAG])))
             yield line._replace(is_record=False, opens=True)
         elif not text or text == _END:
             yield line._replace(is_record=False)
