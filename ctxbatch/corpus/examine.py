@@ -118,7 +118,7 @@ def layout_notes(sources: Sequence[Source], reading: Reading) -> Iterator[str]:
             lambda source: source.record == "paragraph" and reading.record == "auto",
         ),
         (
-            "has quotes that do not enclose fields: reading them as text; --quoting csv changes that",
+            "is read with quotes as text; --quoting csv lets them enclose fields",
             lambda source: source.quoting == "none" and reading.quoting == "auto",
         ),
     )

@@ -190,7 +190,7 @@ def test_stray_quotes_in_tsv_join_no_rows(tmp_path, caplog):
         ("3", "plain words"),
     ]
     assert notes_of([path], caplog) == [
-        f"{path} has quotes that do not enclose fields: reading them as text; --quoting csv changes that"
+        f"{path} is read with quotes as text; --quoting csv lets them enclose fields"
     ]
     assert len(read_all([path], quoting="csv")[2]) == 2
 
