@@ -12,6 +12,7 @@ from ctxbatch.corpus.sources import Reading
 from ctxbatch.corpus.units import BadRecordError, Content, Tokens, trimmed
 
 FieldType = Literal["string", "integer", "number", "boolean", "date", "time"]
+MISSING = object()
 _SPAN = re.compile(r"\s*(\d+)\s*[:,-]\s*(\d+)\s*")
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -27,14 +28,14 @@ def further_fields(reading: Reading) -> tuple[str, ...]:
     return (*tokens, *(reading.span_field or ()), *kept)
 
 
-def value_in(fields: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 (any value of a field)
-    """Return a field by its name, or by a path with dots; ``None`` if there is none."""
+def find_field(fields: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 (any value of a field)
+    """Return a field by its name, or by a path with dots; `MISSING` if there is none."""
     if name in fields:
         return fields[name]
     value: Any = fields
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            return None
+            return MISSING
         value = value[part]
     return value
 
@@ -47,7 +48,8 @@ def complete(content: Content, reading: Reading) -> Content:
     """
 
     def value_of(name: str) -> Any:  # noqa: ANN401 (any value of a field)
-        return value_in(content.fields, name)
+        value = find_field(content.fields, name)
+        return None if value is MISSING else value
 
     if reading.tokens_field is not None:
         content = _with_words(content, reading.tokens_field, value_of(reading.tokens_field))

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from ctxbatch.corpus.fields import MISSING, find_field
 from ctxbatch.corpus.read_errors import DamagedError
 from ctxbatch.corpus.streams import MAX_RECORD_BYTES
 from ctxbatch.corpus.units import TOO_LONG, BadRecordError, Content, OpenSource, Unit, lost
@@ -129,13 +130,13 @@ def content(unit: Unit, source: OpenSource) -> Content:
         return Content("")
     fields = json_object(source.decoded(unit))
     wanted = source.reading.text_field
-    text = "" if source.reading.tokens_field else json_field(fields, wanted)
-    if text is _MISSING:
+    text = "" if source.reading.tokens_field else find_field(fields, wanted)
+    if text is MISSING:
         raise BadRecordError(f"no field {wanted!r}")
     if not isinstance(text, str):
         raise BadRecordError(f"field {wanted!r} is {_json_type(text)}, not a string")
-    doc_id = json_field(fields, source.reading.id_field)
-    if doc_id is None or doc_id is _MISSING:
+    doc_id = find_field(fields, source.reading.id_field)
+    if doc_id is None or doc_id is MISSING:
         return Content(text, fields=fields)
     return Content(text, doc_id if isinstance(doc_id, str) else json.dumps(doc_id), fields=fields)
 
@@ -159,24 +160,9 @@ def json_object(line: str) -> dict[str, Any]:
     return fields
 
 
-_MISSING = object()
-
-
-def json_field(fields: dict[str, Any], name: str) -> Any:  # noqa: ANN401 (a JSON value)
-    """Return a field by its name, or by a path with dots; `_MISSING` if there is none."""
-    if name in fields:
-        return fields[name]
-    value: Any = fields
-    for part in name.split("."):
-        if not isinstance(value, dict) or part not in value:
-            return _MISSING
-        value = value[part]
-    return value
-
-
 def has_json_field(fields: dict[str, Any], name: str) -> bool:
     """Return True if an object has a field, even if it is null."""
-    return json_field(fields, name) is not _MISSING
+    return find_field(fields, name) is not MISSING
 
 
 def json_field_names(fields: dict[str, Any]) -> list[str]:
