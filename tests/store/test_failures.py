@@ -237,7 +237,7 @@ def test_a_full_disk_stops_the_run_and_with_room_it_goes_on(tmp_path, tiny):
     assert script.returncode == 0, script.stderr
     refused, why, full, said, leftovers, damaged, done, *_ = script.stdout.splitlines()
     assert (refused, full, leftovers, damaged, done) == ("4", "4", "0", "0", "0"), script.stdout
-    assert re.search(r"needs about .* [kM]B more, but its disk has \d+ B free: make room", why)
+    assert re.search(r"needs about [\d.]+ MB more, but its disk has [\d.]+ MB free: make room", why)
     assert "is full: make room and run the same command again" in said
     assert arrow_digests(tmp_path / "copy") == arrow_digests(tmp_path / "undisturbed")
 
