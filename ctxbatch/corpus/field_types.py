@@ -1,5 +1,6 @@
 """Finds the type of each field that is kept: one for the whole corpus."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -70,11 +71,13 @@ class FieldTypes:
         if not self.typed:
             return _common({*self.looks}) or "string"
         kinds = {*self.typed}
-        if kinds == {"string"} or kinds <= {"string", "date", "time"}:
-            return _common(kinds | {*self.looks} & {"date", "time"}) or "string"
+        if kinds <= {"string", "date", "time"}:
+            return _common(kinds | {*self.looks}) or "string"
         if kind := _common(kinds | {*self.looks}):
             return kind
-        (one, there), (other, here) = list({**self.looks, **self.typed}.items())[:2]
+        places = {**self.looks, **self.typed}
+        one, other = next(pair for pair in itertools.combinations(places, 2) if _common({*pair}) is None)
+        there, here = places[one], places[other]
         raise InputError(
             f"--keep-field {self.name}: it is a {one} in {there}, and a {other} in {here}: keep it as text "
             f"with --keep-field {self.name}:string"

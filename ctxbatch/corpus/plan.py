@@ -231,12 +231,12 @@ def _plan(
     missing: dict[int, int] = {}
     for number in sorted(most):
         source = sources[number]
-        if not source.size:
+        few = most[number] if left is None else min(most[number] or 0, left)
+        if not source.size or few == 0:
             continue
         opened = OpenSource(source, reading)
         try:
             with telling_of_memory(source.path):
-                few = most[number] if left is None else min(most[number] or 0, left)
                 missing[number] = planner.add(number, opened, few)
                 left = None if left is None else left - (few or 0) + missing[number]
         finally:

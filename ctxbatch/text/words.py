@@ -67,7 +67,7 @@ class Words:
         return Words(*(getattr(self, name)[chosen] for name in self.__slots__))
 
     def without_punctuation(self, pieces: "Pieces", spared_S: npt.NDArray[np.bool_]) -> "Words":
-        """Return the words with a letter or digit, and all those of spared sentences, numbered anew."""
+        """Return the words with a letter or digit, and all words of spared sentences, numbered from 0."""
         letters_C = pieces.cumulated(_marks_letters_and_digits())
         base_N = pieces.text_start_S[self.sentence_N]
         count_N = letters_C[base_N + self.char_end_N] - letters_C[base_N + self.char_start_N]
