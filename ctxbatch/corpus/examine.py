@@ -112,6 +112,14 @@ def _warn_of_encoding(source: Source, sample: TextSample) -> None:
 def layout_notes(sources: Sequence[Source], reading: Reading) -> Iterator[str]:
     """Yield a line for each decision on layout that a reader may want to know, or to change."""
     decisions: tuple[tuple[str, Callable[[Source], bool]], ...] = (
+        (
+            "looks like output of WikiExtractor: reading its articles; --format txt reads all lines",
+            lambda source: source.format == "wikiextractor" and reading.format is None,
+        ),
+        (
+            "looks like a Leipzig corpus: reading a number and a sentence per line; --format txt reads lines",
+            lambda source: source.format == "leipzig" and reading.format is None,
+        ),
         ("has CR as line ends: reading lines up to CR", lambda source: source.newline == "cr"),
         (
             "looks hard-wrapped: reading paragraphs; --record line reads lines",

@@ -275,6 +275,18 @@ def test_articles_of_wikiextractor_give_their_lines_with_id_and_attributes(tmp_p
         assert len(shards) == (1 if size > 1000 else 2)  # none begins within an article
 
 
+def test_lines_outside_articles_belong_to_none_and_can_begin_a_shard(tmp_path, caplog):
+    path = tmp_path / "wiki.txt"
+    path.write_text(WIKI + "line outside\n" * 50)
+    for size in SIZES:
+        _, shards, items = read_all([path], shard_size=size)
+        assert [item.doc_id for item in items] == ["12", "12", "39", *[None] * 50]
+    assert len(read_all([path], shard_size=100)[1]) > 5
+    with caplog.at_level("INFO", "ctxbatch"):
+        read_all([path])
+    assert f"{path} looks like output of WikiExtractor: reading its articles" in caplog.text
+
+
 def test_leipzig_files_give_sentences_with_their_numbers(tmp_path):
     lines = [f"{n}\tSentence {n}." for n in range(1, 30)]
     path = tmp_path / "eng_news_2020_10K-sentences.txt"

@@ -14,19 +14,20 @@ _LONGEST_TAG = 4_096
 
 def units(source: OpenSource, start: int, number: int) -> Iterator[Unit]:
     """Yield a unit per line, with the attributes of its article in ``value``; tags are not records."""
-    attributes: dict[str, str] = {}
+    attributes: dict[str, str] | None = None  # outside an article
     for line in source.lines(start, number):
         if line.problem is not None or not line.is_record:
-            yield line._replace(may_begin=False)
+            yield line._replace(may_begin=attributes is None, value={})
             continue
         text = source.text_of(line)[0].strip()
         if match := _BEGIN.match(text):
             attributes = dict(_ATTRIBUTE.findall(html.unescape(match[1][:_LONGEST_TAG])))
             yield line._replace(is_record=False, opens=True)
         elif not text or text == _END:
+            attributes = None if text else attributes
             yield line._replace(is_record=False)
         else:
-            yield line._replace(value=attributes, may_begin=False)
+            yield line._replace(value=attributes or {}, may_begin=attributes is None)
 
 
 def content(unit: Unit, source: OpenSource) -> Content:
