@@ -279,7 +279,7 @@ def test_lines_outside_articles_belong_to_none_and_can_begin_a_shard(tmp_path, c
     path = tmp_path / "wiki.txt"
     path.write_text(WIKI + "line outside\n" * 50)
     for size in SIZES:
-        _, shards, items = read_all([path], shard_size=size)
+        _, _, items = read_all([path], shard_size=size)
         assert [item.doc_id for item in items] == ["12", "12", "39", *[None] * 50]
     assert len(read_all([path], shard_size=100)[1]) > 5
     with caplog.at_level("INFO", "ctxbatch"):
