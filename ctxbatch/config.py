@@ -65,11 +65,13 @@ class ResolvedConfig:
     """Everything that decides which vectors a text gives, with nothing left open.
 
     ``layers`` are positive and in the order asked for. An option that cannot take effect is ``None``.
-    ``max_tokens`` is the longest window in tokens, special tokens included. ``words`` are casefolded and
-    sorted. Layers and heads count from 1; without a ``salience_head``, salience is the mean over all heads.
+    ``max_tokens`` is the longest window in tokens, special tokens included. ``words`` are sorted keys, as
+    `ctxbatch.text.word_key` has them. Layers and heads count from 1; without a ``salience_head``, salience is
+    the mean over all heads.
     ``runtime`` is what runs the model. ``compiled`` is true in stores of versions that compiled models.
     ``packed`` says that windows are packed without padding, and batches are counted without it.
-    ``sentence_rules`` is the version of the rules that correct sentencex; ``None`` if none do.
+    ``sentence_rules`` is the version of the rules that correct sentencex; ``None`` if none do. ``word_rule``
+    is that of `ctxbatch.text.unicode_words`; ``None`` if words are the tokenizer's.
     """
 
     model: str
@@ -101,6 +103,7 @@ class ResolvedConfig:
     compiled: bool = False
     packed: bool = False
     sentence_rules: Positive | None = None
+    word_rule: Positive | None = None
     digests: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -116,8 +119,9 @@ class ResolvedConfig:
             del fields["runtime"]
         if not self.packed:
             del fields["packed"]
-        if self.sentence_rules is None:
-            del fields["sentence_rules"]
+        for rule in ("sentence_rules", "word_rule"):
+            if fields[rule] is None:
+                del fields[rule]
         return fields
 
     @classmethod

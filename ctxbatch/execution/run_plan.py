@@ -234,10 +234,10 @@ def _check_for_object_storage(out: Path | str, config: RunConfig) -> None:
 
 
 def check_words(config: ResolvedConfig) -> None:
-    """Warn of the words of --words that no text can hold as this model's tokenizer sees words.
+    """Warn of the words of --words that no text can hold, and of those that the model does not know.
 
     Raises:
-        InputError: They all are of that kind.
+        InputError: No text can hold any of them.
     """
     if config.words is None:
         return
@@ -245,12 +245,22 @@ def check_words(config: ResolvedConfig) -> None:
     from ctxbatch.text.batching import BatchMaker
 
     maker = BatchMaker(read_tokenizer(config), replace(config, sample=None, top_salient=None))
-    possible = maker.single_words(config.words)
-    never = [word for word, is_word in zip(config.words, possible, strict=True) if not is_word]
-    if not never:
-        return
-    shown = shortened(map(repr, never), _SHOWN)
-    what = f"{len(never)} of {len(config.words)} --words are not single words for {config.model}: {shown}"
-    if len(never) == len(config.words):
-        raise InputError(f"{what}; give surface words, without spaces or punctuation")
-    log.warning("%s; they will not be found", what)
+    found, known = maker.try_words(config.words)
+    never = [word for word, is_found in zip(config.words, found, strict=True) if not is_found]
+    if never:
+        shown = shortened(map(repr, never), _SHOWN)
+        what = f"{len(never)} of {len(config.words)} --words have no letter or digit: {shown}"
+        if len(never) == len(config.words):
+            raise InputError(f"{what}; add --keep-punctuation, or give words")
+        log.warning("%s; without --keep-punctuation they will not be found", what)
+    if unknown := [word for word, is_known in zip(config.words, known, strict=True) if not is_known]:
+        unknown = [word for word in unknown if word not in never]
+    if unknown:
+        shown = shortened(map(repr, unknown), _SHOWN)
+        log.warning(
+            "%s does not know %d of %d --words: %s; their vectors are those of any unknown text",
+            config.model,
+            len(unknown),
+            len(config.words),
+            shown,
+        )

@@ -19,6 +19,8 @@ from ctxbatch.model.precision import faster_precision
 from ctxbatch.run_config import RunConfig
 from ctxbatch.text.sentence_rules import RULES
 from ctxbatch.text.sentences import resolve_language
+from ctxbatch.text.unicode_words import RULE, versions
+from ctxbatch.text.word_key import word_key
 
 log = logging.getLogger("ctxbatch")
 # Of flash attention.
@@ -76,7 +78,8 @@ def resolve(config: RunConfig, device: str) -> ResolvedConfig:
         packed=packed,
         sentence_rules=None if lang is None else RULES,
         digests=_digests(folder, facts),
-        versions={name: metadata.version(name) for name in ("sentencex", "tokenizers")},
+        word_rule=RULE,
+        versions={name: metadata.version(name) for name in ("sentencex", "tokenizers")} | versions(),
     )
 
 
@@ -208,8 +211,8 @@ def _resolve_shift(config: RunConfig) -> tuple[ShiftKind | None, float | None, f
 
 
 def _resolve_words(config: RunConfig) -> tuple[str, ...] | None:
-    """Return the wanted words casefolded and sorted, whatever their order."""
-    return None if config.words is None else tuple(sorted({word.casefold() for word in config.words}))
+    """Return the keys of the wanted words, whatever their order."""
+    return None if config.words is None else tuple(sorted(set(map(word_key, config.words))))
 
 
 def _resolve_static(config: RunConfig, facts: ModelFacts, name: str) -> StaticKind | None:

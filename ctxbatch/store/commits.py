@@ -5,7 +5,7 @@ it names exist with the right sizes. Owns the names of a shard's files: a record
 damaged.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,7 +31,8 @@ class Counts:
     """The counts of a shard; those of several shards can be added.
 
     ``words`` counts all words found, ``rejected_words`` those of them that were rejected; ``slots`` counts
-    the positions that the model computed, padding included, ``tokens`` the unmasked ones among them.
+    the positions that the model computed, padding included, ``tokens`` the unmasked ones among them. The last
+    ones are those of `ctxbatch.text.fit.Fit`; stores of before have none.
     """
 
     records: Count = 0
@@ -44,6 +45,11 @@ class Counts:
     rejected: Count = 0
     rejected_words: Count = 0
     unknown_words: Count = 0
+    unknown_pieces: Count = 0
+    long_words: Count = 0
+    characters: Count = 0
+    bare_characters: Count = 0
+    control_tokens: Count = 0
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(*(a + b for a, b in zip(self.as_tuple(), other.as_tuple(), strict=True)))
@@ -82,7 +88,10 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """A commit record, as ``shard.json`` holds it. Only shards on object storage have an ``attempt``."""
+    """A commit record, as ``shard.json`` holds it. Only shards on object storage have an ``attempt``.
+
+    ``scripts`` are those of the words that do not fit the model, as `ctxbatch.text.fit.Fit` has them.
+    """
 
     format_version: Positive
     shard: Count
@@ -96,6 +105,7 @@ class Commit:
     versions: dict[str, str]
     peak_memory_bytes: Count
     attempt: Attempt | None = None
+    scripts: dict[str, Count] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

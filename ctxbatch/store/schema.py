@@ -36,7 +36,8 @@ ANNOTATIONS = ("lemma", "upos")
 def words_schema(config: ResolvedConfig, reading: Reading) -> pa.Schema:
     """Return the schema of words.arrow: each word, its place in its sentence, and its vectors.
 
-    Where sources say what their words are, also the lemma and the part of speech of each.
+    ``known`` says whether the model knows all wordpieces of the row; older stores do not tell. Where sources
+    say what their words are, also the lemma and the part of speech of each.
     """
     value_type = pa.float16() if config.dtype == "float16" else pa.float32()
     vector_type = pa.list_(pa.field("item", value_type, nullable=False), config.hidden_size)
@@ -51,6 +52,8 @@ def words_schema(config: ResolvedConfig, reading: Reading) -> pa.Schema:
     ]
     columns = [pa.field(name, kind, nullable=False) for name, kind in fields]
     columns.append(pa.field("salience", pa.float32()))
+    if config.word_rule is not None:
+        columns.append(pa.field("known", pa.bool_(), nullable=False))
     if reading.annotated:
         columns += [pa.field(name, pa.string()) for name in ANNOTATIONS]
     columns += [pa.field(name, vector_type, nullable=False) for name in config.columns]

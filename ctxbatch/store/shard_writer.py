@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +30,7 @@ from ctxbatch.store.commits import COMMIT, REJECTS, SENTENCES, WORDS, Commit, Co
 from ctxbatch.store.manifest import FORMAT_VERSION, INDEX, MODEL, SHARDS, Manifest
 from ctxbatch.store.schema import sentences_schema, words_schema
 from ctxbatch.text.buffers import Buffer, Rows
+from ctxbatch.text.fit import Fit
 from ctxbatch.text.sentences import Sentence
 
 BATCH_ROWS = 65_536
@@ -108,6 +110,7 @@ class ShardWriter:
         self._shard = shard
         self._sources = manifest.sources
         self.counts = Counts()
+        self._scripts: Counter[str] = Counter()
         self._rejects: list[Reject] = []
         self._carried: Sequence[Sentence] = []
         self._columns = config.columns
@@ -156,6 +159,8 @@ class ShardWriter:
             pa.array(rows.n_pieces_N.astype(np.int32)),
             pa.nulls(len(rows), pa.float32()) if salience_N is None else pa.array(salience_N),
         ]
+        if self._words.schema.get_field_index("known") >= 0:
+            arrays.append(pa.array(rows.known_N))
         if self._words.schema.get_field_index("lemma") >= 0:
             arrays += self._annotations(rows)
         arrays += [_vectors(vectors[name], self._words.schema.field(name).type) for name in self._columns]
@@ -163,7 +168,13 @@ class ShardWriter:
         self.counts.rows += len(rows)
         self.counts.words += int(buffer.n_words_S.sum())
         self.counts.wordpieces += int(buffer.n_pieces_S.sum())
-        self.counts.unknown_words += buffer.unknown_words
+        self._count_unfit(buffer.fit)
+
+    def _count_unfit(self, fit: Fit) -> None:
+        for name in ("unknown_pieces", "unknown_words", "long_words", "characters", "bare_characters"):
+            setattr(self.counts, name, getattr(self.counts, name) + getattr(fit, name))
+        self.counts.control_tokens += fit.control_tokens
+        self._scripts.update(fit.scripts)
 
     def _annotations(self, rows: Rows) -> list[pa.Array]:
         """Return the lemmas and the parts of speech of rows, null where the source does not say them."""
@@ -246,6 +257,7 @@ class ShardWriter:
             "shard": self._shard,
             "counts": asdict(self.counts),
             "files": files,
+            "scripts": dict(sorted(self._scripts.items())),
             **facts(),
         }
         write_json(self._beside / COMMIT, record)

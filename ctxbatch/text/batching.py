@@ -10,28 +10,27 @@ window, M wordpieces of a batch's rows.
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from ctxbatch.arrays import Ints, Mask
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.records import Record, Reject
+from ctxbatch.corpus.units import Tokens
 from ctxbatch.errors import InputError
 from ctxbatch.text.buffers import Buffer, Rows, split
-from ctxbatch.text.sampling import Marks, Targets, leading, sampled
+from ctxbatch.text.fit import measure
+from ctxbatch.text.sampling import leading, sampled
 from ctxbatch.text.sentences import Sentence
+from ctxbatch.text.targets import Phrases, Targets
+from ctxbatch.text.tokenizer_words import TokenizerTargets, TokenizerWords
+from ctxbatch.text.unicode_words import UnicodeWords
 from ctxbatch.text.windows import Windows, cut_windows
-from ctxbatch.text.words import (
-    Ints,
-    LongEncoding,
-    Pieces,
-    Words,
-    WordTexts,
-    ranges,
-    splits_on_space_only,
-)
+from ctxbatch.text.word_key import word_key
+from ctxbatch.text.words import LongEncoding, Pieces, Words, WordTexts, ranges
 
 # A worker holds one buffer at a time and sorts its windows by length. It closes a buffer before this many
 # wordpieces, and tokenises sentences in groups, so that the tokenizer's threads and calls pay off.
@@ -74,17 +73,25 @@ class BatchMaker:
     Args:
         tokenizer_json: The serialised fast tokenizer. Truncation and padding stored in it are cleared.
         config: The resolved configuration.
+        phrases: Keys of words that are one word also where they span several, beside those that ``config``
+            asks for.
 
     Raises:
         InputError: The tokenizer's special tokens leave no room for text.
     """
 
-    def __init__(self, tokenizer_json: str, config: ResolvedConfig) -> None:
+    def __init__(self, tokenizer_json: str, config: ResolvedConfig, phrases: Sequence[str] = ()) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._prefix, self._suffix = _special_tokens(self._tokenizer)
-        self._regroup = splits_on_space_only(self._tokenizer)
+        self._rule, self._targets = _rule_and_targets(config, self._tokenizer)
+        self._phrases, self._controls = Phrases(()), list[str]()
+        if config.word_rule is not None:
+            self._phrases = Phrases(config.words or phrases)
+            # Text that spells a control token is text: "[SEP]" ends no sentence.
+            self._tokenizer.encode_special_tokens = True
+            self._controls = _control_tokens(self._tokenizer)
         self._unknown = _unknown_id(self._tokenizer)
         self._window = config.max_tokens - len(self._prefix) - len(self._suffix)
         if self._window < 1:
@@ -93,19 +100,22 @@ class BatchMaker:
                 "the special tokens"
             )
         self._config = config
-        self._targets = None
-        if config.words is not None:
-            self._targets = Targets(config.words, cuts_anywhere=self._regroup)
 
-    def single_words(self, texts: Sequence[str]) -> Marks:
-        """Mark the texts that, each as a sentence, are one word that would be stored: shape (len(texts),)."""
-        found = np.zeros(len(texts), bool)
+    def try_words(self, keys: Sequence[str]) -> tuple[Mask, Mask]:
+        """Try keys as sentences of their own.
+
+        Returns:
+            Marks of those that are one word that would be stored, and of those that the model knows: two
+            arrays of shape (len(keys),).
+        """
+        found, known = np.zeros(len(keys), np.bool_), np.zeros(len(keys), np.bool_)
         before = 0
-        for buffer in self.buffers(Sentence(Record(0, n, None, None, t), 0, t) for n, t in enumerate(texts)):
+        for buffer in self.buffers(Sentence(Record(0, n, None, None, t), 0, t) for n, t in enumerate(keys)):
             for row, number in enumerate((buffer.rows.sentence_N + before).tolist()):
-                found[number] |= buffer.words[row] == texts[number]
+                if word_key(buffer.words[row]) == keys[number]:
+                    found[number], known[number] = True, buffer.rows.known_N[row]
             before += len(buffer.sentences)
-        return found
+        return found, known
 
     @property
     def n_specials(self) -> int:
@@ -210,16 +220,16 @@ class BatchMaker:
         return LongEncoding.of(parts)
 
     def _flatten(self, pending: Sequence[tuple[Sentence, Encoding | LongEncoding]]) -> Iterator[Buffer]:
-        sentences = [sentence for sentence, _ in pending]
-        pieces = Pieces.of([sentence.text for sentence in sentences], [encoding for _, encoding in pending])
-        words, bare = self._words(sentences, pieces)
+        sentences, encodings = [each for each, _ in pending], [each for _, each in pending]
+        pieces = Pieces.of([sentence.text for sentence in sentences], encodings)
+        words, bare = self._words(sentences, pieces, encodings)
         needed, wanted_N = self._select(sentences, pieces, words)
         cut = cut_windows(pieces, needed, self._window)
         lost = np.flatnonzero((cut.window_N < 0) & wanted_N)
         rows, texts = self._rows(pieces, needed, wanted_N, cut)
         buffer = Buffer(
             sentences=sentences,
-            read_S=np.array([encoding is not _NOT_READ for _, encoding in pending], bool),
+            read_S=np.array([encoding is not _NOT_READ for encoding in encodings], np.bool_),
             n_words_S=np.bincount(words.sentence_N, minlength=len(sentences)),
             n_pieces_S=np.diff(pieces.bounds_S),
             ids_P=pieces.ids_P,
@@ -227,21 +237,24 @@ class BatchMaker:
             window_length_W=cut.length_W,
             rows=rows,
             words=texts,
-            unknown_words=words.count_holding(pieces.ids_P == self._unknown),
+            fit=measure(pieces, words, pieces.ids_P == self._unknown, pieces.count(self._controls)),
             rejects=bare + [self._reject(sentences, needed, int(number)) for number in lost],
         )
         # The most salient words of a sentence are known only when all of it has been seen.
         yield from [buffer] if self._config.top_salient is not None else split(buffer, BUFFER_PIECES)
 
-    def _words(self, sentences: Sequence[Sentence], pieces: Pieces) -> tuple[Words, list[Reject]]:
+    def _words(
+        self,
+        sentences: Sequence[Sentence],
+        pieces: Pieces,
+        encodings: Sequence[Encoding | LongEncoding],
+    ) -> tuple[Words, list[Reject]]:
         """Return the words of sentences, and reject those that were given and have no wordpiece."""
-        words, rejects = pieces.words(self._regroup), []
-        given = {number: each.tokens for number, each in enumerate(sentences) if each.tokens is not None}
-        if given:
-            words = pieces.with_given(words, {number: tokens.places for number, tokens in given.items()})
-        if not self._config.keep_punctuation:
-            marked_S = np.array([bool(each.tokens and each.tokens.marked) for each in sentences], bool)
-            words = words.without_punctuation(pieces, marked_S)
+        words, rejects = self._rule.words(pieces, encodings), list[Reject]()
+        given = _given(sentences)
+        if not given:
+            return words, rejects
+        words = words.replaced([*given], self._given_words(pieces, given))
         has_pieces_N = words.n_pieces_N > 0
         if not has_pieces_N.all():
             rejects = [
@@ -250,14 +263,26 @@ class BatchMaker:
             words = words.take(has_pieces_N)
         return words, rejects
 
-    def _select(self, sentences: Sequence[Sentence], pieces: Pieces, words: Words) -> tuple[Words, Marks]:
+    def _given_words(self, pieces: Pieces, given: Mapping[int, Tokens]) -> Words:
+        """Return the given words of sentences; of marked ones also those without a letter or digit."""
+        words = pieces.given({number: tokens.places for number, tokens in given.items()})
+        if self._config.keep_punctuation:
+            return words
+        marked = [number for number, tokens in given.items() if tokens.marked]
+        return words.without_punctuation(pieces).replaced(
+            marked, words.take(np.isin(words.sentence_N, marked))
+        )
+
+    def _select(self, sentences: Sequence[Sentence], pieces: Pieces, words: Words) -> tuple[Words, Mask]:
         """Return the needed words and mark the wanted ones; the rest are needed for their salience."""
-        wanted_N = np.ones(len(words.sentence_N), bool)
+        wanted_N = np.ones(len(words), np.bool_)
+        if self._config.sample is not None:
+            wanted_N &= sampled(sentences, words, self._config.sample)
+        words, of_N = self._phrases.join(words, pieces, _given(sentences))
+        wanted_N = wanted_N[of_N]
         if self._targets is not None:
             texts = pieces.texts(words.sentence_N, words.char_start_N, words.char_end_N)
             wanted_N &= self._targets.among(texts)
-        if self._config.sample is not None:
-            wanted_N &= sampled(sentences, words, self._config.sample)
         needed_N = wanted_N
         if self._config.top_salient is not None:
             has_wanted_S = np.bincount(words.sentence_N, wanted_N, len(sentences)) > 0
@@ -277,11 +302,12 @@ class BatchMaker:
         record = sentence.record
         return Reject(record.source, record.record, record.byte_start, reason, shown)
 
-    def _rows(self, pieces: Pieces, words: Words, wanted_N: Marks, cut: Windows) -> tuple[Rows, WordTexts]:
+    def _rows(self, pieces: Pieces, words: Words, wanted_N: Mask, cut: Windows) -> tuple[Rows, WordTexts]:
         """Return the rows of words that have a window, and the text of each row's whole word."""
         held_N, start_W = cut.window_N >= 0, cut.start_W
         words, window_N = words.take(held_N), cut.window_N[held_N]
         texts = pieces.texts(words.sentence_N, words.char_start_N, words.char_end_N)
+        unknown_P = pieces.ids_P == self._unknown
         rows = Rows(
             words.sentence_N,
             words.index_N,
@@ -291,6 +317,7 @@ class BatchMaker:
             window_N,
             words.first_N - start_W[window_N],
             wanted_N[held_N],
+            words.count_pieces(unknown_P) == 0,
             words.token_N,
         )
         if self._config.pool != "none":
@@ -304,6 +331,7 @@ class BatchMaker:
             char_start_N=pieces.char_start_P[piece_M],
             char_end_N=pieces.char_end_P[piece_M],
             n_pieces_N=np.ones_like(piece_M),
+            known_N=~unknown_P[piece_M],
             piece_N=piece_M - start_W[window_N[word_M]],
         ), texts.take(word_M)
 
@@ -343,6 +371,26 @@ def _special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
         return list(with_specials.ids), []
     first, last = special.index(0), len(special) - special[::-1].index(0)
     return list(with_specials.ids[:first]), list(with_specials.ids[last:])
+
+
+def _rule_and_targets(
+    config: ResolvedConfig, tokenizer: Tokenizer
+) -> tuple[UnicodeWords | TokenizerWords, Targets | TokenizerTargets | None]:
+    """Return what finds words, and what tells the wanted ones from others if not all are wanted."""
+    if config.word_rule is None:
+        rule = TokenizerWords(tokenizer, with_punctuation=config.keep_punctuation)
+        return rule, None if config.words is None else rule.targets(config.words)
+    unicode_words = UnicodeWords(with_punctuation=config.keep_punctuation)
+    return unicode_words, None if config.words is None else Targets(config.words)
+
+
+def _given(sentences: Sequence[Sentence]) -> dict[int, Tokens]:
+    """Return the words of the sentences whose source says what they are."""
+    return {number: each.tokens for number, each in enumerate(sentences) if each.tokens is not None}
+
+
+def _control_tokens(tokenizer: Tokenizer) -> list[str]:
+    return [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
 
 
 def _unknown_id(tokenizer: Tokenizer) -> int:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from ctxbatch.arrays import Ints, Mask
 from ctxbatch.corpus.records import Reject
-from ctxbatch.text.sampling import Marks, most_salient
+from ctxbatch.text.fit import Fit
+from ctxbatch.text.sampling import most_salient
 from ctxbatch.text.sentences import Sentence
-from ctxbatch.text.words import Indexer, Ints, WordTexts
+from ctxbatch.text.words import Indexer, WordTexts
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,8 @@ class Rows:
 
     ``window_N`` and ``piece_N`` place a row's first wordpiece: its window, and its position among the
     window's pieces, without special tokens. ``n_pieces_N`` pieces are pooled. Rows that are not ``wanted_N``
-    are not stored; only their salience is compared. ``token_N`` is as in `ctxbatch.text.words.Words`.
+    are not stored; only their salience is compared. The model knows all wordpieces of rows that are
+    ``known_N``. ``token_N`` is as in `ctxbatch.text.words.Words`.
     """
 
     sentence_N: Ints
@@ -33,7 +36,8 @@ class Rows:
     n_pieces_N: Ints
     window_N: Ints
     piece_N: Ints
-    wanted_N: Marks
+    wanted_N: Mask
+    known_N: Mask
     token_N: Ints
 
     def __len__(self) -> int:
@@ -54,7 +58,7 @@ class Buffer:
     """
 
     sentences: Sequence[Sentence]
-    read_S: Marks
+    read_S: Mask
     n_words_S: Ints
     n_pieces_S: Ints
     ids_P: npt.NDArray[np.int32]
@@ -62,10 +66,10 @@ class Buffer:
     window_length_W: Ints
     rows: Rows
     words: WordTexts
-    unknown_words: int
+    fit: Fit
     rejects: Sequence[Reject]
 
-    def stored(self, salience_N: npt.NDArray[np.float32], top_salient: int) -> Marks:
+    def stored(self, salience_N: npt.NDArray[np.float32], top_salient: int) -> Mask:
         """Mark the rows to store if only the most salient words of each sentence are: shape (N,)."""
         rows = self.rows
         return rows.wanted_N & most_salient(rows.sentence_N, rows.word_index_N, salience_N, top_salient)
@@ -104,6 +108,6 @@ def split(buffer: Buffer, n_pieces: int) -> Iterator[Buffer]:
                 window_N=rows.window_N - begin,
             ),
             words=buffer.words.take(inside),
-            unknown_words=buffer.unknown_words if head else 0,
+            fit=buffer.fit if head else Fit(),
             rejects=buffer.rejects if head else [],
         )

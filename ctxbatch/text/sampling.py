@@ -1,7 +1,7 @@
-"""Selects the occurrences to store: of given words, of a sample, the most salient of each sentence.
+"""Selects the occurrences to store: of a sample, the most salient of each sentence.
 
-Owns what ``--words``, ``--sample`` and ``--top-salient`` mean. An occurrence is stored if all of them keep
-it. Array names end in the letters of their shape: S sentences, N words or rows.
+Owns what ``--sample`` and ``--top-salient`` mean. Array names end in the letters of their shape: S sentences,
+N words or rows.
 """
 
 import hashlib
@@ -9,46 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import regex
 
+from ctxbatch.arrays import Ints, Mask
 from ctxbatch.text.sentences import Sentence
-from ctxbatch.text.words import Ints, Words, WordTexts, count_within
-
-Marks = npt.NDArray[np.bool_]
-# No tokenizer ends a word between two letters, with two exceptions: Chinese characters, many of which are
-# words, and what byte-level tokenizers take for the ending of a contraction ('really becomes 're and ally).
-_LETTER = r"[\p{L}--\p{Han}]"
-_AFTER_ENDING = r"(?<='(?:s|t|re|ve|m|ll|d))"
+from ctxbatch.text.words import Words, count_within
 
 
-class Targets:
-    """The words whose occurrences are wanted.
-
-    Args:
-        words: The words, casefolded.
-        cuts_anywhere: True if words can end between letters, as with SentencePiece models.
-    """
-
-    def __init__(self, words: Sequence[str], *, cuts_anywhere: bool) -> None:
-        self._words = frozenset(words)
-        begins = f"(?:(?<!{_LETTER})|(?!{_LETTER})|{_AFTER_ENDING})"
-        ends = f"(?:(?!{_LETTER})|(?<!{_LETTER})|{_AFTER_ENDING})"
-        pattern = r"\L<words>" if cuts_anywhere else rf"{begins}\L<words>{ends}"
-        self._somewhere = regex.compile(pattern, regex.V1, words=self._words)
-
-    def may_be_in(self, text: str) -> bool:
-        """Return True if a sentence may hold one of the words, judging by its characters alone."""
-        return self._somewhere.search(text.casefold()) is not None
-
-    def among(self, texts: WordTexts) -> Marks:
-        """Mark the wanted words by their surface texts: shape (N,)."""
-        encoded = texts.as_arrow().dictionary_encode()
-        wanted = [word.casefold() in self._words for word in encoded.dictionary.to_pylist()]
-        wanted_N: Marks = np.array(wanted, bool)[encoded.indices.to_numpy()]
-        return wanted_N
-
-
-def sampled(sentences: Sequence[Sentence], words: Words, rate: float) -> Marks:
+def sampled(sentences: Sequence[Sentence], words: Words, rate: float) -> Mask:
     """Mark the words in the sample by a hash of their place, the same in every run: shape (N,).
 
     A word in the sample at one rate is in it at every higher rate.
@@ -71,7 +38,7 @@ def sampled(sentences: Sequence[Sentence], words: Words, rate: float) -> Marks:
 
 def most_salient(
     sentence_N: Ints, word_index_N: Ints, salience_N: npt.NDArray[np.float32], n_words: int
-) -> Marks:
+) -> Mask:
     """Mark the rows of the most salient words of each sentence: shape (N,).
 
     Args:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ctxbatch.text.words import Ints, Pieces, Words
+from ctxbatch.arrays import Ints
+from ctxbatch.text.words import Pieces, Words
 
 
 def window_starts(n_pieces: int, size: int) -> Ints:

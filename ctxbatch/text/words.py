@@ -1,7 +1,7 @@
-"""Groups wordpieces into words, with exact offsets into their sentence.
+"""Holds the wordpieces of sentences and the words found among them, with exact offsets into their sentence.
 
-Owns the word rules for every kind of tokenizer. Everything per word or per piece is a numpy array; only
-the tokenizer's own lists pass through Python.
+Knows no rule of what a word is. Everything per word or per piece is a numpy array; only the tokenizer's own
+lists pass through Python.
 
 Array names end in the letters of their shape: S sentences, C characters (code points) of all sentences
 one after another, P wordpieces, N words.
@@ -10,17 +10,17 @@ one after another, P wordpieces, N words.
 import functools
 import itertools
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from tokenizers import Encoding, Tokenizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers import Encoding
 
-Ints = npt.NDArray[np.int64]
+from ctxbatch.arrays import Ints, Mask
+
 Indexer = npt.NDArray[np.generic] | slice
 _N_CODES = sys.maxunicode + 1
 
@@ -46,6 +46,13 @@ class WordTexts:
         starts, ends = self.offsets[:-1][chosen], self.offsets[1:][chosen]
         return _gather_texts(self.utf8, starts.astype(np.int64), ends.astype(np.int64))
 
+    def where(self, is_meant: Callable[[str], bool]) -> Mask:
+        """Mark the texts of which something holds, asking once for each that is different."""
+        encoded = self.as_arrow().dictionary_encode()
+        meant = np.array([is_meant(text) for text in encoded.dictionary.to_pylist()], np.bool_)
+        marked_N: Mask = meant[encoded.indices.to_numpy()]
+        return marked_N
+
 
 @dataclass(frozen=True, slots=True)
 class Words:
@@ -62,22 +69,48 @@ class Words:
     n_pieces_N: Ints
     token_N: Ints
 
+    @classmethod
+    def none(cls) -> "Words":
+        """Return no words."""
+        return cls(*(np.zeros(0, np.int64) for _ in cls.__slots__))
+
+    @classmethod
+    def found(
+        cls, sentence_N: Ints, char_start_N: Ints, char_end_N: Ints, first_N: Ints, n_pieces_N: Ints
+    ) -> "Words":
+        """Return words in the order of sentences that no source has given; they are not yet numbered."""
+        not_given_N = np.full_like(sentence_N, -1)
+        return cls(sentence_N, sentence_N, char_start_N, char_end_N, first_N, n_pieces_N, not_given_N)
+
+    def __len__(self) -> int:
+        return len(self.sentence_N)
+
     def take(self, chosen: Indexer) -> "Words":
         """Return the selected words."""
         return Words(*(getattr(self, name)[chosen] for name in self.__slots__))
 
-    def without_punctuation(self, pieces: "Pieces", spared_S: npt.NDArray[np.bool_]) -> "Words":
-        """Return the words with a letter or digit, and all words of spared sentences, numbered from 0."""
-        letters_C = pieces.cumulated(_marks_letters_and_digits())
-        base_N = pieces.text_start_S[self.sentence_N]
-        count_N = letters_C[base_N + self.char_end_N] - letters_C[base_N + self.char_start_N]
-        words = self.take((count_N > 0) | spared_S[self.sentence_N])
-        return replace(words, index_N=count_within(words.sentence_N))
+    def numbered(self) -> "Words":
+        """Return the words, each with its number in its sentence."""
+        return replace(self, index_N=count_within(self.sentence_N))
 
-    def count_holding(self, marked_P: npt.NDArray[np.bool_]) -> int:
-        """Return the number of words that hold a marked piece."""
+    def without_punctuation(self, pieces: "Pieces") -> "Words":
+        """Return the words with a letter or digit, numbered from 0."""
+        base_N = pieces.text_start_S[self.sentence_N]
+        has_letter_N = pieces.hold(letters_and_digits(), base_N + self.char_start_N, base_N + self.char_end_N)
+        return self.take(has_letter_N).numbered()
+
+    def replaced(self, sentences: Sequence[int], other: "Words") -> "Words":
+        """Return these words, in some sentences the other ones."""
+        mine = self.take(~np.isin(self.sentence_N, sentences))
+        order = np.argsort(np.concatenate([mine.sentence_N, other.sentence_N]), kind="stable")
+        both = (np.concatenate([getattr(mine, name), getattr(other, name)]) for name in self.__slots__)
+        return Words(*(column[order] for column in both))
+
+    def count_pieces(self, marked_P: Mask) -> Ints:
+        """Return how many of each word's pieces are marked: shape (N,)."""
         total_P = np.concatenate([[0], np.cumsum(marked_P)])
-        return int(np.count_nonzero(total_P[self.first_N + self.n_pieces_N] - total_P[self.first_N]))
+        counts_N: Ints = total_P[self.first_N + self.n_pieces_N] - total_P[self.first_N]
+        return counts_N
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +142,17 @@ class LongEncoding:
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """The wordpieces of some sentences, one after another; offsets leave out white space."""
+    """The wordpieces of some sentences, one after another; offsets leave out white space.
+
+    ``text`` is that of all sentences, one after another, without spaces between them.
+    """
 
     texts_S: Sequence[str]
+    text: str
     code_points_C: npt.NDArray[np.uint32]
     text_start_S: Ints
     bounds_S: Ints
     ids_P: npt.NDArray[np.int32]
-    word_P: Ints
     char_start_P: Ints
     char_end_P: Ints
 
@@ -127,80 +163,89 @@ class Pieces:
         bounds_S = np.concatenate([[0], np.cumsum([len(encoding) for encoding in encodings], dtype=np.int64)])
         n_pieces = int(bounds_S[-1])
         ids_P = np.fromiter(chain(e.ids for e in encodings), np.int32, n_pieces)
-        word_P = np.fromiter(chain(e.word_ids for e in encodings), np.int64, n_pieces)
         offsets = np.fromiter(chain(chain(e.offsets for e in encodings)), np.int64, 2 * n_pieces)
-        code_points_C = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
+        text = "".join(texts)
+        code_points_C = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         text_start_S = np.concatenate([[0], np.cumsum([len(text) for text in texts], dtype=np.int64)])
         base_P = np.repeat(text_start_S[:-1], np.diff(bounds_S))
         start_P, end_P = _strip(code_points_C, offsets[::2] + base_P, offsets[1::2] + base_P)
         return cls(
-            texts, code_points_C, text_start_S, bounds_S, ids_P, word_P, start_P - base_P, end_P - base_P
+            texts, text, code_points_C, text_start_S, bounds_S, ids_P, start_P - base_P, end_P - base_P
         )
 
-    def words(self, regroup: bool) -> Words:
-        """Group the pieces into words; ``regroup`` if the tokenizer's own words are not words."""
-        sentence_P = np.repeat(np.arange(len(self.texts_S)), np.diff(self.bounds_S))
-        word_P = self._bert_words() if regroup else self.word_P
-        starts_P = np.ones(len(word_P), bool)
-        starts_P[1:] = (word_P[1:] != word_P[:-1]) | (sentence_P[1:] != sentence_P[:-1])
-        first_N = np.flatnonzero(starts_P)
-        if not len(first_N):
-            return Words(*(np.zeros(0, np.int64) for _ in range(7)))
-        n_pieces_N = np.diff(np.append(first_N, len(word_P)))
-        # A piece of nothing but white space is part of the word for pooling, but not of its text.
-        solid_P = self.char_end_P > self.char_start_P
-        far = np.iinfo(np.int64).max
-        start_N = np.minimum.reduceat(np.where(solid_P, self.char_start_P, far), first_N)
-        end_N = np.maximum.reduceat(np.where(solid_P, self.char_end_P, -1), first_N)
-        sentence_N = sentence_P[first_N]
-        token_N = np.full_like(first_N, -1)
-        words = Words(sentence_N, sentence_N, start_N, end_N, first_N, n_pieces_N, token_N)
-        words = words.take(end_N > start_N)
-        return replace(words, index_N=count_within(words.sentence_N))
+    @property
+    def sentence_P(self) -> Ints:
+        """The sentence of each piece."""
+        return np.repeat(np.arange(len(self.texts_S)), np.diff(self.bounds_S))
 
-    def with_given(self, words: Words, given: Mapping[int, Sequence[tuple[int, int]]]) -> Words:
-        """Return the words, in some sentences those given by the places of their characters.
+    @property
+    def base_P(self) -> Ints:
+        """Where in ``code_points_C`` the sentence of each piece begins."""
+        return np.repeat(self.text_start_S[:-1], np.diff(self.bounds_S))
+
+    def of_spans(self, start_N: Ints, end_N: Ints) -> tuple[Ints, Ints]:
+        """Return the first piece and the number of pieces of spans of characters.
+
+        A piece belongs to the span in which it begins. A span in which none begins shares the piece that
+        covers its first character; without one, it has no pieces.
+
+        Args:
+            start_N: Where each span begins, in ``code_points_C``; spans do not cross sentences.
+            end_N: Where it ends.
+        """
+        solid = np.flatnonzero(self.char_end_P > self.char_start_P)
+        if not len(solid):
+            return np.zeros_like(start_N), np.zeros_like(start_N)
+        base_P = self.base_P
+        # Where a tokenizer changes the order of marks, a piece can begin before the one in front of it.
+        start_P = np.maximum.accumulate((self.char_start_P + base_P)[solid])
+        end_P = (self.char_end_P + base_P)[solid]
+        from_N = np.searchsorted(start_P, start_N, side="left")
+        to_N = np.searchsorted(start_P, end_N, side="left")
+        shared_N = np.maximum(from_N - 1, 0)
+        is_shared_N = (from_N == to_N) & (start_P[shared_N] < start_N) & (end_P[shared_N] > start_N)
+        first_N = solid[np.where(is_shared_N, shared_N, np.minimum(from_N, len(solid) - 1))]
+        last_N = solid[np.where(is_shared_N, shared_N, np.maximum(to_N - 1, 0))]
+        return first_N, np.where(is_shared_N | (from_N < to_N), last_N - first_N + 1, 0)
+
+    def given(self, given: Mapping[int, Sequence[tuple[int, int]]]) -> Words:
+        """Return the words that some sentences are given by the places of their characters.
 
         A given word has every piece that touches it, also one that touches the next word too. Without a
         piece, it has ``n_pieces_N`` 0.
         """
         sentence_N = np.repeat(np.array([*given], np.int64), [len(places) for places in given.values()])
         places = np.array([place for each in given.values() for place in each], np.int64).reshape(-1, 2)
-        base_P = np.repeat(self.text_start_S[:-1], np.diff(self.bounds_S))
-        base_N = self.text_start_S[sentence_N]
+        base_P, base_N = self.base_P, self.text_start_S[sentence_N]
         first_N = np.searchsorted(self.char_end_P + base_P, places[:, 0] + base_N, side="right")
         end_N = np.searchsorted(self.char_start_P + base_P, places[:, 1] + base_N, side="left")
         token_N = count_within(sentence_N)
         n_pieces_N = np.maximum(end_N - first_N, 0)
-        found = Words(sentence_N, token_N, places[:, 0], places[:, 1], first_N, n_pieces_N, token_N)
-        found_by_tokenizer = words.take(~np.isin(words.sentence_N, [*given]))
-        order = np.argsort(np.concatenate([found_by_tokenizer.sentence_N, sentence_N]), kind="stable")
-        both = (
-            np.concatenate([getattr(found_by_tokenizer, name), getattr(found, name)])
-            for name in Words.__slots__
-        )
-        return Words(*(column[order] for column in both))
+        return Words(sentence_N, token_N, places[:, 0], places[:, 1], first_N, n_pieces_N, token_N)
 
-    def _bert_words(self) -> Ints:
-        """Return, per piece, the number of BERT's pre-tokenizer's word in which it starts; -1 for space."""
-        split = BertPreTokenizer().pre_tokenize_str
-        words = [np.zeros(0, np.int64)]
-        for number, text in enumerate(self.texts_S):
-            word_starts = [start for _, (start, _) in split(text)]
-            starts_P = self.char_start_P[self.bounds_S[number] : self.bounds_S[number + 1]]
-            words.append(np.searchsorted(word_starts, starts_P, side="right") - 1)
-        return np.where(self.char_end_P > self.char_start_P, np.concatenate(words), -1)
+    def hold(self, table: Mask, start_N: Ints, end_N: Ints) -> Mask:
+        """Mark the spans that hold a character of a table: shape (N,).
 
-    def cumulated(self, table: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
-        """Count the marked ones of the first c characters, for c from 0 to all: shape (C + 1,)."""
-        return _cumulated(table[self.code_points_C])
+        Args:
+            table: Whether each code point is meant.
+            start_N: Where each span begins, in ``code_points_C``.
+            end_N: Where it ends.
+        """
+        count_C = cumulated(table[self.code_points_C])
+        marked_N: Mask = count_C[end_N] > count_C[start_N]
+        return marked_N
+
+    def count(self, substrings: Iterable[str]) -> int:
+        """Return how often the sentences hold some strings."""
+        found = [substring for substring in substrings if substring in self.text]
+        return sum(text.count(substring) for substring in found for text in self.texts_S)
 
     def texts(self, sentence_N: Ints, start_N: Ints, end_N: Ints) -> WordTexts:
         """Return the text of sentence ``sentence_N`` between ``start_N`` and ``end_N``, for every entry."""
-        utf8 = np.frombuffer("".join(self.texts_S).encode(), np.uint8)
+        utf8 = np.frombuffer(self.text.encode(), np.uint8)
         cp = self.code_points_C
         width_C = 1 + (cp >= 0x80).view(np.uint8) + (cp >= 0x800) + (cp >= 0x10000)
-        byte_C = _cumulated(width_C)
+        byte_C = cumulated(width_C)
         base_N = self.text_start_S[sentence_N]
         return _gather_texts(utf8, byte_C[base_N + start_N], byte_C[base_N + end_N])
 
@@ -214,7 +259,7 @@ def ranges(starts: Ints, lengths: Ints) -> Ints:
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
 
 
-def _cumulated(numbers: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+def cumulated(numbers: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     """Return the sum of the first c numbers, for c from 0 to all; no buffer holds 2 GB of text."""
     sums = np.zeros(len(numbers) + 1, np.int32)
     np.cumsum(numbers, out=sums[1:])
@@ -236,12 +281,26 @@ def count_within(groups: Ints) -> Ints:
 
 
 @functools.cache
-def _marks_letters_and_digits() -> npt.NDArray[np.bool_]:
+def letters_and_digits() -> Mask:
+    """Mark the code points that are letters or digits."""
     return np.strings.isalnum(_every_character())
 
 
+def can_be_seen(highest: int = sys.maxunicode) -> Mask:
+    """Mark the code points that are neither spaces nor controls, at least up to the highest that is asked."""
+    return _can_be_seen(highest.bit_length())
+
+
 @functools.cache
-def _marks_white_space() -> npt.NDArray[np.bool_]:
+def _can_be_seen(bits: int) -> Mask:
+    size = min(1 << bits, _N_CODES)
+    seen = np.fromiter(map(str.isprintable, map(chr, range(size))), np.bool_, size)
+    seen[ord(" ") : ord(" ") + 1] = False
+    return seen
+
+
+@functools.cache
+def _marks_white_space() -> Mask:
     """Mark white space as the tokenizers library does: ``str.isspace`` without four control characters."""
     marks = np.strings.isspace(_every_character())
     marks[0x1C:0x20] = False
@@ -254,10 +313,12 @@ def _every_character() -> npt.NDArray[np.str_]:
 
 def _strip(code_points: npt.NDArray[np.uint32], start: Ints, end: Ints) -> tuple[Ints, Ints]:
     """Move offsets inward past white space; an empty span stays where it began."""
-    space_C = _marks_white_space()[code_points]
-    if not space_C.any():
-        return start, end
     n = len(code_points)
+    if not n:
+        return start, end
+    space_C = _marks_white_space()[code_points]
+    if not (space_C[np.minimum(start, n - 1)].any() or space_C[np.clip(end - 1, 0, n - 1)].any()):
+        return start, end
     here = np.arange(n, dtype=np.int32)
     next_solid = np.minimum.accumulate(np.where(space_C, n, here)[::-1])[::-1]
     last_solid = np.maximum.accumulate(np.where(space_C, -1, here))
@@ -267,10 +328,3 @@ def _strip(code_points: npt.NDArray[np.uint32], start: Ints, end: Ints) -> tuple
     new_end = np.where(inside, last_solid[safe_last] + 1, start)
     solid = new_end > new_start
     return np.where(solid, new_start, start), np.where(solid, new_end, start)
-
-
-def splits_on_space_only(tokenizer: Tokenizer) -> bool:
-    """Return True if the tokenizer splits words only at spaces, as SentencePiece models do."""
-    if tokenizer.pre_tokenizer is None:
-        return True
-    return len(tokenizer.pre_tokenizer.pre_tokenize_str("a,b")) == 1

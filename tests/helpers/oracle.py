@@ -4,13 +4,13 @@ Shares no code with the package. Follows the definitions of word, window, poolin
 README.md and the guide.
 """
 
-import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+from icu4py.breakers import WordBreaker
 
 
 @dataclass
@@ -31,6 +31,7 @@ class OracleRow:
 class Oracle:
     def __init__(self, folder: str | Path):
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        self.tokenizer.backend_tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
         self.model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
         self.config = self.model.config
         special = self.tokenizer("a")["input_ids"]
@@ -52,7 +53,7 @@ class Oracle:
         )
         ids = encoding["input_ids"]
         spans = [strip(text, start, end) for start, end in encoding["offset_mapping"]]
-        words = self._words(text, spans, encoding.word_ids())
+        words = self._words(text, spans)
         if given is not None:
             words = [
                 (start, end, [n for n, (first, last) in enumerate(spans) if first < end and last > start])
@@ -107,25 +108,16 @@ class Oracle:
         sums = {layer: each[:, pieces].sum(axis=1) for layer, each in enumerate(received, 1)}
         return OracleRow(word, index, start, end, n_pieces, static, dict(enumerate(layers, 1)), sums)
 
-    def _words(self, text, spans, word_ids):
+    def _words(self, text, spans):
         """Return (char_start, char_end, pieces) of every word."""
-        if self.config.model_type == "xlm-roberta":
-            words = bert_words(text)
-            word_ids = [
-                max((i for i, (start, _) in enumerate(words) if start <= span[0]), default=None)
-                if span[1] > span[0]
-                else None
-                for span in spans
-            ]
-        groups = {}
-        for piece, word in enumerate(word_ids):
-            if word is not None:
-                groups.setdefault(word, []).append(piece)
-        found = []
-        for pieces in groups.values():
-            solid = [spans[piece] for piece in pieces if spans[piece][1] > spans[piece][0]]
-            if solid:
-                found.append((min(s for s, _ in solid), max(e for _, e in solid), pieces))
+        found, end = [], 0
+        for cell in WordBreaker(text, "en"):
+            start, end = end, end + len(cell)
+            begun = [n for n, (first, last) in enumerate(spans) if last > first and start <= first < end]
+            covering = [n for n, (first, last) in enumerate(spans) if first < start < last]
+            pieces = [*range(begun[0], begun[-1] + 1)] if begun else covering[-1:]
+            if pieces and any(c.isprintable() and c != " " for c in cell):
+                found.append((start, end, pieces))
         return found
 
     @torch.no_grad()
@@ -155,24 +147,6 @@ def strip(text, start, end):
         end -= 1
     return start, end
 
-
-def bert_words(text):
-    """Return the spans of runs between white space, and of every punctuation character by itself."""
-    words, start = [], None
-    for i, c in enumerate([*text, " "]):
-        punctuation = unicodedata.category(c).startswith("P") or (
-            c.isascii() and not c.isalnum() and c.isprintable()
-        )
-        space = is_space(c)
-        if space or punctuation:
-            if start is not None:
-                words.append((start, i))
-            start = None
-            if not space:
-                words.append((i, i + 1))
-        elif start is None:
-            start = i
-    return words
 
 
 def cut_windows(n_pieces, size):
