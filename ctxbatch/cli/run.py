@@ -83,6 +83,9 @@ def _estimate_lines(found: "Estimate", out: str | None) -> Iterator[str]:
     yield f"sentences  {about}{found.sentences:,}"
     words = "" if found.words is None else f"{found.words:,} in "
     yield f"words      {about}{words}{found.rows:,} rows"
+    yield f"fit        {found.fit}"
+    if found.control_tokens:
+        yield f"           {about}{found.control_tokens:,} control tokens such as [SEP]: read as text"
     size, index_size = map(terminal.readable_size, (found.bytes_on_disk, found.bytes_of_index))
     yield f"on disk    about {size} in {found.shards:,} shards, index {index_size}"
     if found.seconds is None:

@@ -10,6 +10,11 @@ from ctxbatch.cli.options import AsJson, Layer, Quiet, StoreHere, StoreName, Vec
 from ctxbatch.errors import InputError, resumable
 from ctxbatch.option_values import size as size_of
 
+WORD_RULES = {
+    "unicode": "Unicode's word boundaries (UAX 29)",
+    "tokenizer": "the words of the model's tokenizer",
+}
+
 
 def index(
     out: StoreHere,
@@ -98,6 +103,12 @@ def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
         from ctxbatch.model.fidelity import Fidelity
 
         return str(Fidelity(**value))
+    if name == "fit" and value is not None:
+        from ctxbatch.text.fit import FitShares
+
+        return str(FitShares(**value))
+    if name == "word_rule":
+        return WORD_RULES[value]
     if name == "selection":
         from ctxbatch.config import Kept
 

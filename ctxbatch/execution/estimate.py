@@ -6,6 +6,7 @@ Owns the sample, and the size that a store will have on disk.
 import itertools
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
@@ -35,6 +36,7 @@ from ctxbatch.search.index_build import expected_bytes
 from ctxbatch.store.location import location_of
 from ctxbatch.text.batching import BatchMaker
 from ctxbatch.text.buffers import Buffer
+from ctxbatch.text.fit import FitShares
 from ctxbatch.text.sentences import split_sentences
 
 log = logging.getLogger("ctxbatch")
@@ -44,7 +46,7 @@ _SOURCES_A_KIND = 32
 # Where there is no store: its disk is that of the current folder.
 _NO_STORE = ".no-store"
 # Bytes of a row and of a sentence on disk besides texts and vectors: ids, offsets and counts.
-_ROW_BYTES = 40.2
+_ROW_BYTES = 40.3
 _SENTENCE_BYTES = 48
 
 
@@ -66,7 +68,9 @@ class Estimate:
     they are read; ``seconds``, with the start of the run, and ``tokens_per_second`` are ``None`` where no
     run with this model has been timed on this device, ``bytes_free`` where the store is on object storage,
     ``words`` where only sentences with given words are tokenised. ``first_reject`` names a source and a
-    reason, if anything in the sample is rejected. Exact only where ``sampled`` is 1 and all words are stored.
+    reason, if anything in the sample is rejected. ``fit`` says how well the model's vocabulary fits the
+    sample, ``control_tokens`` how often the text spells one. Exact only where ``sampled`` is 1 and all words are
+    stored.
     """
 
     sources: int
@@ -86,6 +90,8 @@ class Estimate:
     tokens_per_second: float | None
     seconds: float | None
     first_reject: str | None
+    fit: FitShares
+    control_tokens: int
     kinds: tuple["Kind", ...] = ()
 
     @property
@@ -109,6 +115,12 @@ class _Totals:
     words: float = 0
     rows: float = 0
     tokens: float = 0
+    wordpieces: float = 0
+    unknown_pieces: float = 0
+    long_words: float = 0
+    characters: float = 0
+    bare_characters: float = 0
+    control_tokens: float = 0
     disk: float = 0
 
     def add(self, other: "_Totals", factor: float) -> None:
@@ -128,6 +140,8 @@ def estimate(
     with planned(corpus, location, config) as plan:
         check_words(plan.config)
         found = estimate_plan(plan)
+        if warning := found.fit.warning(plan.config.model):
+            log.warning("%s", warning)
     if found.sampled == 1 and found.rejected == found.records and found.first_reject is not None:
         raise InputError(f"nothing can be read: {found.first_reject}")
     return found
@@ -163,6 +177,8 @@ def estimate_plan(plan: RunPlan) -> Estimate:
         tokens_per_second=rate,
         seconds=round(known_start(config, plan.engine.devices) + total.tokens / rate, 1) if rate else None,
         first_reject=sample.first_reject,
+        fit=FitShares.of(sample.total, sample.scripts),
+        control_tokens=round(total.control_tokens),
         kinds=_kinds(corpus),
     )
 
@@ -196,6 +212,7 @@ class _Sample:
     """What was drawn of the sources: its size, and sums over all that it stands for."""
 
     total: _Totals = field(default_factory=_Totals)
+    scripts: Counter[str] = field(default_factory=Counter)
     bytes: float = 0
     first_reject: str | None = None
 
@@ -217,21 +234,19 @@ def _draw(corpus: Corpus, config: ResolvedConfig) -> _Sample:
         for source in chosen[kind]:
             with telling_of_memory(source.path):
                 read = sample_source(source, corpus.reading, budget)
-            sample.total.add(_sums_of(read, maker, config), factor / read.share)
+            sums, scripts = _sums_of(read, maker, config)
+            sample.total.add(sums, factor / read.share)
+            sample.scripts.update(scripts)
             sample.bytes += read.bytes
             if sample.first_reject is None and read.first_reject is not None:
                 sample.first_reject = f"{source.path}: {read.first_reject}"
     return sample
 
 
-def _sums_of(sample: SourceSample, maker: BatchMaker, config: ResolvedConfig) -> _Totals:
-    """Return the sums over what was read of a source."""
+def _sums_of(sample: SourceSample, maker: BatchMaker, config: ResolvedConfig) -> tuple[_Totals, Counter[str]]:
+    """Return the sums over what was read of a source, and the scripts of words that do not fit the model."""
     found = _Totals(bytes=sample.bytes, records=sample.n_records, rejected=sample.n_rejected)
-    _count(found, sample, maker, config)
-    return found
-
-
-def _count(found: _Totals, sample: SourceSample, maker: BatchMaker, config: ResolvedConfig) -> None:
+    scripts: Counter[str] = Counter()
     records, name = sample.records, sample.source.path
     lang, rules = config.lang, config.sentence_rules
     sentences = itertools.chain.from_iterable(split_sentences(record, lang, rules) for record in records)
@@ -247,8 +262,13 @@ def _count(found: _Totals, sample: SourceSample, maker: BatchMaker, config: Reso
         texts = sum(len(sentence.text.encode()) for sentence in buffer.sentences)
         ids = sum(len(sentence.record.doc_id or "") for sentence in buffer.sentences)
         words = len(buffer.words.utf8) * n_rows / max(1, len(buffer.rows))
+        found.wordpieces += int(buffer.n_pieces_S.sum())
+        for counted in ("unknown_pieces", "long_words", "characters", "bare_characters", "control_tokens"):
+            setattr(found, counted, getattr(found, counted) + getattr(buffer.fit, counted))
+        scripts.update(buffer.fit.scripts)
         found.disk += n_rows * (vector_bytes + _ROW_BYTES) + words + texts + ids
         found.disk += len(buffer.sentences) * (_SENTENCE_BYTES + len(name))
+    return found, scripts
 
 
 def _expected_rows(buffer: Buffer, config: ResolvedConfig) -> float:

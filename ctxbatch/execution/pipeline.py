@@ -33,6 +33,7 @@ from ctxbatch.store.shard_writer import ShardWriter
 from ctxbatch.text.batching import BatchMaker
 from ctxbatch.text.buffers import Buffer
 from ctxbatch.text.sentences import Sentence, split_sentences
+from ctxbatch.text.unicode_words import check_versions
 
 log = logging.getLogger("ctxbatch")
 Item = TypeVar("Item")
@@ -117,6 +118,8 @@ class ShardPipeline:
         self.manifest = Manifest.read(out)
         config = self.manifest.config
         folder = None if model is None else find_model(str(model), None)
+        if config.word_rule is not None:
+            check_versions(config.versions)
         self._maker = BatchMaker(read_tokenizer(config, folder), config)
         self._encoder = open_encoder(config, device, folder, find_layers(out, config))
         self._reader = Reader(self.manifest.sources, self.manifest.reading)

@@ -1,7 +1,7 @@
 """Checks that a run may resume a store: with the same options, and sources of the same text."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from ctxbatch.corpus.sources import Reading, Source
 from ctxbatch.errors import StoreError
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.manifest import Manifest
+from ctxbatch.text.unicode_words import versions as rule_versions
+from ctxbatch.text.word_key import word_key
 
 _SHOWN_OF_LIST = 12
 
@@ -44,6 +46,15 @@ def check_options(out: Path | str, manifest: Manifest, resolved: ResolvedConfig,
     raise StoreError(
         f"{out} was made {made}, but this command has {said}: use the same options to resume, or another -o"
     )
+
+
+def with_tokenizer_words(config: ResolvedConfig, stored: ResolvedConfig) -> ResolvedConfig:
+    """Return the configuration for a store of before Unicode's rule, whose words are the tokenizer's."""
+    versions = {name: version for name, version in config.versions.items() if name not in rule_versions()}
+    words = config.words
+    if words is not None and stored.words is not None and {*map(word_key, stored.words)} == {*words}:
+        words = stored.words
+    return replace(config, word_rule=None, versions=versions, words=words)
 
 
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:

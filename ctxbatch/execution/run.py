@@ -24,7 +24,7 @@ from ctxbatch.execution.messages import Left, Message
 from ctxbatch.execution.partition import PATIENCE_SECONDS, PartReport, part_of
 from ctxbatch.execution.rates import remember_rate
 from ctxbatch.execution.reject_limit import RejectWatch
-from ctxbatch.execution.resume import check_options, check_sources
+from ctxbatch.execution.resume import check_options, check_sources, with_tokenizer_words
 from ctxbatch.execution.run_plan import RunPlan, check_words, examined, find_corpus, planned, tell_left_out
 from ctxbatch.execution.session import Session, plan_again, warn_of_mixture, writing_to
 from ctxbatch.files import check_room
@@ -36,6 +36,7 @@ from ctxbatch.store.manifest import Manifest, log_path
 from ctxbatch.store.reader import Store
 from ctxbatch.store.rejects import misread, most_frequent_reason
 from ctxbatch.store.stats import RunTotals, totals
+from ctxbatch.text.fit import FitShares
 
 log = logging.getLogger("ctxbatch")
 _MAKE_ROOM = "make room, choose another -o, store fewer --vectors, or start anyway with --force"
@@ -148,6 +149,8 @@ def _as_stored(plan: RunPlan, manifest: Manifest) -> tuple[ResolvedConfig, Readi
         config = replace(config, packed=stored.packed, tokens_per_batch=budget)
     if stored.sentence_rules is None:  # it is finished with the sentences that it was begun with
         config = replace(config, sentence_rules=None)
+    if stored.word_rule is None:  # and with the words
+        config = with_tokenizer_words(config, stored)
     reading = replace(reading, tapered=manifest.reading.tapered)
     if same_fields(reading.keep_field, manifest.reading.keep_field):
         reading = replace(reading, keep_field=manifest.reading.keep_field)
@@ -167,6 +170,8 @@ def _check_start(plan: RunPlan) -> None:
     if plan.location.is_here and not plan.choices.force:
         expected = estimate_plan(plan)
         check_room(plan.location.folder, expected.bytes_on_disk + expected.bytes_of_index, _MAKE_ROOM)
+        if warning := expected.fit.warning(plan.config.model):
+            log.warning("%s", warning)
 
 
 # --- the shards -----------------------------------------------------------------------------------
@@ -235,9 +240,11 @@ def _report(
         n_sentences = sum(commit.counts.sentences for commit in store.commits.values())
         kept = store.config.kept or "words"
         log.warning("%s has no rows: none of its %d sentences has %s", plan.location.out, n_sentences, kept)
+    found = totals(store, work.mine)
+    _tell_fit(found)
     report = RunReport(
         out=plan.location.out,
-        totals=totals(store, work.mine),
+        totals=found,
         n_run=len(set(store.commits).intersection(work.mine).difference(work.before)),
         given_up=tuple(work.given_up),
         index=index,
@@ -251,6 +258,16 @@ def _report(
         remember_rate(report.totals, store.config, max(0.0, started - began))
     log.debug("finished: %s", report.totals.as_dict())
     return report
+
+
+def _tell_fit(found: RunTotals) -> None:
+    """Say how well the model's vocabulary fits the text, if that is not well."""
+    if found.control_tokens:
+        log.info(
+            "the text spells control tokens %d times, such as [SEP]: they are text", found.control_tokens
+        )
+    if found.fit is not None and (warning := FitShares(**found.fit).warning(found.model)):
+        log.warning("%s", warning)
 
 
 def _part_report(plan: RunPlan, store: Store, work: _Work) -> PartReport | None:

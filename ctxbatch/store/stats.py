@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from ctxbatch.config import Kept
 from ctxbatch.store.commits import Commit, Counts
 from ctxbatch.store.reader import Store
+from ctxbatch.text.fit import FitShares
 
 # Below this share of its time at work, encoding waits too much for another stage to be the bottleneck.
 _BUSY = 0.85
@@ -35,6 +37,12 @@ class RunTotals:
         peak_memory_bytes: The most memory that a worker has had.
         columns: Names of the vector columns.
         selection: Which occurrences are stored; ``None`` where all are.
+        control_tokens: Places where the text spells a control token of the model, such as ``[SEP]``; they are
+            read as text.
+        fit: How well the model's vocabulary fits the text, as `ctxbatch.text.fit.FitShares` has it; ``None``
+            if the store does not tell, or before any shard.
+        word_rule: What words are: ``unicode``, by version 1 of `ctxbatch.text.unicode_words`, or
+            ``tokenizer``, the words of the model's tokenizer, as in stores of before.
         fidelity: How close the vectors of an int8 model are to those of fp32, as
             `ctxbatch.model.fidelity.Fidelity` has it; ``None`` for other precisions.
         devices: All devices met, by name; more than one means a store of mixed origin.
@@ -52,6 +60,8 @@ class RunTotals:
     rejected: int
     rejected_words: int
     unknown_words: int | None
+    control_tokens: int
+    fit: Mapping[str, Any] | None
     shards: int
     shards_planned: int
     shards_short_of_memory: int
@@ -64,6 +74,7 @@ class RunTotals:
     peak_memory_bytes: int
     model: str
     columns: tuple[str, ...]
+    word_rule: str
     selection: Kept | None
     salience_layer: int | None
     salience_head: int | None
@@ -100,6 +111,8 @@ def totals(store: Store, shards: Collection[int] | None = None) -> RunTotals:
         rejected=counts.rejected,
         rejected_words=counts.rejected_words,
         unknown_words=counts.unknown_words if all_tokenised else None,
+        control_tokens=counts.control_tokens,
+        fit=asdict(_fit(counts, commits)) if counts.characters else None,
         shards=len(commits),
         shards_planned=len(planned),
         shards_short_of_memory=sum(commit.tokens_per_batch < config.tokens_per_batch for commit in commits),
@@ -112,6 +125,7 @@ def totals(store: Store, shards: Collection[int] | None = None) -> RunTotals:
         peak_memory_bytes=max((commit.peak_memory_bytes for commit in commits), default=0),
         model=config.model,
         columns=config.columns,
+        word_rule="tokenizer" if config.word_rule is None else "unicode",
         selection=config.kept,
         salience_layer=config.salience_layer,
         salience_head=config.salience_head,
@@ -122,6 +136,13 @@ def totals(store: Store, shards: Collection[int] | None = None) -> RunTotals:
         devices=devices,
         versions=versions_of(commits),
     )
+
+
+def _fit(counts: Counts, commits: Iterable[Commit]) -> FitShares:
+    scripts: Counter[str] = Counter()
+    for commit in commits:
+        scripts.update(commit.scripts)
+    return FitShares.of(counts, scripts)
 
 
 def _faster_model(devices: Iterable[str]) -> str:

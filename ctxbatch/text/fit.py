@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,8 +17,21 @@ from ctxbatch.text.words import Pieces, Words, can_be_seen, cumulated
 
 # A word of more wordpieces than this is spelled rather than known.
 FEW_PIECES = 6
+# A model fits a text if no more than this share of it does not.
+_MUCH = 0.05
 # What Unicode's names call scripts that have another name.
 _SCRIPTS = {"CJK": "Han", "FULLWIDTH": "Latin", "HALFWIDTH": "Katakana"}
+
+
+class Counted(Protocol):
+    """What the shares are made of; counts, or estimates of them."""
+
+    words: Any
+    wordpieces: Any
+    unknown_pieces: Any
+    long_words: Any
+    characters: Any
+    bare_characters: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +55,51 @@ class Fit:
     bare_characters: int = 0
     control_tokens: int = 0
     scripts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FitShares:
+    """How much of a text does not fit a model's vocabulary: shares from 0 to 1.
+
+    ``unknown_pieces`` is that of wordpieces, ``long_words`` of words, ``bare_characters`` of characters; for
+    what they are, see `Fit`. ``script`` is that of most words that do not fit, ``None`` if all do.
+    """
+
+    unknown_pieces: float
+    long_words: float
+    bare_characters: float
+    script: str | None
+
+    @classmethod
+    def of(cls, counts: Counted, scripts: Mapping[str, float]) -> "FitShares":
+        """Return the shares of what is counted."""
+        most = max(scripts, key=lambda script: (scripts[script], script), default=None)
+        return cls(
+            _share(counts.unknown_pieces, counts.wordpieces),
+            _share(counts.long_words, counts.words),
+            _share(counts.bare_characters, counts.characters),
+            most,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.unknown_pieces:.1%} of wordpieces unknown, {self.long_words:.1%} of words in more than "
+            f"{FEW_PIECES} wordpieces, {self.bare_characters:.1%} of characters in no wordpiece"
+        )
+
+    def warning(self, model: str) -> str | None:
+        """Return what to say of a model that does not fit the text; ``None`` if it does."""
+        if max(self.unknown_pieces, self.long_words, self.bare_characters) <= _MUCH:
+            return None
+        script = "" if self.script is None else f", most of it {self.script}"
+        return (
+            f"{model} does not fit this text{script}: {self}; the vectors of such words say little, so take a "
+            "--model that was trained on this language, such as a multilingual one"
+        )
+
+
+def _share(part: float, whole: float) -> float:
+    return round(part / whole, 4) if whole else 0.0
 
 
 def measure(pieces: Pieces, words: Words, unknown_P: Mask, control_tokens: int) -> Fit:

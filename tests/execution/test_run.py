@@ -19,9 +19,9 @@ from tests.helpers.stores import arrow_digests, make_store, rows_of
 # What programs read of a store, by name and in this order.
 TOTALS = """
 records sentences words rows wordpieces tokens rejected rejected_words unknown_words
-shards shards_planned shards_short_of_memory bytes_written seconds tokens_per_second padding stages bottleneck
-peak_memory_bytes model columns selection salience_layer salience_head precision runtime fidelity fingerprint
-devices versions
+control_tokens fit shards shards_planned shards_short_of_memory bytes_written seconds tokens_per_second
+padding stages bottleneck peak_memory_bytes model columns word_rule selection salience_layer salience_head
+precision runtime fidelity fingerprint devices versions
 """
 
 

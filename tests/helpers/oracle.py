@@ -148,7 +148,6 @@ def strip(text, start, end):
     return start, end
 
 
-
 def cut_windows(n_pieces, size):
     windows, start = [], 0
     while start + size < n_pieces:
