@@ -141,7 +141,7 @@ class RunConfig:
     """Also store words without a letter or digit."""
 
     words: Annotated[tuple[str, ...] | None, _option(_WORDS, "FILE", read=words_of_file)] = None
-    """Store only occurrences of the words in a file, one per line; case is ignored."""
+    """Store only occurrences of the words in a file, one per line, such as don't or New York; any case."""
 
     sample: Annotated[float | None, _option(_WORDS, "RATE", read=share)] = None
     """Store only this share of the occurrences, such as 0.01 or 1%; every run draws the same ones."""

@@ -14,6 +14,7 @@ from ctxbatch.run_config import RunConfig
 if TYPE_CHECKING:
     from ctxbatch.execution.estimate import Estimate
     from ctxbatch.execution.run import RunReport
+    from ctxbatch.store.stats import RunTotals
 
 Inputs = Annotated[
     str,
@@ -52,6 +53,8 @@ def run(*inputs: Inputs, out: NewOut, options: Options = _DEFAULTS, quiet: Quiet
         report = ctxbatch.run(inputs, out, options, quiet=quiet)
     for line in _trouble(report) if quiet else (*_summary(report), *_trouble(report)):
         terminal.tell(line)
+    if misfit := _misfit(report.totals):
+        terminal.tell(misfit)
     if quiet and (rejected := _rejected(report)):
         terminal.tell(f"rejected  {rejected}")
     return 0 if report.clean else 3
@@ -111,6 +114,13 @@ def _summary(report: "RunReport") -> Iterator[str]:
     yield f"time      {time} of work, {totals.tokens_per_second:,.0f} tokens/s"
     yield f"index     {_index(report)}"
     yield f"store     {report.out if part is None else f'{report.out}: {part}'}"
+
+
+def _misfit(totals: "RunTotals") -> str | None:
+    """Return what to say of a model that does not fit the text."""
+    from ctxbatch.text.fit import FitShares
+
+    return None if totals.fit is None else FitShares(**totals.fit).warning(totals.model)
 
 
 def _rejected(report: "RunReport") -> str | None:

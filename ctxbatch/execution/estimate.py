@@ -69,8 +69,8 @@ class Estimate:
     run with this model has been timed on this device, ``bytes_free`` where the store is on object storage,
     ``words`` where only sentences with given words are tokenised. ``first_reject`` names a source and a
     reason, if anything in the sample is rejected. ``fit`` says how well the model's vocabulary fits the
-    sample, ``control_tokens`` how often the text spells one. Exact only where ``sampled`` is 1 and all words are
-    stored.
+    sample, ``control_tokens`` how often the text spells one. Exact only where ``sampled`` is 1 and all words
+    are stored.
     """
 
     sources: int

@@ -36,7 +36,6 @@ from ctxbatch.store.manifest import Manifest, log_path
 from ctxbatch.store.reader import Store
 from ctxbatch.store.rejects import misread, most_frequent_reason
 from ctxbatch.store.stats import RunTotals, totals
-from ctxbatch.text.fit import FitShares
 
 log = logging.getLogger("ctxbatch")
 _MAKE_ROOM = "make room, choose another -o, store fewer --vectors, or start anyway with --force"
@@ -241,7 +240,7 @@ def _report(
         kept = store.config.kept or "words"
         log.warning("%s has no rows: none of its %d sentences has %s", plan.location.out, n_sentences, kept)
     found = totals(store, work.mine)
-    _tell_fit(found)
+    _tell_control_tokens(found)
     report = RunReport(
         out=plan.location.out,
         totals=found,
@@ -260,14 +259,11 @@ def _report(
     return report
 
 
-def _tell_fit(found: RunTotals) -> None:
-    """Say how well the model's vocabulary fits the text, if that is not well."""
+def _tell_control_tokens(found: RunTotals) -> None:
     if found.control_tokens:
         log.info(
             "the text spells control tokens %d times, such as [SEP]: they are text", found.control_tokens
         )
-    if found.fit is not None and (warning := FitShares(**found.fit).warning(found.model)):
-        log.warning("%s", warning)
 
 
 def _part_report(plan: RunPlan, store: Store, work: _Work) -> PartReport | None:

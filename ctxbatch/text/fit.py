@@ -19,6 +19,8 @@ from ctxbatch.text.words import Pieces, Words, can_be_seen, cumulated
 FEW_PIECES = 6
 # A model fits a text if no more than this share of it does not.
 _MUCH = 0.05
+# Less is shown as 0.0 %.
+_SHOWN = 0.0005
 # What Unicode's names call scripts that have another name.
 _SCRIPTS = {"CJK": "Han", "FULLWIDTH": "Latin", "HALFWIDTH": "Katakana"}
 
@@ -82,20 +84,24 @@ class FitShares:
         )
 
     def __str__(self) -> str:
-        return (
-            f"{self.unknown_pieces:.1%} of wordpieces unknown, {self.long_words:.1%} of words in more than "
-            f"{FEW_PIECES} wordpieces, {self.bare_characters:.1%} of characters in no wordpiece"
-        )
+        return ", ".join(self._parts(_SHOWN)) or "the model knows the text"
 
     def warning(self, model: str) -> str | None:
         """Return what to say of a model that does not fit the text; ``None`` if it does."""
-        if max(self.unknown_pieces, self.long_words, self.bare_characters) <= _MUCH:
+        if not (parts := self._parts(_MUCH)):
             return None
-        script = "" if self.script is None else f", most of it {self.script}"
         return (
-            f"{model} does not fit this text{script}: {self}; the vectors of such words say little, so take a "
-            "--model that was trained on this language, such as a multilingual one"
+            f"{model} does not fit this text, mostly {self.script or 'symbols'}: {', '.join(parts)}; take a "
+            "--model that was trained on this language, or a multilingual one"
         )
+
+    def _parts(self, above: float) -> list[str]:
+        shares = {
+            "of wordpieces are unknown": self.unknown_pieces,
+            f"of words take more than {FEW_PIECES} wordpieces": self.long_words,
+            "of characters are in no wordpiece": self.bare_characters,
+        }
+        return [f"{share:.1%} {what}" for what, share in shares.items() if share > above]
 
 
 def _share(part: float, whole: float) -> float:
