@@ -1,5 +1,6 @@
 """Runs the commands on a whole store: index, pull, stats, verify, status."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -9,11 +10,6 @@ from ctxbatch import terminal
 from ctxbatch.cli.options import AsJson, Layer, Quiet, StoreHere, StoreName, VectorKind
 from ctxbatch.errors import InputError, resumable
 from ctxbatch.option_values import size as size_of
-
-WORD_RULES = {
-    "unicode": "Unicode's word boundaries (UAX 29)",
-    "tokenizer": "the words of the model's tokenizer",
-}
 
 
 def index(
@@ -99,20 +95,8 @@ def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
             f"{stage} {each['busy']:,.1f} s at work, {each['starved'] + each['blocked']:,.1f} s waiting"
             for stage, each in value.items()
         )
-    if name == "fidelity" and value is not None:
-        from ctxbatch.model.fidelity import Fidelity
-
-        return str(Fidelity(**value))
-    if name == "fit" and value is not None:
-        from ctxbatch.text.fit import FitShares
-
-        return str(FitShares(**value))
-    if name == "word_rule":
-        return WORD_RULES[value]
-    if name == "selection":
-        from ctxbatch.config import Kept
-
-        return "all words" if value is None else str(Kept(**value))
+    if name in _DESCRIBED:
+        return _DESCRIBED[name](value)
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, dict):
@@ -120,6 +104,37 @@ def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
     if isinstance(value, list):
         return ", ".join(value)
     return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def _fidelity(value: dict[str, Any] | None) -> str:
+    from ctxbatch.model.fidelity import Fidelity
+
+    return "none" if value is None else str(Fidelity(**value))
+
+
+def _fit(value: dict[str, Any] | None) -> str:
+    from ctxbatch.text.fit import FitShares
+
+    return "none" if value is None else str(FitShares(**value))
+
+
+def _selection(value: dict[str, Any] | None) -> str:
+    from ctxbatch.config import Kept
+
+    return "all words" if value is None else str(Kept(**value))
+
+
+def _word_rule(value: str) -> str:
+    words = {"unicode": "Unicode's word boundaries (UAX 29)", "tokenizer": "the model's tokenizer"}
+    return words[value]
+
+
+_DESCRIBED: dict[str, Callable[[Any], str]] = {
+    "fidelity": _fidelity,
+    "fit": _fit,
+    "selection": _selection,
+    "word_rule": _word_rule,
+}
 
 
 def verify(

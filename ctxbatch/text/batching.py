@@ -8,13 +8,11 @@ with pooling ``none``), R rows that are kept, W windows, B windows of a batch, T
 window, M wordpieces of a batch's rows.
 """
 
-import itertools
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from ctxbatch.arrays import Ints, Mask
 from ctxbatch.config import ResolvedConfig
@@ -26,6 +24,7 @@ from ctxbatch.text.fit import measure
 from ctxbatch.text.sampling import leading, sampled
 from ctxbatch.text.sentences import Sentence
 from ctxbatch.text.targets import Phrases, Targets
+from ctxbatch.text.text_tokenizer import TextTokenizer
 from ctxbatch.text.tokenizer_words import TokenizerTargets, TokenizerWords
 from ctxbatch.text.unicode_words import UnicodeWords
 from ctxbatch.text.windows import Windows, cut_windows
@@ -37,7 +36,6 @@ from ctxbatch.text.words import LongEncoding, Pieces, Words, WordTexts, ranges
 BUFFER_PIECES = 65_536
 _BUFFER_CHARACTERS = 1 << 20
 _GROUP_CHARACTERS = 16_384
-_PART_CHARACTERS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +79,11 @@ class BatchMaker:
     """
 
     def __init__(self, tokenizer_json: str, config: ResolvedConfig, phrases: Sequence[str] = ()) -> None:
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._prefix, self._suffix = _special_tokens(self._tokenizer)
+        self._tokenizer = TextTokenizer(tokenizer_json, reads_controls=config.word_rule is None)
         self._rule, self._targets = _rule_and_targets(config, self._tokenizer)
-        self._phrases, self._controls = Phrases(()), list[str]()
-        if config.word_rule is not None:
-            self._phrases = Phrases(config.words or phrases)
-            # Text that spells a control token is text: "[SEP]" ends no sentence.
-            self._tokenizer.encode_special_tokens = True
-            self._controls = _control_tokens(self._tokenizer)
-        self._unknown = _unknown_id(self._tokenizer)
-        self._window = config.max_tokens - len(self._prefix) - len(self._suffix)
+        self._phrases = Phrases(() if config.word_rule is None else config.words or phrases)
+        self._prefix, self._suffix = self._tokenizer.prefix, self._tokenizer.suffix
+        self._window = config.max_tokens - self.n_specials
         if self._window < 1:
             raise InputError(
                 f"--model {config.model}: a window of {config.max_tokens} tokens has no room for text beside "
@@ -201,23 +191,12 @@ class BatchMaker:
         """Return the encodings of sentences, empty for those that cannot hold a wanted word."""
         texts = [sentence.text for sentence in group]
         if self._targets is None:
-            return self._encode(texts)
+            return self._tokenizer.encode(texts)
         read = [self._targets.may_be_in(text) for text in texts]
-        encodings = iter(self._encode([text for text, is_read in zip(texts, read, strict=True) if is_read]))
-        return [next(encodings) if is_read else _NOT_READ for is_read in read]
-
-    def _encode(self, texts: Sequence[str]) -> list[Encoding | LongEncoding]:
-        if max(map(len, texts), default=0) <= 2 * _PART_CHARACTERS:
-            return list(self._tokenizer.encode_batch(texts, add_special_tokens=False))
-        return [self._encode_in_parts(text) for text in texts]
-
-    def _encode_in_parts(self, text: str) -> LongEncoding:
-        """Tokenise a text of any length in bounded memory: the tokenizer's own objects are large."""
-        parts = (
-            (start, self._tokenizer.encode(text[start:end], add_special_tokens=False))
-            for start, end in itertools.pairwise([0, *_cuts(text), len(text)])
+        encodings = iter(
+            self._tokenizer.encode([text for text, is_read in zip(texts, read, strict=True) if is_read])
         )
-        return LongEncoding.of(parts)
+        return [next(encodings) if is_read else _NOT_READ for is_read in read]
 
     def _flatten(self, pending: Sequence[tuple[Sentence, Encoding | LongEncoding]]) -> Iterator[Buffer]:
         sentences, encodings = [each for each, _ in pending], [each for _, each in pending]
@@ -227,9 +206,11 @@ class BatchMaker:
         cut = cut_windows(pieces, needed, self._window)
         lost = np.flatnonzero((cut.window_N < 0) & wanted_N)
         rows, texts = self._rows(pieces, needed, wanted_N, cut)
+        read_S = np.array([encoding is not _NOT_READ for encoding in encodings], np.bool_)
+        unknown_P = pieces.ids_P == self._tokenizer.unknown
         buffer = Buffer(
             sentences=sentences,
-            read_S=np.array([encoding is not _NOT_READ for encoding in encodings], np.bool_),
+            read_S=read_S,
             n_words_S=np.bincount(words.sentence_N, minlength=len(sentences)),
             n_pieces_S=np.diff(pieces.bounds_S),
             ids_P=pieces.ids_P,
@@ -237,7 +218,7 @@ class BatchMaker:
             window_length_W=cut.length_W,
             rows=rows,
             words=texts,
-            fit=measure(pieces, words, pieces.ids_P == self._unknown, pieces.count(self._controls)),
+            fit=measure(pieces, words, read_S, unknown_P, pieces.count(self._tokenizer.control_tokens)),
             rejects=bare + [self._reject(sentences, needed, int(number)) for number in lost],
         )
         # The most salient words of a sentence are known only when all of it has been seen.
@@ -307,7 +288,7 @@ class BatchMaker:
         held_N, start_W = cut.window_N >= 0, cut.start_W
         words, window_N = words.take(held_N), cut.window_N[held_N]
         texts = pieces.texts(words.sentence_N, words.char_start_N, words.char_end_N)
-        unknown_P = pieces.ids_P == self._unknown
+        unknown_P = pieces.ids_P == self._tokenizer.unknown
         rows = Rows(
             words.sentence_N,
             words.index_N,
@@ -338,17 +319,6 @@ class BatchMaker:
 
 _NOT_READ = LongEncoding(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
 
-# No tokenizer joins the two sides of such a space.
-_SAFE_CUT = re.compile(r"(?<=[0-9A-Za-z]) (?=[0-9A-Za-z])")
-
-
-def _cuts(text: str) -> Iterator[int]:
-    """Yield where to cut a text into parts of `_PART_CHARACTERS` that are tokenised like the whole."""
-    start = 0
-    while (found := _SAFE_CUT.search(text, start + _PART_CHARACTERS)) is not None:
-        start = found.start()
-        yield start
-
 
 def _groups(sentences: Iterable[Sentence]) -> Iterator[list[Sentence]]:
     group: list[Sentence] = []
@@ -363,22 +333,12 @@ def _groups(sentences: Iterable[Sentence]) -> Iterator[list[Sentence]]:
         yield group
 
 
-def _special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return the ids of the special tokens that the tokenizer puts before and after a text."""
-    with_specials = tokenizer.encode("a")
-    special = list(with_specials.special_tokens_mask)
-    if 0 not in special:  # a vocabulary without "a", not even as unknown
-        return list(with_specials.ids), []
-    first, last = special.index(0), len(special) - special[::-1].index(0)
-    return list(with_specials.ids[:first]), list(with_specials.ids[last:])
-
-
 def _rule_and_targets(
-    config: ResolvedConfig, tokenizer: Tokenizer
+    config: ResolvedConfig, tokenizer: TextTokenizer
 ) -> tuple[UnicodeWords | TokenizerWords, Targets | TokenizerTargets | None]:
     """Return what finds words, and what tells the wanted ones from others if not all are wanted."""
     if config.word_rule is None:
-        rule = TokenizerWords(tokenizer, with_punctuation=config.keep_punctuation)
+        rule = TokenizerWords(tokenizer.cuts_at_spaces, with_punctuation=config.keep_punctuation)
         return rule, None if config.words is None else rule.targets(config.words)
     unicode_words = UnicodeWords(with_punctuation=config.keep_punctuation)
     return unicode_words, None if config.words is None else Targets(config.words)
@@ -387,14 +347,3 @@ def _rule_and_targets(
 def _given(sentences: Sequence[Sentence]) -> dict[int, Tokens]:
     """Return the words of the sentences whose source says what they are."""
     return {number: each.tokens for number, each in enumerate(sentences) if each.tokens is not None}
-
-
-def _control_tokens(tokenizer: Tokenizer) -> list[str]:
-    return [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
-
-
-def _unknown_id(tokenizer: Tokenizer) -> int:
-    for token in ("[UNK]", "<unk>"):
-        if (number := tokenizer.token_to_id(token)) is not None:
-            return int(number)
-    return -1

@@ -108,16 +108,19 @@ def _share(part: float, whole: float) -> float:
     return round(part / whole, 4) if whole else 0.0
 
 
-def measure(pieces: Pieces, words: Words, unknown_P: Mask, control_tokens: int) -> Fit:
+def measure(pieces: Pieces, words: Words, read_S: Mask, unknown_P: Mask, control_tokens: int) -> Fit:
     """Return how some sentences fit a vocabulary.
 
     Args:
         pieces: Their wordpieces.
         words: Their words.
+        read_S: Which sentences are tokenised.
         unknown_P: Which pieces stand for unknown text.
         control_tokens: Counted by who knows them.
     """
     seen_C = can_be_seen(int(pieces.code_points_C.max(initial=0)))[pieces.code_points_C]
+    if not read_S.all():
+        seen_C = seen_C & np.repeat(read_S, np.diff(pieces.text_start_S))
     bare_C = seen_C & ~_covered(pieces)
     unknown_N = words.count_pieces(unknown_P) > 0
     long_N = words.n_pieces_N > FEW_PIECES

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import regex
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from ctxbatch.arrays import Ints, Mask
@@ -25,12 +25,12 @@ class TokenizerWords:
     """The rule: a word is what the tokenizer takes for one, or BERT's does where it cuts at spaces alone.
 
     Args:
-        tokenizer: The tokenizer.
+        cuts_at_spaces: Whether the tokenizer cuts there alone.
         with_punctuation: Whether words without a letter or digit are kept.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, with_punctuation: bool) -> None:
-        self._cuts_at_spaces = _cuts_at_spaces_only(tokenizer)
+    def __init__(self, cuts_at_spaces: bool, *, with_punctuation: bool) -> None:
+        self._cuts_at_spaces = cuts_at_spaces
         self._with_punctuation = with_punctuation
 
     def words(self, pieces: Pieces, encodings: Sequence[Encoding | LongEncoding]) -> Words:
@@ -94,10 +94,3 @@ def _bert_words(pieces: Pieces) -> Ints:
         starts_P = pieces.char_start_P[pieces.bounds_S[number] : pieces.bounds_S[number + 1]]
         words.append(np.searchsorted(word_starts, starts_P, side="right") - 1)
     return np.where(pieces.char_end_P > pieces.char_start_P, np.concatenate(words), -1)
-
-
-def _cuts_at_spaces_only(tokenizer: Tokenizer) -> bool:
-    """Return True if the tokenizer splits words only at spaces, as SentencePiece models do."""
-    if tokenizer.pre_tokenizer is None:
-        return True
-    return len(tokenizer.pre_tokenizer.pre_tokenize_str("a,b")) == 1

@@ -7,7 +7,7 @@ import pytest
 
 from ctxbatch.errors import InputError
 from ctxbatch.run_config import RunConfig
-from ctxbatch.text import batching
+from ctxbatch.text import text_tokenizer
 from tests.helpers import oracle as slow
 from tests.helpers.models import FAMILIES, TEXT, make_model
 from tests.helpers.stores import arrow_digests, make_store, rows_of
@@ -150,9 +150,9 @@ def test_long_texts_are_tokenised_in_parts_as_the_whole_is(family, tiny, tmp_pat
         config = RunConfig(model=str(tiny(family)), split="none", vectors=("static",))
     whole = make_store(tmp_path / "whole", [path], config)
     encoded = []
-    original = batching.LongEncoding.of
-    monkeypatch.setattr(batching, "_PART_CHARACTERS", 30)
-    monkeypatch.setattr(batching.LongEncoding, "of", lambda parts: encoded.append(0) or original(parts))
+    original = text_tokenizer.LongEncoding.of
+    monkeypatch.setattr(text_tokenizer, "_PART_CHARACTERS", 30)
+    monkeypatch.setattr(text_tokenizer.LongEncoding, "of", lambda parts: encoded.append(0) or original(parts))
     parts = make_store(tmp_path / "parts", [path], config)
     assert len(encoded) == 1
     assert arrow_digests(parts.path) == arrow_digests(whole.path)
