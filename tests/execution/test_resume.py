@@ -15,8 +15,12 @@ import pytest
 import ctxbatch
 from ctxbatch import RunConfig, StoreError
 from ctxbatch.execution.engines import LocalEngine
+from ctxbatch.model import resolve
 from ctxbatch.store.locks import is_locked
+from ctxbatch.store.stats import totals
+from ctxbatch.text import unicode_words
 from ctxbatch.text.sentence_rules import RULES
+from ctxbatch.text.unicode_words import RULE
 from tests.helpers.running import committed, start, wait_for
 from tests.helpers.stores import arrow_digests, make_store
 
@@ -339,6 +343,48 @@ def test_a_store_of_before_the_rules_for_sentences_is_finished_without_them(tiny
     new = ctxbatch.open(tmp_path / "new")
     assert (new.config.sentence_rules, new.sentences.count_rows()) == (RULES, 40)
     assert new.config.meaning() == store.config.meaning()  # so that they are searched together
+
+
+def test_a_store_of_before_unicodes_word_rule_is_finished_with_the_words_of_the_tokenizer(
+    tiny, cli, tmp_path, monkeypatch
+):
+    text = tmp_path / "text.txt"
+    text.write_text("I don't want soft\u00adware [SEP] here.\n" * 20)
+    resolve_here = LocalEngine.resolve
+
+    def resolve_as_before(engine, config):
+        resolved = resolve_here(engine, config)
+        versions = {name: resolved.versions[name] for name in ("sentencex", "tokenizers")}
+        return replace(resolved, word_rule=None, versions=versions, words=("don", "soft\u00adware", "t"))
+
+    config = RunConfig(model=str(tiny()), shard_size=100, index=False, words=("DON", "t", "soft\u00adware"))
+    with monkeypatch.context() as before_the_rule:
+        before_the_rule.setattr(LocalEngine, "resolve", resolve_as_before)
+        ctxbatch.run(text, tmp_path / "old", config)
+    store = ctxbatch.open(tmp_path / "old")
+    assert "word_rule" not in store.config.as_dict()
+    assert "known" not in store.words.schema.names
+    assert set(store.words.to_table()["word"].to_pylist()) == {"don", "t", "soft\u00adware"}
+    digests = arrow_digests(tmp_path / "old")
+    shutil.rmtree(tmp_path / "old" / "shards" / "000001")
+    report = ctxbatch.run(text, tmp_path / "old", config)
+    assert arrow_digests(tmp_path / "old") == digests
+    assert report.totals.word_rule == "tokenizer"
+    assert "word rule              the model's tokenizer" in cli("stats", tmp_path / "old").stdout
+    ctxbatch.run(text, tmp_path / "new", replace(config, words=("don't",)))
+    new = ctxbatch.open(tmp_path / "new")
+    assert (new.config.word_rule, new.words.count_rows()) == (RULE, 20)
+    assert totals(new).word_rule == "unicode"
+
+
+def test_a_machine_with_another_icu_makes_no_shard_and_is_named(tiny, tmp_path, monkeypatch):
+    text = tmp_path / "text.txt"
+    text.write_text("One line.\n")
+    # The workers are processes of their own, which have the ICU that is installed.
+    monkeypatch.setattr(resolve, "versions", lambda: {**unicode_words.versions(), "icu": "1.0"})
+    with pytest.raises(StoreError, match=r"finds words by icu \d.*, and the store's were found by icu 1\.0"):
+        ctxbatch.run(text, tmp_path / "out", RunConfig(model=str(tiny()), index=False))
+    assert not ctxbatch.open(tmp_path / "out").commits
 
 
 def test_a_store_made_with_other_rules_for_sentences_is_not_resumed(tiny, text, tmp_path, monkeypatch):
