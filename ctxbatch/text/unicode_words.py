@@ -27,8 +27,8 @@ from ctxbatch.text.words import LongEncoding, Pieces, Words, can_be_seen, letter
 RULE = 1
 # Boundaries are the same in all locales.
 _LOCALE = "en"
-# No word crosses it, and it changes none beside it.
-_APART = "\n"
+# No word crosses it, and it changes none beside it: with "\n", a "\r" before it would be one cell.
+_APART = "\v"
 
 
 class UnicodeWords:
