@@ -26,5 +26,6 @@ def folded(text: str) -> str:
     """Return the key of a text, with its white space as it is."""
     if text.isascii():
         return text.lower()
-    plain = unicodedata.normalize("NFD", _UNSEEN.sub("", text).translate(_APOSTROPHES))
-    return unicodedata.normalize("NFC", plain.casefold())
+    plain = unicodedata.normalize("NFD", _UNSEEN.sub("", text)).casefold()
+    # Last, because to fold \u0149 gives an apostrophe.
+    return unicodedata.normalize("NFC", plain.translate(_APOSTROPHES))
