@@ -17,8 +17,8 @@ from ctxbatch.text.unicode_words import cells
 from ctxbatch.text.word_key import folded, word_key
 from ctxbatch.text.words import Pieces, Words, WordTexts
 
-# No word ends between two such letters.
-_LETTER = r"[\p{Word_Break=ALetter}\p{Word_Break=Hebrew_Letter}]"
+# No word ends between two such letters. ICU cuts between a Korean syllable and any other letter.
+_LETTER = r"[[\p{Word_Break=ALetter}\p{Word_Break=Hebrew_Letter}]--[\uac00-\ud7a3]]"
 _BEGINS = f"(?:(?<!{_LETTER})|(?!{_LETTER}))"
 _ENDS = f"(?:(?!{_LETTER})|(?<!{_LETTER}))"
 # Written without spaces: what is one word alone can be several words in a text.
@@ -131,19 +131,27 @@ def _keyed(text: str, spans: Sequence[Place]) -> tuple[list[str], list[Place]]:
     """Return the keys of the stretches of a text, and their places; each run of white space is one space."""
     keys: list[str] = []
     places: list[Place] = []
+    in_space = False
+    for place, key in _stretches(text, spans):
+        if in_space:
+            key = key.removeprefix(" ")
+        if key:
+            in_space = key.endswith(" ")
+        keys.append(key)
+        places.append(place)
+    return keys, places
+
+
+def _stretches(text: str, spans: Sequence[Place]) -> Iterator[tuple[Place, str]]:
+    """Yield the places and keys of spans and of what is between them."""
     before = 0
     for start, end in spans:
         if between := text[before:start]:
-            keys.append(_BARRIER if between.strip() else " ")
-            places.append((before, start))
-        cell = text[start:end]
-        if cell.isspace():
-            keys.append("" if keys and keys[-1] == " " else " ")
-        else:
-            keys.append(word_key(cell))
-        places.append((start, end))
+            yield (before, start), _BARRIER if between.strip() else " "
+        key = word_key(text[start:end])
+        # Marks and joiners belong to the white space that they follow.
+        yield (start, end), f" {key}" if text[start].isspace() else key
         before = end
-    return keys, places
 
 
 def _can_span_words(key: str) -> bool:
