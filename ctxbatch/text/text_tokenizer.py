@@ -4,7 +4,8 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Regex, Tokenizer, pre_tokenizers
+from tokenizers.models import Unigram
 
 from ctxbatch.text.words import LongEncoding
 
@@ -31,9 +32,11 @@ class TextTokenizer:
         self.prefix, self.suffix = _special_tokens(self._tokenizer)
         self.unknown = _unknown_id(self._tokenizer)
         self.cuts_at_spaces = _cuts_at_spaces_only(self._tokenizer)
+        self.control_tokens = [] if reads_controls else _control_tokens(self._tokenizer)
         # Text that spells "[SEP]" ends no sentence.
         self._tokenizer.encode_special_tokens = not reads_controls
-        self.control_tokens = [] if reads_controls else _control_tokens(self._tokenizer)
+        if self.control_tokens and isinstance(self._tokenizer.model, Unigram):
+            _cut_apart(self._tokenizer, self.control_tokens)
 
     def encode(self, texts: Sequence[str]) -> list[Encoding | LongEncoding]:
         """Tokenise texts."""
@@ -74,6 +77,17 @@ def _special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 def _control_tokens(tokenizer: Tokenizer) -> list[str]:
     return [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+
+
+def _cut_apart(tokenizer: Tokenizer, control_tokens: Sequence[str]) -> None:
+    """Cut control tokens in texts behind their first character.
+
+    A model that takes any piece of its vocabulary from a text would take them too.
+    """
+    firsts = (f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in control_tokens)
+    cut = pre_tokenizers.Split(Regex("|".join(firsts)), "merged_with_previous")
+    before = tokenizer.pre_tokenizer
+    tokenizer.pre_tokenizer = cut if before is None else pre_tokenizers.Sequence([before, cut])
 
 
 def _unknown_id(tokenizer: Tokenizer) -> int:
