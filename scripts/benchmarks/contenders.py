@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ctxbatch.run_config import RunConfig
     from ctxbatch.text.batching import TokenBatch
     from ctxbatch.text.buffers import Buffer
+    from ctxbatch.text.sentences import Sentence
 
 _BATCH_LINES = 32
 _FLOOR = 1e-3
@@ -266,27 +267,33 @@ def run_batches(text: Path, config: "RunConfig", resolved: "ResolvedConfig") -> 
 
 def run_buffers(text: Path, config: "RunConfig", resolved: "ResolvedConfig") -> "list[Buffer]":
     """Return the buffers that a run fills with a text, from its own shards, in their order."""
+    from ctxbatch.model.resolve import read_tokenizer
+    from ctxbatch.text.batching import BatchMaker
+
+    maker = BatchMaker(read_tokenizer(resolved), resolved)
+    shards = run_sentences(text, config, resolved)
+    return [buffer for sentences in shards for buffer in maker.buffers(sentences)]
+
+
+def run_sentences(
+    text: Path, config: "RunConfig", resolved: "ResolvedConfig"
+) -> "Iterator[Iterator[Sentence]]":
+    """Yield the sentences that a run reads from a text, shard by shard."""
     from ctxbatch.corpus.examine import examine
     from ctxbatch.corpus.inputs import find_sources
     from ctxbatch.corpus.plan import plan
     from ctxbatch.corpus.records import Reader, Record
     from ctxbatch.execution.run_plan import resolve_reading
-    from ctxbatch.model.resolve import read_tokenizer
-    from ctxbatch.text.batching import BatchMaker
     from ctxbatch.text.sentences import split_sentences
 
     sources, _ = find_sources([text], text.parent / "no-store", None)
     reading = resolve_reading(config, sources)
     sources = examine(sources, reading, config.id_field)
     reader = Reader(sources, reading)
-    maker = BatchMaker(read_tokenizer(resolved), resolved)
-    buffers: list[Buffer] = []
+    lang, rules = resolved.lang, resolved.sentence_rules
     for spec in plan(sources, reading):
         records = (record for record in reader.read(spec.segments) if isinstance(record, Record))
-        lang, rules = resolved.lang, resolved.sentence_rules
-        sentences = (each for record in records for each in split_sentences(record, lang, rules))
-        buffers += maker.buffers(sentences)
-    return buffers
+        yield (each for record in records for each in split_sentences(record, lang, rules))
 
 
 def share_of(batches: "Sequence[TokenBatch]", share: int, n_shares: int) -> "list[TokenBatch]":

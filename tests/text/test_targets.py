@@ -96,6 +96,8 @@ def found_by(maker, sentences):
 @given(case=texts_and_words())
 def test_rows_are_those_of_a_slow_search(keep_punctuation, case, tokenizer):
     sentences, keys = case
+    # A zero-width space parts words, and no key has it.
+    sentences = [text.replace("\u200b", "\u200b ") for text in sentences]
     is_word = can_be_seen if keep_punctuation else has_letter
     maker = maker_of(tokenizer, words=tuple(sorted({*keys})), keep_punctuation=keep_punctuation)
     assert found_by(maker, sentences) == [occurrences(text, {*keys}, is_word) for text in sentences]
@@ -118,6 +120,12 @@ def test_of_two_that_overlap_the_first_is_found_and_of_two_that_begin_together_t
     maker = maker_of(tokenizer, words=tuple(sorted(map(word_key, words))))
     (found,) = found_by(maker, [text])
     assert [word for word, *_ in found] == ["New York City", "New York", "York City", "U.S."]
+
+
+def test_a_zero_width_space_parts_words(tokenizer):
+    maker = maker_of(tokenizer, words=("glued", "new york", "newyork", "word"))
+    (found,) = found_by(maker, ["a\u200bword\u200bglued New \u200bYork New\u200bYork New\u200b York"])
+    assert [word for word, *_ in found] == ["word", "glued", "New \u200bYork", "New\u200b York"]
 
 
 def test_a_sentence_without_the_words_is_not_read(tokenizer):
