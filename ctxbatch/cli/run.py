@@ -111,6 +111,8 @@ def _summary(report: "RunReport") -> Iterator[str]:
     size, time = terminal.readable_size(totals.bytes_written), terminal.readable_time(totals.seconds)
     yield f"stored    {totals.rows:,} rows{words} in {totals.sentences:,} sentences, {size}"
     yield f"rejected  {_rejected(report) or 'nothing'}"
+    if n := totals.control_tokens:
+        yield f"as text   {n:,} control {'tokens' if n > 1 else 'token'} of the model, such as [SEP]"
     yield f"time      {time} of work, {totals.tokens_per_second:,.0f} tokens/s"
     yield f"index     {_index(report)}"
     yield f"store     {report.out if part is None else f'{report.out}: {part}'}"

@@ -240,7 +240,6 @@ def _report(
         kept = store.config.kept or "words"
         log.warning("%s has no rows: none of its %d sentences has %s", plan.location.out, n_sentences, kept)
     found = totals(store, work.mine)
-    _tell_control_tokens(found)
     report = RunReport(
         out=plan.location.out,
         totals=found,
@@ -257,13 +256,6 @@ def _report(
         remember_rate(report.totals, store.config, max(0.0, started - began))
     log.debug("finished: %s", report.totals.as_dict())
     return report
-
-
-def _tell_control_tokens(found: RunTotals) -> None:
-    if found.control_tokens:
-        log.info(
-            "the text spells control tokens %d times, such as [SEP]: they are text", found.control_tokens
-        )
 
 
 def _part_report(plan: RunPlan, store: Store, work: _Work) -> PartReport | None:

@@ -109,12 +109,14 @@ def test_stats_status_and_verify_speak_to_people(finished, cli):
 def test_columns_ids_and_metadata_are_the_contract(finished, tiny):
     out, _ = finished
     table = pa.ipc.open_file(out / "shards/000001/words.arrow").read_all()
-    assert table.schema.names[:8] == [
-        "row_id", "sentence_id", "word_index", "word", "char_start", "char_end", "n_pieces", "salience",
+    assert table.schema.names[:9] == [
+        "row_id", "sentence_id", "word_index", "word", "char_start", "char_end", "n_pieces", "salience", "known",
     ]  # fmt: skip
-    assert table.schema.names[8:] == ["static", "contextual_3", "contextual_1", "shift_3", "shift_1"]
+    assert table.schema.field("known").type == pa.bool_()
+    assert table["known"].null_count == 0
+    assert table.schema.names[9:] == ["static", "contextual_3", "contextual_1", "shift_3", "shift_1"]
     vector = pa.list_(pa.field("item", pa.float16(), nullable=False), 32)
-    assert {table.schema.field(name).type for name in table.schema.names[8:]} == {vector}
+    assert {table.schema.field(name).type for name in table.schema.names[9:]} == {vector}
     assert table["row_id"].to_pylist() == [(1 << 32) + n for n in range(len(table))]
     assert table["salience"].null_count == len(table)
     metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
@@ -267,7 +269,7 @@ def test_a_mistake_is_one_line_with_value_and_remedy(arguments, message, cli, tm
 
 
 def test_a_disk_that_refuses_ends_with_status_4_and_the_same_command_goes_on(tiny, cli, tmp_path):
-    (tmp_path / "a.txt").write_text("This line is repeated many times.\n" * 300)
+    (tmp_path / "a.txt").write_text("This line is one of many.\n" * 400)
     arguments = ["run", tmp_path / "a.txt", "-o", tmp_path / "out", "--model", tiny()]
     limited = subprocess.run(
         ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash", *command(*arguments)],

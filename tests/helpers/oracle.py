@@ -31,7 +31,6 @@ class OracleRow:
 class Oracle:
     def __init__(self, folder: str | Path):
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        self.tokenizer.backend_tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
         self.model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
         self.config = self.model.config
         special = self.tokenizer("a")["input_ids"]
@@ -49,7 +48,12 @@ class Oracle:
         ``given`` are start and end of its words: each has the pieces that touch it.
         """
         encoding = self.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, padding=False
+            text,
+            add_special_tokens=False,
+            split_special_tokens=True,  # "[SEP]" in a text is text
+            return_offsets_mapping=True,
+            truncation=False,
+            padding=False,
         )
         ids = encoding["input_ids"]
         spans = [strip(text, start, end) for start, end in encoding["offset_mapping"]]
