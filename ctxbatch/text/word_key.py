@@ -15,8 +15,8 @@ _APOSTROPHES = str.maketrans("\u2019\u02bc", "''")
 def word_key(text: str) -> str:
     """Return what all spellings of a word, or of several words, have in common.
 
-    That is its canonical caseless form (Unicode 17, definition D145) in NFC, without characters that are not
-    seen, with straight apostrophes, and with one space for each run of white space.
+    That is its canonical caseless form (the Unicode Standard, definition D145) in NFC, without characters
+    that are not seen, with straight apostrophes, and with one space for each run of white space.
     """
     key = folded(text)
     return key if key.isalnum() else " ".join(key.split())

@@ -110,7 +110,8 @@ def test_columns_ids_and_metadata_are_the_contract(finished, tiny):
     out, _ = finished
     table = pa.ipc.open_file(out / "shards/000001/words.arrow").read_all()
     assert table.schema.names[:9] == [
-        "row_id", "sentence_id", "word_index", "word", "char_start", "char_end", "n_pieces", "salience", "known",
+        "row_id", "sentence_id", "word_index", "word", "char_start", "char_end", "n_pieces",
+        "salience", "known",
     ]  # fmt: skip
     assert table.schema.field("known").type == pa.bool_()
     assert table["known"].null_count == 0
