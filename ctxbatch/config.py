@@ -159,12 +159,13 @@ class ResolvedConfig:
         """Return the fields that define the vectors, without those that only round or select them.
 
         Nor the rules for sentences: they move so few boundaries that stores with and without them compare.
+        Nor the versions of libraries. But which rule finds words: rows of others are of other words.
         """
-        rounding = ("compiled", "packed", "runtime", "tokens_per_batch", "sentence_rules")
+        rounding = ("compiled", "packed", "runtime", "tokens_per_batch", "sentence_rules", "versions")
         choosing = ("words", "sample", "top_salient", "salience_layer", "salience_head")
         fields = {name: value for name, value in self.as_dict().items() if name not in rounding + choosing}
         fields["digests"].pop(INT8_LAYERS, None)  # two quantisations of a model differ by roundings
-        return fields
+        return {"word_rule": self.word_rule, **fields}
 
     @property
     def highest_layer(self) -> int:

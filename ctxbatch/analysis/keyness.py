@@ -6,11 +6,11 @@ texts.
 """
 
 import math
-import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-import regex
+from ctxbatch.text.unicode_words import cells
+from ctxbatch.text.word_key import word_key
 
 # The score, in standard deviations, that a typical word must reach; by chance, one word in forty reaches it.
 _CLEAR = 1.96
@@ -18,36 +18,34 @@ _CLEAR = 1.96
 _FEWEST = 2
 # The weight of the prior of all words together, in occurrences.
 _PRIOR = 100.0
-# Letters with vowel signs, separate accents and joiners; apostrophes only between letters.
-_LETTERS = r"\p{L}[\p{L}\p{M}\p{Join_Control}]*"
-_WORD = regex.compile(rf"{_LETTERS}(?:'{_LETTERS})*")
 
 
 def typical_words(groups: Sequence[Sequence[str]], n: int, without: str = "") -> list[tuple[str, ...]]:
     """Return up to n words typical of each group of texts compared with the others, most typical first.
 
-    Words are casefolded runs of letters, with apostrophes between them. A word counts once a text, and a text
-    once a group. With a single group, or a single word, no word is typical.
+    Words are the keys of words with a letter, found as those of stores are. A word counts once a text, and a
+    text once a group. With a single group, or a single word, no word is typical.
 
     Args:
         groups: The texts of each group.
         n: The largest number of words to return.
-        without: A casefolded word to leave out, together with its contractions.
+        without: A word, or several, to leave out, together with contractions.
     """
-    left_out = _plain(without)
-    counts = [Counter(word for text in set(texts) for word in _words(text, left_out)) for texts in groups]
+    left_out = frozenset(_words(without))
+    counts = [Counter(word for text in set(texts) for word in _counted(text, left_out)) for texts in groups]
     every: Counter[str] = sum(counts, Counter())
     return [_typical(own, every, n) for own in counts]
 
 
-def _words(text: str, without: str) -> set[str]:
-    words = _WORD.findall(_plain(text.casefold()))
-    return {word for word in words if without not in (word, *word.split("'"))}
+def _counted(text: str, without: frozenset[str]) -> set[str]:
+    return {word for word in _words(text) if without.isdisjoint((word, *word.split("'")))}
 
 
-def _plain(text: str) -> str:
-    """Return a text with one spelling of accented letters and of apostrophes."""
-    return unicodedata.normalize("NFC", text).replace("’", "'")  # noqa: RUF001 (the other apostrophe)
+def _words(text: str) -> Iterator[str]:
+    for start, end in cells(text):
+        word = word_key(text[start:end])
+        if any(map(str.isalpha, word)):
+            yield word
 
 
 def _typical(own: Counter[str], every: Counter[str], n: int) -> tuple[str, ...]:

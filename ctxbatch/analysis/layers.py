@@ -16,7 +16,9 @@ from ctxbatch.analysis.layer_rows import Subject, baseline_rows, named_subject, 
 from ctxbatch.analysis.layer_vectors import LayerVectors, delta_of, floor_of, kinds_of, layers_of
 from ctxbatch.config import Kept
 from ctxbatch.search.index_files import open_postings
+from ctxbatch.search.row_filter import known_rows
 from ctxbatch.store.reader import Store, check_has_rows
+from ctxbatch.text.word_key import word_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,15 @@ class Measures:
 class Trend:
     """The measures of a word, or of a sample of words, at all layers: means over words of equal weight.
 
-    ``occurrences`` counts all that the store holds; ``sentences`` counts their sentences, or in a sample
-    those of the measured occurrences. The ``measured_`` fields count those that the measures use; sentences
-    are only used for the intra-sentence similarity.
+    ``occurrences`` counts all that the store holds and the model knows, ``unknown_occurrences`` those that it
+    does not know; ``sentences`` counts the sentences of the known ones, or in a sample those of the measured
+    occurrences. The ``measured_`` fields count those that the measures use; sentences are only used for the
+    intra-sentence similarity.
     """
 
     words: tuple[str, ...]
     occurrences: int
+    unknown_occurrences: int
     measured_occurrences: int
     sentences: int
     measured_sentences: int
@@ -68,6 +72,7 @@ class Trend:
 class Trends:
     """The result of `measure`.
 
+    ``unknown_rows`` are those that the model does not know: all measures leave them out.
     ``eligible_words`` is the number of words that the sample was drawn from, ``None`` if words were named;
     ``floor`` and ``delta`` are those of the log_ratio and asinh shifts, ``None`` if these are not measured;
     ``selection`` is ``None`` if the store keeps all occurrences, and ``baseline_rows`` is 0 if it keeps only
@@ -76,6 +81,7 @@ class Trends:
 
     model: str
     rows: int
+    unknown_rows: int
     layers: tuple[int, ...]
     kinds: tuple[str, ...]
     floor: float | None
@@ -91,27 +97,27 @@ class Trends:
 
 
 def measure(store: Store, words: Sequence[str] = ()) -> Trends:
-    """Measure words of a store, compared casefolded, or a sample of its words if none are named.
+    """Measure words of a store, in any spelling, or a sample of its words if none are named.
 
     Args:
         store: The store, which may be unfinished.
         words: The words, one `Trend` each.
 
     Raises:
-        InputError: A word does not occur, no word occurs often enough for a sample, or the stored vectors
-            cannot be measured.
+        InputError: A word does not occur or is unknown to the model, no word occurs often enough for a
+            sample, or the stored vectors cannot be measured.
         StoreError: The store holds no rows, or an index of it is damaged.
     """
     kinds, selection = kinds_of(store.config), store.config.kept
     check_has_rows(store)
+    postings, known_N = open_postings(store), known_rows(store)
     if words:
-        postings = open_postings(store)
-        folded = dict.fromkeys(word.casefold() for word in words)
-        eligible, subjects = None, [named_subject(store, postings, word) for word in folded]
+        keys = dict.fromkeys(map(word_key, words))
+        eligible, subjects = None, [named_subject(store, postings, known_N, key) for key in keys]
     else:
-        eligible, sample = sampled_subject(store, open_postings(store))
+        eligible, sample = sampled_subject(store, postings, known_N)
         subjects = [sample]
-    baseline = None if selection is not None and selection.of_words else baseline_rows(store)
+    baseline = None if selection is not None and selection.of_words else baseline_rows(store, known_N)
     layers = layers_of(store.config)
     found: list[list[Measures]] = [[] for _ in subjects]
     for layer in layers:
@@ -124,6 +130,7 @@ def measure(store: Store, words: Sequence[str] = ()) -> Trends:
     return Trends(
         model=store.config.model,
         rows=store.n_rows,
+        unknown_rows=0 if known_N is None else int(np.count_nonzero(~known_N)),
         layers=layers,
         kinds=kinds,
         floor=floor_of(store.config) if "log_ratio" in kinds else None,
@@ -139,6 +146,7 @@ def _trend(subject: Subject, measures: Sequence[Measures]) -> Trend:
     return Trend(
         words=subject.words,
         occurrences=subject.occurrences,
+        unknown_occurrences=subject.unknown,
         measured_occurrences=len(subject.of_words),
         sentences=subject.sentences,
         measured_sentences=0 if subject.of_sentences is None else len(subject.of_sentences.sizes_G),

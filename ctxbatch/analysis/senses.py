@@ -20,6 +20,7 @@ from ctxbatch.errors import InputError
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.hits import Hit
 from ctxbatch.search.index_files import open_postings
+from ctxbatch.search.row_filter import known_rows
 from ctxbatch.search.searcher import check_searchable, hit_of_row
 from ctxbatch.store.reader import Column, Store
 
@@ -54,14 +55,15 @@ class SenseGroup:
 class Senses:
     """The groups of a word's occurrences.
 
-    ``occurrences`` are all; ``zero`` of them have a zero vector and are in no group. ``sampled`` is how many
-    the groups were found from. ``silhouette`` and ``best`` are those of
-    `ctxbatch.analysis.clustering.Clustering`, on the sample.
+    ``occurrences`` are all; ``unknown`` of them are unknown to the model, and ``zero`` have a zero vector:
+    they are in no group. ``sampled`` is how many the groups were found from. ``silhouette`` and ``best`` are
+    those of `ctxbatch.analysis.clustering.Clustering`, on the sample.
     """
 
     word: str
     column: str
     occurrences: int
+    unknown: int
     zero: int
     sampled: int
     silhouette: float | None
@@ -71,7 +73,7 @@ class Senses:
     @property
     def grouped(self) -> int:
         """Occurrences that are in a group."""
-        return self.occurrences - self.zero
+        return self.occurrences - self.unknown - self.zero
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -138,15 +140,16 @@ def find_senses(
 
     Args:
         store: The store.
-        word: The word; compared casefolded.
+        word: The word, in any spelling.
         n_groups: How many groups; as the silhouette says if not given.
         n_lines: How many lines of each group.
         on: ``contextual``, ``shift`` or ``static``; default the first that is stored.
         layer: The layer; default the first of the run.
 
     Raises:
-        InputError: The word is none of the store's or has no vectors to group, there are fewer different
-            ones than groups, the store holds no such vectors, or scikit-learn is not installed.
+        InputError: The word is none of the store's, unknown to the model or has no vectors to group, there
+            are fewer different ones than groups, the store holds no such vectors, or scikit-learn is not
+            installed.
         StoreError: The store is unfinished, empty or damaged.
     """
     if n_lines < 0:
@@ -154,7 +157,7 @@ def find_senses(
     check_installed()
     check_searchable(store)
     column = store.config.column(on or _default_kind(store.config), layer)
-    occurrences = _Occurrences(store, store.column(column), _rows_of(store, word))
+    every, occurrences = _occurrences(store, store.column(column), word)
     grouped = occurrences.not_zero()
     if not len(grouped):
         raise InputError(f"every {column} vector of {word!r} is zero: choose another kind with --on")
@@ -166,7 +169,8 @@ def find_senses(
     return Senses(
         word=word,
         column=column,
-        occurrences=len(occurrences),
+        occurrences=len(every),
+        unknown=len(every) - len(occurrences),
         zero=len(occurrences) - len(grouped),
         sampled=len(sample),
         silhouette=found.silhouette,
@@ -181,13 +185,21 @@ def _default_kind(config: ResolvedConfig) -> VectorKind:
     return next(kind for kind in by_purity if kind in config.vectors)
 
 
-def _rows_of(store: Store, word: str) -> Ints:
-    if len(word.split()) != 1:
-        raise InputError(f"{word!r} is not one word: name a single word of the store")
-    positions = open_postings(store).positions(word)
-    if not len(positions):
+def _occurrences(store: Store, column: Column, word: str) -> tuple[_Occurrences, _Occurrences]:
+    """Return all occurrences of a word, and those that the model knows: of wordpieces, only known ones."""
+    positions_R = open_postings(store).positions(word)
+    if not len(positions_R):
+        if len(word.split()) != 1:
+            raise InputError(f"{word!r} is not one word: name a single word of the store")
         raise InputError(f"{store.path} has no word {word!r}: name a word as the text has it")
-    return positions
+    every = _Occurrences(store, column, positions_R)
+    known_N = known_rows(store)
+    if known_N is None:
+        return every, every
+    known_R = positions_R[known_N[positions_R]]
+    if not len(known_R):
+        raise InputError(f"the model does not know {word!r}: its vectors are those of any unknown text")
+    return every, _Occurrences(store, column, known_R)
 
 
 def _sampled(grouped_N: Ints) -> Ints:
@@ -229,7 +241,7 @@ def _groups(
     present, first, size = np.unique(group_N, return_index=True, return_counts=True)
     members = [np.flatnonzero(group_N == present[at]) for at in np.lexsort((first, -size))]
     of_groups = [[texts[n] for n in grouped[mine].tolist() if n in texts] for mine in members]
-    typical = typical_words(of_groups, _TYPICAL, word.casefold())
+    typical = typical_words(of_groups, _TYPICAL, word)
     for number, (mine, words) in enumerate(zip(members, typical, strict=True), 1):
         central = mine[np.lexsort((mine, -score_N[mine].round(6)))][: n_lines * _LOOKED_AT]
         yield SenseGroup(

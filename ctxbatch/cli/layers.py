@@ -133,6 +133,8 @@ def _left_out(config: "ResolvedConfig") -> str | None:
 
 def _lines(found: "Trends") -> Iterator[str]:
     yield f"{found.rows:,} rows, {found.model}"
+    if found.unknown_rows:
+        yield f"left out: {_of(found.unknown_rows, found.rows, 'row')}, of words that the model does not know"
     shifts = [kind for kind in found.kinds if kind != "contextual"]
     if shifts:
         described = {
@@ -143,7 +145,7 @@ def _lines(found: "Trends") -> Iterator[str]:
         yield f"shifts: {'; '.join(described[kind] for kind in shifts)}"
     if found.baseline_rows:
         yield ""
-        yield f"baseline: {_of(found.baseline_rows, found.rows, 'row')}"
+        yield f"baseline: {_of(found.baseline_rows, found.rows - found.unknown_rows, 'row')}"
         random = _Section("random pairs of different sentences", found.kinds, lambda m: m.random_similarity)
         yield from _table(found.trends[0], found.layers, [random])
     similar = [
@@ -169,7 +171,9 @@ def _heading(found: "Trends", trend: "Trend") -> Iterator[str]:
     sentences = _of(trend.measured_sentences or trend.sentences, trend.sentences, "sentence")
     occurrences = _of(trend.measured_occurrences, trend.occurrences, "occurrence")
     if found.eligible_words is None:
-        yield f"{trend.words[0]}: {occurrences}, {sentences}"
+        unknown = trend.unknown_occurrences
+        left_out = f", {unknown:,} that the model does not know left out" if unknown else ""
+        yield f"{trend.words[0]}: {occurrences}, {sentences}{left_out}"
         return
     words = _of(len(trend.words), found.eligible_words, "word")
     yield f"sample: mean of {words} that occur {SAMPLE_MIN_OCCURRENCES} times or more"

@@ -82,6 +82,8 @@ def search(
     if queries is None and answers and answers[0].salient:
         word_of_it = answers[0].word
         log.info("no word is marked: searching for %r, the most salient of the sentence", word_of_it)
+    for answer in answers:
+        _tell_word(answer, "" if queries is None else f"{queries}, line {answer.query + 1}: ")
     if as_json:
         terminal.show(terminal.json_line(row) for answer in answers for row in answer.rows())
     else:
@@ -92,6 +94,14 @@ def search(
         log.warning("%d of %d queries have errors", len(set(rejected)), len(wanted))
         return 3
     return 0
+
+
+def _tell_word(answer: "Answer", place: str) -> None:
+    if answer.widened:
+        log.info("%sthe mark is a part of %r: searching for the whole word", place, answer.word)
+    if not answer.known:
+        what = "the model does not know %r: its vector is that of any unknown text"
+        log.warning(f"%s{what}", place, answer.word)
 
 
 def _split_queries(

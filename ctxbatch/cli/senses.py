@@ -90,6 +90,8 @@ def _summary(found: "Senses") -> str:
         parts.append(f"best silhouette {silhouette:.2f} with {n_best} groups, below {ONE_GROUP}")
     if found.sampled < found.grouped:
         parts.append(f"grouped from a sample of {found.sampled:,}")
+    if found.unknown:
+        parts.append(f"{found.unknown:,} that the model does not know left out")
     if found.zero:
         parts.append(f"{found.zero:,} zero vectors left out")
     return ", ".join(parts)

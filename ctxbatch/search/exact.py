@@ -6,6 +6,7 @@ queries, K hits, C candidates, N rows, D hidden size.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,11 @@ class Selection:
     def __init__(self, mask_N: Mask) -> None:
         self.mask_N = mask_N
         self.n = int(np.count_nonzero(mask_N))
+
+    @cached_property
+    def bits(self) -> npt.NDArray[np.uint8]:
+        """The mask with eight rows a byte, the first in the lowest bit."""
+        return np.packbits(self.mask_N, bitorder="little")
 
     @classmethod
     def all_but(cls, rows: int, excluded: Ints) -> "Selection":

@@ -44,6 +44,9 @@ class Filters:
     docs: Annotated[tuple[str, ...], _option("--doc", "ID")] = ()
     """Only from the document with this id; may be repeated."""
 
+    unknown: Annotated[bool, _option("--unknown")] = False
+    """Also occurrences of words that the model does not know."""
+
     min_score: Annotated[float | None, _option("--min-score", "X")] = None
     """Only cosines of X or more."""
 

@@ -51,7 +51,9 @@ class Answer:
 
     ``query`` is the number of the query, counted from 0; a query that marks several words has an answer for
     each. ``char_start`` and ``char_end`` are the word's offsets in ``text``, in code points. ``salient`` is
-    true if the query marked no word, so that its most salient word was chosen.
+    true if the query marked no word, so that its most salient word was chosen. ``known`` is false if the
+    model does not know the word, so that its vector is that of any unknown text. ``widened`` is true if the
+    mark covered only a part of the word.
     """
 
     query: int
@@ -61,6 +63,8 @@ class Answer:
     char_end: int
     salient: bool
     hits: Sequence[Hit]
+    known: bool = True
+    widened: bool = False
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the hits as JSON objects, each with its query, and its rank from 1."""
@@ -70,7 +74,13 @@ class Answer:
                 del fields["explanation"]
             if hit.before is None:
                 del fields["before"], fields["after"]
-            asked = {"query": self.query, "query_word": self.word, "query_salient": self.salient}
+            asked = {
+                "query": self.query,
+                "query_word": self.word,
+                "query_salient": self.salient,
+                "query_known": self.known,
+                "query_widened": self.widened,
+            }
             yield {**asked, "rank": rank, **fields}
 
 
@@ -88,6 +98,8 @@ _HITS = pa.schema(
         ("query", pa.int64()),
         ("query_word", pa.string()),
         ("query_salient", pa.bool_()),
+        ("query_known", pa.bool_()),
+        ("query_widened", pa.bool_()),
         ("rank", pa.int64()),
         ("score", pa.float32()),
         ("row_id", pa.int64()),

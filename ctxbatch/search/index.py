@@ -110,9 +110,8 @@ class Proposer:
         Each query gets at most ``n_candidates`` proposals, best first, padded with -1. Several threads call
         ``take``, each for different queries.
         """
-        bits = None if selection is None else np.packbits(selection.mask_N, bitorder="little")
         # FAISS's stubs describe C++; in Python its classes take arrays and keywords.
-        selector: Any = None if bits is None else faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg,arg-type]  # FAISS wraps it
+        selector: Any = None if selection is None else faiss.IDSelectorBitmap(selection.bits)  # type: ignore[call-arg,arg-type]  # FAISS wraps it
         n_candidates = min(n_candidates, self._index.ntotal)
 
         def run(first: int, queries_QD: Floats, coarse_QL: Floats) -> None:

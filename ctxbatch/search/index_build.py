@@ -32,7 +32,7 @@ from ctxbatch.search.index_files import (
     read_facts,
 )
 from ctxbatch.search.index_tuning import choose_rows, hold_out, measure, tune
-from ctxbatch.search.postings import Postings, write
+from ctxbatch.search.postings import Postings, is_current, write
 from ctxbatch.store.manifest import INDEX
 from ctxbatch.store.reader import Column, Store, check_finished
 
@@ -335,10 +335,10 @@ def _announce(store: Store, column: str, choice: Choice) -> None:
 
 
 def _ensure_words(store: Store) -> Postings:
-    """Return the table of each word's rows; write it if it is missing."""
+    """Return the table of each word's rows; write it if it is missing or of another version's keys."""
     facts_file = facts_path(store.path, WORD_ROWS)
     path = store.path / INDEX / f"{WORD_ROWS}.arrow"
-    if not facts_file.exists() or any(check_index(facts_file, store.manifest)):
+    if not facts_file.exists() or any(check_index(facts_file, store.manifest)) or not is_current(path):
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as beside, beside.open("wb") as stream:
             write(store, stream)

@@ -17,7 +17,7 @@ from ctxbatch.errors import SHOWN_REASON, StoreError, cannot_be_read, out_of_mem
 from ctxbatch.files import refused_link
 from ctxbatch.sealed import Count, Sha256, is_intact, is_there, read_json, typed
 from ctxbatch.search.index import Effort, Index, IndexOptions, Proposer, said_by_faiss
-from ctxbatch.search.postings import Postings
+from ctxbatch.search.postings import Postings, is_current
 from ctxbatch.store.commits import WORDS, Commit
 from ctxbatch.store.folder_location import FolderLocation
 from ctxbatch.store.manifest import INDEX, Manifest
@@ -197,13 +197,23 @@ def _not_an_index(store: Store, column: str, path: Path, why: str) -> str:
 
 
 def open_postings(store: Store) -> Postings:
-    """Return the rows of each word, read from their table if the store has one.
+    """Return the rows of each word, read from their table if the store has one of this version's keys.
 
     Raises:
         StoreError: The table is damaged or was built from other shards; the message says how to rebuild it.
     """
     facts = _intact_facts(store, WORD_ROWS)
-    return Postings(store, None if facts is None else store.path / INDEX / facts.file)
+    if facts is None:
+        return Postings(store, None)
+    path = store.path / INDEX / facts.file
+    if is_current(path):
+        return Postings(store, path)
+    log.warning(
+        "%s is of a version that compared words otherwise, so it is not used; rebuild it with `%s`",
+        path,
+        rebuild_command(facts_path(store.path, WORD_ROWS)),
+    )
+    return Postings(store, None)
 
 
 def effort_facts(index: Index) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Finds the rows of a word, in a table with one record batch a shard, stored beside the indexes.
 
-Words are casefolded, as they are wherever words are compared. The table is memory-mapped: it takes disk
+The table holds the keys of words, as `ctxbatch.text.word_key` has them. It is memory-mapped: it takes disk
 space, but no memory.
 """
 
@@ -17,8 +17,14 @@ from ctxbatch.arrays import Ints
 from ctxbatch.store.arrow_files import checked, mapped
 from ctxbatch.store.commits import WORDS
 from ctxbatch.store.reader import Store
+from ctxbatch.text.word_key import word_key
 
-_SCHEMA = pa.schema([("word", pa.string()), ("rows", pa.list_(pa.int32()))])
+# Says which version of the keys a table holds; to raise whenever `word_key` gives a word another key. Tables
+# without it hold casefolded words.
+_KEYS_NAME, _KEYS_VERSION = "ctxbatch.word_keys", "1"
+_SCHEMA = pa.schema(
+    [("word", pa.string()), ("rows", pa.list_(pa.int32()))], metadata={_KEYS_NAME: _KEYS_VERSION}
+)
 
 
 class Postings:
@@ -34,8 +40,8 @@ class Postings:
         self._batches = None if path is None else _read(store, path)
 
     def positions(self, word: str) -> Ints:
-        """Return the sorted positions of a word's rows, compared casefolded."""
-        wanted = word.casefold()
+        """Return the sorted positions of a word's rows, in any spelling."""
+        wanted = word_key(word)
         found = [np.zeros(0, np.int64)]
         for number, shard in enumerate(self._store.commits):
             if self._batches is None:
@@ -51,7 +57,7 @@ class Postings:
 
 
 def _find(texts: pa.ChunkedArray, wanted: str) -> Ints:
-    matching = [text for text in pc.unique(texts).to_pylist() if text.casefold() == wanted]
+    matching = [text for text in pc.unique(texts).to_pylist() if word_key(text) == wanted]
     return np.flatnonzero(pc.is_in(texts, pa.array(matching, pa.string())).to_numpy())
 
 
@@ -68,9 +74,9 @@ def tabulate(store: Store) -> Iterator[pa.RecordBatch]:
     """Yield the words of each shard with their rows, computed from its words.arrow."""
     for shard in store.commits:
         encoded = store.read(shard, WORDS, "word").combine_chunks().dictionary_encode()
-        distinct = [word.casefold() for word in encoded.dictionary.to_pylist()]
-        words, folded = np.unique(np.array(distinct, object), return_inverse=True)
-        code_N = folded[encoded.indices.to_numpy()] if len(encoded) else np.zeros(0, np.int64)
+        keys = [word_key(word) for word in encoded.dictionary.to_pylist()]
+        words, key_of = np.unique(np.array(keys, object), return_inverse=True)
+        code_N = key_of[encoded.indices.to_numpy()] if len(encoded) else np.zeros(0, np.int64)
         rows_N = np.argsort(code_N, kind="stable").astype(np.int32)
         offsets = np.concatenate([[0], np.cumsum(np.bincount(code_N, minlength=len(words)))])
         rows = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(rows_N))
@@ -82,6 +88,17 @@ def write(store: Store, stream: BinaryIO) -> None:
     with pa.ipc.new_file(stream, _SCHEMA) as writer:
         for batch in tabulate(store):
             writer.write_batch(batch)
+
+
+def is_current(path: Path) -> bool:
+    """Return True if a table holds the keys that this version compares.
+
+    Raises:
+        StoreError: The table is damaged.
+    """
+    with checked(path):
+        metadata = pa.ipc.open_file(pa.BufferReader(mapped(path))).schema.metadata or {}
+    return bool(metadata.get(_KEYS_NAME.encode()) == _KEYS_VERSION.encode())
 
 
 def _read(store: Store, path: Path) -> list[pa.RecordBatch]:

@@ -38,7 +38,8 @@ class MarkedSentence:
 class QueryWord:
     """A word to search for: its place in its sentence, and its vectors (V, D) of length 1.
 
-    V is 1, or the number of wordpieces if rows are wordpieces. Zero vectors are left out.
+    V is 1, or the number of wordpieces if rows are wordpieces. Zero vectors are left out. The model knows all
+    wordpieces of a ``known`` word. It is ``widened`` if only a part of it was marked.
     """
 
     text: str
@@ -46,7 +47,9 @@ class QueryWord:
     char_start: int
     char_end: int
     vectors_VD: Floats = field(repr=False)
+    known: bool = True
     salient: bool = False
+    widened: bool = False
 
     @property
     def place(self) -> tuple[str, str, int, int]:
@@ -83,18 +86,21 @@ class QueryEncoder:
         config: The configuration of the store.
         column: The searched column.
         model: The model.
+        phrases: Keys of several words that are one where they stand together, as in the stores.
 
     Raises:
         StoreError: The files of the model are not those of the configuration.
     """
 
-    def __init__(self, config: ResolvedConfig, column: str, model: ModelFolder) -> None:
+    def __init__(
+        self, config: ResolvedConfig, column: str, model: ModelFolder, phrases: Sequence[str] = ()
+    ) -> None:
         from ctxbatch.model.encoders import open_query_encoder
         from ctxbatch.model.resolve import read_tokenizer
 
         self._shows_attention = family_of(config).shows_attention
         config = config.of_queries(salient=self._shows_attention)
-        self._maker = BatchMaker(read_tokenizer(config, model), config)
+        self._maker = BatchMaker(read_tokenizer(config, model), config, phrases)
         self._encoder = open_query_encoder(config, model)
         self._config = config
         self._number = config.columns.index(column)
@@ -168,7 +174,8 @@ class QueryEncoder:
                 yield InputError(f"[{marked}] contains no word that the store would keep: mark a word")
             for word in inside:
                 if len(word.vectors_VD):
-                    yield word
+                    is_widened = start - lead > word.char_start or end - lead < word.char_end
+                    yield replace(word, widened=is_widened)
                 else:
                     zero = f"the {self._column} vector of {word.word!r} is zero in this sentence"
                     yield InputError(f"{zero}: nothing is near it")
@@ -203,7 +210,8 @@ def _query_word(buffer: Buffer, row: int, text: str, vectors: Floats) -> tuple[i
     """Return a row as a query, with its word's number in the sentence."""
     rows = buffer.rows
     start, end = int(rows.char_start_N[row]), int(rows.char_end_N[row])
-    return int(rows.word_index_N[row]), QueryWord(text, buffer.words[row], start, end, vectors)
+    word = QueryWord(text, buffer.words[row], start, end, vectors, known=bool(rows.known_N[row]))
+    return int(rows.word_index_N[row]), word
 
 
 def _joined(words: Sequence[tuple[int, QueryWord]]) -> Iterator[QueryWord]:
@@ -212,4 +220,5 @@ def _joined(words: Sequence[tuple[int, QueryWord]]) -> Iterator[QueryWord]:
         pieces = [piece for _, piece in group]
         vectors_VD = np.concatenate([piece.vectors_VD for piece in pieces])
         vectors_VD = vectors_VD[vectors_VD.any(axis=1)]
-        yield replace(pieces[0], char_end=pieces[-1].char_end, vectors_VD=vectors_VD)
+        is_known = all(piece.known for piece in pieces)
+        yield replace(pieces[0], char_end=pieces[-1].char_end, vectors_VD=vectors_VD, known=is_known)

@@ -1,7 +1,7 @@
 """Ranks the rows of several stores for each query, and searches deeper until enough rows pass the filters.
 
 A row is given by the number of its store and its position in it. Array names end in the letters of their
-shape: Q vectors, K rows, V vectors of a word, D hidden size.
+shape: Q vectors, T some of them, K rows, V vectors of a word, D hidden size.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,16 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from ctxbatch.arrays import Floats, Ints
+from ctxbatch.arrays import Floats, Ints, Mask
 from ctxbatch.search.exact import Selection, exact, normalised
 from ctxbatch.search.filters import Filters
 from ctxbatch.search.index_files import open_index, open_postings
 from ctxbatch.search.queries import QueryWord
 from ctxbatch.search.row_filter import Selector
 from ctxbatch.store.reader import Store
+from ctxbatch.text.word_key import word_key
 
 # How many times more rows to rank than are wanted if some will not count, and again if too few did.
 _DEPTH_FACTOR = 8
+# How many more rows to look at than are wanted, since the model may not know some.
+_SPARE = 4
 # How many rows to rank at a time, of one question or of many.
 _RANKED_ROWS = 1 << 20
 
@@ -83,13 +86,13 @@ class Ranking:
         """Return the best k rows for each question that the filters allow; fewer if fewer qualify."""
         groups: dict[str, list[int]] = {}
         for number, question in enumerate(questions):
-            groups.setdefault(question.word.word.casefold() if filters.by_word else "", []).append(number)
+            groups.setdefault(word_key(question.word.word) if filters.by_word else "", []).append(number)
         found: dict[int, Ranked] = {}
         for word, numbers in groups.items():
             selections = [selector.select(filters, word) for selector in self._selectors]
             if filters.distinct == "word":  # needs distant rows, and so the effort of a filtered search
                 selections = [
-                    selection or Selection.all_but(store.n_rows, np.zeros(0, np.int64))
+                    Selection(np.ones(store.n_rows, np.bool_) if selection is None else selection.mask_N)
                     for selection, store in zip(selections, self._stores, strict=True)
                 ]
             waiting, depth = numbers, k * (_DEPTH_FACTOR if filters.distinct else 1)
@@ -121,7 +124,12 @@ class Ranking:
         parts: list[list[tuple[Ints, Ints, Floats]]] = [[] for _ in questions]
         exhausted = True
         for number, selection in enumerate(selections):
-            positions_QK, scores_QK = self.nearest(number, queries_QD, depth + 1, selection)
+            if selection is not None and selection is self._selectors[number].known:
+                is_known_Q = np.array([questions[owner].word.known for owner in owner_Q.tolist()])
+                found = self._nearest_known(number, queries_QD, is_known_Q, depth + 1, selection)
+                positions_QK, scores_QK = found
+            else:
+                positions_QK, scores_QK = self.nearest(number, queries_QD, depth + 1, selection)
             rows = self._stores[number].n_rows if selection is None else selection.n
             exhausted &= positions_QK.shape[1] >= rows
             for query, owner in enumerate(owner_Q.tolist()):
@@ -140,6 +148,30 @@ class Ranking:
         if index is not None:
             return index.nearest(queries_QD, k, selection)
         return exact(self._columns[number], queries_QD, k, selection)
+
+    def _nearest_known(
+        self, number: int, queries_QD: Floats, is_known_Q: Mask, k: int, known: Selection
+    ) -> tuple[Ints, Floats]:
+        """Return what `nearest` does for the rows that the model knows.
+
+        If these are most of the rows, look among all of them first, which is faster: few or none of the best
+        are unknown. Only near the vectors of unknown words most are.
+        """
+        k = min(k, known.n)
+        positions_QK = np.empty((len(queries_QD), k), np.int64)
+        scores_QK = np.empty((len(queries_QD), k), np.float32)
+        is_found_Q = np.zeros(len(queries_QD), np.bool_)
+        tried = np.flatnonzero(is_known_Q if 2 * known.n > self._stores[number].n_rows else is_found_Q)
+        if len(tried):
+            among_all = self.nearest(number, queries_QD[tried], k + _SPARE, None)
+            passes_TK = known.mask_N[among_all[0]]
+            first_TK = np.argsort(~passes_TK, axis=1, kind="stable")[:, :k]
+            positions_QK[tried], scores_QK[tried] = (np.take_along_axis(x, first_TK, 1) for x in among_all)
+            is_found_Q[tried] = np.count_nonzero(passes_TK, axis=1) >= k
+        left = np.flatnonzero(~is_found_Q)
+        if len(left):
+            positions_QK[left], scores_QK[left] = self.nearest(number, queries_QD[left], k, known)
+        return positions_QK, scores_QK
 
     def _kept(self, rows: Ranked, k: int, filters: Filters) -> Ranked:
         """Return the first k rows that pass ``min_score`` and ``distinct``."""
@@ -163,7 +195,7 @@ class Ranking:
             positions = rows.positions[mine]
             values: Iterable[Any]
             if distinct == "word":
-                values = (word.casefold() for word in store.words_at(positions))
+                values = map(word_key, store.words_at(positions))
             elif distinct == "sentence":
                 values = ((number, sentence) for sentence in store.sentence_ids_at(positions).tolist())
             else:

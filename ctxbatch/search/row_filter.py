@@ -1,11 +1,11 @@
 """Selects the rows of a store that the filters allow.
 
-Compares words casefolded, and sources by the paths in the store's manifest.
+Compares words by their keys, and sources by the paths in the store's manifest.
 """
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from functools import lru_cache, reduce
+from functools import cached_property, lru_cache, reduce
 from pathlib import PurePath
 
 import numpy as np
@@ -17,8 +17,9 @@ from ctxbatch.errors import InputError, shortened
 from ctxbatch.search.exact import Selection
 from ctxbatch.search.filters import Filters
 from ctxbatch.search.postings import Postings
-from ctxbatch.store.commits import SENTENCES
+from ctxbatch.store.commits import SENTENCES, WORDS
 from ctxbatch.store.reader import Store
+from ctxbatch.text.word_key import word_key
 
 _SHOWN_SOURCES = 3
 
@@ -37,15 +38,25 @@ class Selector:
         # The queries of a batch have the same sources and documents.
         self._from_places = lru_cache(maxsize=4)(self._select_places)
 
+    @cached_property
+    def known(self) -> Selection | None:
+        """The rows that the model knows; ``None`` if it knows all."""
+        known_N = known_rows(self._store)
+        return None if known_N is None else Selection(known_N)
+
     def select(self, filters: Filters, word: str) -> Selection | None:
-        """Return the rows that the filters allow for a query of this word; ``None`` if they allow all."""
+        """Return the rows that the filters allow for a query of this word; ``None`` if they allow all.
+
+        Return ``known`` itself if they leave out only what the model does not know.
+        """
+        known = None if filters.unknown else self.known
         mask_N = self._from_places(filters.sources, filters.docs)
         wanted = [self._rows_of(filters.words)] if filters.words else []
         if filters.same_word:
             wanted.append(self._postings.positions(word))
         unwanted = self._rows_of((*filters.exclude_words, *([word] if filters.other_words else [])))
         if mask_N is None and not wanted and not len(unwanted):
-            return None
+            return known
         if wanted:
             rows_N = reduce(np.intersect1d, wanted)
             chosen_N = np.zeros(self._store.n_rows, np.bool_)
@@ -53,10 +64,12 @@ class Selector:
         else:
             chosen_N = np.ones(self._store.n_rows, np.bool_) if mask_N is None else mask_N.copy()
         chosen_N[unwanted] = False
+        if known is not None:
+            chosen_N &= known.mask_N
         return Selection(chosen_N)
 
     def _rows_of(self, words: Sequence[str]) -> Ints:
-        distinct = {word.casefold() for word in words}
+        distinct = {word_key(word) for word in words}
         return np.concatenate([np.zeros(0, np.int64), *map(self._postings.positions, sorted(distinct))])
 
     def _select_places(self, sources: tuple[str, ...], docs: tuple[str, ...]) -> Mask | None:
@@ -74,6 +87,23 @@ class Selector:
                 sentences &= _is_in(store.read(shard, SENTENCES, "doc_id"), docs)
             masks.append(sentences[store.sentences_of_rows(shard)])
         return np.concatenate(masks)
+
+
+def known_rows(store: Store) -> Mask | None:
+    """Mark the rows whose wordpieces the model knows, (N,); ``None`` if it knows those of all rows.
+
+    Stores of versions that did not mark them count as known.
+    """
+    if store.config.word_rule is None:
+        return None
+    marks = [
+        np.ones(commit.counts.rows, np.bool_)
+        if not commit.counts.unknown_pieces
+        else store.read(shard, WORDS, "known").to_numpy()
+        for shard, commit in store.commits.items()
+    ]
+    known_N = np.concatenate([np.zeros(0, np.bool_), *marks])
+    return None if known_N.all() else known_N
 
 
 def check_sources(stores: Sequence[Store], globs: Sequence[str]) -> None:

@@ -75,7 +75,8 @@ class Searcher:
     @cached_property
     def _encoder(self) -> QueryEncoder:
         model = model_of_store(self._config, self._stores[0].path, self._model)
-        return QueryEncoder(self._config, self.column, model)
+        phrases = sorted({word for store in self._stores for word in store.config.words or ()})
+        return QueryEncoder(self._config, self.column, model, phrases)
 
     def search(
         self,
@@ -144,11 +145,11 @@ class Searcher:
             found = self._ranking.best(questions, k, filters)
             hits = self._hits(questions, found, context, explain)
             for asked, its_hits in zip(questions, hits, strict=True):
-                answers.append(Answer(asked.query, *asked.word.place, asked.word.salient, its_hits))
+                answers.append(_answer(asked, its_hits))
         return answers
 
     def nearest(self, vectors_QD: Floats, k: int = 10) -> tuple[Ints, Floats]:
-        """Find the rows nearest to vectors, among all rows of the searcher's only store.
+        """Find the rows nearest to vectors, among all rows of the searcher's only store, known or not.
 
         Args:
             vectors_QD: Nonzero vectors of the searched kind, of any length.
@@ -211,8 +212,9 @@ class Searcher:
         vectors_VD = self._ranking.vectors(0, np.array([position]))
         if not vectors_VD.any():
             raise InputError(f"the {self.column} vector of row {row_id} is zero: nothing is near it")
-        word = QueryWord(row["text"], row["word"], row["char_start"], row["char_end"], vectors_VD)
-        return Question(number, word, position)
+        is_known = row.get("known", True)  # older stores do not tell
+        place = row["text"], row["word"], row["char_start"], row["char_end"]
+        return Question(number, QueryWord(*place, vectors_VD, known=is_known), position)
 
     # --- hits -------------------------------------------------------------------------------------
 
@@ -255,6 +257,11 @@ class Searcher:
         return replace(hit, explanation=Explanation(dimensions, shared, len(row_D)))
 
 
+def _answer(asked: Question, hits: Sequence[Hit]) -> Answer:
+    word = asked.word
+    return Answer(asked.query, *word.place, word.salient, hits, word.known, word.widened)
+
+
 def _check_k(k: int) -> None:
     if k < 1:
         raise InputError(f"-k {k} must be 1 or more")
@@ -278,10 +285,16 @@ def _difference(one: Store, other: Store) -> str:
     """Return the message that says why two stores cannot be searched together."""
     first, second = one.config.meaning(), other.config.meaning()
     name = next(name for name in first if first[name] != second[name])
-    return (
-        f"{one.path} and {other.path} cannot be searched together: their {name.replace('_', ' ')} differs, "
-        f"{first[name]} and {second[name]}"
-    )
+    if name == "word_rule":
+        how = f"words were found by {_word_rule(one)} and by {_word_rule(other)}"
+    else:
+        how = f"{name.replace('_', ' ')} differs, {first[name]} and {second[name]}"
+    return f"{one.path} and {other.path} cannot be searched together: their {how}"
+
+
+def _word_rule(store: Store) -> str:
+    rule = store.config.word_rule
+    return "the tokenizer" if rule is None else f"rule {rule} of Unicode's word boundaries"
 
 
 def hit_of_row(store: Store, row: dict[str, Any], score: float) -> Hit:

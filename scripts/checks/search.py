@@ -23,6 +23,7 @@ from ctxbatch import Filters
 from ctxbatch.search.queries import parse_query
 from ctxbatch.search.searcher import Searcher
 from ctxbatch.store.reader import Store
+from ctxbatch.text.word_key import word_key
 from scripts.command_line import Parser, positive, run, say
 
 
@@ -100,13 +101,14 @@ def brute_force(store: Store, column: str, queries: np.ndarray) -> np.ndarray:
 
 
 class Rows:
-    """What filters look at, of every row: word, sentence, source and document."""
+    """What filters look at, of every row: word, whether it is known, sentence, source and document."""
 
     def __init__(self, store: Store) -> None:
-        words = store.words.to_table(columns=["row_id", "word", "sentence_id"])
+        words = store.words.to_table(columns=["row_id", "word", "sentence_id", "known"])
         sentences = store.sentences.to_table(columns=["sentence_id", "source", "doc_id"])
         self.ids = words["row_id"].to_numpy()
-        self.words = np.array([word.casefold() for word in words["word"].to_pylist()])
+        self.words = np.array([word_key(word) for word in words["word"].to_pylist()])
+        self.known = words["known"].to_numpy()
         self.sentences = words["sentence_id"].to_numpy()
         place = np.searchsorted(sentences["sentence_id"].to_numpy(), self.sentences)
         self.sources = np.array(sentences["source"].to_pylist())[place]
@@ -133,18 +135,20 @@ def draw(chance: random.Random, rows: Rows) -> Filters:
         given["docs"] = some(rows.docs, 2)
     if chance.random() < 0.2:
         given["min_score"] = 0.25
+    if chance.random() < 0.3:
+        given["unknown"] = True
     given["distinct"] = chance.choice(["sentence", "word", None, None])
     return Filters(**given)
 
 
 def allowed(rows: Rows, filters: Filters, word: str) -> np.ndarray:
     """Which rows fulfil the conditions on words and places."""
-    mask = np.ones(len(rows.words), np.bool_)
+    mask = np.ones(len(rows.words), np.bool_) if filters.unknown else rows.known.copy()
     if filters.same_word or filters.other_words:
         mask &= (rows.words == word) == filters.same_word
     if filters.words:
-        mask &= np.isin(rows.words, [each.casefold() for each in filters.words])
-    mask &= ~np.isin(rows.words, [each.casefold() for each in filters.exclude_words])
+        mask &= np.isin(rows.words, [word_key(each) for each in filters.words])
+    mask &= ~np.isin(rows.words, [word_key(each) for each in filters.exclude_words])
     if filters.sources:
         names, of_row = np.unique(rows.sources, return_inverse=True)
         mask &= np.array([Path(name).name in filters.sources for name in names])[of_row]
@@ -162,7 +166,7 @@ def compare(
     for query, cosines in zip(queries, every, strict=True):
         (answer,) = searcher.ask([query], k, filters)
         at = np.searchsorted(rows.ids, [hit.row_id for hit in answer.hits])
-        mask = allowed(rows, filters, answer.word.casefold())
+        mask = allowed(rows, filters, word_key(answer.word))
         wrong += int((~mask[at]).sum())
         best = ranked(rows, np.where(mask, cosines, -np.inf), filters, k)
         wanted += len(best)

@@ -52,8 +52,9 @@ def test_a_plot_is_a_file_of_the_kind_that_its_suffix_says(suffix, beginning, st
     assert path.stat().st_size > 5000
 
 
-def test_letters_that_the_font_lacks_are_told_in_one_line(store, cli, tmp_path):
-    found = cli("layers", store.path, "漢字", "bank", "--plot", tmp_path / "a.png")
+def test_letters_that_the_font_lacks_are_told_in_one_line(make, cli, tmp_path):
+    store = make("The bank of 漢.\nA bank, 漢.\n")
+    found = cli("layers", store.path, "漢", "bank", "--plot", tmp_path / "a.png")
     assert found.returncode == 0
     assert (tmp_path / "a.png").exists()
     assert found.stderr == f"ctxbatch: {tmp_path}/a.png: the font of the plot cannot show some letters\n"

@@ -41,7 +41,8 @@ def vector(row, kind, layer, floor=1e-3, delta=0.1):
 
 
 def expected(rows, word, kind, layer, of=vector):
-    """The definitions, over all pairs; the random similarity over all rows, as they are few."""
+    """The definitions, over all pairs; the random similarity over all known rows, as they are few."""
+    rows = [row for row in rows if row["known"]]
     own = [row for row in rows if row["word"].casefold() == word.casefold()]
     vectors = [of(row, kind, layer) for row in own]
     pairs = [cosine(a, b) for i, a in enumerate(vectors) for j, b in enumerate(vectors) if i != j]
@@ -75,8 +76,9 @@ def test_every_measure_is_the_mean_that_its_definition_says(store, cli):
         "kinds": list(KINDS),
         "trends": content["trends"],
     }
-    assert content["baseline_rows"] == store.n_rows > 100
     rows = rows_of(store)
+    assert content["baseline_rows"] == sum(row["known"] for row in rows) > 100
+    assert content["unknown_rows"] == sum(not row["known"] for row in rows) > 0
     assert len(store.commits) > 2
     for word, trend in zip(WORDS, content["trends"], strict=True):
         assert trend["words"] == [word.casefold()]
@@ -221,7 +223,7 @@ def test_without_words_a_sample_is_measured_the_same_every_time(make, cli, monke
 def test_occurrences_of_a_sample_are_of_their_own_words(make, monkeypatch):
     store = make(TEXT * 4)
     monkeypatch.setattr(layer_rows, "SAMPLE_OCCURRENCES", 6)
-    _, sample = layer_rows.sampled_subject(store, layers.open_postings(store))
+    _, sample = layer_rows.sampled_subject(store, layers.open_postings(store), None)
     of_rows = [word.casefold() for word in store.words_at(sample.of_words.positions_N)]
     assert of_rows == [sample.words[group] for group in sample.of_words.group_N]
     assert len(set(sample.of_words.positions_N.tolist())) == len(of_rows)

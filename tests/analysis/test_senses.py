@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections import Counter
 from dataclasses import replace
@@ -14,12 +15,13 @@ import pytest
 from wcwidth import wcswidth
 
 from ctxbatch import InputError, RunConfig, StoreError
-from ctxbatch.analysis import clustering, keyness, senses
+from ctxbatch.analysis import clustering, keyness, layers, senses
 from ctxbatch.analysis.clustering import cluster
 from ctxbatch.analysis.keyness import typical_words
 from ctxbatch.analysis.senses import find_senses
 from ctxbatch.search.exact import normalised
 from ctxbatch.store.reader import Column
+from tests.helpers.models import set_tokenizer_option
 from tests.helpers.running import command
 from tests.helpers.stores import make_store, rows_of
 
@@ -204,14 +206,62 @@ def test_where_sentences_share_their_only_other_word_nothing_is_typical(tiny, tm
     [
         ("हिन्दी में", {"हिन्दी", "में"}),
         ("cafe\u0301 café", {"café"}),
-        ("\u0646\u0627\u0645\u0647\u200c\u0647\u0627", {"\u0646\u0627\u0645\u0647\u200c\u0647\u0627"}),
+        ("\u0646\u0627\u0645\u0647\u200c\u0647\u0627", {"\u0646\u0627\u0645\u0647\u0647\u0627"}),
         ("I don't, and you don’t: 'tis", {"i", "don't", "and", "you", "tis"}),  # noqa: RUF001
-        ("3rd_place 'quoted'", {"rd", "place", "quoted"}),
+        ("the 3rd 'quoted' so\u00adft 22 --", {"the", "3rd", "quoted", "soft"}),
+        ("我喜欢北京", {"我", "喜欢", "北京"}),
+        ("ฉันรักภาษาไทย", {"ฉัน", "รัก", "ภาษา", "ไทย"}),
         ("the bank's Bank", {"the"}),
     ],
 )
 def test_words_keep_their_marks_and_apostrophes(text, words):
-    assert keyness._words(text, "bank") == words
+    assert keyness._counted(text, frozenset({"bank"})) == words
+
+
+def test_occurrences_that_the_model_does_not_know_are_in_no_group_and_counted(tiny, tmp_path, cli):
+    store = tiny_store(tmp_path, tiny, "The old bank 字.\nA bank of the river, 字.\n" * 3)
+    found = find_senses(store, "bank", n_groups=1)
+    assert (found.occurrences, found.unknown, found.grouped) == (6, 0, 6)
+    for refused in (cli("senses", store.path, "字"), cli("layers", store.path, "字")):
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr == (
+            "ctxbatch: the model does not know '字': its vectors are those of any unknown text\n"
+        )
+
+
+def test_spellings_of_one_word_of_which_the_model_knows_one(tmp_path, cased, cli):
+    """The cased model knows the letters of bank, but no K."""
+    text = "The bank was old.\nThe banK was old.\nOld was the bank.\n"
+    (tmp_path / "text.txt").write_text(text)
+    store = make_store(tmp_path / "out", [tmp_path / "text.txt"], RunConfig(model=str(cased)))
+    known = [row["row_id"] for row in rows_of(store) if row["word"] == "bank"]
+    found = find_senses(store, "BANK", n_groups=1)
+    assert (found.occurrences, found.unknown, found.grouped) == (3, 1, 2)
+    assert [*found.groups[0].row_ids] == known
+    assert "2 occurrences on" in (shown := cli("senses", store.path, "bank", "--groups", 1).stdout)
+    assert "1 that the model does not know left out" in shown.replace("\n", " ")
+    assert "know" not in cli("senses", store.path, "old", "--groups", 1).stdout
+    (trend,) = layers.measure(store, ["bank"]).trends
+    assert (trend.occurrences, trend.unknown_occurrences, trend.measured_occurrences) == (2, 1, 2)
+    shown = cli("layers", store.path, "bank").stdout
+    assert f"left out: 1 of {store.n_rows} rows, of words that the model does not know\n" in shown
+    assert "bank: 2 occurrences, 2 sentences, 1 that the model does not know left out\n" in shown
+
+
+@pytest.fixture(scope="module")
+def cased(tiny, tmp_path_factory):
+    """A model that tells upper from lower case, and knows no K."""
+    folder = tmp_path_factory.mktemp("cased") / "model"
+    shutil.copytree(tiny(), folder)
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["normalizer"]["lowercase"] = False
+    for name in ("T", "O"):  # in the place of letters that the text has not
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary[name] = vocabulary.pop({"T": "😀", "O": "汉"}[name])
+    path.write_text(json.dumps(tokenizer))
+    set_tokenizer_option(folder, "do_lower_case", False)
+    return folder
 
 
 # --- the command ----------------------------------------------------------------------------------

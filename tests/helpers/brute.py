@@ -27,6 +27,11 @@ def cosines(store: Store, column: str, query: np.ndarray) -> np.ndarray:
     return vectors @ query / np.where(norms > 0, norms, 1)
 
 
+def known(store: Store) -> np.ndarray:
+    """Return which rows a search finds by default, those that the model knows: shape (rows,)."""
+    return store.words.to_table(columns=["known"])["known"].to_numpy()
+
+
 def query_vectors(searcher: Searcher, query: str) -> np.ndarray:
     """Return the vectors of a query's marked word: one, or one a wordpiece if rows are wordpieces."""
     ((_, word),) = searcher._encoder.encode([(0, parse_query(query))])

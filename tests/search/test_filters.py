@@ -16,12 +16,14 @@ from tests.helpers.brute import cosines, query_vectors
 from tests.helpers.models import TEXT
 from tests.helpers.stores import make_store
 
-QUERIES = ["The [bank] by the river", "[The] old door"]
+# The model does not know the last one.
+QUERIES = {"The [bank] by the river": "bank", "[The] old door": "the", "and [漢字] in one line": "漢字"}
 CONDITIONS = (
     ({}, {"words": ("DOOR", "the", "bank")}),
     ({}, {"exclude_words": ("Bank", "of")}),
     ({}, {"sources": ("*.txt",)}, {"sources": ("*b.jsonl", "nothing*/a.txt")}),
     ({}, {"docs": ("d1", "d3")}),
+    ({}, {"unknown": True}),
     ({}, {"min_score": 0.2}),
     ({}, {"distinct": "sentence"}, {"distinct": "document"}, {"distinct": "word"}),
     ({}, {"same_word": True}, {"other_words": True}),
@@ -52,7 +54,7 @@ def rows(store):
 
 
 def brute(rows, every, word, k, same_word=False, other_words=False, words=(), exclude_words=(), sources=(),
-          docs=(), min_score=-1.0, distinct=None):  # fmt: skip
+          docs=(), unknown=False, min_score=-1.0, distinct=None):  # fmt: skip
     """Scores of the best rows that fulfil the conditions, one condition after another."""
     folded = [word.casefold() for word in words]
     excluded = [word.casefold() for word in exclude_words]
@@ -73,6 +75,7 @@ def brute(rows, every, word, k, same_word=False, other_words=False, words=(), ex
             and row["folded"] not in excluded
             and (not sources or row["source"].endswith(ends[sources]))
             and (not docs or row["doc_id"] in docs)
+            and (unknown or row["known"])
             and every[number] >= min_score
             and key not in seen
         ):
@@ -84,9 +87,10 @@ def brute(rows, every, word, k, same_word=False, other_words=False, words=(), ex
 def check(searcher, store, rows, tolerance=0.0):
     found = wanted = 0
     by_row = dict(zip(store.row_ids().tolist(), range(store.n_rows), strict=True))
-    for number, (query, word) in enumerate(zip(QUERIES, ("bank", "the"), strict=True)):
+    assert 0 < sum(not row["known"] for row in rows) < len(rows) / 10
+    for number, (query, word) in enumerate(QUERIES.items()):
         every = cosines(store, searcher.column, query_vectors(searcher, query)[0])
-        for combination in COMBINATIONS[number::2]:  # every condition meets both queries
+        for combination in COMBINATIONS[number % 2 :: 5]:  # every condition meets every query
             hits = searcher.search(query, 12, Filters(**combination))
             expected = brute(rows, every, word, 12, **combination)
             for hit in hits:
@@ -99,8 +103,20 @@ def check(searcher, store, rows, tolerance=0.0):
     assert found >= (1 - tolerance) * wanted
 
 
+def check_batch(searcher):
+    """Known and unknown queries, answered together, find what each finds alone."""
+    for combination in ({}, {"unknown": True}, {"distinct": "word"}, {"min_score": 0.5, "docs": ("d1",)}):
+        filters = Filters(**combination)
+        for answer, query in zip(searcher.ask([*QUERIES], 7, filters), QUERIES, strict=True):
+            assert answer.known == ("漢字" not in query)
+            assert [hit.row_id for hit in answer.hits] == [
+                hit.row_id for hit in searcher.search(query, 7, filters)
+            ]
+
+
 def test_filters_agree_with_brute_force_where_rows_are_compared_one_by_one(store, rows):
     check(ctxbatch.searcher(store), store, rows)
+    check_batch(ctxbatch.searcher(store))
 
 
 def test_filters_agree_with_brute_force_where_an_index_proposes(store, rows, tmp_path, monkeypatch):
@@ -111,14 +127,16 @@ def test_filters_agree_with_brute_force_where_an_index_proposes(store, rows, tmp
     shutil.copytree(store.path, out)
     index_build.build(Store(out), "shift_3")
     check(Searcher([Store(out)]), Store(out), rows, tolerance=0.05)
+    check_batch(Searcher([Store(out)]))
 
 
 def test_hits_of_several_stores_are_distinct_together(store, tmp_path):
     shutil.copytree(store.path, tmp_path / "copy")
     both = Searcher([store, Store(tmp_path / "copy")])
-    hits = both.search(QUERIES[0], 20, Filters(distinct="word"))
+    query, *_ = QUERIES
+    hits = both.search(query, 20, Filters(distinct="word"))
     assert len({hit.word.casefold() for hit in hits}) == len(hits) == 20
-    alone = [hit.score for hit in ctxbatch.searcher(store).search(QUERIES[0], 20, Filters(distinct="word"))]
+    alone = [hit.score for hit in ctxbatch.searcher(store).search(query, 20, Filters(distinct="word"))]
     np.testing.assert_allclose([hit.score for hit in hits], alone, atol=1e-6)
 
 

@@ -1,6 +1,7 @@
 """The index proposes what brute force finds, says truly how much of it, and is whole or not there."""
 
 import contextlib
+import hashlib
 import json
 import re
 import shutil
@@ -11,16 +12,19 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import ctxbatch
 from ctxbatch import Filters, InputError, RunConfig, StoreError
+from ctxbatch.files import write_json
+from ctxbatch.sealed import read_json
 from ctxbatch.search import index, index_build, index_files
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.index import IndexOptions
 from ctxbatch.search.searcher import Searcher
 from ctxbatch.store.reader import Store
-from tests.helpers.brute import QUERIES, cosines, query_vectors
+from tests.helpers.brute import QUERIES, cosines, known, query_vectors
 from tests.helpers.models import TEXT
 from tests.helpers.stores import make_store
 
@@ -58,7 +62,7 @@ def test_the_index_proposes_and_the_exact_cosine_decides(indexed):
     found = []
     for query in QUERIES:
         every = cosines(indexed, "shift_3", query_vectors(searcher, query)[0])
-        tenth = np.sort(every)[-10]
+        tenth = np.sort(every[known(indexed)])[-10]
         hits = searcher.search(query, 10)
         by_row = dict(zip(indexed.row_ids().tolist(), every, strict=True))
         assert all(abs(by_row[hit.row_id] - hit.score) < 1e-3 for hit in hits)
@@ -68,7 +72,9 @@ def test_the_index_proposes_and_the_exact_cosine_decides(indexed):
 
 
 def test_as_many_hits_as_there_are_rows_come_back_from_an_index_too(indexed):
-    assert len(Searcher([indexed]).search(QUERIES[0], indexed.n_rows)) == indexed.n_rows
+    every = Searcher([indexed]).search(QUERIES[0], indexed.n_rows, Filters(unknown=True))
+    assert len(every) == indexed.n_rows
+    assert len(Searcher([indexed]).search(QUERIES[0], indexed.n_rows)) == known(indexed).sum()
 
 
 def test_an_index_names_what_it_was_built_from(indexed):
@@ -93,9 +99,6 @@ def test_a_damaged_or_stale_index_is_refused_with_the_command_that_rebuilds_it(i
         assert command in "".join(damage.text for damage in find_damage(indexed.path))
     path.write_bytes(whole)
     assert list(find_damage(indexed.path)) == []
-    from ctxbatch.files import write_json
-    from ctxbatch.sealed import read_json
-
     facts = read_json(path.with_suffix(".json"))
     write_json(path.with_suffix(".json"), {**facts, "built_from": {**facts["built_from"], "0": "another"}})
     with pytest.raises(StoreError, match="was built from other shards than the store has now"):
@@ -225,6 +228,30 @@ def test_the_words_of_rows_are_as_in_the_store_with_and_without_the_table(indexe
     for postings in (index_files.open_postings(indexed), index_files.open_postings(store)):
         for word in ("Bank", "THE", "1", "no such word", ""):
             assert postings.positions(word).tolist() == np.flatnonzero(words == word.casefold()).tolist()
+
+
+def test_a_table_of_words_of_before_is_not_used_and_replaced(indexed, cli):
+    """It held casefolded words, so that a word in another spelling was another word."""
+    path = indexed.path / "index" / "words.arrow"
+    expected = Searcher([indexed]).search("[Don't] you", 5, Filters(same_word=True))
+    assert {hit.word for hit in expected} == {"Don't"}
+    schema = pa.schema([("word", pa.string()), ("rows", pa.list_(pa.int32()))])
+    empty = pa.record_batch([pa.array([], field.type) for field in schema], schema)
+    with pa.ipc.new_file(str(path), schema) as writer:
+        for _ in indexed.commits:
+            writer.write_batch(empty)
+    facts = read_json(path.with_suffix(".json"))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_json(path.with_suffix(".json"), {**facts, "bytes": path.stat().st_size, "sha256": digest})
+    search = ("search", indexed.path, "[Don't] you", "-k", 5, "--same-word", "--json")
+    found = cli(*search)
+    assert [json.loads(line)["row_id"] for line in found.stdout.splitlines()] == [h.row_id for h in expected]
+    assert found.stderr.count("\n") == 1
+    assert f"rebuild it with `ctxbatch index {indexed.path}`" in found.stderr
+    assert cli("verify", indexed.path).returncode == 0
+    assert cli("index", indexed.path).returncode == 0
+    again = cli(*search)
+    assert (again.stdout, again.stderr) == (found.stdout, "")
 
 
 def test_a_damaged_table_of_words_is_refused_and_mended(indexed):
