@@ -9,13 +9,13 @@ Array names end in the letters of their shape: S sentences, C characters, N word
 
 import functools
 import socket
-import string
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import icu4py
 import numpy as np
 import numpy.typing as npt
+import regex
 from icu4py.breakers import WordBreaker
 from tokenizers import Encoding
 
@@ -88,11 +88,12 @@ def check_versions(stored: Mapping[str, str]) -> None:
 
 def _cells(pieces: Pieces, chosen_S: Ints) -> tuple[Ints, Ints]:
     """Return where the cells of some sentences begin and end, in all characters."""
-    is_ascii_S = np.array([pieces.texts_S[number].isascii() for number in chosen_S.tolist()], np.bool_)
-    start_N, end_N = _cells_of(pieces, chosen_S[is_ascii_S], _ascii_lengths)
-    if is_ascii_S.all():
+    kind_C = _kinds()[np.minimum(pieces.code_points_C, _N_PLAIN)]
+    is_plain_S = ~np.logical_or.reduceat(kind_C & _OTHERWISE > 0, pieces.text_start_S[chosen_S])
+    start_N, end_N = _cells_of(pieces, chosen_S[is_plain_S], _plain_lengths)
+    if is_plain_S.all():
         return start_N, end_N
-    others_start_N, others_end_N = _cells_of(pieces, chosen_S[~is_ascii_S], _lengths)
+    others_start_N, others_end_N = _cells_of(pieces, chosen_S[~is_plain_S], _lengths)
     start_N = np.concatenate([start_N, others_start_N])
     order = np.argsort(start_N, kind="stable")
     return start_N[order], np.concatenate([end_N, others_end_N])[order]
@@ -118,9 +119,9 @@ def _lengths(text: str) -> Ints:
     return np.fromiter(map(len, WordBreaker(text, _LOCALE)), np.int64)
 
 
-def _ascii_lengths(text: str) -> Ints:
-    """Return what `_lengths` does of a text in ASCII, but for white space, in a tenth of the time."""
-    kind_C = _ascii_kinds()[np.frombuffer(text.encode(), np.uint8)]
+def _plain_lengths(text: str) -> Ints:
+    """Return what `_lengths` does, but for white space, of a text of plain characters, ten times as fast."""
+    kind_C = _kinds()[np.frombuffer(text.encode("utf-32-le"), np.uint32)]
     inside_C = kind_C & _IN_WORDS > 0
     joins_C = np.zeros(len(kind_C) + 1, np.bool_)  # each character with the one before it
     joins_C[1:-1] = inside_C[1:] & inside_C[:-1]
@@ -132,20 +133,35 @@ def _ascii_lengths(text: str) -> Ints:
     return lengths_N
 
 
-# Kinds of characters in ASCII, as rules WB5 to WB13 have them.
-_LETTER, _DIGIT, _BETWEEN_LETTERS, _BETWEEN_DIGITS, _IN_WORDS = 1, 2, 4, 8, 16
+# Plain characters are below this: those of Latin, Greek and Cyrillic with their punctuation.
+_N_PLAIN = 0x2070
+# Kinds of plain characters, as rules WB5 to WB13 have them; what is otherwise is for ICU.
+_LETTER, _DIGIT, _BETWEEN_LETTERS, _BETWEEN_DIGITS, _IN_WORDS, _OTHERWISE = 1, 2, 4, 8, 16, 32
+_KINDS = {
+    "ALetter": _LETTER | _IN_WORDS,
+    "Numeric": _DIGIT | _IN_WORDS,
+    "ExtendNumLet": _IN_WORDS,
+    "MidLetter": _BETWEEN_LETTERS,
+    "MidNum": _BETWEEN_DIGITS,
+    "MidNumLet": _BETWEEN_LETTERS | _BETWEEN_DIGITS,
+    "Single_Quote": _BETWEEN_LETTERS | _BETWEEN_DIGITS,
+    "Double_Quote": 0,
+    "Newline": 0,
+    "CR": 0,
+    "LF": 0,
+    "WSegSpace": 0,
+}
+_PLAIN = regex.compile(r"[\p{Latin}\p{Greek}\p{Cyrillic}\p{Common}--[\p{M}\p{Cf}]]", regex.V1)
 
 
 @functools.cache
-def _ascii_kinds() -> npt.NDArray[np.uint8]:
-    kinds = np.zeros(128, np.uint8)
-    for characters, kind in (
-        (string.ascii_letters, _LETTER | _IN_WORDS),
-        (string.digits, _DIGIT | _IN_WORDS),
-        ("_", _IN_WORDS),
-        (":", _BETWEEN_LETTERS),
-        (",;", _BETWEEN_DIGITS),
-        (".'", _BETWEEN_LETTERS | _BETWEEN_DIGITS),
-    ):
-        kinds[list(characters.encode())] = kind
+def _kinds() -> npt.NDArray[np.uint8]:
+    """Return the kind of each plain character, and of all others at the end."""
+    kinds = np.full(_N_PLAIN + 1, _OTHERWISE, np.uint8)
+    characters = "".join(map(chr, range(_N_PLAIN)))
+    for found in _PLAIN.finditer(characters):
+        kinds[found.start()] = 0
+    for name, kind in _KINDS.items():
+        for found in regex.finditer(rf"\p{{Word_Break={name}}}", characters):
+            kinds[found.start()] |= kind
     return kinds

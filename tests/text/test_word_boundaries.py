@@ -162,9 +162,19 @@ def test_words_of_short_ascii_texts_are_icus(characters, length, with_punctuatio
         assert words == seen_in(line)
 
 
+CONTEXTS = "a%b 1%2 a%1 1%a %a a% %% a%%b é%ж _%_ % ж%ц '%' a.% %.a a%.b 1%.2 a'% x%’s"
+
+
+def test_words_beside_every_character_of_the_scripts_of_europe_are_icus(with_punctuation):
+    """The package finds them without ICU, except beside marks and what cannot be seen."""
+    texts = [CONTEXTS.replace("%", chr(code)) for code in range(0x2100)]
+    for text, words in zip(texts, found(with_punctuation, texts), strict=True):
+        assert words == seen_in(text)
+
+
 @settings(relaxed, max_examples=200)
-@given(text=st.text(st.characters(max_codepoint=127), max_size=60))
-def test_words_of_any_ascii_text_are_icus(text, with_punctuation):
+@given(text=st.text(st.characters(max_codepoint=0x2100), max_size=60))
+def test_words_of_any_text_in_the_scripts_of_europe_are_icus(text, with_punctuation):
     (words,) = found(with_punctuation, [text])
     assert words == seen_in(text)
 

@@ -4,7 +4,7 @@ import sys
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ctxbatch.text.word_key import word_key
@@ -43,6 +43,7 @@ def test_canonical_equivalents_have_one_key(text):
 
 @given(any_text | tricky)
 def test_case_does_not_matter(text):
+    assume("\u0345" not in text)  # a mark whose capital is a letter, so that its place among marks counts
     assert word_key(unicodedata.normalize("NFD", text).casefold()) == word_key(text)
 
 
