@@ -17,6 +17,7 @@ from ctxbatch.arrays import Ints
 from ctxbatch.store.arrow_files import checked, mapped
 from ctxbatch.store.commits import WORDS
 from ctxbatch.store.reader import Store
+from ctxbatch.text.unicode_words import without_marks
 from ctxbatch.text.word_key import word_key
 
 # Says which version of the keys a table holds; to raise whenever `word_key` gives a word another key. Tables
@@ -40,8 +41,15 @@ class Postings:
         self._batches = None if path is None else _read(store, path)
 
     def positions(self, word: str) -> Ints:
-        """Return the sorted positions of a word's rows, in any spelling."""
-        wanted = word_key(word)
+        """Return the sorted positions of a word's rows, in any spelling.
+
+        A word of which there are none is looked up without the punctuation beside it: ``U.S.`` as ``U.S``.
+        """
+        found = self._positions(word_key(word))
+        bare = without_marks(word)
+        return found if len(found) or bare == word else self._positions(word_key(bare))
+
+    def _positions(self, wanted: str) -> Ints:
         found = [np.zeros(0, np.int64)]
         for number, shard in enumerate(self._store.commits):
             if self._batches is None:

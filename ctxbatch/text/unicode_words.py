@@ -64,6 +64,12 @@ def cells(text: str) -> Iterator[tuple[int, int]]:
         start += len(cell)
 
 
+def without_marks(text: str) -> str:
+    """Return the only word of a text, without the punctuation beside it; a text of several words as it is."""
+    words = [text[start:end] for start, end in cells(text) if any(map(str.isalnum, text[start:end]))]
+    return words[0] if len(words) == 1 else text
+
+
 def versions() -> dict[str, str]:
     """Return the versions of what the rule rests on, by name."""
     return {"icu": str(icu4py.icu_version), "unicode": unicodedata.unidata_version}

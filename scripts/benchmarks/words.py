@@ -3,9 +3,9 @@
     python -m scripts.benchmarks.words CORPUS --model NAME [--repeats 7] [--work FOLDER]
 
 Reads a text, cuts it into sentences and tokenises them, by both rules in turns; nothing is encoded. The text
-is also read with typographic quotes and dashes, and with an accent in every line. Prints the machine, a table of medians of CPU time (of minima too, which other
-programs disturb less), and a last line of JSON; exit status 1 if the new rule has less than 0.95 of the speed
-of the old one on the text as it is.
+is also read with typographic quotes and dashes, and with an accent in every line. Prints the machine, a table
+of medians of CPU time (of minima too, which other programs disturb less), and a last line of JSON; exit
+status 1 if the new rule has less than 0.95 of the speed of the old one on the text as it is.
 """
 
 import argparse

@@ -51,6 +51,16 @@ def test_spellings_of_a_word_are_one_word_everywhere(spelled, pair):
     assert trend.occurrences + trend.unknown_occurrences == 2
 
 
+def test_a_word_is_found_with_the_punctuation_that_people_write(tiny, tmp_path):
+    (tmp_path / "a.txt").write_text("I want the U.S. card.\nI want the well-known card.\n")
+    store = make_store(tmp_path / "out", [tmp_path / "a.txt"], RunConfig(model=str(tiny())))
+    searcher = ctxbatch.searcher(store)
+    for written, word in (("U.S.", "U.S"), ("u.s", "U.S"), ('"card"', "card"), ("known,", "known")):
+        hits = searcher.search("I want the [card].", 99, Filters(words=(written,), unknown=True))
+        assert {hit.word for hit in hits} == {word}, written
+    assert not searcher.search("I want the [card].", 99, Filters(words=("well-known",), unknown=True))
+
+
 # --- words that the model does not know -----------------------------------------------------------
 
 
