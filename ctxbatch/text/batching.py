@@ -192,7 +192,7 @@ class BatchMaker:
         texts = [sentence.text for sentence in group]
         if self._targets is None:
             return self._tokenizer.encode(texts)
-        read = [self._targets.may_be_in(text) for text in texts]
+        read = [self._targets.may_be_in(sentence.text, sentence.tokens) for sentence in group]
         encodings = iter(
             self._tokenizer.encode([text for text, is_read in zip(texts, read, strict=True) if is_read])
         )

@@ -6,6 +6,7 @@ of several that begin together, the longest. Array names end in the letters of t
 that are found.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -17,16 +18,22 @@ from ctxbatch.text.unicode_words import cells
 from ctxbatch.text.word_key import folded, word_key
 from ctxbatch.text.words import Pieces, Words, WordTexts
 
-# No word ends between two such letters. ICU cuts between a Korean syllable and any other letter.
-_LETTER = r"[[\p{Word_Break=ALetter}\p{Word_Break=Hebrew_Letter}]--[\uac00-\ud7a3]]"
-_BEGINS = f"(?:(?<!{_LETTER})|(?!{_LETTER}))"
-_ENDS = f"(?:(?!{_LETTER})|(?<!{_LETTER}))"
+# No word ends between two of these. ICU cuts between a Korean syllable and any other letter.
+_INSIDE = (
+    r"[[\p{Word_Break=ALetter}\p{Word_Break=Hebrew_Letter}\p{Word_Break=Numeric}"
+    r"\p{Word_Break=ExtendNumLet}]--[\uac00-\ud7a3]]"
+)
+_RUN = regex.compile(rf"{_INSIDE}[{_INSIDE}\p{{Word_Break=Extend}}]*", regex.V1)
 # Written without spaces: what is one word alone can be several words in a text.
 _WITHOUT_SPACES = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Line_Break=Complex_Context}]", regex.V1)
 # Parts words, and is seen no more than what their keys leave out.
 _ZERO_WIDTH_SPACE = "\u200b"
+# A mark that is a letter when casefolded, so that runs of letters are other ones.
+_IOTA_MARK = "\u0345"
 # In no key.
 _BARRIER = "\n"
+# A longer beginning of a phrase is not looked up.
+_LOOKED_UP = 32
 Place = tuple[int, int]
 
 
@@ -39,11 +46,35 @@ class Targets:
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = frozenset(keys)
-        self._somewhere = _Somewhere(self._keys)
+        # One run of letters of each key, and the keys that have none, by their first characters.
+        self._runs: set[str] = set()
+        self._others: dict[str, list[str]] = defaultdict(list)
+        for key in self._keys:
+            if runs := _RUN.findall(key):
+                self._runs.add(max(runs, key=len))
+            else:
+                self._others[key[0]].append(key)
+        self._beginnings = _beginnings(self._keys)
 
-    def may_be_in(self, text: str) -> bool:
-        """Return True if a sentence may hold one of the words, judging by its characters alone."""
-        return self._somewhere.is_in(text)
+    def may_be_in(self, text: str, tokens: Tokens | None = None) -> bool:
+        """Return True if a sentence may hold one of the words, judging by its characters alone.
+
+        ``tokens`` are its words, where the source says what they are.
+        """
+        if tokens is not None:
+            keys = (word_key(text[start:end]) for start, end in tokens.places)
+            return any(key[:_LOOKED_UP] in self._beginnings for key in keys)
+        if _IOTA_MARK in text or self._is_in(folded(text)):
+            return True
+        return _ZERO_WIDTH_SPACE in text and self._is_in(folded(text.replace(_ZERO_WIDTH_SPACE, " ")))
+
+    def _is_in(self, text: str) -> bool:
+        if not self._runs.isdisjoint(_RUN.findall(text)):
+            return True
+        if not self._others:
+            return False
+        text = " ".join(text.split())
+        return any(key in text for first in self._others.keys() & {*text} for key in self._others[first])
 
     def among(self, texts: WordTexts) -> Mask:
         """Mark the wanted words by their surface texts: shape (N,)."""
@@ -58,9 +89,10 @@ class Phrases:
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
-        self._keys = frozenset(key for key in keys if _can_span_words(key))
+        self._keys = frozenset(keys)
+        self._can_span = any(map(_can_span_words, self._keys))
         self._longest = max(map(len, self._keys), default=0)
-        self._somewhere = _Somewhere(self._keys)
+        self._beginnings = _beginnings(self._keys)
 
     def join(self, words: Words, pieces: Pieces, given: Mapping[int, Tokens]) -> tuple[Words, Ints]:
         """Return words with those of each phrase as one.
@@ -79,10 +111,13 @@ class Phrases:
             return words, every_N
         found = [
             (number, *place)
-            for number, text in enumerate(pieces.texts_S)
-            if self._somewhere.is_in(text)
-            for place in self._places(text, given.get(number))
+            for number in np.unique(words.sentence_N).tolist()
+            # Words that a source gives, as "do" and "n't", can be any word together.
+            if self._can_span or number in given
+            for place in self._places(pieces.texts_S[number], given.get(number))
         ]
+        if not found:
+            return words, every_N
         sentence_T, start_T, end_T = np.array(found, np.int64).reshape(-1, 3).T
         start_N = pieces.text_start_S[words.sentence_N] + words.char_start_N
         base_T = pieces.text_start_S[sentence_T]
@@ -120,7 +155,7 @@ class Phrases:
             return begin
         for number in range(begin, len(keys)):
             key += keys[number]
-            if len(key) > self._longest:
+            if len(key) > self._longest or key[:_LOOKED_UP] not in self._beginnings:
                 break
             if key in self._keys and keys[number]:
                 longest = number + 1
@@ -158,18 +193,6 @@ def _can_span_words(key: str) -> bool:
     return len([*cells(key)]) > 1 or _WITHOUT_SPACES.search(key) is not None
 
 
-class _Somewhere:
-    """Tells whether one of some keys may stand in a text, judging by its characters alone."""
-
-    def __init__(self, keys: frozenset[str]) -> None:
-        self._found = regex.compile(rf"{_BEGINS}\L<keys>{_ENDS}", regex.V1, keys=keys).search
-        self._with_spaces = any(" " in key for key in keys)
-
-    def is_in(self, text: str) -> bool:
-        if self._is_in(text):
-            return True
-        return _ZERO_WIDTH_SPACE in text and self._is_in(text.replace(_ZERO_WIDTH_SPACE, " "))
-
-    def _is_in(self, text: str) -> bool:
-        text = folded(text)
-        return self._found(" ".join(text.split()) if self._with_spaces else text) is not None
+def _beginnings(keys: frozenset[str]) -> frozenset[str]:
+    """Return the beginnings of keys that are looked up."""
+    return frozenset(key[:size] for key in keys for size in range(1, min(len(key), _LOOKED_UP) + 1))

@@ -13,6 +13,7 @@ from tokenizers import Encoding
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from ctxbatch.arrays import Ints, Mask
+from ctxbatch.corpus.units import Tokens
 from ctxbatch.text.words import LongEncoding, Pieces, Words, WordTexts
 
 # No tokenizer ends a word between two letters, with two exceptions: Chinese characters, many of which are
@@ -76,7 +77,7 @@ class TokenizerTargets:
         pattern = r"\L<words>" if cuts_anywhere else rf"{begins}\L<words>{ends}"
         self._somewhere = regex.compile(pattern, regex.V1, words=self._words)
 
-    def may_be_in(self, text: str) -> bool:
+    def may_be_in(self, text: str, _tokens: Tokens | None = None) -> bool:
         """Return True if a sentence may hold one of the words, judging by its characters alone."""
         return self._somewhere.search(text.casefold()) is not None
 

@@ -96,8 +96,6 @@ def found_by(maker, sentences):
 @given(case=texts_and_words())
 def test_rows_are_those_of_a_slow_search(keep_punctuation, case, tokenizer):
     sentences, keys = case
-    # A zero-width space parts words, and no key has it.
-    sentences = [text.replace("\u200b", "\u200b ") for text in sentences]
     is_word = can_be_seen if keep_punctuation else has_letter
     maker = maker_of(tokenizer, words=tuple(sorted({*keys})), keep_punctuation=keep_punctuation)
     assert found_by(maker, sentences) == [occurrences(text, {*keys}, is_word) for text in sentences]
@@ -110,7 +108,7 @@ def test_no_occurrence_is_in_a_sentence_that_is_not_read(case, tokenizer):
     maker = maker_of(tokenizer, words=tuple(sorted({*keys})))
     found = found_by(maker, sentences)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(targets._Somewhere, "is_in", lambda *_: True)
+        patch.setattr(targets.Targets, "may_be_in", lambda *_: True)
         assert found_by(maker, sentences) == found
 
 
@@ -125,11 +123,12 @@ def test_of_two_that_overlap_the_first_is_found_and_of_two_that_begin_together_t
 def test_a_zero_width_space_parts_words(tokenizer):
     maker = maker_of(tokenizer, words=("glued", "new york", "newyork", "word"))
     (found,) = found_by(maker, ["a\u200bword\u200bglued New \u200bYork New\u200bYork New\u200b York"])
-    assert [word for word, *_ in found] == ["word", "glued", "New \u200bYork", "New\u200b York"]
+    phrases = ["New \u200bYork", "New\u200bYork", "New\u200b York"]
+    assert [word for word, *_ in found] == ["word", "glued", *phrases]
 
 
 def test_a_sentence_without_the_words_is_not_read(tokenizer):
     maker = maker_of(tokenizer, words=("don't", "new york"))
-    texts = ["Don’t go.", "new\u00adyork", "York new", "a new\u200b york", "NEW\nYORK", "do nothing"]
+    texts = ["Don’t go.", "new\u00adyork", "Yorkshire new", "a new\u200b york", "NEW\nYORK", "do nothing"]
     (buffer,) = maker.buffers(sentences_of(texts))
     assert buffer.read_S.tolist() == [True, False, False, True, True, False]
