@@ -104,6 +104,8 @@ def _estimate_lines(found: "Estimate", out: str | None) -> Iterator[str]:
 
 def _summary(report: "RunReport") -> Iterator[str]:
     """Say what a run has stored and rejected, how long it took, and where the result is."""
+    from ctxbatch.text.fit import FitShares
+
     totals, part = report.totals, report.part
     if part is None and not (report.n_run or report.given_up):
         yield f"{report.out} was finished before: nothing to do"
@@ -111,6 +113,8 @@ def _summary(report: "RunReport") -> Iterator[str]:
     size, time = terminal.readable_size(totals.bytes_written), terminal.readable_time(totals.seconds)
     yield f"stored    {totals.rows:,} rows{words} in {totals.sentences:,} sentences, {size}"
     yield f"rejected  {_rejected(report) or 'nothing'}"
+    if totals.fit is not None:
+        yield f"fit       {FitShares(**totals.fit)}"
     if n := totals.control_tokens:
         yield f"as text   {n:,} control {'tokens' if n > 1 else 'token'} of the model, such as [SEP]"
     yield f"time      {time} of work, {totals.tokens_per_second:,.0f} tokens/s"

@@ -89,7 +89,8 @@ def search(
     else:
         terminal.show(_lines(answers, headings=queries is not None or len(answers) > 1))
     if not any(answer.hits for answer in answers) and answers:
-        log.warning("no hit: relax the filters, or mark another word")
+        unknown = "" if filters.unknown else ", add --unknown if the model may not know the words"
+        log.warning("no hit: relax the filters%s, or mark another word", unknown)
     if rejected:
         log.warning("%d of %d queries have errors", len(set(rejected)), len(wanted))
         return 3

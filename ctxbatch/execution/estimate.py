@@ -6,7 +6,7 @@ Owns the sample, and the size that a store will have on disk.
 import itertools
 import logging
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
@@ -212,7 +212,7 @@ class _Sample:
     """What was drawn of the sources: its size, and sums over all that it stands for."""
 
     total: _Totals = field(default_factory=_Totals)
-    scripts: Counter[str] = field(default_factory=Counter)
+    scripts: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     bytes: float = 0
     first_reject: str | None = None
 
@@ -236,7 +236,8 @@ def _draw(corpus: Corpus, config: ResolvedConfig) -> _Sample:
                 read = sample_source(source, corpus.reading, budget)
             sums, scripts = _sums_of(read, maker, config)
             sample.total.add(sums, factor / read.share)
-            sample.scripts.update(scripts)
+            for script, count in scripts.items():
+                sample.scripts[script] += count * factor / read.share
             sample.bytes += read.bytes
             if sample.first_reject is None and read.first_reject is not None:
                 sample.first_reject = f"{source.path}: {read.first_reject}"

@@ -26,6 +26,7 @@ from ctxbatch.store.location import StoreLocation
 
 log = logging.getLogger("ctxbatch")
 _SHOWN = 3
+_SHOWN_LETTERS = 40
 _WITH_LISTS = {"jsonl", "json", "parquet", "arrow"}
 _WITHOUT_FIELDS = {"txt", "subtitles", "leipzig"}
 _SHOWN_SUFFIXES = 8
@@ -246,21 +247,26 @@ def check_words(config: ResolvedConfig) -> None:
 
     maker = BatchMaker(read_tokenizer(config), replace(config, sample=None, top_salient=None))
     found, known = maker.try_words(config.words)
-    never = [word for word, is_found in zip(config.words, found, strict=True) if not is_found]
-    if never:
-        shown = shortened(map(repr, never), _SHOWN)
-        what = f"{len(never)} of {len(config.words)} --words have no letter or digit: {shown}"
-        if len(never) == len(config.words):
-            raise InputError(f"{what}; add --keep-punctuation, or give words")
-        log.warning("%s; without --keep-punctuation they will not be found", what)
-    if unknown := [word for word, is_known in zip(config.words, known, strict=True) if not is_known]:
-        unknown = [word for word in unknown if word not in never]
-    if unknown:
-        shown = shortened(map(repr, unknown), _SHOWN)
-        log.warning(
-            "%s does not know %d of %d --words: %s; their vectors are those of any unknown text",
-            config.model,
-            len(unknown),
-            len(config.words),
-            shown,
-        )
+    lost = [word for word, is_found in zip(config.words, found, strict=True) if not is_found]
+    marks = [word for word in lost if not any(map(str.isalnum, word))]
+    long = [word for word in lost if word not in marks]
+    unknown = [
+        word for word, *is_so in zip(config.words, found, known, strict=True) if is_so == [True, False]
+    ]
+    for words, what, hint in (
+        (marks, "have no letter or digit", "without --keep-punctuation they will not be found"),
+        (long, f"are longer than a window of {config.model}", "they will not be stored"),
+        (unknown, f"are unknown to {config.model}", "their vectors are those of any unknown text"),
+    ):
+        if not words:
+            continue
+        said = f"{len(words)} of {len(config.words)} --words {what}: {_shown(words)}"
+        if len(lost) == len(config.words):
+            raise InputError(f"{said}; give other words")
+        log.warning("%s; %s", said, hint)
+
+
+def _shown(words: Sequence[str]) -> str:
+    """Return the first of some words for a message, each shortened."""
+    long = _SHOWN_LETTERS
+    return shortened((repr(word if len(word) <= long else f"{word[:long]}…") for word in words), _SHOWN)

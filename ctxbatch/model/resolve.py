@@ -212,7 +212,12 @@ def _resolve_shift(config: RunConfig) -> tuple[ShiftKind | None, float | None, f
 
 def _resolve_words(config: RunConfig) -> tuple[str, ...] | None:
     """Return the keys of the wanted words, whatever their order."""
-    return None if config.words is None else tuple(sorted(set(map(word_key, config.words))))
+    if config.words is None:
+        return None
+    keys = {*map(word_key, config.words)} - {""}
+    if not keys:
+        raise InputError("--words holds only characters that are not seen: write one word per line")
+    return tuple(sorted(keys))
 
 
 def _resolve_static(config: RunConfig, facts: ModelFacts, name: str) -> StaticKind | None:

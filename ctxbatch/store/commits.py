@@ -22,6 +22,8 @@ WORDS: FileName = "words.arrow"
 SENTENCES: FileName = "sentences.arrow"
 REJECTS: FileName = "rejects.jsonl"
 COMMIT = "shard.json"
+# The name of a script, as Unicode has it.
+Script = Annotated[str, msgspec.Meta(pattern="^[A-Za-z]{1,40}\\Z")]
 # Identifies an attempt to write a shard to object storage.
 Attempt = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{12}\\Z")]
 
@@ -105,7 +107,7 @@ class Commit:
     versions: dict[str, str]
     peak_memory_bytes: Count
     attempt: Attempt | None = None
-    scripts: dict[str, Count] = field(default_factory=dict)
+    scripts: dict[Script, Count] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

@@ -180,7 +180,7 @@ class ShardWriter:
         """Return the lemmas and the parts of speech of rows, null where the source does not say them."""
         lemmas, upos = [], []
         for sentence, token in zip(rows.sentence_N.tolist(), rows.token_N.tolist(), strict=True):
-            tokens = self._carried[sentence].tokens
+            tokens = self._carried[sentence].tokens if token >= 0 else None  # several words have none
             lemmas.append(tokens.lemmas[token] if tokens and tokens.lemmas else None)
             upos.append(tokens.upos[token] if tokens and tokens.upos else None)
         return [pa.array(lemmas, pa.string()), pa.array(upos, pa.string())]

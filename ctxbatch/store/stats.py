@@ -39,8 +39,8 @@ class RunTotals:
         selection: Which occurrences are stored; ``None`` where all are.
         control_tokens: Places where the text spells a control token of the model, such as ``[SEP]``; they are
             read as text.
-        fit: How well the model's vocabulary fits the text, as `ctxbatch.text.fit.FitShares` has it; ``None``
-            if the store does not tell, or before any shard.
+        fit: How well the model's vocabulary fits the text, as `ctxbatch.text.fit.FitShares` has it, of the
+            shards that tell; those of before do not. ``None`` if none does.
         word_rule: What words are: ``unicode``, by version 1 of `ctxbatch.text.unicode_words`, or
             ``tokenizer``, the words of the model's tokenizer, as in stores of before.
         fidelity: How close the vectors of an int8 model are to those of fp32, as
@@ -100,6 +100,7 @@ def totals(store: Store, shards: Collection[int] | None = None) -> RunTotals:
     seconds = _union((commit.timing.started, commit.timing.finished) for commit in commits)
     stages = _stages(commit.timing.stages for commit in commits)
     devices = devices_of(commits)
+    fit = _fit(commits)
     all_tokenised = config.words is None  # else not those without one of the words
     return RunTotals(
         records=counts.records,
@@ -112,7 +113,7 @@ def totals(store: Store, shards: Collection[int] | None = None) -> RunTotals:
         rejected_words=counts.rejected_words,
         unknown_words=counts.unknown_words if all_tokenised else None,
         control_tokens=counts.control_tokens,
-        fit=asdict(_fit(counts, commits)) if counts.characters else None,
+        fit=None if fit is None else asdict(fit),
         shards=len(commits),
         shards_planned=len(planned),
         shards_short_of_memory=sum(commit.tokens_per_batch < config.tokens_per_batch for commit in commits),
@@ -138,11 +139,14 @@ def totals(store: Store, shards: Collection[int] | None = None) -> RunTotals:
     )
 
 
-def _fit(counts: Counts, commits: Iterable[Commit]) -> FitShares:
+def _fit(commits: Iterable[Commit]) -> FitShares | None:
+    telling = [commit for commit in commits if commit.counts.characters]
+    if not telling:
+        return None
     scripts: Counter[str] = Counter()
-    for commit in commits:
+    for commit in telling:
         scripts.update(commit.scripts)
-    return FitShares.of(counts, scripts)
+    return FitShares.of(sum((commit.counts for commit in telling), Counts()), scripts)
 
 
 def _faster_model(devices: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ from ctxbatch.text.sentences import Sentence
 from ctxbatch.text.targets import Phrases, Targets
 from ctxbatch.text.text_tokenizer import TextTokenizer
 from ctxbatch.text.tokenizer_words import TokenizerTargets, TokenizerWords
-from ctxbatch.text.unicode_words import UnicodeWords
+from ctxbatch.text.unicode_words import UnicodeWords, check_rule
 from ctxbatch.text.windows import Windows, cut_windows
 from ctxbatch.text.word_key import word_key
 from ctxbatch.text.words import LongEncoding, Pieces, Words, WordTexts, ranges
@@ -76,6 +76,7 @@ class BatchMaker:
 
     Raises:
         InputError: The tokenizer's special tokens leave no room for text.
+        StoreError: The words of the configuration are those of a newer version.
     """
 
     def __init__(self, tokenizer_json: str, config: ResolvedConfig, phrases: Sequence[str] = ()) -> None:
@@ -340,6 +341,7 @@ def _rule_and_targets(
     if config.word_rule is None:
         rule = TokenizerWords(tokenizer.cuts_at_spaces, with_punctuation=config.keep_punctuation)
         return rule, None if config.words is None else rule.targets(config.words)
+    check_rule(config.word_rule)
     unicode_words = UnicodeWords(with_punctuation=config.keep_punctuation)
     return unicode_words, None if config.words is None else Targets(config.words)
 

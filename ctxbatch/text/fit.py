@@ -4,6 +4,7 @@ Array names end in the letters of their shape: C characters of all sentences one
 N words.
 """
 
+import functools
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import regex
 
 from ctxbatch.arrays import Ints, Mask
 from ctxbatch.text.words import Pieces, Words, can_be_seen, cumulated
@@ -22,7 +24,7 @@ _MUCH = 0.05
 # Less is shown as 0.0 %.
 _SHOWN = 0.0005
 # What Unicode's names call scripts that have another name.
-_SCRIPTS = {"CJK": "Han", "FULLWIDTH": "Latin", "HALFWIDTH": "Katakana"}
+_SCRIPTS = {"Cjk": "Han", "Ideographic": "Han", "Fullwidth": "Latin", "Halfwidth": "Katakana"}
 
 
 class Counted(Protocol):
@@ -47,7 +49,8 @@ class Fit:
         characters: Characters that can be seen.
         bare_characters: Those of them that are in no wordpiece: the tokenizer drops them.
         control_tokens: Places where the text spells a control token of the model, such as ``[SEP]``.
-        scripts: For each script, the words in it that are unknown or long, or have bare characters.
+        scripts: For each script, the words in it that are unknown or long, or have bare characters; by their
+            first letter.
     """
 
     unknown_pieces: int = 0
@@ -152,8 +155,19 @@ def _scripts(first_N: Ints) -> dict[str, int]:
     """Return the scripts of words by their first characters."""
     scripts: Counter[str] = Counter()
     for code_point, count in zip(*np.unique(first_N, return_counts=True), strict=True):
-        name = unicodedata.name(chr(code_point), "")
-        if name and chr(code_point).isalpha():
-            script = name.split()[0]
-            scripts[_SCRIPTS.get(script, script.title())] += int(count)
+        if (script := _script(chr(code_point))) is not None:
+            scripts[script] += int(count)
     return dict(sorted(scripts.items()))
+
+
+@functools.lru_cache(maxsize=4096)
+def _script(character: str) -> str | None:
+    """Return the script of a letter; ``None`` for what is no letter, or of no script whose name it bears."""
+    name = unicodedata.name(character, "").split(" ")[0].title()
+    if not name.isalpha() or not character.isalpha():
+        return None
+    script = _SCRIPTS.get(name, name)
+    try:
+        return script if regex.match(rf"\p{{Script={script}}}", character) else None
+    except regex.error:  # no script has this name
+        return None

@@ -75,6 +75,19 @@ def versions() -> dict[str, str]:
     return {"icu": str(icu4py.icu_version), "unicode": unicodedata.unidata_version}
 
 
+def check_rule(rule: int) -> None:
+    """Check that words are found by this version of the rule.
+
+    Raises:
+        StoreError: They are not.
+    """
+    if rule != RULE:
+        raise StoreError(
+            f"the store's words are those of word rule {rule}, and this program has {RULE}: install a newer "
+            "ctxbatch"
+        )
+
+
 def check_versions(stored: Mapping[str, str]) -> None:
     """Check that this machine finds the words that a store's other shards have.
 

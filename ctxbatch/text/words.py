@@ -236,9 +236,10 @@ class Pieces:
         return marked_N
 
     def count(self, substrings: Iterable[str]) -> int:
-        """Return how often the sentences hold some strings."""
+        """Return how often the sentences that have pieces hold some strings."""
         found = [substring for substring in substrings if substring in self.text]
-        return sum(text.count(substring) for substring in found for text in self.texts_S)
+        tokenised = np.flatnonzero(np.diff(self.bounds_S)).tolist() if found else []
+        return sum(self.texts_S[number].count(each) for each in found for number in tokenised)
 
     def texts(self, sentence_N: Ints, start_N: Ints, end_N: Ints) -> WordTexts:
         """Return the text of sentence ``sentence_N`` between ``start_N`` and ``end_N``, for every entry."""

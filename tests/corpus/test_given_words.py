@@ -1,6 +1,7 @@
 """Words that the user has cut and spans that the user has marked go in as they are."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -219,6 +220,22 @@ def test_what_is_no_list_of_words_is_rejected_by_name(tmp_path):
     (tmp_path / "b.csv").write_text("w\na b\n")
     with pytest.raises(InputError, match=r"--tokens-field w cannot be used: csv files have no lists"):
         read_all([tmp_path / "b.csv"], tokens_field="w")
+
+
+def test_wanted_words_can_be_several_given_words_and_have_no_lemma(tmp_path, tiny):
+    forms = ["I", "do", "n't", "want", "New", "York", "."]
+    lines = [f"{n}\t{form}\tlemma{n}\tX\t_\t_\t_\t_\t_\t_" for n, form in enumerate(forms, 1)]
+    lines[1] = lines[1][:-1] + "SpaceAfter=No"
+    (tmp_path / "a.conllu").write_text("\n".join(lines) + "\n\n")
+    config = RunConfig(model=str(tiny()), words=("don't", "new york", "n't", "want"), precision="fp32")
+    for pool in ("mean", "none"):
+        store = make_store(tmp_path / pool, [tmp_path / "a.conllu"], replace(config, pool=pool))
+        columns = ["word", "lemma", "upos", "word_index"]
+        rows = store.words.to_table(columns=columns).to_pylist()
+        found = dict.fromkeys(tuple(row.values()) for row in rows)
+        assert [*found] == [("don't", None, None, 1), ("want", "lemma4", "X", 3), ("New York", None, None, 4)]
+    alone = make_store(tmp_path / "alone", [tmp_path / "a.conllu"], replace(config, words=("n't",)))
+    assert alone.words.to_table()["lemma"].to_pylist() == ["lemma3"]
 
 
 # --- marked spans ---------------------------------------------------------------------------------

@@ -7,20 +7,16 @@ import re
 import shutil
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import ctxbatch
 from ctxbatch import RunConfig, StoreError
-from ctxbatch.execution.engines import LocalEngine
-from ctxbatch.model import resolve
+from ctxbatch.files import write_json
+from ctxbatch.sealed import read_json
 from ctxbatch.store.locks import is_locked
 from ctxbatch.store.stats import totals
-from ctxbatch.text import unicode_words
-from ctxbatch.text.sentence_rules import RULES
-from ctxbatch.text.unicode_words import RULE
 from tests.helpers.running import committed, start, wait_for
 from tests.helpers.stores import arrow_digests, make_store
 
@@ -231,8 +227,6 @@ def test_a_shard_without_an_intact_commit_record_is_made_again(copy, arguments, 
 
 def test_a_shard_of_another_run_does_not_count(copy, arguments, reference, cli):
     """Neither one of another configuration, nor one of other text, nor one whose files are cut off."""
-    from ctxbatch.files import write_json
-    from ctxbatch.sealed import read_json
 
     for number, change in enumerate(({"fingerprint": "another"}, {"inputs": []})):
         path = copy / "shards" / f"{number:06d}" / "shard.json"
@@ -264,8 +258,6 @@ def test_a_run_killed_before_its_first_shard_is_begun_again(arguments, reference
 
 
 def test_shards_of_mixed_origin_are_reported(copy, corpus, tiny, caplog):
-    from ctxbatch.files import write_json
-    from ctxbatch.sealed import read_json
 
     path = copy / "shards" / "000001" / "shard.json"
     record = read_json(path)
@@ -286,8 +278,6 @@ def test_a_damaged_manifest_is_found_and_a_new_run_asked_for(copy, cli):
 
 
 def test_a_newer_format_is_refused(copy, cli):
-    from ctxbatch.files import write_json
-    from ctxbatch.sealed import read_json
 
     path = copy / "manifest.json"
     write_json(path, {**read_json(path), "format_version": 99})
@@ -298,9 +288,6 @@ def test_a_newer_format_is_refused(copy, cli):
 
 
 def test_the_time_between_two_runs_does_not_count(copy):
-    from ctxbatch.files import write_json
-    from ctxbatch.sealed import read_json
-    from ctxbatch.store.stats import totals
 
     for number, (begin, end) in enumerate([(0, 10), (5, 12), (10_000, 10_003)]):
         path = copy / "shards" / f"{number:06d}" / "shard.json"
@@ -318,79 +305,3 @@ def test_the_log_keeps_what_happened(reference):
     assert "shard 000001 committed" in log
     assert "finished: " in log
     assert json.dumps(ctxbatch.open(reference).config.fingerprint)[1:-1] in log
-
-
-def test_a_store_of_before_the_rules_for_sentences_is_finished_without_them(tiny, tmp_path, monkeypatch):
-    text = tmp_path / "text.txt"
-    text.write_text("I saw Ms. Smith. She left.\n" * 20)
-    resolve_here = LocalEngine.resolve
-
-    def resolve_as_before(engine, config):
-        return replace(resolve_here(engine, config), sentence_rules=None)
-
-    config = RunConfig(model=str(tiny()), shard_size=100, index=False)
-    with monkeypatch.context() as before_the_rules:
-        before_the_rules.setattr(LocalEngine, "resolve", resolve_as_before)
-        ctxbatch.run(text, tmp_path / "old", config)
-    store = ctxbatch.open(tmp_path / "old")
-    assert "sentence_rules" not in store.config.as_dict()
-    assert store.sentences.count_rows() == 60
-    digests = arrow_digests(tmp_path / "old")
-    shutil.rmtree(tmp_path / "old" / "shards" / "000001")
-    ctxbatch.run(text, tmp_path / "old", config)
-    assert arrow_digests(tmp_path / "old") == digests
-    ctxbatch.run(text, tmp_path / "new", config)
-    new = ctxbatch.open(tmp_path / "new")
-    assert (new.config.sentence_rules, new.sentences.count_rows()) == (RULES, 40)
-    assert new.config.meaning() == store.config.meaning()  # so that they are searched together
-
-
-def test_a_store_of_before_unicodes_word_rule_is_finished_with_the_words_of_the_tokenizer(
-    tiny, cli, tmp_path, monkeypatch
-):
-    text = tmp_path / "text.txt"
-    text.write_text("I don't want soft\u00adware [SEP] here.\n" * 20)
-    resolve_here = LocalEngine.resolve
-
-    def resolve_as_before(engine, config):
-        resolved = resolve_here(engine, config)
-        versions = {name: resolved.versions[name] for name in ("sentencex", "tokenizers")}
-        return replace(resolved, word_rule=None, versions=versions, words=("don", "soft\u00adware", "t"))
-
-    config = RunConfig(model=str(tiny()), shard_size=100, index=False, words=("DON", "t", "soft\u00adware"))
-    with monkeypatch.context() as before_the_rule:
-        before_the_rule.setattr(LocalEngine, "resolve", resolve_as_before)
-        ctxbatch.run(text, tmp_path / "old", config)
-    store = ctxbatch.open(tmp_path / "old")
-    assert "word_rule" not in store.config.as_dict()
-    assert "known" not in store.words.schema.names
-    assert set(store.words.to_table()["word"].to_pylist()) == {"don", "t", "soft\u00adware"}
-    digests = arrow_digests(tmp_path / "old")
-    shutil.rmtree(tmp_path / "old" / "shards" / "000001")
-    report = ctxbatch.run(text, tmp_path / "old", config)
-    assert arrow_digests(tmp_path / "old") == digests
-    assert report.totals.word_rule == "tokenizer"
-    assert "word rule              the model's tokenizer" in cli("stats", tmp_path / "old").stdout
-    ctxbatch.run(text, tmp_path / "new", replace(config, words=("don't",)))
-    new = ctxbatch.open(tmp_path / "new")
-    assert (new.config.word_rule, new.words.count_rows()) == (RULE, 20)
-    assert totals(new).word_rule == "unicode"
-
-
-def test_a_machine_with_another_icu_makes_no_shard_and_is_named(tiny, tmp_path, monkeypatch):
-    text = tmp_path / "text.txt"
-    text.write_text("One line.\n")
-    # The workers are processes of their own, which have the ICU that is installed.
-    monkeypatch.setattr(resolve, "versions", lambda: {**unicode_words.versions(), "icu": "1.0"})
-    with pytest.raises(StoreError, match=r"finds words by icu \d.*, and the store's were found by icu 1\.0"):
-        ctxbatch.run(text, tmp_path / "out", RunConfig(model=str(tiny()), index=False))
-    assert not ctxbatch.open(tmp_path / "out").commits
-
-
-def test_a_store_made_with_other_rules_for_sentences_is_not_resumed(tiny, text, tmp_path, monkeypatch):
-    config = RunConfig(model=str(tiny()), index=False)
-    with monkeypatch.context() as later:
-        later.setattr("ctxbatch.model.resolve.RULES", RULES + 1)
-        ctxbatch.run(text, tmp_path / "out", config)
-    with pytest.raises(StoreError, match=f"was made with sentence rules {RULES + 1}, but this command has"):
-        ctxbatch.run(text, tmp_path / "out", config)

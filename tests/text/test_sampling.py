@@ -317,18 +317,19 @@ def test_words_of_marks_alone_are_refused_in_one_line(tiny, text, tmp_path, cli)
     done = cli("run", text, "-o", tmp_path / "out", *given)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        "ctxbatch: 2 of 2 --words have no letter or digit: '!', '...'; add --keep-punctuation, or give words"
+        "ctxbatch: 2 of 2 --words have no letter or digit: '!', '...'; give other words"
     )
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_words_that_cannot_be_found_or_that_the_model_does_not_know_are_named(tiny, text, tmp_path, cli):
-    (tmp_path / "words").write_text("want an\nI\n!\nжизнь\n")
+    (tmp_path / "words").write_text("want an\nI\n!\nжизнь\n\u00ad\n")
     command = ["run", text, "-o", tmp_path / "out", "--model", tiny(), "--words", tmp_path / "words", "-q"]
     done = cli(*command)
     assert done.returncode == 0
     assert "1 of 4 --words have no letter or digit: '!'; without --keep-punctuation" in done.stderr
-    assert "does not know 1 of 4 --words: 'жизнь'; their vectors are those of any unknown text" in done.stderr
+    assert "1 of 4 --words are unknown to " in done.stderr
+    assert ": 'жизнь'; their vectors are those of any unknown text" in done.stderr
     found = {row["word"] for row in rows_of(ctxbatch.open(tmp_path / "out"))}
     assert found == {"I", "want an"}
 
