@@ -157,24 +157,31 @@ def searcher(
     on: str | None = None,
     layer: int | None = None,
     model: str | None = None,
+    *,
+    delta: float | None = None,
+    floor: float | None = None,
 ) -> "ctxbatch.Searcher":
     """Return a searcher for nearest contexts over one or more stores; it loads model and indexes once.
 
     Args:
         outs: Stores, or their folders; all of one configuration.
-        on: ``shift``, ``contextual`` or ``static``; default the first that is stored.
+        on: ``shift``, ``contextual``, ``static``, or a shift by name, ``log_ratio``, ``asinh`` or
+            ``difference``, which is computed if it is not stored; default the first that is stored.
         layer: The layer; default the first of the run.
         model: The folder or the name of the stores' model; needed where it is not where the first store says.
+        delta: Of asinh, if not the stores' or the default.
+        floor: Of log_ratio, likewise.
 
     Raises:
-        InputError: The stores hold no such vectors.
+        InputError: The stores neither hold such vectors nor what they are computed from.
         StoreError: A store is unfinished, empty, damaged or of another configuration than the first.
     """
     from ctxbatch.search.searcher import Searcher
     from ctxbatch.store.reader import Store
 
     several = [outs] if isinstance(outs, str | Path | Store) else outs
-    return Searcher([each if isinstance(each, Store) else open(each) for each in several], on, layer, model)
+    opened = [each if isinstance(each, Store) else open(each) for each in several]
+    return Searcher(opened, on, layer, model, delta=delta, floor=floor)
 
 
 def open(out: str | Path) -> "ctxbatch.Store":  # noqa: A001 (users write `ctxbatch.open`)

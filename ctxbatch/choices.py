@@ -36,5 +36,6 @@ EngineName = Literal["local", "ray"]
 
 VECTOR_KINDS: tuple[VectorKind, ...] = get_args(VectorKind)
 DEFAULT_MODEL = "bert-base-uncased"
+DEFAULT_SHIFT: ShiftKind = "log_ratio"
 DEFAULT_FLOOR = 1e-3
 DEFAULT_DELTA = 0.1

@@ -8,11 +8,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from ctxbatch.choices import (
+    DEFAULT_DELTA,
+    DEFAULT_FLOOR,
+    DEFAULT_SHIFT,
     Arithmetic,
     Pooling,
     Runtime,
@@ -30,6 +33,9 @@ _MAX_SIZE = 1 << 20
 # The checksum of the int8 layers that a store keeps, among the digests of its model.
 INT8_LAYERS = "int8_layers"
 _SHA256 = re.compile("[0-9a-f]{64}")
+_SHIFTS: dict[str, ShiftKind] = {kind: kind for kind in get_args(ShiftKind)}
+# What users call vectors: a kind, alone or with a layer, or a computed shift with its parameter too.
+_VECTORS = re.compile(r"(?P<kind>[a-z_]+?)(_(?P<layer>[1-9][0-9]{0,6}))?(@(?P<parameter>[0-9.e+-]{1,30}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,47 @@ class Kept:
         if (n := self.top_salient) is not None:
             parts.append(f"the {f'{n} ' if n > 1 else ''}most salient word{'s' * (n > 1)} of each sentence")
         return " and ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftFormula:
+    """A kind of shift and its parameter: the floor of log_ratio, the delta of asinh."""
+
+    kind: ShiftKind
+    parameter: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedShift:
+    """A shift that is computed from stored vectors of a layer as they are read.
+
+    Its name holds all that defines it, such as ``asinh_6@0.1``.
+    """
+
+    formula: ShiftFormula
+    layer: int
+
+    @property
+    def name(self) -> str:
+        """The name, as `parse` reads it."""
+        parameter = "" if self.formula.parameter is None else f"@{self.formula.parameter!r}"
+        return f"{self.formula.kind}_{self.layer}{parameter}"
+
+    @classmethod
+    def parse(cls, name: str) -> "ComputedShift":
+        """Return the shift of a name.
+
+        Raises:
+            ValueError: No shift has this name.
+        """
+        found = _VECTORS.fullmatch(name)
+        if found is None or found["kind"] not in _SHIFTS or found["layer"] is None:
+            raise ValueError(f"{name!r} names no shift")
+        parameter = None if found["parameter"] is None else float(found["parameter"])
+        shift = cls(ShiftFormula(_SHIFTS[found["kind"]], parameter), int(found["layer"]))
+        if shift.name != name:
+            raise ValueError(f"{name!r} names no shift")
+        return shift
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,26 +262,99 @@ class ResolvedConfig:
                 names += [f"{kind}_{layer}" for layer in self.layers]
         return tuple(names)
 
-    def column(self, on: str | None = None, layer: int | None = None) -> str:
-        """Return the name of the stored column for a kind of vector and a layer.
+    @property
+    def formula(self) -> ShiftFormula | None:
+        """The formula of the stored shift, or ``None``."""
+        if self.shift is None:
+            return None
+        return ShiftFormula(self.shift, {"log_ratio": self.floor, "asinh": self.delta}.get(self.shift))
+
+    def column(
+        self,
+        on: str | None = None,
+        layer: int | None = None,
+        *,
+        delta: float | None = None,
+        floor: float | None = None,
+    ) -> str:
+        """Return the full name of a kind of vector at a layer, stored or computed.
 
         Args:
-            on: ``shift``, ``contextual``, ``static`` or a column's full name; ``None`` takes the first
-                of the three that is stored.
+            on: ``static``, ``contextual``, ``shift`` (the one that is stored, or else the default), a shift
+                by name (``log_ratio``, ``asinh``, ``difference``), or any of these with its layer, such as
+                ``asinh_6``; ``None`` takes the first of shift, contextual and static that is stored.
             layer: A layer's number, negative from the end; ``None`` takes the first layer of the run.
+            delta: Of asinh; by default the stored shift's, or else `DEFAULT_DELTA`.
+            floor: Of log_ratio; by default the stored shift's, or else `DEFAULT_FLOOR`.
 
         Raises:
-            InputError: The store has no such column.
+            InputError: The store neither holds such vectors nor has what they are computed from.
         """
         if on is None:
             on = next(kind for kind in ("shift", "contextual", "static") if kind in self.vectors)
-        name = on
+        found = _VECTORS.fullmatch(on)
+        kind = on if found is None else found["kind"]
+        if kind == "static" and layer is not None:
+            raise InputError("--layer cannot be used with --on static: static vectors have no layer")
+        number = None if found is None or found["layer"] is None else int(found["layer"])
         if layer is not None:
-            if on == "static":
-                raise InputError("--layer cannot be used with --on static: static vectors have no layer")
-            name = f"{on}_{layer + self.n_layers + 1 if layer < 0 else layer}"
-        elif on not in self.columns and self.layers:
-            name = f"{on}_{self.layers[0]}"
+            number = layer + self.n_layers + 1 if layer < 0 else layer
+        elif number is None and self.layers:
+            number = self.layers[0]
+        if number is not None and (kind == "shift" or kind in _SHIFTS):
+            if found is not None and found["parameter"] is not None:
+                given = float(found["parameter"])
+                delta, floor = (given, floor) if kind == "asinh" else (delta, given)
+            return self._shift_column(kind, number, delta, floor)
+        if delta is not None or floor is not None:
+            raise InputError(f"--delta and --floor belong to shifts and cannot be used with --on {on}")
+        name = kind if kind == "static" or number is None else f"{kind}_{number}"
         if name not in self.columns:
             raise InputError(f"the store holds no {name}: it has {', '.join(self.columns)}")
         return name
+
+    def has_column(self, name: str) -> bool:
+        """Return True if this is the full name of stored vectors, or of a shift that can be computed."""
+        try:
+            return self.column(name) == name
+        except InputError:
+            return False
+
+    def _shift_column(self, on: str, layer: int, delta: float | None, floor: float | None) -> str:
+        """Return the name of a shift at a layer: the stored one if it is that, else a computed one."""
+        kind = _SHIFTS.get(on) or self.shift or DEFAULT_SHIFT
+        if delta is not None and kind != "asinh":
+            raise InputError(f"--delta belongs to asinh and cannot be used with {kind}")
+        if floor is not None and kind != "log_ratio":
+            raise InputError(f"--floor belongs to log_ratio and cannot be used with {kind}")
+        if delta is not None and not 0 < delta < float("inf"):
+            raise InputError(f"--delta {delta} must be a positive number")
+        if floor is not None and not 0 <= floor < float("inf"):
+            raise InputError(f"--floor {floor} must be 0 or a positive number")
+        own = self.formula if self.formula is not None and self.formula.kind == kind else None
+        parameter = {
+            "log_ratio": DEFAULT_FLOOR if floor is None else floor,
+            "asinh": DEFAULT_DELTA if delta is None else delta,
+            "difference": None,
+        }[kind]
+        if own is not None and delta is None and floor is None:
+            parameter = own.parameter
+        formula = ShiftFormula(kind, parameter)
+        if formula == own and f"shift_{layer}" in self.columns:
+            return f"shift_{layer}"
+        if {"static", f"contextual_{layer}"} <= {*self.columns}:
+            return ComputedShift(formula, layer).name
+        raise InputError(
+            f"the store holds no {on}_{layer}: it has {', '.join(self.columns)}; a shift is computed where "
+            "static vectors and contextual ones of its layer are stored"
+        )
+
+    def with_shift(self, formula: ShiftFormula) -> "ResolvedConfig":
+        """Return the configuration that stores another shift of the same layers, and nothing else."""
+        return replace(
+            self,
+            vectors=("shift",),
+            shift=formula.kind,
+            floor=formula.parameter if formula.kind == "log_ratio" else None,
+            delta=formula.parameter if formula.kind == "asinh" else None,
+        )

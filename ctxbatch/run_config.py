@@ -15,6 +15,7 @@ from ctxbatch.choices import (
     DEFAULT_DELTA,
     DEFAULT_FLOOR,
     DEFAULT_MODEL,
+    DEFAULT_SHIFT,
     VECTOR_KINDS,
     AllLayers,
     DecodeErrors,
@@ -125,7 +126,7 @@ class RunConfig:
     static: Annotated[StaticKind | None, _option(_VECTORS, default="embeddings")] = None
     """Static vectors: the embedding layer's output, or the raw row of the embedding matrix."""
 
-    shift: Annotated[ShiftKind | None, _option(_VECTORS, default="log_ratio")] = None
+    shift: Annotated[ShiftKind | None, _option(_VECTORS, default=DEFAULT_SHIFT)] = None
     """How to compare contextual with static vectors."""
 
     floor: Annotated[float | None, _option(_VECTORS, "X", default=str(DEFAULT_FLOOR))] = None
@@ -378,7 +379,7 @@ class RunConfig:
             for option, value in given.items():
                 if value is not None:
                     raise InputError(f"{option} cannot be used without shift in --vectors")
-        kind = self.shift or "log_ratio"
+        kind = self.shift or DEFAULT_SHIFT
         if self.floor is not None and kind != "log_ratio":
             raise InputError(f"--floor belongs to --shift log_ratio and cannot be used with {kind}")
         if self.delta is not None and kind != "asinh":

@@ -4,6 +4,8 @@ Owns which kinds and which layers a store has. Array names end in the letters of
 size.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ctxbatch.arrays import Floats, Ints
@@ -44,20 +46,36 @@ def layers_of(config: ResolvedConfig) -> tuple[int, ...]:
     return (*([0] if _has_layer_0(config) else []), *sorted(config.layers))
 
 
-def floor_of(config: ResolvedConfig) -> float:
-    """Return the floor of log_ratio: the store's, or the default."""
-    return DEFAULT_FLOOR if config.floor is None else config.floor
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The floor of log_ratio and the delta of asinh."""
 
+    floor: float
+    delta: float
 
-def delta_of(config: ResolvedConfig) -> float:
-    """Return the delta of asinh: the store's, or the default."""
-    return DEFAULT_DELTA if config.delta is None else config.delta
+    @classmethod
+    def of(cls, config: ResolvedConfig, floor: float | None, delta: float | None) -> "Parameters":
+        """Return those that are given, or the store's, or the defaults.
+
+        Raises:
+            InputError: One is given that cannot be used, since the shift is stored and not computed.
+        """
+        if {"static", "contextual"} <= set(config.vectors):
+            config.column("log_ratio", floor=floor)  # which checks them
+            config.column("asinh", delta=delta)
+        elif floor is not None or delta is not None:
+            raise InputError("--floor and --delta need a store of static and contextual vectors")
+        own = DEFAULT_FLOOR if config.floor is None else config.floor
+        return cls(
+            own if floor is None else floor,
+            delta if delta is not None else DEFAULT_DELTA if config.delta is None else config.delta,
+        )
 
 
 class LayerVectors:
     """The vectors of one layer, of every kind that can be measured."""
 
-    def __init__(self, store: Store, layer: int) -> None:
+    def __init__(self, store: Store, layer: int, parameters: Parameters) -> None:
         config = store.config
         names = {"contextual": f"contextual_{layer}", "shift": f"shift_{layer}", "static": "static"}
         if layer == 0:
@@ -66,6 +84,7 @@ class LayerVectors:
             del names["shift"]  # `take` computes it, as all shifts
         self.layer = layer
         self._config = config
+        self._parameters = parameters
         self._columns = {kind: store.column(name) for kind, name in names.items() if name in config.columns}
 
     def take(self, positions_N: Ints) -> tuple[dict[str, Floats], Floats | None]:
@@ -81,11 +100,11 @@ class LayerVectors:
         elif "contextual" in taken and static_ND is not None:
             both = taken["contextual"], static_ND, np
             options: dict[str, dict[str, float]] = {
-                "log_ratio": {"floor": floor_of(config)},
-                "asinh": {"delta": delta_of(config)},
+                "log_ratio": {"floor": self._parameters.floor},
+                "asinh": {"delta": self._parameters.delta},
             }
             taken |= {kind: shift(*both, **options.get(kind, {})) for kind, shift in SHIFTS.items()}
-            return taken, is_defined(*both[:2], floor=floor_of(config)).mean(axis=1, dtype=np.float32)
+            return taken, is_defined(*both[:2], floor=self._parameters.floor).mean(axis=1, dtype=np.float32)
         if "log_ratio" in taken:  # if stored, 0 means either "no change" or "not defined"
             return taken, (taken["log_ratio"] != 0).mean(axis=1, dtype=np.float32)
         return taken, None

@@ -13,7 +13,7 @@ import numpy as np
 
 from ctxbatch.analysis.group_sums import add_up, mean_between, mean_to_centre, mean_within
 from ctxbatch.analysis.layer_rows import Subject, baseline_rows, named_subject, sampled_subject
-from ctxbatch.analysis.layer_vectors import LayerVectors, delta_of, floor_of, kinds_of, layers_of
+from ctxbatch.analysis.layer_vectors import LayerVectors, Parameters, kinds_of, layers_of
 from ctxbatch.config import Kept
 from ctxbatch.search.index_files import open_postings
 from ctxbatch.search.row_filter import known_rows
@@ -96,12 +96,16 @@ class Trends:
         return asdict(self)
 
 
-def measure(store: Store, words: Sequence[str] = ()) -> Trends:
+def measure(
+    store: Store, words: Sequence[str] = (), *, delta: float | None = None, floor: float | None = None
+) -> Trends:
     """Measure words of a store, in any spelling, or a sample of its words if none are named.
 
     Args:
         store: The store, which may be unfinished.
         words: The words, one `Trend` each.
+        delta: Of asinh, if not the store's or the default.
+        floor: Of log_ratio, likewise.
 
     Raises:
         InputError: A word does not occur or is unknown to the model, no word occurs often enough for a
@@ -109,6 +113,7 @@ def measure(store: Store, words: Sequence[str] = ()) -> Trends:
         StoreError: The store holds no rows, or an index of it is damaged.
     """
     kinds, selection = kinds_of(store.config), store.config.kept
+    parameters = Parameters.of(store.config, floor, delta)
     check_has_rows(store)
     postings, known_N = open_postings(store), known_rows(store)
     if words:
@@ -121,7 +126,7 @@ def measure(store: Store, words: Sequence[str] = ()) -> Trends:
     layers = layers_of(store.config)
     found: list[list[Measures]] = [[] for _ in subjects]
     for layer in layers:
-        vectors = LayerVectors(store, layer)
+        vectors = LayerVectors(store, layer, parameters)
         sums_of_random = {} if baseline is None else add_up(vectors, baseline)
         random = {kind: mean_between(sums) for kind, sums in sums_of_random.items()}
         for subject, measures in zip(subjects, found, strict=True):
@@ -133,8 +138,8 @@ def measure(store: Store, words: Sequence[str] = ()) -> Trends:
         unknown_rows=0 if known_N is None else int(np.count_nonzero(~known_N)),
         layers=layers,
         kinds=kinds,
-        floor=floor_of(store.config) if "log_ratio" in kinds else None,
-        delta=delta_of(store.config) if "asinh" in kinds else None,
+        floor=parameters.floor if "log_ratio" in kinds else None,
+        delta=parameters.delta if "asinh" in kinds else None,
         selection=selection,
         baseline_rows=0 if baseline is None else len(baseline),
         eligible_words=eligible,

@@ -22,7 +22,8 @@ from ctxbatch.search.hits import Hit
 from ctxbatch.search.index_files import open_postings
 from ctxbatch.search.row_filter import known_rows
 from ctxbatch.search.searcher import check_searchable, hit_of_row
-from ctxbatch.store.reader import Column, Store
+from ctxbatch.store.columns import Column
+from ctxbatch.store.reader import Store
 
 # Of more occurrences than this a random sample is grouped, and the others join the nearest group.
 SAMPLE = 2_000
@@ -135,6 +136,9 @@ def find_senses(
     n_lines: int = 5,
     on: str | None = None,
     layer: int | None = None,
+    *,
+    delta: float | None = None,
+    floor: float | None = None,
 ) -> Senses:
     """Group a word's occurrences by their vectors.
 
@@ -143,8 +147,10 @@ def find_senses(
         word: The word, in any spelling.
         n_groups: How many groups; as the silhouette says if not given.
         n_lines: How many lines of each group.
-        on: ``contextual``, ``shift`` or ``static``; default the first that is stored.
+        on: As in `ctxbatch.searcher`; default the first of contextual, shift and static that is stored.
         layer: The layer; default the first of the run.
+        delta: As in `ctxbatch.searcher`.
+        floor: Likewise.
 
     Raises:
         InputError: The word is none of the store's, unknown to the model or has no vectors to group, there
@@ -156,7 +162,7 @@ def find_senses(
         raise InputError(f"-n {n_lines} must be 0 or more")
     check_installed()
     check_searchable(store)
-    column = store.config.column(on or _default_kind(store.config), layer)
+    column = store.config.column(on or _default_kind(store.config), layer, delta=delta, floor=floor)
     every, occurrences = _occurrences(store, store.column(column), word)
     grouped = occurrences.not_zero()
     if not len(grouped):

@@ -50,6 +50,8 @@ def layers(
             help="Words, in upper or lower case. Without any, 500 random words that occur five times or more."
         ),
     ],
+    delta: Annotated[float | None, Parameter(metavar="X", help="Delta of asinh.")] = None,
+    floor: Annotated[float | None, Parameter(metavar="X", help="Floor of log_ratio.")] = None,
     as_json: AsJson = False,
     plot: Annotated[
         str | None,
@@ -67,7 +69,7 @@ def layers(
     check_has_rows(store)
     for note in _notes(store, kinds_of(store.config)):
         log.warning("%s", note)
-    found = measure(store, words)
+    found = measure(store, words, delta=delta, floor=floor)
     terminal.show([terminal.json_line(found.as_dict())] if as_json else _lines(found))
     if draw is not None:
         draw(found)

@@ -13,9 +13,16 @@ VectorKind = Annotated[
     Parameter(
         name="--on",
         metavar="KIND",
-        show_default="the first of these that is stored",
-        help="Vectors: shift, contextual or static.",
+        show_default="the first of shift, contextual and static that is stored",
+        help="Vectors: shift, contextual, static, or a shift by name: log_ratio, asinh, difference.",
     ),
+]
+Delta = Annotated[
+    float | None, Parameter(metavar="X", show_default="the store's, or 0.1", help="Delta of --on asinh.")
+]
+Floor = Annotated[
+    float | None,
+    Parameter(metavar="X", show_default="the store's, or 0.001", help="Floor of --on log_ratio."),
 ]
 Layer = Annotated[
     int | None,

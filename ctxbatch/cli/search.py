@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
-from ctxbatch.cli.options import AsJson, Layer, StoredModel, VectorKind
+from ctxbatch.cli.options import AsJson, Delta, Floor, Layer, StoredModel, VectorKind
 from ctxbatch.errors import InputError
 from ctxbatch.option_values import not_a_text
 from ctxbatch.search.filters import Filters
@@ -53,6 +53,8 @@ def search(
     ] = None,
     on: VectorKind = None,
     layer: Layer = None,
+    delta: Delta = None,
+    floor: Floor = None,
     filters: Annotated[Filters, Parameter(name="*")] = _NO_FILTERS,
     context: Annotated[int, Parameter(metavar="N", help="Also show N sentences before and after.")] = 0,
     explain: Annotated[bool, Parameter(help="Show the dimensions that a score comes from.")] = False,
@@ -64,7 +66,7 @@ def search(
     A query that starts with - goes after --; \[ is a literal bracket.
     """
     folders, asked = _split_queries(list(out_and_query), row, queries)
-    searcher = ctxbatch.searcher(folders, on, layer, model)
+    searcher = ctxbatch.searcher(folders, on, layer, model, delta=delta, floor=floor)
     _tell_unindexed(searcher)
     rejected: list[int] = []
 

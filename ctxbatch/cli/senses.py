@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
-from ctxbatch.cli.options import AsJson, Layer, StoreHere
+from ctxbatch.cli.options import AsJson, Delta, Floor, Layer, StoreHere
 
 if TYPE_CHECKING:
     from ctxbatch.analysis.senses import SenseGroup, Senses
@@ -30,11 +30,13 @@ def senses(
         str | None,
         Parameter(
             metavar="KIND",
-            show_default="the first of these that is stored",
-            help="Vectors: contextual, shift or static.",
+            show_default="the first of contextual, shift and static that is stored",
+            help="Vectors: contextual, shift, static, or a shift by name: log_ratio, asinh, difference.",
         ),
     ] = None,
     layer: Layer = None,
+    delta: Delta = None,
+    floor: Floor = None,
     lines: Annotated[
         int, Parameter(name=["--lines", "-n"], metavar="N", help="Example lines per group.")
     ] = 5,
@@ -45,14 +47,17 @@ def senses(
 
     store = ctxbatch.open(out)
     store.check_is_here()
-    found = find_senses(store, word, groups, lines, on, layer)
+    found = find_senses(store, word, groups, lines, on, layer, delta=delta, floor=floor)
     _tell_positions(store, found.column)
     terminal.show([terminal.json_line(found.as_dict())] if as_json else _lines(found, terminal.columns()))
 
 
 def _tell_positions(store: "Store", column: str) -> None:
     config = store.config
-    if column.startswith("shift") and config.shift == "log_ratio" and config.static == "embeddings":
+    is_log_ratio = column.startswith("log_ratio") or (
+        column.startswith("shift") and config.shift == "log_ratio"
+    )
+    if is_log_ratio and config.static == "embeddings":
         remedy = "use --on contextual" if "contextual" in config.vectors else "run with --static lookup"
         log.warning(
             "%s, the log ratio to static vectors with positions in them, groups by position more than by "

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
-from ctxbatch.cli.options import AsJson, Layer, Quiet, StoreHere, StoreName, VectorKind
+from ctxbatch.cli.options import AsJson, Delta, Floor, Layer, Quiet, StoreHere, StoreName, VectorKind
 from ctxbatch.errors import InputError, resumable
 from ctxbatch.option_values import size as size_of
 
@@ -18,6 +18,8 @@ def index(
     *,
     on: VectorKind = None,
     layer: Layer = None,
+    delta: Delta = None,
+    floor: Floor = None,
     memory: Annotated[
         str,
         Parameter(
@@ -44,7 +46,7 @@ def index(
     options = IndexOptions(n_bytes, recall, factory)
     store = ctxbatch.open(out)
     store.check_is_here()
-    column = store.config.column(on, layer)
+    column = store.config.column(on, layer, delta=delta, floor=floor)
     with locked(store.path):
         remove_leftovers(store.path)
         report = build(store, column, options, quiet=quiet)

@@ -40,7 +40,7 @@ class CpuEncoder:
         folder = checked_model(config, model)
         self._config = config
         self._model = OpenVinoModel(find_graphs(folder), config.precision, outputs_of(config), int8_layers)
-        self._shift = shift_function(config, np)
+        self._shift = None if config.formula is None else shift_function(config.formula, np)
         self._as_stored = half_floats() if config.dtype == "float16" else None
 
     def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:

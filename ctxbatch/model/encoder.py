@@ -59,7 +59,7 @@ class WordModel(nn.Module):
         self._hidden: dict[int, Tensor] = {}
         self._rows: AllRows | KeptRows
         self._prepare(family_of(config))
-        self._shift = shift_function(config, torch)
+        self._shift = None if config.formula is None else shift_function(config.formula, torch)
 
     def _attention(self) -> str | None:
         """Return the name of the attention function; ``None`` for transformers' default."""

@@ -7,7 +7,7 @@ import logging
 from importlib import metadata
 from pathlib import Path
 
-from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR, Arithmetic, ShiftKind, StaticKind
+from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR, DEFAULT_SHIFT, Arithmetic, ShiftKind, StaticKind
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.model.devices import facts_of
@@ -204,7 +204,7 @@ def _resolve_shift(config: RunConfig) -> tuple[ShiftKind | None, float | None, f
     """Return the kind of shift, and the parameter that it has of the two."""
     if "shift" not in config.vectors:
         return None, None, None
-    kind = config.shift or "log_ratio"
+    kind = config.shift or DEFAULT_SHIFT
     floor = DEFAULT_FLOOR if config.floor is None else config.floor
     delta = DEFAULT_DELTA if config.delta is None else config.delta
     return kind, floor if kind == "log_ratio" else None, delta if kind == "asinh" else None

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ctxbatch.config import ResolvedConfig
+from ctxbatch.config import ShiftFormula
 
 Array = Any  # numpy.ndarray or torch.Tensor: both answer the few operations used here
 
@@ -59,10 +59,8 @@ def difference(contextual: Array, static: Array, xp: ModuleType) -> Array:  # no
 SHIFTS: dict[str, Callable[..., Array]] = {"log_ratio": log_ratio, "asinh": asinh, "difference": difference}
 
 
-def shift_function(config: ResolvedConfig, xp: ModuleType) -> Callable[[Array, Array], Array] | None:
-    """Return a configuration's shift as a function of contextual and static; ``None`` if it stores none."""
-    if config.shift is None:
-        return None
-    options = {"floor": config.floor, "delta": config.delta}
-    given = {name: value for name, value in options.items() if value is not None}
-    return functools.partial(SHIFTS[config.shift], xp=xp, **given)
+def shift_function(formula: ShiftFormula, xp: ModuleType) -> Callable[[Array, Array], Array]:
+    """Return a shift as a function of contextual and static vectors."""
+    parameters = {"log_ratio": "floor", "asinh": "delta"}
+    given = {parameters[formula.kind]: formula.parameter} if formula.kind in parameters else {}
+    return functools.partial(SHIFTS[formula.kind], xp=xp, **given)

@@ -1,7 +1,7 @@
 """Finds the rows of a column with the highest exact cosine, by a scan or among candidates.
 
 Computes every cosine of the package, so that an index, a filter and brute force agree on all scores. Rows are
-given by position; see `ctxbatch.store.reader.Column`. Array names end in the letters of their shape: Q
+given by position; see `ctxbatch.store.columns`. Array names end in the letters of their shape: Q
 queries, K hits, C candidates, N rows, D hidden size.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ctxbatch.arrays import Floats, Ints, Mask
-from ctxbatch.store.reader import Column
+from ctxbatch.arrays import Floats, Ints, Mask, as_floats
+from ctxbatch.store.columns import Column
 
 # Rows compared at a time. A small first block sets a threshold that rejects most later rows.
 _FIRST_ROWS = 512
@@ -47,26 +47,10 @@ class Selection:
 
 def normalised(vectors: npt.NDArray[Any]) -> Floats:
     """Return a float32 copy of vectors (N, D), scaled to length 1; a zero vector stays zero."""
-    copy = _as_floats(vectors)
+    copy = as_floats(vectors)
     norms = np.sqrt(np.einsum("nd,nd->n", copy, copy))[:, None]
     np.divide(copy, norms, out=copy, where=norms > 0)
     return copy
-
-
-def _as_floats(vectors: npt.NDArray[Any]) -> Floats:
-    """Return a float32 copy of vectors.
-
-    For half floats this shifts the bits into the layout of a float and multiplies by the difference of the
-    exponents' biases: exact for all finite numbers, and six times as fast as numpy.
-    """
-    if vectors.dtype != np.float16:
-        return np.array(vectors, np.float32, order="C")
-    bits = np.ascontiguousarray(vectors).view(np.int16).astype(np.int32)
-    bits <<= 13
-    bits &= np.int32(0x8FFFE000 - (1 << 32))
-    floats = bits.view(np.float32)
-    floats *= np.float32(2.0**112)
-    return floats
 
 
 class _Best:

@@ -18,7 +18,7 @@ from ctxbatch.cores import count_cores
 from ctxbatch.errors import SHOWN_REASON, InputError, StoreError
 from ctxbatch.sealed import Positive
 from ctxbatch.search.exact import Selection, among, exact
-from ctxbatch.store.reader import Column
+from ctxbatch.store.columns import Column
 
 # Queries that share one pass over their probed lists, and queries that are searched for at a time.
 _CHUNK_QUERIES = 64

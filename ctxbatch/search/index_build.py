@@ -33,8 +33,9 @@ from ctxbatch.search.index_files import (
 )
 from ctxbatch.search.index_tuning import choose_rows, hold_out, measure, tune
 from ctxbatch.search.postings import Postings, is_current, write
+from ctxbatch.store.columns import Column
 from ctxbatch.store.manifest import INDEX
-from ctxbatch.store.reader import Column, Store, check_finished
+from ctxbatch.store.reader import Store, check_finished
 
 log = logging.getLogger("ctxbatch")
 
@@ -162,7 +163,7 @@ def ensure(store: Store, column: str, *, quiet: bool = True) -> IndexReport:
 
 def rebuild(store: Store, damaged: Sequence[str], *, quiet: bool = True) -> tuple[str, ...]:
     """Rebuild what is damaged, by the names of the JSON files; returns the names."""
-    known = tuple(name for name in damaged if name in (WORD_ROWS, *store.config.columns))
+    known = tuple(name for name in damaged if name == WORD_ROWS or store.config.has_column(name))
     for name in known:
         if name == WORD_ROWS:
             _ensure_words(store)

@@ -120,9 +120,7 @@ def read_facts(path: Path) -> FileOrigin:
 
 def rebuild_command(path: Path) -> str:
     """Return the command that rebuilds an index."""
-    kind, _, layer = path.stem.partition("_")
-    wanted = "" if kind == WORD_ROWS else f" --on {kind}" + (f" --layer {layer}" if layer else "")
-    return f"ctxbatch index {path.parent.parent}{wanted}"
+    return f"ctxbatch index {path.parent.parent}{'' if path.stem == WORD_ROWS else f' --on {path.stem}'}"
 
 
 def folder_damage(out: Path) -> Iterator[str]:

@@ -14,7 +14,8 @@ from ctxbatch.arrays import Floats, Ints
 from ctxbatch.search.exact import Selection, cosines, normalised, scan
 from ctxbatch.search.index import Effort, Index, Proposer
 from ctxbatch.search.postings import Postings
-from ctxbatch.store.reader import Column, Store
+from ctxbatch.store.columns import Column
+from ctxbatch.store.reader import Store
 
 # How many held-out rows tune an index; as many others measure its recall.
 _QUERIES = 320

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ctxbatch.arrays import Floats, Ints
-from ctxbatch.config import ResolvedConfig
+from ctxbatch.config import ComputedShift, ResolvedConfig
 from ctxbatch.corpus.records import Record
 from ctxbatch.errors import InputError
 from ctxbatch.model.families import family_of
@@ -99,11 +99,14 @@ class QueryEncoder:
         from ctxbatch.model.resolve import read_tokenizer
 
         self._shows_attention = family_of(config).shows_attention
+        computed = None if column in config.columns else ComputedShift.parse(column)
+        if computed is not None:
+            config = config.with_shift(computed.formula)
         config = config.of_queries(salient=self._shows_attention)
         self._maker = BatchMaker(read_tokenizer(config, model), config, phrases)
         self._encoder = open_query_encoder(config, model)
         self._config = config
-        self._number = config.columns.index(column)
+        self._number = config.columns.index(column if computed is None else f"shift_{computed.layer}")
         self._column = column
 
     def encode(

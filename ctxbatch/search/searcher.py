@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ctxbatch.arrays import Floats, Ints
+from ctxbatch.config import ComputedShift
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.model.hub import model_of_store
 from ctxbatch.search.exact import normalised
@@ -32,13 +33,15 @@ class Searcher:
 
     Args:
         stores: The stores, all of one configuration; their hits are merged.
-        on: ``shift``, ``contextual`` or ``static``; by default, the first stored kind.
+        on: The kind of vector, as in `ctxbatch.config.ResolvedConfig.column`: by default, the first stored.
         layer: The layer; by default, the first of the run.
         model: The path or name of the stores' model; by default, `ctxbatch.model.hub.find_stored_model`
             looks for the model that the first store names. Only queries in words need it.
+        delta: Of a computed asinh shift, if not the default.
+        floor: Of a computed log_ratio shift, if not the default.
 
     Raises:
-        InputError: The store holds no such vectors.
+        InputError: The store neither holds such vectors nor has what they are computed from.
         StoreError: A store is unfinished, empty or of another configuration than the first, or an index
             is damaged or stale.
     """
@@ -49,17 +52,20 @@ class Searcher:
         on: str | None = None,
         layer: int | None = None,
         model: str | None = None,
+        *,
+        delta: float | None = None,
+        floor: float | None = None,
     ) -> None:
         if not stores:
             raise InputError("no store is given: give one to search")
         for store in stores:
             store.check_is_here()
         self._config = stores[0].config
-        self.column = self._config.column(on, layer)
+        self.column = self._config.column(on, layer, delta=delta, floor=floor)
         for number, store in enumerate(stores):
             check_searchable(store)
-            if store.config.meaning() != self._config.meaning():
-                raise StoreError(_difference(stores[0], store))
+            if _meaning(store, self.column) != _meaning(stores[0], self.column):
+                raise StoreError(_difference(stores[0], store, self.column))
             if store.path.resolve() in (other.path.resolve() for other in stores[:number]):
                 raise InputError(f"{store.path} is given twice: give every store once")
         self._stores = stores
@@ -281,9 +287,17 @@ def check_searchable(store: Store) -> None:
     check_has_rows(store)
 
 
-def _difference(one: Store, other: Store) -> str:
+def _meaning(store: Store, column: str) -> dict[str, Any]:
+    """Return what has to be equal in two stores whose rows are compared on a column."""
+    if column in store.config.columns:
+        return store.config.meaning()
+    store.config.column(column)  # which says what is missing
+    return store.config.with_shift(ComputedShift.parse(column).formula).meaning() | {"layers": column}
+
+
+def _difference(one: Store, other: Store, column: str) -> str:
     """Return the message that says why two stores cannot be searched together."""
-    first, second = one.config.meaning(), other.config.meaning()
+    first, second = _meaning(one, column), _meaning(other, column)
     name = next(name for name in first if first[name] != second[name])
     if name == "word_rule":
         how = f"words were found by {_word_rule(one)} and by {_word_rule(other)}"

@@ -4,20 +4,21 @@ Writes nothing. Vectors are numpy views on the mapped files: they cost address s
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctxbatch.arrays import Ints, Vectors
-from ctxbatch.config import ResolvedConfig
+from ctxbatch.config import ComputedShift, ResolvedConfig
 from ctxbatch.errors import StoreError
+from ctxbatch.model.shift import shift_function
 from ctxbatch.store.arrow_files import ArrowFile, check_all, is_vector
+from ctxbatch.store.columns import Column, ShiftColumn, StoredColumn
 from ctxbatch.store.commits import SENTENCES, WORDS, Counts, FileName, damaged, shard_folder
 from ctxbatch.store.location import damaged_shards, location_of, manifest_of
 from ctxbatch.store.schema import sentences_schema, words_schema
@@ -27,39 +28,6 @@ log = logging.getLogger("ctxbatch")
 _POOL = pa.system_memory_pool()
 # The columns of a row's sentence that `Store.rows` adds to the row.
 SENTENCE_OF_ROW = ("source", "record", "doc_id", "text")
-
-
-class Column:
-    """One kind of vector of all rows: a memory-mapped array (rows, D), one piece a record batch.
-
-    A row's index in this array is its position: positions count rows from 0, in the order of their row_ids.
-    """
-
-    def __init__(self, views: Sequence[Vectors], dimension: int, dtype: npt.DTypeLike) -> None:
-        self.views = views
-        self.dimension = dimension
-        self._dtype = dtype
-        self._firsts = np.cumsum([0, *map(len, views)], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return int(self._firsts[-1])
-
-    def blocks(self, rows: int) -> Iterator[tuple[int, Vectors]]:
-        """Yield views of at most ``rows`` rows, in order, each with the position of its first row."""
-        for first, view in zip(self._firsts, self.views, strict=False):
-            for begin in range(0, len(view), rows):
-                yield int(first) + begin, view[begin : begin + rows]
-
-    def take(self, positions: Ints) -> Vectors:
-        """Return a copy of the vectors at these positions: shape (len(positions), D), in the same order."""
-        taken = np.empty((len(positions), self.dimension), self._dtype)
-        order = np.argsort(positions, kind="stable")
-        ordered = positions[order]
-        edges = np.searchsorted(ordered, self._firsts)
-        for number in np.flatnonzero(np.diff(edges)).tolist():
-            mine = slice(edges[number], edges[number + 1])
-            taken[order[mine]] = self.views[number][ordered[mine] - self._firsts[number]]
-        return taken
 
 
 class Store:
@@ -150,33 +118,82 @@ class Store:
         """Return a scanner over the words that casts half floats to float32, for DuckDB.
 
         Args:
-            columns: The names of the columns to read; by default, all.
-        """
-        half = pa.float16()
-        projection: dict[str, pc.Expression] = {}
-        for name in columns or self.words.schema.names:
-            kind = self.words.schema.field(name).type
-            is_half = pa.types.is_fixed_size_list(kind) and kind.value_type == half
-            field = pc.field(name)
-            projection[name] = field.cast(pa.list_(pa.float32(), kind.list_size)) if is_half else field
-        return self.words.scanner(columns=projection)
-
-    def vectors(self, on: str | None = None, layer: int | None = None) -> Iterator[Vectors]:
-        """Yield one kind of vector, memory-mapped and in row order: a view (N, D) per record batch.
-
-        Args:
-            on: ``shift``, ``contextual``, ``static`` or a column's name; by default, the first stored kind.
-            layer: The layer; by default, the first of the run.
+            columns: The names of the columns to read; by default, all. A shift that is not stored, such as
+                ``difference_6``, is computed as it is read, in float32; then a scanner can be read once.
 
         Raises:
-            InputError: The store holds no such vectors.
+            InputError: There is no such column.
         """
-        yield from self.column(self.config.column(on, layer)).views
+        names = [*(columns or self.words.schema.names)]
+        computed = {name: self.config.column(name) for name in names if name not in self.words.schema.names}
+        needed = [name for name in names if name not in computed]
+        for full in computed.values():
+            needed += [f"contextual_{ComputedShift.parse(full).layer}", "static"]
+        scanner = self.words.scanner(columns=self._as_floats(dict.fromkeys(needed)))
+        return scanner if not computed else self._with_shifts(scanner, names, computed)
 
-    def column(self, name: str) -> "Column":
-        """Return a column of vectors of all rows, by its full name."""
+    def _as_floats(self, names: Iterable[str]) -> "dict[str, pc.Expression]":
+        """Return columns for a scanner, half floats cast to float32."""
+        projection: dict[str, pc.Expression] = {}
+        for name in names:
+            kind = self.words.schema.field(name).type
+            is_half = pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float16()
+            field = pc.field(name)
+            projection[name] = field.cast(pa.list_(pa.float32(), kind.list_size)) if is_half else field
+        return projection
+
+    def _with_shifts(self, scanner: Any, names: Sequence[str], computed: Mapping[str, str]) -> Any:  # noqa: ANN401 (scanners)
+        """Return a scanner over the columns of another one, and shifts computed from them."""
+        import pyarrow.dataset as ds
+
+        kind = pa.list_(pa.float32(), self.config.hidden_size)
+        schema = pa.schema(
+            [pa.field(n, kind) if n in computed else scanner.projected_schema.field(n) for n in names]
+        )
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for batch in scanner.to_batches():
+                arrays = [
+                    _shift_of(batch, computed[name]) if name in computed else batch[name] for name in names
+                ]
+                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+        return ds.Scanner.from_batches(batches(), schema=schema)
+
+    def vectors(
+        self,
+        on: str | None = None,
+        layer: int | None = None,
+        *,
+        delta: float | None = None,
+        floor: float | None = None,
+    ) -> Iterator[Vectors]:
+        """Yield one kind of vector in row order, an array (N, D) per record batch.
+
+        Stored vectors are memory-mapped views in their type; shifts that are computed are float32.
+
+        Args:
+            on: As in `ctxbatch.config.ResolvedConfig.column`, such as ``shift`` or ``asinh_6``.
+            layer: Likewise.
+            delta: Likewise.
+            floor: Likewise.
+
+        Raises:
+            InputError: The store neither holds such vectors nor has what they are computed from.
+        """
+        yield from self.column(self.config.column(on, layer, delta=delta, floor=floor)).batches()
+
+    def column(self, name: str) -> Column:
+        """Return a column of vectors of all rows by its full name, stored or computed."""
+        if name in self.config.columns:
+            return self._stored(name)
+        computed = ComputedShift.parse(name)
+        contextual, static = self._stored(f"contextual_{computed.layer}"), self._stored("static")
+        return ShiftColumn(shift_function(computed.formula, np), contextual, static)
+
+    def _stored(self, name: str) -> StoredColumn:
         views = [view for shard in self.commits for view in self.file(shard, WORDS).vectors(name)]
-        return Column(views, self.config.hidden_size, np.dtype(self.config.dtype))
+        return StoredColumn(views, self.config.hidden_size, np.dtype(self.config.dtype))
 
     def take(self, column: str, row_ids: Ints) -> Vectors:
         """Return a copy of the vectors of these rows: shape (len(row_ids), D), in the same order."""
@@ -336,6 +353,17 @@ class Store:
             path = shard_folder(self.path, shard) / name
             self._files[key] = ArrowFile(path, self._schema(name), n_rows, commit.files[name])
         return self._files[key]
+
+
+def _shift_of(batch: pa.RecordBatch, column: str) -> pa.Array:
+    """Return a computed shift of the rows of a batch of float32 vectors."""
+    shift = ComputedShift.parse(column)
+    contextual_ND, static_ND = (
+        batch[name].flatten().to_numpy().reshape(len(batch), -1)
+        for name in (f"contextual_{shift.layer}", "static")
+    )
+    values = shift_function(shift.formula, np)(contextual_ND, static_ND).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values), contextual_ND.shape[1])
 
 
 def unfinished(store: Store, consequence: str = "") -> str:

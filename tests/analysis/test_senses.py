@@ -20,7 +20,7 @@ from ctxbatch.analysis.clustering import cluster
 from ctxbatch.analysis.keyness import typical_words
 from ctxbatch.analysis.senses import find_senses
 from ctxbatch.search.exact import normalised
-from ctxbatch.store.reader import Column
+from ctxbatch.store.columns import StoredColumn
 from tests.helpers.models import set_tokenizer_option
 from tests.helpers.running import command
 from tests.helpers.stores import make_store, rows_of
@@ -148,19 +148,21 @@ def test_of_many_occurrences_a_sample_is_grouped_and_the_others_join(store, monk
 
 def test_zero_vectors_are_in_no_group_and_counted(store, monkeypatch):
     zero = [row["row_id"] for row in rows_of(store) if row["word"] == "want"][:2]
-    take = Column.take
+    take = StoredColumn.take
 
     def with_zeros(column, positions):
         vectors = take(column, positions)
         vectors[np.isin(store.row_ids(positions), zero)] = 0
         return vectors
 
-    monkeypatch.setattr(Column, "take", with_zeros)
+    monkeypatch.setattr(StoredColumn, "take", with_zeros)
     found = find_senses(store, "want", n_groups=2)
     assert found.zero == 2
     assert found.grouped == found.occurrences - 2
     assert not {row for group in found.groups for row in group.row_ids} & set(zero)
-    monkeypatch.setattr(Column, "take", lambda column, positions: np.zeros_like(take(column, positions)))
+    monkeypatch.setattr(
+        StoredColumn, "take", lambda column, positions: np.zeros_like(take(column, positions))
+    )
     with pytest.raises(InputError, match="every contextual_3 vector of 'want' is zero"):
         find_senses(store, "want")
 

@@ -90,7 +90,7 @@ def test_a_damaged_or_stale_index_is_refused_with_the_command_that_rebuilds_it(i
 
     path = indexed.path / "index" / "shift_3.faiss"
     whole = path.read_bytes()
-    command = f"rebuild it with `ctxbatch index {indexed.path} --on shift --layer 3`"
+    command = f"rebuild it with `ctxbatch index {indexed.path} --on shift_3`"
     for content in (whole[:-1], whole[:100] + bytes([whole[100] ^ 1]) + whole[101:], b""):
         path.write_bytes(content)
         with pytest.raises(StoreError) as error:

@@ -13,7 +13,7 @@ from ctxbatch import Filters, InputError, RunConfig, StoreError
 from ctxbatch.search import exact, index_build
 from ctxbatch.search.hits import hits_table
 from ctxbatch.search.queries import parse_query
-from ctxbatch.store.reader import Column
+from ctxbatch.store.columns import StoredColumn
 from tests.helpers.brute import QUERIES, cosines, known, query_vectors
 from tests.helpers.running import command
 from tests.helpers.stores import make_store
@@ -218,7 +218,7 @@ def test_half_floats_are_widened_exactly(bits):
 def test_the_exact_scan_is_brute_force_over_any_blocks(k):
     chance = np.random.default_rng(3)
     rows = np.round(chance.standard_normal((2500, 6)), 1).astype(np.float16)  # with many ties
-    column = Column([rows[:7], rows[7:7], rows[7:1900], rows[1900:]], 6, np.float16)
+    column = StoredColumn([rows[:7], rows[7:7], rows[7:1900], rows[1900:]], 6, np.float16)
     queries = exact.normalised(chance.standard_normal((4, 6)).astype(np.float32))
     scores_QN = (queries @ exact.normalised(rows).T).round(6)
     some = np.sort(chance.choice(2500, 900, replace=False))
@@ -238,7 +238,7 @@ def test_zero_vectors_score_zero_and_a_zero_query_is_an_error(tiny, tmp_path):
     store = make_store(tmp_path / "out", [tmp_path / "a.txt"], RunConfig(model=str(tiny()), floor=1e6))
     with pytest.raises(InputError, match="vector of 'two' is zero"):
         ctxbatch.searcher(store).search("one [two]")
-    column = Column([np.array([[0, 0], [1, 0], [-1, 0]], np.float16)], 2, np.float16)
+    column = StoredColumn([np.array([[0, 0], [1, 0], [-1, 0]], np.float16)], 2, np.float16)
     ids, scores = exact.scan(column, np.array([[1, 0]], np.float32), 3)
     assert ids.tolist() == [[1, 0, 2]]
     assert scores.tolist() == [[1.0, 0.0, -1.0]]
