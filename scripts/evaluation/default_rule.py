@@ -1,20 +1,17 @@
 """Decide which vectors a search goes by, from what `senses` measures, by a rule that was written first.
 
 `RULE` was committed before `senses` gave its first figure. It knows measures and their resampled values;
-nothing of texts, models or vectors.
+nothing of texts and models.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from scripts.evaluation.separating import Floats, Interval, interval
+from scripts.evaluation.vector_kinds import KINDS, STATES, State
 
-State = Literal["plain", "standardised"]
-STATES: tuple[State, ...] = ("plain", "standardised")
-SHIFT_NAMES = ("difference", "asinh", "log_ratio")
-VECTOR_NAMES = ("contextual", *SHIFT_NAMES)
 MARGIN = 0.02
 
 RULE = f"""\
@@ -165,7 +162,7 @@ def choose_state(precision: Measure, auc: Measure, shift: str, layer: int) -> De
 
 def choose_vector(what: str, measure: Measure, shift: str, state: State) -> Decision:
     """Apply clause (d) to one kind of search."""
-    others = [measure.best_more(state, name, shift) for name in VECTOR_NAMES if name != shift]
+    others = [measure.best_more(state, name, shift) for name in KINDS if name != shift]
     far = [more for more in others if more.bounds[0] > MARGIN]
     choice = max(far, key=lambda more: more.difference).first.kind if far else shift
     return Decision("d", what, choice, [(measure.name, more) for more in others])
