@@ -15,7 +15,7 @@ from scripts.evaluation.vector_kinds import KINDS, STATES, State
 MARGIN = 0.02
 
 RULE = f"""\
-The rule, written before any figure was read. Intervals are of 95 %, paired, by bootstrap. One vector is
+The rule, written before this script gave a figure. Intervals are of 95 %, paired, by bootstrap. One vector is
 better than another if the interval of their difference lies above 0, and worse if it lies below 0. The best
 layer of a vector is the one where its figure is highest, the lower one of equals. Vectors are compared like
 with like: both plain or both standardised.
@@ -103,12 +103,16 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What follows from a clause of the rule, and the comparisons it rests on, each with its measure."""
+    """What follows from a clause of the rule, and the comparisons it rests on, each with its measure.
+
+    ``otherwise`` is the choice if vectors were compared in the other state; ``None`` if it is the same.
+    """
 
     clause: str
     what: str
     choice: str
     because: Sequence[tuple[str, More]]
+    otherwise: str | None = None
 
 
 def decide(precision: Measure, auc: Measure, other: Measure | None, n_layers: int) -> list[Decision]:
@@ -162,10 +166,19 @@ def choose_state(precision: Measure, auc: Measure, shift: str, layer: int) -> De
 
 def choose_vector(what: str, measure: Measure, shift: str, state: State) -> Decision:
     """Apply clause (d) to one kind of search."""
-    others = [measure.best_more(state, name, shift) for name in KINDS if name != shift]
+    others = {
+        each: [measure.best_more(each, name, shift) for name in KINDS if name != shift] for each in STATES
+    }
+    choices = {each: far_above(others[each], shift) for each in STATES}
+    (other,) = (choices[each] for each in STATES if each != state)
+    otherwise = other if other != choices[state] else None
+    return Decision("d", what, choices[state], [(measure.name, more) for more in others[state]], otherwise)
+
+
+def far_above(others: Sequence[More], shift: str) -> str:
+    """Return the highest vector whose interval lies above the margin, or else the shift."""
     far = [more for more in others if more.bounds[0] > MARGIN]
-    choice = max(far, key=lambda more: more.difference).first.kind if far else shift
-    return Decision("d", what, choice, [(measure.name, more) for more in others])
+    return max(far, key=lambda more: more.difference).first.kind if far else shift
 
 
 def two_thirds(n_layers: int) -> int:

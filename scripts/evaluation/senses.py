@@ -64,7 +64,7 @@ def main() -> int:
             each.mkdir()
         found, words, missing = encode_instances(options, work[0], instances)
         precision, auc = score_instances(found, words)
-        of_pairs = score_pairs(options, work[1], pairs) if pairs else []
+        of_pairs, rows_of_pairs = score_pairs(options, work[1], pairs) if pairs else ([], [])
     other = of_pairs[1] if len(of_pairs) > 1 else None
     n_layers = found.store.config.n_layers
     facts = Facts(
@@ -73,6 +73,7 @@ def main() -> int:
         resamples=options.resamples,
         seed=options.seed,
         layers=sorted(found.store.config.layers),
+        rows=[found.store.n_rows, *rows_of_pairs],
         words={word.name: len(word.kept) for word in words},
         missing=missing,
         measures=[precision, auc, *of_pairs],
@@ -171,8 +172,10 @@ def score_instances(found: MarkedWords, words: Sequence[Word]) -> tuple[Measure,
 # --- word-in-context pairs ------------------------------------------------------------------------
 
 
-def score_pairs(options: argparse.Namespace, work: Path, pairs: list[Pair]) -> list[Measure]:
-    """Return the AUC of word-in-context pairs: of all, and of those that are spelt differently, if any."""
+def score_pairs(
+    options: argparse.Namespace, work: Path, pairs: list[Pair]
+) -> tuple[list[Measure], list[int]]:
+    """Return the AUC of word-in-context pairs, and of those spelt differently, and the number of rows."""
     found, records = encode_pairs(options, work, pairs)
     splits = {state: score(found, records, pairs, state) for state in STATES}
     first = splits["plain"]
@@ -182,7 +185,8 @@ def score_pairs(options: argparse.Namespace, work: Path, pairs: list[Pair]) -> l
         f"AUC of the {differ.sum():,} spelt differently": differ,
     }
     both = {name: some for name, some in chosen.items() if len(set(first.same[some])) > 1}
-    return [measure_pairs(options, name, splits, some) for name, some in both.items()]
+    measures = [measure_pairs(options, name, splits, some) for name, some in both.items()]
+    return measures, [found.store.n_rows]
 
 
 def spellings(pair: Pair) -> list[str]:

@@ -22,13 +22,17 @@ _CLAUSES = {
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was measured, on what, and what follows; ``words`` has the number of instances of each."""
+    """What was measured, on what, and what follows.
+
+    ``words`` has the number of instances of each; ``rows`` those of the stores of instances and of pairs.
+    """
 
     model: str
     precision: str
     resamples: int
     seed: int
     layers: Sequence[int]
+    rows: Sequence[int]
     words: Mapping[str, int]
     missing: Sequence[str]
     measures: Sequence[Measure]
@@ -45,9 +49,18 @@ def report(facts: Facts, machine: Mapping[str, Any], *, only_json: bool) -> None
         print(f"{facts.model}, {facts.precision}; instances: {counts}; {len(facts.missing)} not in the store")
         for measure in facts.measures:
             print(f"\n{figures(measure, facts.layers)}\n\n{comparisons(compared[measure.name])}")
-        print(f"\nby the rule, with {facts.resamples:,} resamples:")
-        print("\n".join(conclusions))
+        print("\n" + "\n\n".join([wrapped(reservation(facts)), "by the rule:\n" + "\n".join(conclusions)]))
     print(json.dumps(rounded(as_json(facts, machine, compared, conclusions))))
+
+
+def reservation(facts: Facts) -> str:
+    """Return what the figures are of, and what they do not allow for."""
+    rows = " and ".join(f"{n:,}" for n in facts.rows)
+    return (
+        f"intervals of 95 % by {facts.resamples:,} resamples, which do not allow for best layers being "
+        "chosen on the same instances; they speak of this model and of these words alone; standardised over "
+        f"all rows of the stores of instances and of pairs: {rows}"
+    )
 
 
 def figures(measure: Measure, layers: Sequence[int]) -> str:
@@ -90,6 +103,8 @@ def comparisons(found: Sequence[More]) -> str:
 def conclude(decision: Decision) -> str:
     """Return what a clause decides, and the comparisons it rests on, in lines."""
     head = f"({decision.clause}) {_CLAUSES[decision.what]}: {decision.choice}"
+    if decision.otherwise is not None:
+        head += f"; compared in the other state, it would be {decision.otherwise}"
     return "\n".join([head, *(wrapped(f"    {name}: {sentence(more)}") for name, more in decision.because)])
 
 
@@ -110,7 +125,7 @@ def as_json(
     conclusions: Sequence[str],
 ) -> dict[str, Any]:
     """Return everything as values that JSON knows."""
-    same = ("model", "precision", "resamples", "seed", "layers", "words", "missing")
+    same = ("model", "precision", "resamples", "seed", "layers", "rows", "words", "missing")
     return {
         "machine": machine,
         **{name: getattr(facts, name) for name in same},
@@ -127,6 +142,7 @@ def as_json(
                 "clause": each.clause,
                 "what": each.what,
                 "choice": each.choice,
+                "otherwise": each.otherwise,
                 "because": [{"measure": name, **comparison(more)} for name, more in each.because],
             }
             for each in facts.decisions

@@ -213,6 +213,8 @@ def test_another_vector_takes_the_shifts_place_from_a_margin_up_like_with_like()
     assert choices(measure(standardised__contextual__1=0.55))["same word"] == "difference"
     other = measure(both__contextual__1=0.55, both__asinh__2=0.56)
     assert choices(other=other)["other words"] == "asinh"
+    *_, found = decide(measure(), measure(), measure(standardised__contextual__1=0.55), 6)
+    assert (found.choice, found.otherwise) == ("difference", "contextual")
 
 
 # --- the whole ------------------------------------------------------------------------------------
