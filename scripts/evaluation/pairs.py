@@ -49,8 +49,12 @@ def read_pairs(files: Sequence[str]) -> list[Pair]:
     return pairs
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield each line with its place."""
+def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield each line with its place, which is file and line.
+
+    Raises:
+        InputError: The file cannot be read, or a line is no UTF-8 text.
+    """
     try:
         lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
     except OSError as error:
@@ -64,7 +68,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _read_json(path: Path) -> Iterator[Pair]:
-    for line, place in _lines(path):
+    for line, place in numbered_lines(path):
         try:
             given = json.loads(line)
         except ValueError as error:
@@ -95,10 +99,10 @@ def _span(given: dict[str, Any], number: str, place: str) -> tuple[int, int]:
 
 
 def _read_wic(data: Path, gold: Path) -> Iterator[Pair]:
-    n_data, n_gold = (sum(1 for _ in _lines(path)) for path in (data, gold))
+    n_data, n_gold = (sum(1 for _ in numbered_lines(path)) for path in (data, gold))
     if n_data != n_gold:
         raise InputError(f"{data} has {n_data} lines and {gold} has {n_gold}: they must be of one split")
-    for (line, place), (label, gold_place) in zip_longest(_lines(data), _lines(gold)):
+    for (line, place), (label, gold_place) in zip_longest(numbered_lines(data), numbered_lines(gold)):
         fields = line.split("\t")
         if len(fields) != 5:
             raise InputError(f"{place}: {len(fields)} fields, there must be 5: {_FORM}")

@@ -37,7 +37,8 @@ from scripts.evaluation.separating import (
     make_folds,
     outlasts,
 )
-from scripts.evaluation.wic_cosines import SHIFTS, Column, Split, score_splits
+from scripts.evaluation.vector_kinds import SHIFTS
+from scripts.evaluation.wic_cosines import Column, Split, score_splits
 from scripts.evaluation.wic_report import report
 
 

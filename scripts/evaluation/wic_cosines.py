@@ -11,19 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR
 from ctxbatch.errors import InputError
 from scripts.command_line import say
-from scripts.evaluation.marked_words import Floats, MarkedWords, cosines, encode, shift
+from scripts.evaluation.marked_words import Floats, MarkedWords, cosines, encode
 from scripts.evaluation.pairs import Pair
 from scripts.evaluation.separating import Bools
-
-SHIFTS: dict[str, dict[str, float]] = {
-    "log_ratio": {"floor": DEFAULT_FLOOR},
-    "asinh": {"delta": DEFAULT_DELTA},
-    "difference": {},
-}
-KINDS = ("contextual", *SHIFTS)
+from scripts.evaluation.vector_kinds import State, vectors_of
 
 Column = tuple[str, int]  # a kind of vector and a layer; static has layer 0
 
@@ -51,15 +44,22 @@ def score_splits(
     options: argparse.Namespace, work: Path, pairs: list[Pair], others: list[Pair]
 ) -> tuple[Split, Split | None]:
     """Encode the distinct sentences of both splits in one run, and compare the words of each pair."""
-    texts = list(dict.fromkeys(text for pair in pairs + others for text in pair.texts))
-    say(f"encoding {len(texts):,} sentences with {options.model}")
-    given = {"workers": options.workers, "precision": options.precision}
-    found = encode(texts, work, options.model, keep_punctuation=True, **given)
-    records = {text: number for number, text in enumerate(texts)}
+    found, records = encode_pairs(options, work, pairs + others)
     return score(found, records, pairs), score(found, records, others) if others else None
 
 
-def score(found: MarkedWords, records: Mapping[str, int], pairs: list[Pair]) -> Split:
+def encode_pairs(
+    options: argparse.Namespace, work: Path, pairs: list[Pair]
+) -> tuple[MarkedWords, dict[str, int]]:
+    """Encode the distinct sentences of pairs; returns them, and the record of each."""
+    texts = list(dict.fromkeys(text for pair in pairs for text in pair.texts))
+    say(f"encoding {len(texts):,} sentences with {options.model}")
+    given = {"workers": options.workers, "precision": options.precision}
+    found = encode(texts, work, options.model, keep_punctuation=True, **given)
+    return found, {text: number for number, text in enumerate(texts)}
+
+
+def score(found: MarkedWords, records: Mapping[str, int], pairs: list[Pair], state: State = "plain") -> Split:
     """Return the cosine of every pair's vectors, for every kind and layer."""
     rows = [
         [found.rows(records[text], span) for text, span in zip(pair.texts, pair.spans, strict=True)]
@@ -79,11 +79,8 @@ def score(found: MarkedWords, records: Mapping[str, int], pairs: list[Pair]) -> 
     static = [found.vectors("static", side) for side in both]
     found_cosines: dict[Column, Floats] = {("static", 0): rounded_cosines(*static)}
     for layer in sorted(found.store.config.layers):
-        contextual = [found.vectors(f"contextual_{layer}", side) for side in both]
-        found_cosines["contextual", layer] = rounded_cosines(*contextual)
-        for name, parameters in SHIFTS.items():
-            shifts = [shift(name, c, s, **parameters) for c, s in zip(contextual, static, strict=True)]
-            found_cosines[name, layer] = rounded_cosines(*shifts)
+        for kind, vectors in vectors_of(found, layer, both, state).items():
+            found_cosines[kind, layer] = rounded_cosines(*vectors)
     return Split(kept, missing, found_cosines)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from scripts.benchmarks import measuring
 from scripts.evaluation.separating import Interval
-from scripts.evaluation.wic_cosines import KINDS, SHIFTS
+from scripts.evaluation.vector_kinds import KINDS, SHIFTS
 
 _SHOWN_MISSING = 10
 
