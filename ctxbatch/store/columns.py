@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from ctxbatch.arrays import Floats, Ints, Vectors, as_floats
 
+# Rows whose shifts are computed at a time, so that what is in between stays in the processor's cache.
+_ROWS_IN_CACHE = 512
+
 
 class Column(Protocol):
     """One kind of vector of all rows, as an array (rows, D)."""
@@ -103,4 +106,8 @@ class ShiftColumn:
         return self._computed(self._contextual.take(positions), self._static.take(positions))
 
     def _computed(self, contextual: Vectors, static: Vectors) -> Floats:
-        return self._shift(as_floats(contextual), as_floats(static))
+        shift_ND = np.empty(contextual.shape, np.float32)
+        for begin in range(0, len(contextual), _ROWS_IN_CACHE):
+            part = slice(begin, begin + _ROWS_IN_CACHE)
+            shift_ND[part] = self._shift(as_floats(contextual[part]), as_floats(static[part]))
+        return shift_ND
