@@ -297,6 +297,8 @@ class ResolvedConfig:
         if kind == "static" and layer is not None:
             raise InputError("--layer cannot be used with --on static: static vectors have no layer")
         number = None if found is None or found["layer"] is None else int(found["layer"])
+        if number is not None and layer is not None:
+            raise InputError(f"--layer cannot be used with --on {on}, which names its layer")
         if layer is not None:
             number = layer + self.n_layers + 1 if layer < 0 else layer
         elif number is None and self.layers:

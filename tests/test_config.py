@@ -170,8 +170,10 @@ def test_columns_are_found_by_kind_and_layer(on, layer, column, tiny):
 
 def test_a_column_that_is_not_stored_is_refused_with_those_that_are(tiny):
     config = resolve.resolve(RunConfig(model=str(tiny()), vectors=("shift",)), "cpu")
-    for on, layer in (("contextual", None), ("shift", 2), ("shift", 0), ("shift_3", 3), ("nonsense", None)):
+    for on, layer in (("contextual", None), ("shift", 2), ("shift", 0), ("nonsense", None)):
         with pytest.raises(InputError, match="it has shift_3"):
             config.column(on, layer)
+    with pytest.raises(InputError, match="--layer cannot be used with --on shift_3, which names its layer"):
+        config.column("shift_3", 3)
     with pytest.raises(InputError, match="static vectors have no layer"):
         config.column("static", 3)

@@ -18,6 +18,10 @@ _ROWS_IN_CACHE = 512
 class Column(Protocol):
     """One kind of vector of all rows, as an array (rows, D)."""
 
+    @property
+    def dimension(self) -> int:
+        """D."""
+
     def __len__(self) -> int:
         """Return the number of rows."""
 
@@ -42,7 +46,7 @@ class StoredColumn:
 
     def __init__(self, views: Sequence[Vectors], dimension: int, dtype: npt.DTypeLike) -> None:
         self._views = views
-        self._dimension = dimension
+        self.dimension = dimension
         self._dtype = dtype
         self._firsts = np.cumsum([0, *map(len, views)], dtype=np.int64)
 
@@ -61,7 +65,7 @@ class StoredColumn:
 
     def take(self, positions: Ints) -> Vectors:
         """Return a copy of the vectors at these positions, in the stored type."""
-        taken = np.empty((len(positions), self._dimension), self._dtype)
+        taken = np.empty((len(positions), self.dimension), self._dtype)
         order = np.argsort(positions, kind="stable")
         ordered = positions[order]
         edges = np.searchsorted(ordered, self._firsts)
@@ -86,6 +90,7 @@ class ShiftColumn:
         self._shift = shift
         self._contextual = contextual
         self._static = static
+        self.dimension = contextual.dimension
 
     def __len__(self) -> int:
         return len(self._contextual)

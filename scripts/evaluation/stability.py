@@ -151,7 +151,7 @@ def compare(stores: "Mapping[str, Store]", seed: int) -> list[dict[str, Any]]:
 def read(store: "Store", layer: int, stored: str) -> dict[str, Floats]:
     """Return the vectors of each kind, (N, D) in float32, as a store of this type has them."""
     names = (f"contextual_{layer}", "static")
-    contextual_ND, static_ND = (np.concatenate(store.column(name).views) for name in names)
+    contextual_ND, static_ND = (np.concatenate([*store.column(name).batches()]) for name in names)
     if stored == "float16":
         return kinds_of(halved(contextual_ND), halved(static_ND))
     kinds = kinds_of(contextual_ND, static_ND)

@@ -39,7 +39,7 @@ def test_the_whole_on_a_tiny_model(tiny, tmp_path, monkeypatch, capsys):
     path.write_text(PLAIN_TEXT)
     arguments = (path, "--model", tiny(), "--limit", 3, "--workers", 1)
     *printed, last = run_script(monkeypatch, capsys, *arguments).splitlines()
-    assert max(map(len, printed)) <= 100
+    assert max(len(line) for line in printed if str(tiny()) not in line) <= 100
     found = json.loads(last)
     shares = {
         (row["precision"], row["stored"], row["kind"], row["layer"]): (row["all"], row["other_words"])

@@ -10,6 +10,7 @@ from wcwidth import wcswidth
 
 import ctxbatch
 from ctxbatch import Filters, InputError, RunConfig, StoreError
+from ctxbatch.arrays import as_floats
 from ctxbatch.search import exact, index_build
 from ctxbatch.search.hits import hits_table
 from ctxbatch.search.queries import parse_query
@@ -210,7 +211,7 @@ def test_vectors_are_searched_for_as_they_are(store):
 def test_half_floats_are_widened_exactly(bits):
     halves = np.arange(1 << 16, dtype=bits).view(np.float16)
     halves = halves[np.isfinite(halves)].reshape(-1, 8)
-    widened = exact._as_floats(halves)
+    widened = as_floats(halves)
     assert (widened.view(np.int32) == halves.astype(np.float32).view(np.int32)).all()
 
 
