@@ -117,6 +117,7 @@ class _Totals:
     tokens: float = 0
     wordpieces: float = 0
     unknown_pieces: float = 0
+    unknown_words: float = 0
     long_words: float = 0
     characters: float = 0
     bare_characters: float = 0
@@ -177,7 +178,7 @@ def estimate_plan(plan: RunPlan) -> Estimate:
         tokens_per_second=rate,
         seconds=round(known_start(config, plan.engine.devices) + total.tokens / rate, 1) if rate else None,
         first_reject=sample.first_reject,
-        fit=FitShares.of(sample.total, sample.scripts),
+        fit=FitShares.of(asdict(sample.total), sample.scripts),
         control_tokens=round(total.control_tokens),
         kinds=_kinds(corpus),
     )
@@ -264,8 +265,8 @@ def _sums_of(sample: SourceSample, maker: BatchMaker, config: ResolvedConfig) ->
         ids = sum(len(sentence.record.doc_id or "") for sentence in buffer.sentences)
         words = len(buffer.words.utf8) * n_rows / max(1, len(buffer.rows))
         found.wordpieces += int(buffer.n_pieces_S.sum())
-        for counted in ("unknown_pieces", "long_words", "characters", "bare_characters", "control_tokens"):
-            setattr(found, counted, getattr(found, counted) + getattr(buffer.fit, counted))
+        for counted, count in buffer.fit.counts.items():
+            setattr(found, counted, getattr(found, counted) + count)
         scripts.update(buffer.fit.scripts)
         found.disk += n_rows * (vector_bytes + _ROW_BYTES) + words + texts + ids
         found.disk += len(buffer.sentences) * (_SENTENCE_BYTES + len(name))

@@ -171,9 +171,8 @@ class ShardWriter:
         self._count_unfit(buffer.fit)
 
     def _count_unfit(self, fit: Fit) -> None:
-        for name in ("unknown_pieces", "unknown_words", "long_words", "characters", "bare_characters"):
-            setattr(self.counts, name, getattr(self.counts, name) + getattr(fit, name))
-        self.counts.control_tokens += fit.control_tokens
+        for name, count in fit.counts.items():
+            setattr(self.counts, name, getattr(self.counts, name) + count)
         self._scripts.update(fit.scripts)
 
     def _annotations(self, rows: Rows) -> list[pa.Array]:

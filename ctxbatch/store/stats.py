@@ -146,7 +146,7 @@ def _fit(commits: Iterable[Commit]) -> FitShares | None:
     scripts: Counter[str] = Counter()
     for commit in telling:
         scripts.update(commit.scripts)
-    return FitShares.of(sum((commit.counts for commit in telling), Counts()), scripts)
+    return FitShares.of(asdict(sum((commit.counts for commit in telling), Counts())), scripts)
 
 
 def _faster_model(devices: Iterable[str]) -> str:

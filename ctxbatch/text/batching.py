@@ -202,12 +202,16 @@ class BatchMaker:
     def _flatten(self, pending: Sequence[tuple[Sentence, Encoding | LongEncoding]]) -> Iterator[Buffer]:
         sentences, encodings = [each for each, _ in pending], [each for _, each in pending]
         pieces = Pieces.of([sentence.text for sentence in sentences], encodings)
-        words, bare = self._words(sentences, pieces, encodings)
-        needed, wanted_N = self._select(sentences, pieces, words)
+        read_S = np.array([encoding is not _NOT_READ for encoding in encodings], np.bool_)
+        given = {n: tokens for n, each in enumerate(sentences) if (tokens := each.tokens) and read_S[n]}
+        words = self._rule.words(pieces, encodings)
+        if given:
+            words = words.replaced([*given], self._given_words(pieces, given))
+        bare, words = words.take(words.n_pieces_N == 0), words.take(words.n_pieces_N > 0)
+        needed, wanted_N = self._select(sentences, pieces, words, given)
         cut = cut_windows(pieces, needed, self._window)
         lost = np.flatnonzero((cut.window_N < 0) & wanted_N)
         rows, texts = self._rows(pieces, needed, wanted_N, cut)
-        read_S = np.array([encoding is not _NOT_READ for encoding in encodings], np.bool_)
         unknown_P = pieces.ids_P == self._tokenizer.unknown
         buffer = Buffer(
             sentences=sentences,
@@ -220,30 +224,14 @@ class BatchMaker:
             rows=rows,
             words=texts,
             fit=measure(pieces, words, read_S, unknown_P, pieces.count(self._tokenizer.control_tokens)),
-            rejects=bare + [self._reject(sentences, needed, int(number)) for number in lost],
+            rejects=[
+                self._reject(sentences, its, int(number))
+                for its, numbers in ((bare, range(len(bare))), (needed, lost))
+                for number in numbers
+            ],
         )
         # The most salient words of a sentence are known only when all of it has been seen.
         yield from [buffer] if self._config.top_salient is not None else split(buffer, BUFFER_PIECES)
-
-    def _words(
-        self,
-        sentences: Sequence[Sentence],
-        pieces: Pieces,
-        encodings: Sequence[Encoding | LongEncoding],
-    ) -> tuple[Words, list[Reject]]:
-        """Return the words of sentences, and reject those that were given and have no wordpiece."""
-        words, rejects = self._rule.words(pieces, encodings), list[Reject]()
-        given = _given(sentences)
-        if not given:
-            return words, rejects
-        words = words.replaced([*given], self._given_words(pieces, given))
-        has_pieces_N = words.n_pieces_N > 0
-        if not has_pieces_N.all():
-            rejects = [
-                self._reject(sentences, words, int(number)) for number in np.flatnonzero(~has_pieces_N)
-            ]
-            words = words.take(has_pieces_N)
-        return words, rejects
 
     def _given_words(self, pieces: Pieces, given: Mapping[int, Tokens]) -> Words:
         """Return the given words of sentences; of marked ones also those without a letter or digit."""
@@ -255,12 +243,14 @@ class BatchMaker:
             marked, words.take(np.isin(words.sentence_N, marked))
         )
 
-    def _select(self, sentences: Sequence[Sentence], pieces: Pieces, words: Words) -> tuple[Words, Mask]:
+    def _select(
+        self, sentences: Sequence[Sentence], pieces: Pieces, words: Words, given: Mapping[int, Tokens]
+    ) -> tuple[Words, Mask]:
         """Return the needed words and mark the wanted ones; the rest are needed for their salience."""
         wanted_N = np.ones(len(words), np.bool_)
         if self._config.sample is not None:
             wanted_N &= sampled(sentences, words, self._config.sample)
-        words, of_N = self._phrases.join(words, pieces, _given(sentences))
+        words, of_N = self._phrases.join(words, pieces, given)
         wanted_N = wanted_N[of_N]
         if self._targets is not None:
             texts = pieces.texts(words.sentence_N, words.char_start_N, words.char_end_N)
@@ -344,8 +334,3 @@ def _rule_and_targets(
     check_rule(config.word_rule)
     unicode_words = UnicodeWords(with_punctuation=config.keep_punctuation)
     return unicode_words, None if config.words is None else Targets(config.words)
-
-
-def _given(sentences: Sequence[Sentence]) -> dict[int, Tokens]:
-    """Return the words of the sentences whose source says what they are."""
-    return {number: each.tokens for number, each in enumerate(sentences) if each.tokens is not None}

@@ -8,8 +8,7 @@ import functools
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import regex
@@ -25,17 +24,6 @@ _MUCH = 0.05
 _SHOWN = 0.0005
 # What Unicode's names call scripts that have another name.
 _SCRIPTS = {"Cjk": "Han", "Ideographic": "Han", "Fullwidth": "Latin", "Halfwidth": "Katakana"}
-
-
-class Counted(Protocol):
-    """What the shares are made of; counts, or estimates of them."""
-
-    words: Any
-    wordpieces: Any
-    unknown_pieces: Any
-    long_words: Any
-    characters: Any
-    bare_characters: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +49,11 @@ class Fit:
     control_tokens: int = 0
     scripts: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """All counts by name, without the scripts."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "scripts"}
+
 
 @dataclass(frozen=True, slots=True)
 class FitShares:
@@ -76,13 +69,13 @@ class FitShares:
     script: str | None
 
     @classmethod
-    def of(cls, counts: Counted, scripts: Mapping[str, float]) -> "FitShares":
-        """Return the shares of what is counted."""
+    def of(cls, counts: Mapping[str, float], scripts: Mapping[str, float]) -> "FitShares":
+        """Return the shares of what is counted, by the names of `Fit`, among ``words`` and ``wordpieces``."""
         most = max(scripts, key=lambda script: (scripts[script], script), default=None)
         return cls(
-            _share(counts.unknown_pieces, counts.wordpieces),
-            _share(counts.long_words, counts.words),
-            _share(counts.bare_characters, counts.characters),
+            _share(counts["unknown_pieces"], counts["wordpieces"]),
+            _share(counts["long_words"], counts["words"]),
+            _share(counts["bare_characters"], counts["characters"]),
             most,
         )
 

@@ -234,6 +234,9 @@ def test_wanted_words_can_be_several_given_words_and_have_no_lemma(tmp_path, tin
         rows = store.words.to_table(columns=columns).to_pylist()
         found = dict.fromkeys(tuple(row.values()) for row in rows)
         assert [*found] == [("don't", None, None, 1), ("want", "lemma4", "X", 3), ("New York", None, None, 4)]
+    (tmp_path / "b.conllu").write_text("1\tWe\twe\tPRON\t_\t_\t_\t_\t_\t_\n\n" * 3)
+    both = make_store(tmp_path / "both", [tmp_path / "a.conllu", tmp_path / "b.conllu"], config)
+    assert [commit.counts.rejected_words for commit in both.commits.values()] == [0] * len(both.commits)
     alone = make_store(tmp_path / "alone", [tmp_path / "a.conllu"], replace(config, words=("n't",)))
     assert alone.words.to_table()["lemma"].to_pylist() == ["lemma3"]
 
