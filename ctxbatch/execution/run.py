@@ -169,8 +169,8 @@ def _check_start(plan: RunPlan) -> None:
     if plan.location.is_here and not plan.choices.force:
         expected = estimate_plan(plan)
         check_room(plan.location.folder, expected.bytes_on_disk + expected.bytes_of_index, _MAKE_ROOM)
-        if warning := expected.fit.warning(plan.config.model):
-            log.warning("%s", warning)
+        if expected.sampled < 1 and (warning := expected.fit.warning(plan.config.model)):
+            log.warning("%s", warning)  # else the run is short, and says so at its end
 
 
 # --- the shards -----------------------------------------------------------------------------------
