@@ -15,7 +15,7 @@ import pytest
 from wcwidth import wcswidth
 
 from ctxbatch import InputError, RunConfig, StoreError
-from ctxbatch.analysis import clustering, keyness, layers, senses
+from ctxbatch.analysis import clustering, layers, senses
 from ctxbatch.analysis.clustering import cluster
 from ctxbatch.analysis.keyness import typical_words
 from ctxbatch.analysis.senses import find_senses
@@ -178,46 +178,12 @@ def test_wordpieces_of_one_occurrence_are_joined(corpus, tiny, tmp_path):
     assert all(line.text[line.char_start : line.char_end] == line.word for line in group.lines)
 
 
-def test_words_typical_of_a_group_are_those_that_the_others_lack():
-    money = [f"{start} {n}." for n in range(20) for start in ("The bank lent money", "Money in the Bank")]
-    river = [f"{start} {n}." for n in range(20) for start in ("The river has a bank", "A river is a bank")]
-    assert typical_words([money, river], 2, "bank") == [("money", "in"), ("a", "river")]
-    assert typical_words([money], 2) == [()]
-    assert typical_words([["one"], ["two"]], 2) == [(), ()]
-
-
-def test_a_repeated_text_says_no_more_than_one():
-    assert typical_words([["The bank lent money."] * 40, ["The river has a bank."] * 40], 3) == [(), ()]
-    money = [f"The bank lent money {n}." for n in range(20)]
-    river = [f"The river has a bank {n}." for n in range(20)]
-    once = typical_words([money, river], 3, "bank")
-    assert once == typical_words([money + money[:1] * 40, river * 3], 3, "bank")
-    assert once[0] == ("lent", "money")
-
-
 def test_where_sentences_share_their_only_other_word_nothing_is_typical(tiny, tmp_path):
     store = tiny_store(tmp_path, tiny, "Spring water.\nWater spring.\n" * 6)
     found = find_senses(store, "spring", n_groups=2)
     assert [group.typical for group in found.groups] == [(), ()]
     texts = [[f"Spring water {n}." for n in range(6)], [f"Water spring {n}." for n in range(6)]]
     assert typical_words(texts, 8, "spring") == [(), ()]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("हिन्दी में", {"हिन्दी", "में"}),
-        ("cafe\u0301 café", {"café"}),
-        ("\u0646\u0627\u0645\u0647\u200c\u0647\u0627", {"\u0646\u0627\u0645\u0647\u0647\u0627"}),
-        ("I don't, and you don’t: 'tis", {"i", "don't", "and", "you", "tis"}),  # noqa: RUF001
-        ("the 3rd 'quoted' so\u00adft 22 --", {"the", "3rd", "quoted", "soft"}),
-        ("我喜欢北京", {"我", "喜欢", "北京"}),
-        ("ฉันรักภาษาไทย", {"ฉัน", "รัก", "ภาษา", "ไทย"}),
-        ("the bank's Bank", {"the"}),
-    ],
-)
-def test_words_keep_their_marks_and_apostrophes(text, words):
-    assert keyness._counted(text, frozenset({"bank"})) == words
 
 
 def test_occurrences_that_the_model_does_not_know_are_in_no_group_and_counted(tiny, tmp_path, cli):
