@@ -8,13 +8,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
 from ctxbatch.choices import (
-    DEFAULT_DELTA,
-    DEFAULT_FLOOR,
     DEFAULT_SHIFT,
     Arithmetic,
     Pooling,
@@ -26,6 +24,7 @@ from ctxbatch.choices import (
     VectorKind,
 )
 from ctxbatch.errors import InputError
+from ctxbatch.formulas import SHIFT_KINDS, ComputedShift, ShiftFormula, kind_and_layer
 from ctxbatch.sealed import Count, Positive, canonical_json
 
 # No model has more dimensions, layers or positions than this.
@@ -33,9 +32,6 @@ _MAX_SIZE = 1 << 20
 # The checksum of the int8 layers that a store keeps, among the digests of its model.
 INT8_LAYERS = "int8_layers"
 _SHA256 = re.compile("[0-9a-f]{64}")
-_SHIFTS: dict[str, ShiftKind] = {kind: kind for kind in get_args(ShiftKind)}
-# What users call vectors: a kind, alone or with a layer, or a computed shift with its parameter too.
-_VECTORS = re.compile(r"(?P<kind>[a-z_]+?)(_(?P<layer>[1-9][0-9]{0,6}))?(@(?P<parameter>[0-9.e+-]{1,30}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,47 +60,6 @@ class Kept:
         if (n := self.top_salient) is not None:
             parts.append(f"the {f'{n} ' if n > 1 else ''}most salient word{'s' * (n > 1)} of each sentence")
         return " and ".join(parts)
-
-
-@dataclass(frozen=True, slots=True)
-class ShiftFormula:
-    """A kind of shift and its parameter: the floor of log_ratio, the delta of asinh."""
-
-    kind: ShiftKind
-    parameter: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class ComputedShift:
-    """A shift that is computed from stored vectors of a layer as they are read.
-
-    Its name holds all that defines it, such as ``asinh_6@0.1``.
-    """
-
-    formula: ShiftFormula
-    layer: int
-
-    @property
-    def name(self) -> str:
-        """The name, as `parse` reads it."""
-        parameter = "" if self.formula.parameter is None else f"@{self.formula.parameter!r}"
-        return f"{self.formula.kind}_{self.layer}{parameter}"
-
-    @classmethod
-    def parse(cls, name: str) -> "ComputedShift":
-        """Return the shift of a name.
-
-        Raises:
-            ValueError: No shift has this name.
-        """
-        found = _VECTORS.fullmatch(name)
-        if found is None or found["kind"] not in _SHIFTS or found["layer"] is None:
-            raise ValueError(f"{name!r} names no shift")
-        parameter = None if found["parameter"] is None else float(found["parameter"])
-        shift = cls(ShiftFormula(_SHIFTS[found["kind"]], parameter), int(found["layer"]))
-        if shift.name != name:
-            raise ValueError(f"{name!r} names no shift")
-        return shift
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,8 +236,9 @@ class ResolvedConfig:
 
         Args:
             on: ``static``, ``contextual``, ``shift`` (the one that is stored, or else the default), a shift
-                by name (``log_ratio``, ``asinh``, ``difference``), or any of these with its layer, such as
-                ``asinh_6``; ``None`` takes the first of shift, contextual and static that is stored.
+                by name (``log_ratio``, ``asinh``, ``difference``), any of these with its layer, such as
+                ``asinh_6``, or a full name, such as ``asinh_6@0.1``; ``None`` takes the first of shift,
+                contextual and static that is stored.
             layer: A layer's number, negative from the end; ``None`` takes the first layer of the run.
             delta: Of asinh; by default the stored shift's, or else `DEFAULT_DELTA`.
             floor: Of log_ratio; by default the stored shift's, or else `DEFAULT_FLOOR`.
@@ -292,28 +248,39 @@ class ResolvedConfig:
         """
         if on is None:
             on = next(kind for kind in ("shift", "contextual", "static") if kind in self.vectors)
-        found = _VECTORS.fullmatch(on)
-        kind = on if found is None else found["kind"]
-        if kind == "static" and layer is not None:
-            raise InputError("--layer cannot be used with --on static: static vectors have no layer")
-        number = None if found is None or found["layer"] is None else int(found["layer"])
-        if number is not None and layer is not None:
-            raise InputError(f"--layer cannot be used with --on {on}, which names its layer")
-        if layer is not None:
-            number = layer + self.n_layers + 1 if layer < 0 else layer
-        elif number is None and self.layers:
-            number = self.layers[0]
-        if number is not None and (kind == "shift" or kind in _SHIFTS):
-            if found is not None and found["parameter"] is not None:
-                given = float(found["parameter"])
-                delta, floor = (given, floor) if kind == "asinh" else (delta, given)
-            return self._shift_column(kind, number, delta, floor)
+        if "@" in on:
+            if (layer, delta, floor) != (None, None, None):
+                raise InputError(f"--layer, --delta and --floor cannot be used with --on {on}: it names all")
+            try:
+                return self._shift_column(ComputedShift.parse(on), on)
+            except ValueError:
+                raise self._lacks(on) from None
+        kind, number = self._kind_and_layer(on, layer)
+        if number is not None and (kind == "shift" or kind in SHIFT_KINDS):
+            shift_kind = SHIFT_KINDS.get(kind) or self.shift or DEFAULT_SHIFT
+            formula = ShiftFormula.of(shift_kind, floor=floor, delta=delta, own=self.formula)
+            return self._shift_column(ComputedShift(formula, number), f"{kind}_{number}")
         if delta is not None or floor is not None:
             raise InputError(f"--delta and --floor belong to shifts and cannot be used with --on {on}")
-        name = kind if kind == "static" or number is None else f"{kind}_{number}"
+        name = kind if number is None else f"{kind}_{number}"
         if name not in self.columns:
-            raise InputError(f"the store holds no {name}: it has {', '.join(self.columns)}")
+            raise self._lacks(name)
         return name
+
+    def _kind_and_layer(self, on: str, layer: int | None) -> tuple[str, int | None]:
+        """Return the kind of vector that a user names, and its layer if it has one."""
+        if on == "static":
+            if layer is not None:
+                raise InputError("--layer cannot be used with --on static: static vectors have no layer")
+            return on, None
+        kind, number = kind_and_layer(on)
+        if number is not None:
+            if layer is not None:
+                raise InputError(f"--layer cannot be used with --on {on}, which names its layer")
+            return kind, number
+        if layer is not None:
+            return on, layer + self.n_layers + 1 if layer < 0 else layer
+        return on, self.layers[0] if self.layers else None
 
     def has_column(self, name: str) -> bool:
         """Return True if this is the full name of stored vectors, or of a shift that can be computed."""
@@ -322,41 +289,19 @@ class ResolvedConfig:
         except InputError:
             return False
 
-    def _shift_column(self, on: str, layer: int, delta: float | None, floor: float | None) -> str:
-        """Return the name of a shift at a layer: the stored one if it is that, else a computed one."""
-        kind = _SHIFTS.get(on) or self.shift or DEFAULT_SHIFT
-        if delta is not None and kind != "asinh":
-            raise InputError(f"--delta belongs to asinh and cannot be used with {kind}")
-        if floor is not None and kind != "log_ratio":
-            raise InputError(f"--floor belongs to log_ratio and cannot be used with {kind}")
-        if delta is not None and not 0 < delta < float("inf"):
-            raise InputError(f"--delta {delta} must be a positive number")
-        if floor is not None and not 0 <= floor < float("inf"):
-            raise InputError(f"--floor {floor} must be 0 or a positive number")
-        own = self.formula if self.formula is not None and self.formula.kind == kind else None
-        parameter = {
-            "log_ratio": DEFAULT_FLOOR if floor is None else floor,
-            "asinh": DEFAULT_DELTA if delta is None else delta,
-            "difference": None,
-        }[kind]
-        if own is not None and delta is None and floor is None:
-            parameter = own.parameter
-        formula = ShiftFormula(kind, parameter)
-        if formula == own and f"shift_{layer}" in self.columns:
-            return f"shift_{layer}"
-        if {"static", f"contextual_{layer}"} <= {*self.columns}:
-            return ComputedShift(formula, layer).name
-        raise InputError(
-            f"the store holds no {on}_{layer}: it has {', '.join(self.columns)}; a shift is computed where "
-            "static vectors and contextual ones of its layer are stored"
-        )
+    def _shift_column(self, shift: ComputedShift, asked: str) -> str:
+        """Return the name of a shift at a layer: of the stored one if it is that, else of a computed one."""
+        if shift.formula == self.formula and f"shift_{shift.layer}" in self.columns:
+            return f"shift_{shift.layer}"
+        if {"static", f"contextual_{shift.layer}"} <= {*self.columns}:
+            return shift.name
+        hint = "; a shift is computed where static vectors and contextual ones of its layer are stored"
+        raise self._lacks(asked, hint)
+
+    def _lacks(self, name: str, hint: str = "") -> InputError:
+        return InputError(f"the store holds no {name}: it has {', '.join(self.columns)}{hint}")
 
     def with_shift(self, formula: ShiftFormula) -> "ResolvedConfig":
         """Return the configuration that stores another shift of the same layers, and nothing else."""
-        return replace(
-            self,
-            vectors=("shift",),
-            shift=formula.kind,
-            floor=formula.parameter if formula.kind == "log_ratio" else None,
-            delta=formula.parameter if formula.kind == "asinh" else None,
-        )
+        floor, delta = (formula.parameters.get(name) for name in ("floor", "delta"))
+        return replace(self, vectors=("shift",), shift=formula.kind, floor=floor, delta=delta)

@@ -32,6 +32,7 @@ from ctxbatch.choices import (
     VectorKind,
 )
 from ctxbatch.errors import InputError
+from ctxbatch.formulas import ShiftFormula
 from ctxbatch.option_values import (
     character,
     count_or_auto,
@@ -379,12 +380,4 @@ class RunConfig:
             for option, value in given.items():
                 if value is not None:
                     raise InputError(f"{option} cannot be used without shift in --vectors")
-        kind = self.shift or DEFAULT_SHIFT
-        if self.floor is not None and kind != "log_ratio":
-            raise InputError(f"--floor belongs to --shift log_ratio and cannot be used with {kind}")
-        if self.delta is not None and kind != "asinh":
-            raise InputError(f"--delta belongs to --shift asinh and cannot be used with {kind}")
-        if self.floor is not None and not 0 <= self.floor < float("inf"):
-            raise InputError(f"--floor {self.floor} must be 0 or a positive number")
-        if self.delta is not None and not 0 < self.delta < float("inf"):
-            raise InputError(f"--delta {self.delta} must be a positive number")
+        ShiftFormula.of(self.shift or DEFAULT_SHIFT, floor=self.floor, delta=self.delta)  # which checks them

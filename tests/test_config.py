@@ -27,9 +27,9 @@ from ctxbatch.run_config import RunConfig
         ({"workers": -1}, r"--workers -1 is too small"),
         (
             {"shift": "asinh", "floor": 0.1},
-            r"--floor belongs to --shift log_ratio and cannot be used with asinh",
+            r"--floor belongs to log_ratio and cannot be used with asinh",
         ),
-        ({"delta": 0.1}, r"--delta belongs to --shift asinh and cannot be used with log_ratio"),
+        ({"delta": 0.1}, r"--delta belongs to asinh and cannot be used with log_ratio"),
         ({"floor": -1.0}, r"--floor -1.0 must be 0 or a positive number"),
         ({"floor": float("nan")}, r"--floor nan must be"),
         ({"shift": "asinh", "delta": 0.0}, r"--delta 0.0 must be a positive number"),

@@ -4,15 +4,15 @@ Owns which kinds and which layers a store has. Array names end in the letters of
 size.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 
 from ctxbatch.arrays import Floats, Ints
-from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
-from ctxbatch.model.shift import SHIFTS, is_defined
+from ctxbatch.formulas import SHIFT_KINDS, ShiftFormula
+from ctxbatch.model.shift import is_defined, shift_function
 from ctxbatch.store.reader import Store
 
 
@@ -26,7 +26,7 @@ def kinds_of(config: ResolvedConfig) -> tuple[str, ...]:
     """
     kinds = ["contextual"] if "contextual" in config.vectors or _has_layer_0(config) else []
     if {"static", "contextual"} <= set(config.vectors):
-        kinds += SHIFTS
+        kinds += SHIFT_KINDS
     elif config.shift is not None:
         kinds.append(config.shift)
     if not kinds:
@@ -46,36 +46,27 @@ def layers_of(config: ResolvedConfig) -> tuple[int, ...]:
     return (*([0] if _has_layer_0(config) else []), *sorted(config.layers))
 
 
-@dataclass(frozen=True, slots=True)
-class Parameters:
-    """The floor of log_ratio and the delta of asinh."""
+def formulas_of(
+    config: ResolvedConfig, *, floor: float | None = None, delta: float | None = None
+) -> dict[str, ShiftFormula]:
+    """Return all shifts, with the parameters that are given, those of the store's shift, or the defaults.
 
-    floor: float
-    delta: float
-
-    @classmethod
-    def of(cls, config: ResolvedConfig, floor: float | None, delta: float | None) -> "Parameters":
-        """Return those that are given, or the store's, or the defaults.
-
-        Raises:
-            InputError: One is given that cannot be used, since the shift is stored and not computed.
-        """
-        if {"static", "contextual"} <= set(config.vectors):
-            config.column("log_ratio", floor=floor)  # which checks them
-            config.column("asinh", delta=delta)
-        elif floor is not None or delta is not None:
-            raise InputError("--floor and --delta need a store of static and contextual vectors")
-        own = DEFAULT_FLOOR if config.floor is None else config.floor
-        return cls(
-            own if floor is None else floor,
-            delta if delta is not None else DEFAULT_DELTA if config.delta is None else config.delta,
-        )
+    Raises:
+        InputError: A parameter is out of range, or given of a shift that is stored and not computed.
+    """
+    if (floor, delta) != (None, None) and not {"static", "contextual"} <= set(config.vectors):
+        raise InputError("--floor and --delta need a store of static and contextual vectors")
+    return {
+        "log_ratio": ShiftFormula.of("log_ratio", floor=floor, own=config.formula),
+        "asinh": ShiftFormula.of("asinh", delta=delta, own=config.formula),
+        "difference": ShiftFormula("difference"),
+    }
 
 
 class LayerVectors:
     """The vectors of one layer, of every kind that can be measured."""
 
-    def __init__(self, store: Store, layer: int, parameters: Parameters) -> None:
+    def __init__(self, store: Store, layer: int, formulas: Mapping[str, ShiftFormula]) -> None:
         config = store.config
         names = {"contextual": f"contextual_{layer}", "shift": f"shift_{layer}", "static": "static"}
         if layer == 0:
@@ -84,7 +75,7 @@ class LayerVectors:
             del names["shift"]  # `take` computes it, as all shifts
         self.layer = layer
         self._config = config
-        self._parameters = parameters
+        self._formulas = formulas
         self._columns = {kind: store.column(name) for kind, name in names.items() if name in config.columns}
 
     def take(self, positions_N: Ints) -> tuple[dict[str, Floats], Floats | None]:
@@ -98,13 +89,10 @@ class LayerVectors:
         if "shift" in taken:
             taken[str(config.shift)] = taken.pop("shift")
         elif "contextual" in taken and static_ND is not None:
-            both = taken["contextual"], static_ND, np
-            options: dict[str, dict[str, float]] = {
-                "log_ratio": {"floor": self._parameters.floor},
-                "asinh": {"delta": self._parameters.delta},
-            }
-            taken |= {kind: shift(*both, **options.get(kind, {})) for kind, shift in SHIFTS.items()}
-            return taken, is_defined(*both[:2], floor=self._parameters.floor).mean(axis=1, dtype=np.float32)
+            both = taken["contextual"], static_ND
+            taken |= {kind: shift_function(each, np)(*both) for kind, each in self._formulas.items()}
+            defined_ND = is_defined(*both, **self._formulas["log_ratio"].parameters)
+            return taken, defined_ND.mean(axis=1, dtype=np.float32)
         if "log_ratio" in taken:  # if stored, 0 means either "no change" or "not defined"
             return taken, (taken["log_ratio"] != 0).mean(axis=1, dtype=np.float32)
         return taken, None

@@ -13,7 +13,7 @@ import numpy as np
 
 from ctxbatch.analysis.group_sums import add_up, mean_between, mean_to_centre, mean_within
 from ctxbatch.analysis.layer_rows import Subject, baseline_rows, named_subject, sampled_subject
-from ctxbatch.analysis.layer_vectors import LayerVectors, Parameters, kinds_of, layers_of
+from ctxbatch.analysis.layer_vectors import LayerVectors, formulas_of, kinds_of, layers_of
 from ctxbatch.config import Kept
 from ctxbatch.search.index_files import open_postings
 from ctxbatch.search.row_filter import known_rows
@@ -113,7 +113,7 @@ def measure(
         StoreError: The store holds no rows, or an index of it is damaged.
     """
     kinds, selection = kinds_of(store.config), store.config.kept
-    parameters = Parameters.of(store.config, floor, delta)
+    formulas = formulas_of(store.config, floor=floor, delta=delta)
     check_has_rows(store)
     postings, known_N = open_postings(store), known_rows(store)
     if words:
@@ -126,7 +126,7 @@ def measure(
     layers = layers_of(store.config)
     found: list[list[Measures]] = [[] for _ in subjects]
     for layer in layers:
-        vectors = LayerVectors(store, layer, parameters)
+        vectors = LayerVectors(store, layer, formulas)
         sums_of_random = {} if baseline is None else add_up(vectors, baseline)
         random = {kind: mean_between(sums) for kind, sums in sums_of_random.items()}
         for subject, measures in zip(subjects, found, strict=True):
@@ -138,8 +138,8 @@ def measure(
         unknown_rows=0 if known_N is None else int(np.count_nonzero(~known_N)),
         layers=layers,
         kinds=kinds,
-        floor=parameters.floor if "log_ratio" in kinds else None,
-        delta=parameters.delta if "asinh" in kinds else None,
+        floor=formulas["log_ratio"].parameter if "log_ratio" in kinds else None,
+        delta=formulas["asinh"].parameter if "asinh" in kinds else None,
         selection=selection,
         baseline_rows=0 if baseline is None else len(baseline),
         eligible_words=eligible,

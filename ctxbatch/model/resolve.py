@@ -7,9 +7,10 @@ import logging
 from importlib import metadata
 from pathlib import Path
 
-from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR, DEFAULT_SHIFT, Arithmetic, ShiftKind, StaticKind
+from ctxbatch.choices import DEFAULT_SHIFT, Arithmetic, StaticKind
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError, StoreError
+from ctxbatch.formulas import ShiftFormula
 from ctxbatch.model.devices import facts_of
 from ctxbatch.model.facts import ModelFacts, read_facts
 from ctxbatch.model.families import FAMILIES
@@ -46,7 +47,8 @@ def resolve(config: RunConfig, device: str) -> ResolvedConfig:
     salience_layer, salience_head = _resolve_salience(config, facts, layers, folder.name)
     static = _resolve_static(config, facts, folder.name)
     precision = _resolve_precision(config, device, graphs, facts, folder.name)
-    shift, floor, delta = _resolve_shift(config)
+    formula = _resolve_shift(config)
+    parameters = {} if formula is None else formula.parameters
     packed = device != "cpu" and salience_layer is None and _can_pack(device, precision, facts)
     return ResolvedConfig(
         model=folder.name,
@@ -59,9 +61,9 @@ def resolve(config: RunConfig, device: str) -> ResolvedConfig:
         layers=layers,
         vectors=tuple(kind for kind in ("static", "contextual", "shift") if kind in config.vectors),
         static=static,
-        shift=shift,
-        floor=floor,
-        delta=delta,
+        shift=None if formula is None else formula.kind,
+        floor=parameters.get("floor"),
+        delta=parameters.get("delta"),
         pool=config.pool,
         keep_punctuation=config.keep_punctuation,
         salience_layer=salience_layer,
@@ -200,14 +202,11 @@ def _resolve_salience(
     return layer, head
 
 
-def _resolve_shift(config: RunConfig) -> tuple[ShiftKind | None, float | None, float | None]:
-    """Return the kind of shift, and the parameter that it has of the two."""
+def _resolve_shift(config: RunConfig) -> ShiftFormula | None:
+    """Return the shift to store, if any is."""
     if "shift" not in config.vectors:
-        return None, None, None
-    kind = config.shift or DEFAULT_SHIFT
-    floor = DEFAULT_FLOOR if config.floor is None else config.floor
-    delta = DEFAULT_DELTA if config.delta is None else config.delta
-    return kind, floor if kind == "log_ratio" else None, delta if kind == "asinh" else None
+        return None
+    return ShiftFormula.of(config.shift or DEFAULT_SHIFT, floor=config.floor, delta=config.delta)
 
 
 def _resolve_words(config: RunConfig) -> tuple[str, ...] | None:

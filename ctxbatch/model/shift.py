@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ctxbatch.config import ShiftFormula
+from ctxbatch.formulas import ShiftFormula
 
 Array = Any  # numpy.ndarray or torch.Tensor: both answer the few operations used here
 
@@ -61,6 +61,4 @@ SHIFTS: dict[str, Callable[..., Array]] = {"log_ratio": log_ratio, "asinh": asin
 
 def shift_function(formula: ShiftFormula, xp: ModuleType) -> Callable[[Array, Array], Array]:
     """Return a shift as a function of contextual and static vectors."""
-    parameters = {"log_ratio": "floor", "asinh": "delta"}
-    given = {parameters[formula.kind]: formula.parameter} if formula.kind in parameters else {}
-    return functools.partial(SHIFTS[formula.kind], xp=xp, **given)
+    return functools.partial(SHIFTS[formula.kind], xp=xp, **formula.parameters)

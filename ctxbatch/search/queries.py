@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ctxbatch.arrays import Floats, Ints
-from ctxbatch.config import ComputedShift, ResolvedConfig
+from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.records import Record
 from ctxbatch.errors import InputError
+from ctxbatch.formulas import ComputedShift
 from ctxbatch.model.families import family_of
 from ctxbatch.model.hub import ModelFolder
 from ctxbatch.search.exact import normalised

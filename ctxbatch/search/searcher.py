@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ctxbatch.arrays import Floats, Ints
-from ctxbatch.config import ComputedShift
 from ctxbatch.errors import InputError, StoreError
+from ctxbatch.formulas import ComputedShift
 from ctxbatch.model.hub import model_of_store
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.filters import Filters

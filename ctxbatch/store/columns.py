@@ -3,13 +3,16 @@
 A row's index in a column is its position: positions count rows from 0, in the order of their row_ids.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from ctxbatch.arrays import Floats, Ints, Vectors, as_floats
+from ctxbatch.formulas import ComputedShift
+from ctxbatch.model.shift import shift_function
 
 # Rows whose shifts are computed at a time, so that what is in between stays in the processor's cache.
 _ROWS_IN_CACHE = 512
@@ -116,3 +119,37 @@ class ShiftColumn:
             part = slice(begin, begin + _ROWS_IN_CACHE)
             shift_ND[part] = self._shift(as_floats(contextual[part]), as_floats(static[part]))
         return shift_ND
+
+
+def with_shifts(scanner: Any, names: Sequence[str], shifts: Mapping[str, ComputedShift]) -> Any:  # noqa: ANN401 (pyarrow.dataset.Scanner, slow to import)
+    """Return a scanner over columns of another one and shifts computed from them; it can be read once.
+
+    Args:
+        scanner: Has the columns, and the vectors that the shifts need, in float32.
+        names: The columns of the result, in order.
+        shifts: Those of them that are computed.
+    """
+    import pyarrow.dataset as ds
+
+    schema = scanner.projected_schema
+    fields = [_shift_field(name, schema) if name in shifts else schema.field(name) for name in names]
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in scanner.to_batches():
+            arrays = [_shift_of(batch, shifts[name]) if name in shifts else batch[name] for name in names]
+            yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+
+    return ds.Scanner.from_batches(batches(), schema=pa.schema(fields))
+
+
+def _shift_field(name: str, schema: pa.Schema) -> pa.Field:
+    return pa.field(name, pa.list_(pa.float32(), schema.field("static").type.list_size))
+
+
+def _shift_of(batch: pa.RecordBatch, shift: ComputedShift) -> pa.Array:
+    contextual_ND, static_ND = (
+        batch[name].flatten().to_numpy().reshape(len(batch), -1)
+        for name in (f"contextual_{shift.layer}", "static")
+    )
+    shift_ND = shift_function(shift.formula, np)(contextual_ND, static_ND)
+    return pa.FixedSizeListArray.from_arrays(pa.array(shift_ND.reshape(-1)), contextual_ND.shape[1])

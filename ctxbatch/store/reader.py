@@ -4,7 +4,7 @@ Writes nothing. Vectors are numpy views on the mapped files: they cost address s
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctxbatch.arrays import Ints, Vectors
-from ctxbatch.config import ComputedShift, ResolvedConfig
+from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import StoreError
+from ctxbatch.formulas import ComputedShift
 from ctxbatch.model.shift import shift_function
 from ctxbatch.store.arrow_files import ArrowFile, check_all, is_vector
-from ctxbatch.store.columns import Column, ShiftColumn, StoredColumn
+from ctxbatch.store.columns import Column, ShiftColumn, StoredColumn, with_shifts
 from ctxbatch.store.commits import SENTENCES, WORDS, Counts, FileName, damaged, shard_folder
 from ctxbatch.store.location import damaged_shards, location_of, manifest_of
 from ctxbatch.store.schema import sentences_schema, words_schema
@@ -125,12 +126,13 @@ class Store:
             InputError: There is no such column.
         """
         names = [*(columns or self.words.schema.names)]
-        computed = {name: self.config.column(name) for name in names if name not in self.words.schema.names}
-        needed = [name for name in names if name not in computed]
-        for full in computed.values():
-            needed += [f"contextual_{ComputedShift.parse(full).layer}", "static"]
+        stored = self.words.schema.names
+        shifts = {name: ComputedShift.parse(self.config.column(name)) for name in names if name not in stored}
+        needed = [name for name in names if name not in shifts]
+        for shift in shifts.values():
+            needed += [f"contextual_{shift.layer}", "static"]
         scanner = self.words.scanner(columns=self._as_floats(dict.fromkeys(needed)))
-        return scanner if not computed else self._with_shifts(scanner, names, computed)
+        return with_shifts(scanner, names, shifts) if shifts else scanner
 
     def _as_floats(self, names: Iterable[str]) -> "dict[str, pc.Expression]":
         """Return columns for a scanner, half floats cast to float32."""
@@ -141,24 +143,6 @@ class Store:
             field = pc.field(name)
             projection[name] = field.cast(pa.list_(pa.float32(), kind.list_size)) if is_half else field
         return projection
-
-    def _with_shifts(self, scanner: Any, names: Sequence[str], computed: Mapping[str, str]) -> Any:  # noqa: ANN401 (scanners)
-        """Return a scanner over the columns of another one, and shifts computed from them."""
-        import pyarrow.dataset as ds
-
-        kind = pa.list_(pa.float32(), self.config.hidden_size)
-        schema = pa.schema(
-            [pa.field(n, kind) if n in computed else scanner.projected_schema.field(n) for n in names]
-        )
-
-        def batches() -> Iterator[pa.RecordBatch]:
-            for batch in scanner.to_batches():
-                arrays = [
-                    _shift_of(batch, computed[name]) if name in computed else batch[name] for name in names
-                ]
-                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-        return ds.Scanner.from_batches(batches(), schema=schema)
 
     def vectors(
         self,
@@ -353,17 +337,6 @@ class Store:
             path = shard_folder(self.path, shard) / name
             self._files[key] = ArrowFile(path, self._schema(name), n_rows, commit.files[name])
         return self._files[key]
-
-
-def _shift_of(batch: pa.RecordBatch, column: str) -> pa.Array:
-    """Return a computed shift of the rows of a batch of float32 vectors."""
-    shift = ComputedShift.parse(column)
-    contextual_ND, static_ND = (
-        batch[name].flatten().to_numpy().reshape(len(batch), -1)
-        for name in (f"contextual_{shift.layer}", "static")
-    )
-    values = shift_function(shift.formula, np)(contextual_ND, static_ND).reshape(-1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values), contextual_ND.shape[1])
 
 
 def unfinished(store: Store, consequence: str = "") -> str:

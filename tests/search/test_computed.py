@@ -123,7 +123,14 @@ def test_parameters_are_part_of_the_name(plain, make):
         ("log_ratio", {"floor": float("nan")}, "--floor nan must be 0 or a positive number"),
         ("static", {"layer": 1}, "--layer cannot be used with --on static"),
         ("shape", {}, "the store holds no shape_3: it has static, contextual_3, contextual_1"),
-        ("asinh_3@x", {}, "the store holds no asinh_3@x"),
+        *(
+            (f"asinh_3@{odd}", {}, f"the store holds no asinh_3@{odd}")
+            for odd in ("x", "..", "nan", "inf", "0.10")
+        ),
+        ("contextual_3@0.5", {}, "the store holds no contextual_3@0.5"),
+        ("difference_3@0.5", {}, "the store holds no difference_3@0.5"),
+        ("static_3", {}, "the store holds no static_3"),
+        ("asinh_3@0.1", {"delta": 0.2}, "--layer, --delta and --floor cannot be used with --on asinh_3@0.1"),
     ],
 )
 def test_vectors_that_a_store_cannot_give_are_refused_in_one_line(on, options, message, plain):
@@ -153,7 +160,8 @@ def test_an_index_on_a_computed_shift_names_it_is_checked_and_rebuilt(make, cli,
     path = store.path / "index" / "difference_1.faiss"
     path.write_bytes(path.read_bytes()[:-5] + b"wrong")
     assert "rebuild it with `ctxbatch index" in cli("verify", store.path).stdout
-    assert index_build.rebuild(store, ["difference_1"]) == ("difference_1",)
+    odd = ["asinh_1@..", "asinh_1@nan", "shift_1"]  # anybody may have put such files there
+    assert index_build.rebuild(store, [*odd, "difference_1"]) == ("difference_1",)
     assert cli("verify", store.path).returncode == 0
 
 

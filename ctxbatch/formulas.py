@@ -1,0 +1,95 @@
+"""Defines the formulas of shifts, their parameters, and the full names of shifts that are computed.
+
+Computes nothing: `ctxbatch.model.shift` does.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import get_args
+
+from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR, ShiftKind
+from ctxbatch.errors import InputError
+
+SHIFT_KINDS: dict[str, ShiftKind] = {kind: kind for kind in get_args(ShiftKind)}
+_VECTORS = re.compile(r"(?P<kind>.+)_(?P<layer>[1-9][0-9]{0,6})")
+
+
+def kind_and_layer(name: str) -> tuple[str, int | None]:
+    """Return the kind of vectors and the layer in a name such as ``asinh_6``; ``None`` without a layer."""
+    found = _VECTORS.fullmatch(name)
+    return (name, None) if found is None else (found["kind"], int(found["layer"]))
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftFormula:
+    """A kind of shift and its parameter: the floor of log_ratio, the delta of asinh."""
+
+    kind: ShiftKind
+    parameter: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        kind: ShiftKind,
+        *,
+        floor: float | None = None,
+        delta: float | None = None,
+        own: "ShiftFormula | None" = None,
+    ) -> "ShiftFormula":
+        """Return a shift with the parameter that is given, or ``own`` if it is of the kind, or the default.
+
+        Raises:
+            InputError: A parameter is of another kind, or out of range.
+        """
+        if floor is not None and kind != "log_ratio":
+            raise InputError(f"--floor belongs to log_ratio and cannot be used with {kind}")
+        if delta is not None and kind != "asinh":
+            raise InputError(f"--delta belongs to asinh and cannot be used with {kind}")
+        if floor is not None and not 0 <= floor < float("inf"):
+            raise InputError(f"--floor {floor} must be 0 or a positive number")
+        if delta is not None and not 0 < delta < float("inf"):
+            raise InputError(f"--delta {delta} must be a positive number")
+        given = floor if delta is None else delta
+        if given is None and own is not None and own.kind == kind:
+            return own
+        defaults = {"log_ratio": DEFAULT_FLOOR, "asinh": DEFAULT_DELTA, "difference": None}
+        return cls(kind, defaults[kind] if given is None else given)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The parameter by its name, as the shift's function takes it."""
+        names = {"log_ratio": "floor", "asinh": "delta"}
+        return {} if self.parameter is None else {names[self.kind]: self.parameter}
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedShift:
+    """A shift that is computed from stored vectors of a layer as they are read.
+
+    Its name holds all that defines it, such as ``asinh_6@0.1``.
+    """
+
+    formula: ShiftFormula
+    layer: int
+
+    @property
+    def name(self) -> str:
+        """The name, as `parse` reads it."""
+        parameter = "" if self.formula.parameter is None else f"@{self.formula.parameter!r}"
+        return f"{self.formula.kind}_{self.layer}{parameter}"
+
+    @classmethod
+    def parse(cls, name: str) -> "ComputedShift":
+        """Return the shift of a full name.
+
+        Raises:
+            ValueError: No shift has this name.
+        """
+        vectors, _, written = name.partition("@")
+        kind, layer = kind_and_layer(vectors)
+        if kind not in SHIFT_KINDS or layer is None or (kind == "difference") == bool(written):
+            raise ValueError(f"{name!r} names no shift")
+        shift = cls(ShiftFormula(SHIFT_KINDS[kind], float(written) if written else None), layer)
+        if shift.name != name or not 0 <= (shift.formula.parameter or 0) < float("inf"):
+            raise ValueError(f"{name!r} names no shift")
+        return shift
