@@ -24,7 +24,7 @@ from ctxbatch.choices import (
     VectorKind,
 )
 from ctxbatch.errors import InputError
-from ctxbatch.formulas import SHIFT_KINDS, ComputedShift, ShiftFormula, kind_and_layer
+from ctxbatch.formulas import SHIFT_KINDS, ComputedShift, ShiftFormula, kind_and_layer, plain, standardised
 from ctxbatch.sealed import Count, Positive, canonical_json
 
 # No model has more dimensions, layers or positions than this.
@@ -231,6 +231,7 @@ class ResolvedConfig:
         *,
         delta: float | None = None,
         floor: float | None = None,
+        standardise: bool = False,
     ) -> str:
         """Return the full name of a kind of vector at a layer, stored or computed.
 
@@ -242,12 +243,16 @@ class ResolvedConfig:
             layer: A layer's number, negative from the end; ``None`` takes the first layer of the run.
             delta: Of asinh; by default the stored shift's, or else `DEFAULT_DELTA`.
             floor: Of log_ratio; by default the stored shift's, or else `DEFAULT_FLOOR`.
+            standardise: Of standardised vectors, whose full names, such as ``asinh_6@0.1-standardised``, say
+                so themselves.
 
         Raises:
             InputError: The store neither holds such vectors nor has what they are computed from.
         """
         if on is None:
             on = next(kind for kind in ("shift", "contextual", "static") if kind in self.vectors)
+        if standardise or plain(on) != on:
+            return standardised(self.column(plain(on), layer, delta=delta, floor=floor))
         if "@" in on:
             if (layer, delta, floor) != (None, None, None):
                 raise InputError(f"--layer, --delta and --floor cannot be used with --on {on}: it names all")

@@ -1,4 +1,4 @@
-"""Defines the formulas of shifts, their parameters, and the full names of shifts that are computed.
+"""Defines the formulas of shifts, their parameters, and the full names of vectors that are computed.
 
 Computes nothing: `ctxbatch.model.shift` does.
 """
@@ -11,6 +11,7 @@ from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR, ShiftKind
 from ctxbatch.errors import InputError
 
 SHIFT_KINDS: dict[str, ShiftKind] = {kind: kind for kind in get_args(ShiftKind)}
+_STANDARDISED = "-standardised"
 _VECTORS = re.compile(r"(?P<kind>.+)_(?P<layer>[1-9][0-9]{0,6})")
 
 
@@ -18,6 +19,16 @@ def kind_and_layer(name: str) -> tuple[str, int | None]:
     """Return the kind of vectors and the layer in a name such as ``asinh_6``; ``None`` without a layer."""
     found = _VECTORS.fullmatch(name)
     return (name, None) if found is None else (found["kind"], int(found["layer"]))
+
+
+def standardised(name: str) -> str:
+    """Return the full name of the standardised vectors of a column."""
+    return name + _STANDARDISED
+
+
+def plain(name: str) -> str:
+    """Return the full name of the vectors that are standardised; other names stay."""
+    return name.removesuffix(_STANDARDISED)
 
 
 @dataclass(frozen=True, slots=True)

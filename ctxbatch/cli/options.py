@@ -24,6 +24,12 @@ Floor = Annotated[
     float | None,
     Parameter(metavar="X", show_default="the store's, or 0.001", help="Floor of --on log_ratio."),
 ]
+Standardise = Annotated[
+    bool,
+    Parameter(
+        help="Standardise vectors: each dimension less its mean over the store, over its standard deviation."
+    ),
+]
 Layer = Annotated[
     int | None,
     Parameter(

@@ -1,15 +1,33 @@
 """Runs the commands on a whole store: index, pull, stats, verify, status."""
 
+import logging
 from collections.abc import Callable
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
-from ctxbatch.cli.options import AsJson, Delta, Floor, Layer, Quiet, StoreHere, StoreName, VectorKind
-from ctxbatch.errors import InputError, resumable
+from ctxbatch.cli.options import (
+    AsJson,
+    Delta,
+    Floor,
+    Layer,
+    Quiet,
+    Standardise,
+    StoreHere,
+    StoreName,
+    VectorKind,
+)
+from ctxbatch.cli.standardised import tell_standardised
+from ctxbatch.errors import InputError, StoreError, resumable, shortened
 from ctxbatch.option_values import size as size_of
+
+if TYPE_CHECKING:
+    from ctxbatch.store.reader import Store
+
+log = logging.getLogger("ctxbatch")
 
 
 def index(
@@ -20,6 +38,7 @@ def index(
     layer: Layer = None,
     delta: Delta = None,
     floor: Floor = None,
+    standardise: Standardise = False,
     memory: Annotated[
         str,
         Parameter(
@@ -46,7 +65,8 @@ def index(
     options = IndexOptions(n_bytes, recall, factory)
     store = ctxbatch.open(out)
     store.check_is_here()
-    column = store.config.column(on, layer, delta=delta, floor=floor)
+    column = store.config.column(on, layer, delta=delta, floor=floor, standardise=standardise)
+    tell_standardised([store], [column])
     with locked(store.path):
         remove_leftovers(store.path)
         report = build(store, column, options, quiet=quiet)
@@ -82,9 +102,22 @@ def stats(out: StoreName, /, *, as_json: AsJson = False) -> None:
 
     store = ctxbatch.open(out)
     store.tell_damage()
-    found = totals(store).as_dict()
+    found = {**totals(store).as_dict(), "anisotropy": _measured_anisotropy(store)}
     lines = (f"{name.replace('_', ' '):<22} {_readable(name, value)}" for name, value in found.items())
     terminal.show([terminal.json_line(found)] if as_json else lines)
+
+
+def _measured_anisotropy(store: "Store") -> list[dict[str, Any]] | None:
+    """Return the anisotropy of each column; ``None`` if the rows cannot be read."""
+    from ctxbatch.store.anisotropy import measure_anisotropy
+
+    if not store.location.is_here:
+        return None
+    try:
+        return [asdict(column) for column in measure_anisotropy(store)]
+    except StoreError as error:
+        log.warning("%s", error)
+        return None
 
 
 def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
@@ -106,6 +139,22 @@ def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
     if isinstance(value, list):
         return ", ".join(value)
     return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def _anisotropy(value: list[dict[str, Any]] | None) -> str:
+    if not value:
+        return "none"
+    return "; ".join(_anisotropy_of(**column) for column in value)
+
+
+def _anisotropy_of(column: str, plain: dict[str, Any], standardised: dict[str, Any], still: list[int]) -> str:
+    what = f"{column}: mean cosine of random pairs {plain['mean_cosine']:.3f}"
+    if plain["share"] is not None:
+        what += f" ({plain['share']:.0%} of it by dimension {plain['dimension']})"
+    what += f", standardised {standardised['mean_cosine']:.3f}"
+    if still:
+        what += f"; {shortened(list(map(str, still)), 5)} hardly vary"
+    return what
 
 
 def _fidelity(value: dict[str, Any] | None) -> str:
@@ -132,6 +181,7 @@ def _word_rule(value: str) -> str:
 
 
 _DESCRIBED: dict[str, Callable[[Any], str]] = {
+    "anisotropy": _anisotropy,
     "fidelity": _fidelity,
     "fit": _fit,
     "selection": _selection,

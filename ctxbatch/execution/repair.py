@@ -12,6 +12,7 @@ from ctxbatch.execution.session import plan_again, warn_of_mixture, writing_to
 from ctxbatch.model.hub import model_of_store
 from ctxbatch.search import index_build
 from ctxbatch.search.index_files import check_index, folder_damage, index_files
+from ctxbatch.store.kept_moments import moments_damage
 from ctxbatch.store.location import location_of, manifest_of
 from ctxbatch.store.manifest import INDEX, log_path
 from ctxbatch.store.reader import Store
@@ -47,6 +48,8 @@ def find_damage(out: str | Path) -> Iterator[Damage]:
     for path in index_files(location.folder):
         for text in check_index(path, manifest):
             yield Damage(text, index=path.stem)
+    for path, text in moments_damage(location.folder):
+        yield Damage(text, index=path.stem)
 
 
 def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = True) -> RepairReport:
@@ -90,6 +93,9 @@ def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = Tru
         files = index_files(location.folder) if location.is_here else []
         stale = [path.stem for path in files if list(check_index(path, manifest))]
         indexes = index_build.rebuild(store, stale, quiet=quiet)
+        if location.is_here:
+            for path, _ in moments_damage(location.folder):
+                path.unlink(missing_ok=True)
         warn_of_mixture(store.commits.values())
     return RepairReport(tuple(spec.shard for spec in todo), indexes)
 

@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.files import replacing, write_json
+from ctxbatch.formulas import plain
 from ctxbatch.sealed import file_digest
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.index import Index, IndexOptions, Proposer, said_by_faiss
 from ctxbatch.search.index_files import (
     WORD_ROWS,
     IndexFacts,
-    built_from,
     check_index,
     effort_facts,
     facts_path,
@@ -34,6 +34,7 @@ from ctxbatch.search.index_files import (
 from ctxbatch.search.index_tuning import choose_rows, hold_out, measure, tune
 from ctxbatch.search.postings import Postings, is_current, write
 from ctxbatch.store.columns import Column
+from ctxbatch.store.commits import built_from
 from ctxbatch.store.manifest import INDEX
 from ctxbatch.store.reader import Store, check_finished
 
@@ -220,7 +221,9 @@ def _build(store: Store, column: str, options: IndexOptions, quiet: bool) -> Ind
     started = time.monotonic()
     path = _index_path(store, column)
     path.parent.mkdir(exist_ok=True)
-    index, recalls = _make(empty, store.column(column), _ensure_words(store), store, options, quiet)
+    standardiser = None if plain(column) == column else store.moments(plain(column)).standardiser()
+    vectors = store.column(column, standardiser)
+    index, recalls = _make(empty, vectors, _ensure_words(store), store, options, quiet)
     _write_index(empty, path, facts_path(store.path, column))
     seconds = round(time.monotonic() - started, 1)
     size = path.stat().st_size
@@ -239,6 +242,8 @@ def _build(store: Store, column: str, options: IndexOptions, quiet: bool) -> Ind
         "bytes": size,
         "sha256": file_digest(path),
     }
+    if standardiser is not None:
+        facts["standardiser"] = standardiser.as_text()
     write_json(facts_path(store.path, column), facts)
     _tell_low_recall(column, recalls, options)
     return IndexReport(column, store.n_rows, path, size, seconds, *recalls)
@@ -378,6 +383,7 @@ def _make(
             progress.update(len(block))
     proposer = Proposer(empty)
     *to_tune, plain, filtered = hold_out(store, column, postings, random)
-    index = Index(proposer, column, *(tune(proposer, column, rows, options.recall) for rows in to_tune))
+    efforts = [tune(proposer, column, rows, options.recall) for rows in to_tune]
+    index = Index(proposer, column, efforts[0], efforts[1])
     recall, filtered_recall = (round(measure(index, column, rows), 4) for rows in (plain, filtered))
     return index, (recall, filtered_recall)

@@ -6,7 +6,7 @@ index does not count.
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ import faiss
 
 from ctxbatch.errors import SHOWN_REASON, StoreError, cannot_be_read, out_of_memory
 from ctxbatch.files import refused_link
+from ctxbatch.formulas import plain
 from ctxbatch.sealed import Count, Sha256, is_intact, is_there, read_json, typed
 from ctxbatch.search.index import Effort, Index, IndexOptions, Proposer, said_by_faiss
 from ctxbatch.search.postings import Postings, is_current
-from ctxbatch.store.commits import WORDS, Commit
+from ctxbatch.store.commits import built_from
 from ctxbatch.store.folder_location import FolderLocation
 from ctxbatch.store.manifest import INDEX, Manifest
+from ctxbatch.store.moments import Standardiser
 from ctxbatch.store.reader import Store
 
 log = logging.getLogger("ctxbatch")
@@ -45,7 +47,10 @@ class FileOrigin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexFacts(FileOrigin):
-    """The content of the JSON file of a column's index."""
+    """The content of the JSON file of a column's index.
+
+    ``standardiser`` is that of standardised vectors, as `ctxbatch.store.moments.Standardiser.as_text` has it.
+    """
 
     column: str
     rows: Count
@@ -57,6 +62,7 @@ class IndexFacts(FileOrigin):
     filtered_recall_at_10: float
     seconds: float
     faiss_version: str
+    standardiser: str | None = None
 
 
 def facts_path(out: Path, name: str) -> Path:
@@ -69,11 +75,6 @@ def index_files(out: Path) -> list[Path]:
     folder = out / INDEX
     orphans = (path.with_suffix(".json") for path in (*folder.glob("*.faiss"), *folder.glob("*.arrow")))
     return sorted({*folder.glob("*.json"), *orphans})
-
-
-def built_from(commits: Mapping[int, Commit]) -> dict[str, str]:
-    """Return the checksum of each shard's words.arrow, by shard, which an index has to match."""
-    return {str(shard): commit.files[WORDS].sha256 for shard, commit in commits.items()}
 
 
 def check_index(path: Path, manifest: Manifest) -> Iterator[str]:
@@ -120,7 +121,11 @@ def read_facts(path: Path) -> FileOrigin:
 
 def rebuild_command(path: Path) -> str:
     """Return the command that rebuilds an index."""
-    return f"ctxbatch index {path.parent.parent}{'' if path.stem == WORD_ROWS else f' --on {path.stem}'}"
+    return f"ctxbatch index {path.parent.parent}{'' if path.stem == WORD_ROWS else f' {_options(path.stem)}'}"
+
+
+def _options(column: str) -> str:
+    return f"--on {plain(column)}{' --standardise' if plain(column) != column else ''}"
 
 
 def folder_damage(out: Path) -> Iterator[str]:
@@ -149,6 +154,16 @@ def _intact_facts(store: Store, name: str) -> FileOrigin | None:
     return read_facts(path)
 
 
+def _standardiser(store: Store, facts: IndexFacts) -> Standardiser | None:
+    if plain(facts.column) == facts.column:
+        return None
+    try:
+        return Standardiser.from_text(facts.standardiser or "", store.config.hidden_size)
+    except ValueError as error:
+        path = facts_path(store.path, facts.column)
+        raise StoreError(f"{path} is damaged ({error}); rebuild it with `{rebuild_command(path)}`") from error
+
+
 def open_index(store: Store, column: str) -> Index | None:
     """Load the index of a column; return ``None`` if it has none.
 
@@ -160,7 +175,9 @@ def open_index(store: Store, column: str) -> Index | None:
     if not isinstance(facts, IndexFacts):
         return None
     index = _load(store, column, store.path / INDEX / facts.file)
-    return Index(Proposer(index), store.column(column), facts.plain, facts.filtered)
+    standardiser = _standardiser(store, facts)
+    vectors = store.column(column, standardiser)
+    return Index(Proposer(index), vectors, facts.plain, facts.filtered, standardiser)
 
 
 def _load(store: Store, column: str, path: Path) -> Any:  # noqa: ANN401 (any FAISS index)

@@ -1,20 +1,17 @@
-"""Defines the columns of vectors: those that a store holds, and shifts that are computed as they are read.
+"""Defines the columns of vectors: those that a store holds, and those that are computed as they are read.
 
 A row's index in a column is its position: positions count rows from 0, in the order of their row_ids.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from ctxbatch.arrays import Floats, Ints, Vectors, as_floats
-from ctxbatch.formulas import ComputedShift
-from ctxbatch.model.shift import shift_function
 
-# Rows whose shifts are computed at a time, so that what is in between stays in the processor's cache.
+# Rows whose vectors are computed at a time, so that what is in between stays in the processor's cache.
 _ROWS_IN_CACHE = 512
 
 
@@ -78,78 +75,43 @@ class StoredColumn:
         return taken
 
 
-class ShiftColumn:
-    """A shift that is computed from two columns of the same rows, in float32.
+class ComputedColumn:
+    """A column that is computed in float32 from others of the same rows, as it is read.
 
     Args:
-        shift: Computes it of contextual and static vectors.
-        contextual: The contextual vectors.
-        static: The static vectors.
+        steps: The first computes float32 vectors (N, D) of a float32 copy of each of them, for any number of
+            rows; each other one of those of the step before.
+        sources: The others.
     """
 
-    def __init__(
-        self, shift: Callable[[Floats, Floats], Floats], contextual: StoredColumn, static: StoredColumn
-    ) -> None:
-        self._shift = shift
-        self._contextual = contextual
-        self._static = static
-        self.dimension = contextual.dimension
+    def __init__(self, steps: Sequence[Callable[..., Floats]], sources: Sequence[StoredColumn]) -> None:
+        self._steps = steps
+        self._sources = sources
+        self.dimension = sources[0].dimension
 
     def __len__(self) -> int:
-        return len(self._contextual)
+        return len(self._sources[0])
 
     def batches(self) -> Iterator[Vectors]:
-        """Yield the shifts of each record batch."""
-        for contextual, static in zip(self._contextual.batches(), self._static.batches(), strict=True):
-            yield self._computed(contextual, static)
+        """Yield the vectors of each record batch."""
+        for views in zip(*(source.batches() for source in self._sources), strict=True):
+            yield self._computed(views)
 
     def blocks(self, rows: int) -> Iterator[tuple[int, Vectors]]:
-        """Yield the shifts of at most ``rows`` rows, in order, each with the position of its first row."""
-        both = zip(self._contextual.blocks(rows), self._static.blocks(rows), strict=True)
-        for (first, contextual), (_, static) in both:
-            yield first, self._computed(contextual, static)
+        """Yield the vectors of at most ``rows`` rows, in order, each time with the position of the first."""
+        for blocks in zip(*(source.blocks(rows) for source in self._sources), strict=True):
+            yield blocks[0][0], self._computed([views for _, views in blocks])
 
     def take(self, positions: Ints) -> Vectors:
-        """Return the shifts at these positions."""
-        return self._computed(self._contextual.take(positions), self._static.take(positions))
+        """Return the vectors at these positions."""
+        return self._computed([source.take(positions) for source in self._sources])
 
-    def _computed(self, contextual: Vectors, static: Vectors) -> Floats:
-        shift_ND = np.empty(contextual.shape, np.float32)
-        for begin in range(0, len(contextual), _ROWS_IN_CACHE):
+    def _computed(self, sources: Sequence[Vectors]) -> Floats:
+        vectors_ND = np.empty(sources[0].shape, np.float32)
+        for begin in range(0, len(vectors_ND), _ROWS_IN_CACHE):
             part = slice(begin, begin + _ROWS_IN_CACHE)
-            shift_ND[part] = self._shift(as_floats(contextual[part]), as_floats(static[part]))
-        return shift_ND
-
-
-def with_shifts(scanner: Any, names: Sequence[str], shifts: Mapping[str, ComputedShift]) -> Any:  # noqa: ANN401 (pyarrow.dataset.Scanner, slow to import)
-    """Return a scanner over columns of another one and shifts computed from them; it can be read once.
-
-    Args:
-        scanner: Has the columns, and the vectors that the shifts need, in float32.
-        names: The columns of the result, in order.
-        shifts: Those of them that are computed.
-    """
-    import pyarrow.dataset as ds
-
-    schema = scanner.projected_schema
-    fields = [_shift_field(name, schema) if name in shifts else schema.field(name) for name in names]
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for batch in scanner.to_batches():
-            arrays = [_shift_of(batch, shifts[name]) if name in shifts else batch[name] for name in names]
-            yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
-
-    return ds.Scanner.from_batches(batches(), schema=pa.schema(fields))
-
-
-def _shift_field(name: str, schema: pa.Schema) -> pa.Field:
-    return pa.field(name, pa.list_(pa.float32(), schema.field("static").type.list_size))
-
-
-def _shift_of(batch: pa.RecordBatch, shift: ComputedShift) -> pa.Array:
-    contextual_ND, static_ND = (
-        batch[name].flatten().to_numpy().reshape(len(batch), -1)
-        for name in (f"contextual_{shift.layer}", "static")
-    )
-    shift_ND = shift_function(shift.formula, np)(contextual_ND, static_ND)
-    return pa.FixedSizeListArray.from_arrays(pa.array(shift_ND.reshape(-1)), contextual_ND.shape[1])
+            found = [as_floats(source[part]) for source in sources]
+            for step in self._steps:
+                found = [step(*found)]
+            vectors_ND[part] = found[0]
+        return vectors_ND

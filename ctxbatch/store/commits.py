@@ -5,6 +5,7 @@ it names exist with the right sizes. Owns the names of a shard's files: a record
 damaged.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -93,6 +94,8 @@ class Commit:
     """A commit record, as ``shard.json`` holds it. Only shards on object storage have an ``attempt``.
 
     ``scripts`` are those of the words that do not fit the model, as `ctxbatch.text.fit.Fit` has them.
+    ``moments`` are those of each column of vectors, as `ctxbatch.store.moments.Moments.as_text` writes them;
+    older stores have none.
     """
 
     format_version: Positive
@@ -108,6 +111,7 @@ class Commit:
     peak_memory_bytes: Count
     attempt: Attempt | None = None
     scripts: dict[Script, Count] = field(default_factory=dict)
+    moments: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def size(self) -> int:
@@ -123,6 +127,11 @@ class Commit:
 
 def _without_none(content: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in content.items() if value is not None}
+
+
+def built_from(commits: Mapping[int, Commit]) -> dict[str, str]:
+    """Return the checksum of each shard's words.arrow, by shard: what is made from them has to match."""
+    return {str(shard): commit.files[WORDS].sha256 for shard, commit in commits.items()}
 
 
 def parse_commit(raw: bytes, name: object, shard: int) -> Commit:

@@ -4,7 +4,7 @@ Writes nothing. Vectors are numpy views on the mapped files: they cost address s
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ctxbatch.arrays import Ints, Vectors
+from ctxbatch.arrays import Floats, Ints, Vectors
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import StoreError
-from ctxbatch.formulas import ComputedShift
+from ctxbatch.formulas import ComputedShift, plain
 from ctxbatch.model.shift import shift_function
 from ctxbatch.store.arrow_files import ArrowFile, check_all, is_vector
-from ctxbatch.store.columns import Column, ShiftColumn, StoredColumn, with_shifts
+from ctxbatch.store.columns import Column, ComputedColumn, StoredColumn
 from ctxbatch.store.commits import SENTENCES, WORDS, Counts, FileName, damaged, shard_folder
+from ctxbatch.store.kept_moments import moments_of
 from ctxbatch.store.location import damaged_shards, location_of, manifest_of
+from ctxbatch.store.moments import Moments, Standardiser
+from ctxbatch.store.scanner import scan
 from ctxbatch.store.schema import sentences_schema, words_schema
 
 log = logging.getLogger("ctxbatch")
@@ -125,24 +128,7 @@ class Store:
         Raises:
             InputError: There is no such column.
         """
-        names = [*(columns or self.words.schema.names)]
-        stored = self.words.schema.names
-        shifts = {name: ComputedShift.parse(self.config.column(name)) for name in names if name not in stored}
-        needed = [name for name in names if name not in shifts]
-        for shift in shifts.values():
-            needed += [f"contextual_{shift.layer}", "static"]
-        scanner = self.words.scanner(columns=self._as_floats(dict.fromkeys(needed)))
-        return with_shifts(scanner, names, shifts) if shifts else scanner
-
-    def _as_floats(self, names: Iterable[str]) -> "dict[str, pc.Expression]":
-        """Return columns for a scanner, half floats cast to float32."""
-        projection: dict[str, pc.Expression] = {}
-        for name in names:
-            kind = self.words.schema.field(name).type
-            is_half = pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float16()
-            field = pc.field(name)
-            projection[name] = field.cast(pa.list_(pa.float32(), kind.list_size)) if is_half else field
-        return projection
+        return scan(self.words, self.config, columns)
 
     def vectors(
         self,
@@ -151,32 +137,65 @@ class Store:
         *,
         delta: float | None = None,
         floor: float | None = None,
+        standardise: bool = False,
     ) -> Iterator[Vectors]:
         """Yield one kind of vector in row order, an array (N, D) per record batch.
 
-        Stored vectors are memory-mapped views in their type; shifts that are computed are float32.
+        Stored vectors are memory-mapped views in their type; those that are computed are float32.
 
         Args:
             on: As in `ctxbatch.config.ResolvedConfig.column`, such as ``shift`` or ``asinh_6``.
             layer: Likewise.
             delta: Likewise.
             floor: Likewise.
+            standardise: Take from each dimension its mean over the store's rows, and divide it by its
+                standard deviation.
 
         Raises:
             InputError: The store neither holds such vectors nor has what they are computed from.
         """
-        yield from self.column(self.config.column(on, layer, delta=delta, floor=floor)).batches()
+        name = self.config.column(on, layer, delta=delta, floor=floor, standardise=standardise)
+        yield from self.column(name).batches()
 
-    def column(self, name: str) -> Column:
-        """Return a column of vectors of all rows by its full name, stored or computed."""
-        if name in self.config.columns:
-            return self._stored(name)
-        computed = ComputedShift.parse(name)
-        contextual, static = self._stored(f"contextual_{computed.layer}"), self._stored("static")
-        return ShiftColumn(shift_function(computed.formula, np), contextual, static)
+    def column(self, name: str, standardiser: Standardiser | None = None) -> Column:
+        """Return a column of vectors of all rows by its full name, stored or computed.
 
-    def _stored(self, name: str) -> StoredColumn:
-        views = [view for shard in self.commits for view in self.file(shard, WORDS).vectors(name)]
+        Args:
+            name: The name, as `ctxbatch.config.ResolvedConfig.column` gives it.
+            standardiser: Standardises standardised vectors; by default, by the moments of the store's rows.
+        """
+        return self._column(name, [*self.commits], standardiser)
+
+    def _column(self, name: str, shards: Sequence[int], standardiser: Standardiser | None = None) -> Column:
+        vectors = plain(name)
+        names = [vectors]
+        steps: list[Callable[..., Floats]] = []
+        if vectors not in self.config.columns:
+            computed = ComputedShift.parse(vectors)
+            names = [f"contextual_{computed.layer}", "static"]
+            steps = [shift_function(computed.formula, np)]
+        if vectors != name:
+            steps.append((standardiser or self.moments(vectors).standardiser()).of)
+        sources = [self._stored(each, shards) for each in names]
+        return ComputedColumn(steps, sources) if steps else sources[0]
+
+    def moments(self, name: str) -> Moments:
+        """Return the moments of a column by its full name, over all rows: merged in the order of shards.
+
+        Those that are not in the commits are added up once, and kept in the store.
+
+        Raises:
+            StoreError: A shard is damaged.
+        """
+
+        def column_of(shard: int) -> Column:
+            return self._column(name, [shard])
+
+        self.check_is_here()
+        return moments_of(self.path, self.commits, name, self.config.hidden_size, column_of)
+
+    def _stored(self, name: str, shards: Sequence[int]) -> StoredColumn:
+        views = [view for shard in shards for view in self.file(shard, WORDS).vectors(name)]
         return StoredColumn(views, self.config.hidden_size, np.dtype(self.config.dtype))
 
     def take(self, column: str, row_ids: Ints) -> Vectors:

@@ -28,6 +28,7 @@ from ctxbatch.model.unbatch import Gathered
 from ctxbatch.store.arrow_files import frame_facts
 from ctxbatch.store.commits import COMMIT, REJECTS, SENTENCES, WORDS, Commit, Counts, commit_of, shard_folder
 from ctxbatch.store.manifest import FORMAT_VERSION, INDEX, MODEL, SHARDS, Manifest
+from ctxbatch.store.moments import Moments
 from ctxbatch.store.schema import sentences_schema, words_schema
 from ctxbatch.text.buffers import Buffer, Rows
 from ctxbatch.text.fit import Fit
@@ -114,6 +115,7 @@ class ShardWriter:
         self._rejects: list[Reject] = []
         self._carried: Sequence[Sentence] = []
         self._columns = config.columns
+        self._moments = {name: Moments.none(config.hidden_size) for name in config.columns}
         self._n_kept = len(manifest.reading.keep_field)
         shutil.rmtree(self._beside, ignore_errors=True)
         self._beside.mkdir(parents=True)
@@ -165,6 +167,8 @@ class ShardWriter:
             arrays += self._annotations(rows)
         arrays += [_vectors(vectors[name], self._words.schema.field(name).type) for name in self._columns]
         self._words.write(arrays)
+        for name in self._columns:
+            self._moments[name] = self._moments[name].with_batch(vectors[name])
         self.counts.rows += len(rows)
         self.counts.words += int(buffer.n_words_S.sum())
         self.counts.wordpieces += int(buffer.n_pieces_S.sum())
@@ -257,6 +261,7 @@ class ShardWriter:
             "counts": asdict(self.counts),
             "files": files,
             "scripts": dict(sorted(self._scripts.items())),
+            "moments": {name: moments.as_text() for name, moments in self._moments.items()},
             **facts(),
         }
         write_json(self._beside / COMMIT, record)

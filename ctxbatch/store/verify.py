@@ -31,6 +31,7 @@ from ctxbatch.store.commits import (
 )
 from ctxbatch.store.location import StoreLocation, location_of, manifest_of
 from ctxbatch.store.manifest import SHARDS, Manifest
+from ctxbatch.store.moments import Moments
 from ctxbatch.store.rejects import misread
 from ctxbatch.store.schema import sentences_schema, words_schema
 
@@ -140,6 +141,9 @@ def _content_damage(folder: Path, name: str, manifest: Manifest, commit: Commit)
     for column in config.columns:
         if not all(np.isfinite(view).all() for view in words.vectors(column)):
             yield f"{name}/{WORDS} has values in {column} that are not finite"
+        moments = Moments.of(words.vectors(column), config.hidden_size).as_text()
+        if commit.moments.get(column, moments) != moments:  # older stores carry none
+            yield f"{name}/{COMMIT} has moments of {column} that are not those of {WORDS}"
 
 
 def _words_match_offsets(words: ArrowFile, sentences: ArrowFile, pieces: bool) -> bool:

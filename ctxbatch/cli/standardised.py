@@ -1,0 +1,25 @@
+"""Says what a person should know about standardised vectors of a store."""
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ctxbatch.errors import shortened
+from ctxbatch.formulas import plain
+
+if TYPE_CHECKING:
+    from ctxbatch.store.reader import Store
+
+log = logging.getLogger("ctxbatch")
+
+
+def tell_standardised(stores: "Iterable[Store]", columns: Iterable[str]) -> None:
+    """Log whose rows standardise these columns, and which dimensions stay unscaled; nothing of plain ones."""
+    names = [plain(column) for column in columns if plain(column) != column]
+    for store in stores if names else ():
+        if store.config.kept is not None:
+            log.info("%s keeps only %s: these rows standardise its vectors", store.path, store.config.kept)
+        for name in names:
+            if still := store.moments(name).standardiser().still:
+                numbers = shortened(map(str, still), 8)
+                log.info("%s: dimensions %s of %s hardly vary: not scaled", store.path, numbers, name)

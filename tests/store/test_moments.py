@@ -1,0 +1,183 @@
+"""The moments of every column are added up exactly, carried by the commits, and standardise vectors."""
+
+import json
+import logging
+import os
+
+import numpy as np
+import pytest
+
+import ctxbatch
+from ctxbatch import InputError, RunConfig
+from ctxbatch.execution.repair import find_damage, repair_store
+from ctxbatch.files import write_json
+from ctxbatch.sealed import read_json
+from ctxbatch.store.anisotropy import measure_anisotropy
+from ctxbatch.store.moments import Moments, Standardiser
+from tests.helpers.stores import make_store
+
+LINES = "".join(f"I want {n} cards and the bank of the river {n % 7}.\n" for n in range(120))
+
+
+@pytest.fixture(scope="module")
+def make(tiny, tmp_path_factory):
+    def make(**options):
+        folder = tmp_path_factory.mktemp("moments")
+        (folder / "text.txt").write_text(LINES)
+        fields = {"model": str(tiny()), "precision": "fp32", "layers": (3, 1), "shift": "asinh", **options}
+        return make_store(folder / "out", [folder / "text.txt"], RunConfig(**fields))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def store(make):
+    return make()
+
+
+def all_of(store, name):
+    return np.concatenate([*store.vectors(name)])
+
+
+def without_moments(store):
+    """Make a store one of before, whose commits carry no moments."""
+    for path in store.path.glob("shards/*/shard.json"):
+        content = read_json(path)
+        del content["moments"]
+        write_json(path, content)
+    return ctxbatch.open(store.path)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_commits_carry_the_moments_of_the_stored_values(dtype, make):
+    store = make(dtype=dtype)
+    for name in store.config.columns:
+        values = all_of(store, name).astype(np.float64)
+        moments = store.moments(name)
+        assert moments.count == len(values) == store.n_rows
+        assert np.allclose(moments.sum_D, [sum(column) for column in values.T], rtol=1e-12)
+        assert np.allclose(moments.squares_D, [sum(column**2) for column in values.T], rtol=1e-12)
+    assert {*next(iter(store.commits.values())).moments} == {*store.config.columns}
+
+
+def test_one_pass_gives_the_bits_that_the_commits_carry(make):
+    stored = make()
+    carried = {name: stored.moments(name).as_text() for name in stored.config.columns}
+    stored = without_moments(stored)
+    assert {name: stored.moments(name).as_text() for name in stored.config.columns} == carried
+
+
+@pytest.mark.parametrize("name", ["contextual_3", "shift_1", "static", "difference_3", "log_ratio_1@0.001"])
+def test_standardised_vectors_have_mean_0_and_deviation_1(name, store):
+    plain = all_of(store, name).astype(np.float64)
+    got = np.concatenate([*store.vectors(name, standardise=True)])
+    deviation = plain.std(axis=0)
+    varies = deviation > 1e-3 * np.median(deviation)
+    expected = (plain - plain.mean(axis=0)) / np.where(varies, deviation, 1)
+    assert got.dtype == np.float32
+    assert np.allclose(got, expected, atol=2e-4)
+    assert varies.any() and np.allclose(got[:, varies].std(axis=0), 1, atol=1e-4)
+
+
+def test_dimensions_that_hardly_vary_are_named_and_not_scaled():
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((500, 6)).astype(np.float32)
+    vectors[:, 2] = 7
+    vectors[:, 4] = 1 + 1e-5 * vectors[:, 4]
+    standardiser = Moments.of([vectors[:200], vectors[200:]], 6).standardiser()
+    assert standardiser.still == (2, 4)
+    got = standardiser.of(vectors)
+    assert np.abs(got[:, [2, 4]]).max() < 1e-3
+    assert np.allclose(got[:, [0, 1, 3, 5]].std(axis=0), 1, atol=1e-5)
+
+
+def test_a_standardiser_is_the_same_after_its_text():
+    moments = Moments.of([np.random.default_rng(1).standard_normal((50, 4)).astype(np.float32)], 4)
+    again = Standardiser.from_text(moments.standardiser().as_text(), 4)
+    assert again.equals(moments.standardiser())
+    assert Moments.from_text(moments.as_text(), 50, 4).as_text() == moments.as_text()
+    for text, dimension in (("", 4), ("no base64", 4), (moments.as_text(), 5)):
+        with pytest.raises(ValueError):
+            Moments.from_text(text, 50, dimension)
+
+
+def test_computed_moments_are_kept_under_formula_and_parameter(store, caplog):
+    caplog.set_level(logging.INFO)
+    for on, name in (("difference", "difference_3"), ("log_ratio", "log_ratio_3@0.001")):
+        kept = store.path / "index" / f"{name}.moments"
+        kept.unlink(missing_ok=True)
+        first = np.concatenate([*store.vectors(on, standardise=True)])
+        assert f"adding up the moments of {name}, once" in caplog.text
+        caplog.clear()
+        assert kept.exists()
+        again = np.concatenate([*ctxbatch.open(store.path).vectors(on, standardise=True)])
+        assert first.tobytes() == again.tobytes()
+        assert not caplog.text
+    assert not list(find_damage(store.path))
+
+
+def test_damaged_or_stale_kept_moments_are_told_and_added_up_again(make, caplog):
+    store = make(vectors=("static", "contextual"), shift=None)
+    right = store.moments("difference_3").as_text()
+    path = store.path / "index" / "difference_3.moments"
+    intact = path.read_bytes()
+    path.write_bytes(intact.replace(b'"rows"', b'"Rows"'))
+    assert [damage.index for damage in find_damage(store.path)] == ["difference_3"]
+    assert store.moments("difference_3").as_text() == right
+    assert f"{path} is damaged" in caplog.text
+    assert path.read_bytes() == intact
+    path.write_bytes(intact[:-9])
+    repair_store(store.path)
+    assert not path.exists()
+    content = json.loads(intact)
+    del content["checksum"]
+    write_json(path, {**content, "built_from": {"0": "0" * 64}})
+    assert not list(find_damage(store.path))  # of other shards: of no use, but no damage
+    assert store.moments("difference_3").as_text() == right
+
+
+def test_a_store_that_cannot_be_written_to_is_standardised_all_the_same(make, monkeypatch):
+    store = make(vectors=("static", "contextual"), shift=None)
+
+    def refuse(*_):
+        raise PermissionError(13, os.strerror(13))
+
+    monkeypatch.setattr("ctxbatch.store.kept_moments.write_json", refuse)
+    assert len(np.concatenate([*store.vectors("difference", standardise=True)])) == store.n_rows
+    assert not list(store.path.glob("index/*.moments"))
+
+
+def test_moments_in_a_commit_that_are_none_are_damage(make):
+    store = make()
+    path = next(store.path.glob("shards/*/shard.json"))
+    for wrong in ("", "AAAA", "é"):
+        content = read_json(path)
+        write_json(path, {**content, "moments": {**content["moments"], "static": wrong}})
+        with pytest.raises(ctxbatch.StoreError, match=r"is damaged .*ctxbatch verify"):
+            ctxbatch.open(store.path).moments("static")
+        assert any("moments" in damage.text for damage in find_damage(store.path))
+
+
+def test_a_scanner_says_what_reads_standardised_vectors(store):
+    with pytest.raises(InputError, match="standardise=True"):
+        store.scanner(columns=["contextual_3-standardised"])
+
+
+def test_stats_show_how_anisotropic_vectors_are_before_and_after(store, cli):
+    found = json.loads(cli("stats", store.path, "--json").stdout)["anisotropy"]
+    assert [each["column"] for each in found] == list(store.config.columns)
+    by_column = {each["column"]: each for each in found}
+    vectors = all_of(store, "contextual_3").astype(np.float64)
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    n_pairs = len(units) * (len(units) - 1)
+    cosines = units @ units.T
+    mean = (cosines.sum() - len(units)) / n_pairs
+    of_dimension = [(np.outer(u, u).sum() - (u**2).sum()) / n_pairs for u in units.T]
+    plain = by_column["contextual_3"]["plain"]
+    assert len(units) <= 2_000  # so that all rows are in the sample
+    assert plain["mean_cosine"] == pytest.approx(mean, abs=2e-4)
+    assert plain["dimension"] == int(np.argmax(of_dimension))
+    assert plain["share"] == pytest.approx(max(of_dimension) / mean, abs=2e-3)
+    for each in measure_anisotropy(store):
+        assert abs(each.standardised.mean_cosine) < 0.1
+    assert "mean cosine of random pairs" in cli("stats", store.path).stdout
