@@ -160,6 +160,7 @@ def searcher(
     *,
     delta: float | None = None,
     floor: float | None = None,
+    standardise: bool = False,
 ) -> "ctxbatch.Searcher":
     """Return a searcher for nearest contexts over one or more stores; it loads model and indexes once.
 
@@ -171,6 +172,8 @@ def searcher(
         model: The folder or the name of the stores' model; needed where it is not where the first store says.
         delta: Of asinh, if not the stores' or the default.
         floor: Of log_ratio, likewise.
+        standardise: Search by standardised vectors: each dimension less its mean, over its standard
+            deviation.
 
     Raises:
         InputError: The stores neither hold such vectors nor what they are computed from.
@@ -181,7 +184,7 @@ def searcher(
 
     several = [outs] if isinstance(outs, str | Path | Store) else outs
     opened = [each if isinstance(each, Store) else open(each) for each in several]
-    return Searcher(opened, on, layer, model, delta=delta, floor=floor)
+    return Searcher(opened, on, layer, model, delta=delta, floor=floor, standardise=standardise)
 
 
 def open(out: str | Path) -> "ctxbatch.Store":  # noqa: A001 (users write `ctxbatch.open`)

@@ -11,8 +11,9 @@ import numpy as np
 from ctxbatch.arrays import Floats, Ints
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
-from ctxbatch.formulas import SHIFT_KINDS, ShiftFormula
+from ctxbatch.formulas import SHIFT_KINDS, ComputedShift, ShiftFormula
 from ctxbatch.model.shift import is_defined, shift_function
+from ctxbatch.store.moments import Standardiser
 from ctxbatch.store.reader import Store
 
 
@@ -64,9 +65,18 @@ def formulas_of(
 
 
 class LayerVectors:
-    """The vectors of one layer, of every kind that can be measured."""
+    """The vectors of one layer, of every kind that can be measured.
 
-    def __init__(self, store: Store, layer: int, formulas: Mapping[str, ShiftFormula]) -> None:
+    Args:
+        store: The store.
+        layer: The layer; 0 is the embedding layer's output.
+        formulas: The shifts, as `formulas_of` returns them.
+        standardise: Standardise the vectors of each kind.
+    """
+
+    def __init__(
+        self, store: Store, layer: int, formulas: Mapping[str, ShiftFormula], *, standardise: bool
+    ) -> None:
         config = store.config
         names = {"contextual": f"contextual_{layer}", "shift": f"shift_{layer}", "static": "static"}
         if layer == 0:
@@ -76,13 +86,34 @@ class LayerVectors:
         self.layer = layer
         self._config = config
         self._formulas = formulas
-        self._columns = {kind: store.column(name) for kind, name in names.items() if name in config.columns}
+        names = {kind: name for kind, name in names.items() if name in config.columns}
+        self._columns = {kind: store.column(name) for kind, name in names.items()}
+        self._standardisers: dict[str, Standardiser] = {}
+        if standardise:
+            kinds = self._names_of_kinds(names)
+            self._standardisers = {kind: store.moments(name).standardiser() for kind, name in kinds.items()}
+
+    def _names_of_kinds(self, names: Mapping[str, str]) -> dict[str, str]:
+        """Return the full name of each kind of vector, given those of the columns that are read."""
+        kinds = {kind: name for kind, name in names.items() if kind == "contextual"}
+        if "shift" in names:
+            kinds[str(self._config.shift)] = names["shift"]
+        elif "contextual" in names and "static" in names:
+            shifts = {kind: ComputedShift(each, self.layer).name for kind, each in self._formulas.items()}
+            kinds |= {kind: self._config.column(name) for kind, name in shifts.items()}
+        return kinds
 
     def take(self, positions_N: Ints) -> tuple[dict[str, Floats], Floats | None]:
         """Return the float32 vectors (N, D) of these rows by kind, and the defined share (N,) of log_ratio.
 
         The share is ``None`` if log_ratio is not among the kinds.
         """
+        taken, defined_N = self._take_plain(positions_N)
+        for kind, standardiser in self._standardisers.items():
+            taken[kind] = standardiser.of(taken[kind])
+        return taken, defined_N
+
+    def _take_plain(self, positions_N: Ints) -> tuple[dict[str, Floats], Floats | None]:
         config = self._config
         taken = {kind: column.take(positions_N).astype(np.float32) for kind, column in self._columns.items()}
         static_ND = taken.pop("static", None)

@@ -34,7 +34,7 @@ class Measures:
     - ``intra_sentence_similarity``: the mean cosine of a sentence's words with the mean of their vectors;
       ``None`` if the store does not keep all words of a sentence.
     - ``mean_norm``: the mean Euclidean length of a shift; in nats for log_ratio, in the model's units for
-      difference, without a unit for asinh.
+      difference, without a unit for asinh and for standardised vectors.
     - ``defined_share``: the mean share of dimensions in which log_ratio is defined, or if only the shift is
       stored, in which it is nonzero.
     """
@@ -86,6 +86,7 @@ class Trends:
     kinds: tuple[str, ...]
     floor: float | None
     delta: float | None
+    standardised: bool
     selection: Kept | None
     baseline_rows: int
     eligible_words: int | None
@@ -97,7 +98,12 @@ class Trends:
 
 
 def measure(
-    store: Store, words: Sequence[str] = (), *, delta: float | None = None, floor: float | None = None
+    store: Store,
+    words: Sequence[str] = (),
+    *,
+    delta: float | None = None,
+    floor: float | None = None,
+    standardise: bool = False,
 ) -> Trends:
     """Measure words of a store, in any spelling, or a sample of its words if none are named.
 
@@ -106,6 +112,7 @@ def measure(
         words: The words, one `Trend` each.
         delta: Of asinh, if not the store's or the default.
         floor: Of log_ratio, likewise.
+        standardise: Measure standardised vectors, as in `ctxbatch.searcher`.
 
     Raises:
         InputError: A word does not occur or is unknown to the model, no word occurs often enough for a
@@ -126,7 +133,7 @@ def measure(
     layers = layers_of(store.config)
     found: list[list[Measures]] = [[] for _ in subjects]
     for layer in layers:
-        vectors = LayerVectors(store, layer, formulas)
+        vectors = LayerVectors(store, layer, formulas, standardise=standardise)
         sums_of_random = {} if baseline is None else add_up(vectors, baseline)
         random = {kind: mean_between(sums) for kind, sums in sums_of_random.items()}
         for subject, measures in zip(subjects, found, strict=True):
@@ -140,6 +147,7 @@ def measure(
         kinds=kinds,
         floor=formulas["log_ratio"].parameter if "log_ratio" in kinds else None,
         delta=formulas["asinh"].parameter if "asinh" in kinds else None,
+        standardised=standardise,
         selection=selection,
         baseline_rows=0 if baseline is None else len(baseline),
         eligible_words=eligible,

@@ -139,6 +139,7 @@ def find_senses(
     *,
     delta: float | None = None,
     floor: float | None = None,
+    standardise: bool = False,
 ) -> Senses:
     """Group a word's occurrences by their vectors.
 
@@ -151,6 +152,7 @@ def find_senses(
         layer: The layer; default the first of the run.
         delta: As in `ctxbatch.searcher`.
         floor: Likewise.
+        standardise: Group standardised vectors, as in `ctxbatch.searcher`.
 
     Raises:
         InputError: The word is none of the store's, unknown to the model or has no vectors to group, there
@@ -162,7 +164,9 @@ def find_senses(
         raise InputError(f"-n {n_lines} must be 0 or more")
     check_installed()
     check_searchable(store)
-    column = store.config.column(on or _default_kind(store.config), layer, delta=delta, floor=floor)
+    column = store.config.column(
+        on or _default_kind(store.config), layer, delta=delta, floor=floor, standardise=standardise
+    )
     every, occurrences = _occurrences(store, store.column(column), word)
     grouped = occurrences.not_zero()
     if not len(grouped):

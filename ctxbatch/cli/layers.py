@@ -10,8 +10,10 @@ from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
-from ctxbatch.cli.options import AsJson, StoreHere
+from ctxbatch.cli.options import AsJson, Standardise, StoreHere
+from ctxbatch.cli.standardised import tell_standardised
 from ctxbatch.errors import InputError
+from ctxbatch.formulas import standardised
 
 if TYPE_CHECKING:
     from ctxbatch.analysis.layers import Measures, Trend, Trends
@@ -52,6 +54,7 @@ def layers(
     ],
     delta: Annotated[float | None, Parameter(metavar="X", help="Delta of asinh.")] = None,
     floor: Annotated[float | None, Parameter(metavar="X", help="Floor of log_ratio.")] = None,
+    standardise: Standardise = False,
     as_json: AsJson = False,
     plot: Annotated[
         str | None,
@@ -69,7 +72,9 @@ def layers(
     check_has_rows(store)
     for note in _notes(store, kinds_of(store.config)):
         log.warning("%s", note)
-    found = measure(store, words, delta=delta, floor=floor)
+    if standardise:
+        tell_standardised([store], map(standardised, store.config.columns))
+    found = measure(store, words, delta=delta, floor=floor, standardise=standardise)
     terminal.show([terminal.json_line(found.as_dict())] if as_json else _lines(found))
     if draw is not None:
         draw(found)
@@ -134,7 +139,7 @@ def _left_out(config: "ResolvedConfig") -> str | None:
 
 
 def _lines(found: "Trends") -> Iterator[str]:
-    yield f"{found.rows:,} rows, {found.model}"
+    yield f"{found.rows:,} rows, {found.model}{', standardised' if found.standardised else ''}"
     if found.unknown_rows:
         yield f"left out: {_of(found.unknown_rows, found.rows, 'row')}, of words that the model does not know"
     shifts = [kind for kind in found.kinds if kind != "contextual"]

@@ -14,7 +14,8 @@ from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
-from ctxbatch.cli.options import AsJson, Delta, Floor, Layer, StoredModel, VectorKind
+from ctxbatch.cli.options import AsJson, Delta, Floor, Layer, Standardise, StoredModel, VectorKind
+from ctxbatch.cli.standardised import tell_standardised
 from ctxbatch.errors import InputError
 from ctxbatch.option_values import not_a_text
 from ctxbatch.search.filters import Filters
@@ -55,6 +56,7 @@ def search(
     layer: Layer = None,
     delta: Delta = None,
     floor: Floor = None,
+    standardise: Standardise = False,
     filters: Annotated[Filters, Parameter(name="*")] = _NO_FILTERS,
     context: Annotated[int, Parameter(metavar="N", help="Also show N sentences before and after.")] = 0,
     explain: Annotated[bool, Parameter(help="Show the dimensions that a score comes from.")] = False,
@@ -66,8 +68,12 @@ def search(
     A query that starts with - goes after --; \[ is a literal bracket.
     """
     folders, asked = _split_queries(list(out_and_query), row, queries)
-    searcher = ctxbatch.searcher(folders, on, layer, model, delta=delta, floor=floor)
-    _tell_unindexed(searcher)
+    searcher = ctxbatch.searcher(folders, on, layer, model, delta=delta, floor=floor, standardise=standardise)
+    column = searcher.column_for(filters)
+    if column != searcher.column:
+        log.info("among other words the search goes by %s; name another with --on", column)
+    tell_standardised(searcher.stores, [column])
+    _tell_unindexed(searcher, column)
     rejected: list[int] = []
 
     def reject(number: int, error: InputError) -> None:
@@ -161,16 +167,16 @@ def _read_queries(path: str) -> Iterator[tuple[int, str | int]]:
         raise not_a_text("--queries", path, error) from None
 
 
-def _tell_unindexed(searcher: "Searcher") -> None:
+def _tell_unindexed(searcher: "Searcher", column: str) -> None:
     from ctxbatch.search.index_build import SCAN_ROWS
     from ctxbatch.search.index_files import facts_path, rebuild_command
 
-    for store in searcher.unindexed:
+    for store in searcher.unindexed(column):
         if store.n_rows >= SCAN_ROWS:
             log.warning(
                 "no index on %s, so the search reads all rows; build one with `%s`",
-                searcher.column,
-                rebuild_command(facts_path(store.path, searcher.column)),
+                column,
+                rebuild_command(facts_path(store.path, column)),
             )
 
 

@@ -8,7 +8,8 @@ from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
-from ctxbatch.cli.options import AsJson, Delta, Floor, Layer, StoreHere
+from ctxbatch.cli.options import AsJson, Delta, Floor, Layer, Standardise, StoreHere
+from ctxbatch.cli.standardised import tell_standardised
 
 if TYPE_CHECKING:
     from ctxbatch.analysis.senses import SenseGroup, Senses
@@ -37,6 +38,7 @@ def senses(
     layer: Layer = None,
     delta: Delta = None,
     floor: Floor = None,
+    standardise: Standardise = False,
     lines: Annotated[
         int, Parameter(name=["--lines", "-n"], metavar="N", help="Example lines per group.")
     ] = 5,
@@ -47,8 +49,11 @@ def senses(
 
     store = ctxbatch.open(out)
     store.check_is_here()
-    found = find_senses(store, word, groups, lines, on, layer, delta=delta, floor=floor)
+    found = find_senses(
+        store, word, groups, lines, on, layer, delta=delta, floor=floor, standardise=standardise
+    )
     _tell_positions(store, found.column)
+    tell_standardised([store], [found.column])
     terminal.show([terminal.json_line(found.as_dict())] if as_json else _lines(found, terminal.columns()))
 
 

@@ -50,10 +50,10 @@ class Answer:
     """The hits for one word of a query.
 
     ``query`` is the number of the query, counted from 0; a query that marks several words has an answer for
-    each. ``char_start`` and ``char_end`` are the word's offsets in ``text``, in code points. ``salient`` is
-    true if the query marked no word, so that its most salient word was chosen. ``known`` is false if the
-    model does not know the word, so that its vector is that of any unknown text. ``widened`` is true if the
-    mark covered only a part of the word.
+    each. ``char_start`` and ``char_end`` are the word's offsets in ``text``, in code points. ``column`` is
+    the full name of the vectors that are compared. ``salient`` is true if the query marked no word, so that
+    its most salient word was chosen. ``known`` is false if the model does not know the word, so that its
+    vector is that of any unknown text. ``widened`` is true if the mark covered only a part of the word.
     """
 
     query: int
@@ -61,6 +61,7 @@ class Answer:
     word: str
     char_start: int
     char_end: int
+    column: str
     salient: bool
     hits: Sequence[Hit]
     known: bool = True
@@ -77,6 +78,7 @@ class Answer:
             asked = {
                 "query": self.query,
                 "query_word": self.word,
+                "query_column": self.column,
                 "query_salient": self.salient,
                 "query_known": self.known,
                 "query_widened": self.widened,
@@ -97,6 +99,7 @@ _HITS = pa.schema(
     [
         ("query", pa.int64()),
         ("query_word", pa.string()),
+        ("query_column", pa.string()),
         ("query_salient", pa.bool_()),
         ("query_known", pa.bool_()),
         ("query_widened", pa.bool_()),

@@ -19,6 +19,7 @@ from ctxbatch.errors import SHOWN_REASON, InputError, StoreError
 from ctxbatch.sealed import Positive
 from ctxbatch.search.exact import Selection, among, exact
 from ctxbatch.store.columns import Column
+from ctxbatch.store.moments import Standardiser
 
 # Queries that share one pass over their probed lists, and queries that are searched for at a time.
 _CHUNK_QUERIES = 64
@@ -147,13 +148,22 @@ class Index:
         column: The stored vectors, for exact cosines.
         plain: The effort of a search among all rows.
         filtered: The effort of a filtered search, whose hits are farther from the query.
+        standardiser: What standardised the vectors, if it is a column of standardised ones.
     """
 
-    def __init__(self, proposer: Proposer, column: Column, plain: Effort, filtered: Effort) -> None:
+    def __init__(
+        self,
+        proposer: Proposer,
+        column: Column,
+        plain: Effort,
+        filtered: Effort,
+        standardiser: Standardiser | None = None,
+    ) -> None:
         self._proposer = proposer
         self._column = column
         self.plain = plain
         self.filtered = filtered
+        self.standardiser = standardiser
 
     def nearest(self, queries_QD: Floats, k: int, selection: Selection | None = None) -> tuple[Ints, Floats]:
         """Return positions and cosines (Q, K) of the nearest rows, best first; K < k if there are fewer rows.

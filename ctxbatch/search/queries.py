@@ -11,14 +11,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ctxbatch.arrays import Floats, Ints
+from ctxbatch.arrays import Floats, Ints, as_floats
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.records import Record
 from ctxbatch.errors import InputError
-from ctxbatch.formulas import ComputedShift
+from ctxbatch.formulas import ComputedShift, plain
 from ctxbatch.model.families import family_of
 from ctxbatch.model.hub import ModelFolder
 from ctxbatch.search.exact import normalised
+from ctxbatch.store.moments import Standardiser
 from ctxbatch.text.batching import BatchMaker
 from ctxbatch.text.buffers import Buffer
 from ctxbatch.text.sampling import most_salient
@@ -88,27 +89,35 @@ class QueryEncoder:
         column: The searched column.
         model: The model.
         phrases: Keys of several words that are one where they stand together, as in the stores.
+        standardiser: Standardises the vectors, if it is a column of standardised ones.
 
     Raises:
         StoreError: The files of the model are not those of the configuration.
     """
 
     def __init__(
-        self, config: ResolvedConfig, column: str, model: ModelFolder, phrases: Sequence[str] = ()
+        self,
+        config: ResolvedConfig,
+        column: str,
+        model: ModelFolder,
+        phrases: Sequence[str] = (),
+        standardiser: Standardiser | None = None,
     ) -> None:
         from ctxbatch.model.encoders import open_query_encoder
         from ctxbatch.model.resolve import read_tokenizer
 
         self._shows_attention = family_of(config).shows_attention
-        computed = None if column in config.columns else ComputedShift.parse(column)
+        vectors = plain(column)
+        computed = None if vectors in config.columns else ComputedShift.parse(vectors)
         if computed is not None:
             config = config.with_shift(computed.formula)
         config = config.of_queries(salient=self._shows_attention)
         self._maker = BatchMaker(read_tokenizer(config, model), config, phrases)
         self._encoder = open_query_encoder(config, model)
         self._config = config
-        self._number = config.columns.index(column if computed is None else f"shift_{computed.layer}")
+        self._number = config.columns.index(vectors if computed is None else f"shift_{computed.layer}")
         self._column = column
+        self._standardiser = standardiser
 
     def encode(
         self, numbered: Sequence[tuple[int, MarkedSentence]]
@@ -160,7 +169,10 @@ class QueryEncoder:
         found = {}
         for batch, encoded in zip(batches, self._encoder.encode(batches), strict=True):
             for at in np.flatnonzero(np.isin(batch.rows_N, rows)):
-                found[int(batch.rows_N[at])] = normalised(encoded.vectors_CRD[self._number, at : at + 1])
+                vectors_ND = as_floats(encoded.vectors_CRD[self._number, at : at + 1])
+                if self._standardiser is not None:
+                    vectors_ND = self._standardiser.of(vectors_ND)
+                found[int(batch.rows_N[at])] = normalised(vectors_ND)
         return found
 
     def _checked(self, sentence: MarkedSentence, words: list[QueryWord]) -> Iterator[QueryWord | InputError]:

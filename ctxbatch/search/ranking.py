@@ -4,6 +4,7 @@ A row is given by the number of its store and its position in it. Array names en
 shape: Q vectors, T some of them, K rows, V vectors of a word, D hidden size.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +12,17 @@ from typing import Any
 import numpy as np
 
 from ctxbatch.arrays import Floats, Ints, Mask
+from ctxbatch.formulas import plain
 from ctxbatch.search.exact import Selection, exact, normalised
 from ctxbatch.search.filters import Filters
 from ctxbatch.search.index_files import open_index, open_postings
 from ctxbatch.search.queries import QueryWord
 from ctxbatch.search.row_filter import Selector
+from ctxbatch.store.moments import Standardiser
 from ctxbatch.store.reader import Store
 from ctxbatch.text.word_key import word_key
+
+log = logging.getLogger("ctxbatch")
 
 # How many times more rows to rank than are wanted if some will not count, and again if too few did.
 _DEPTH_FACTOR = 8
@@ -59,9 +64,15 @@ class Ranked:
 class Ranking:
     """Ranks the rows of several stores on one column, using the indexes that exist.
 
+    Standardised vectors of one store are standardised as its index was built, those of several by the moments
+    of all their rows; then an index serves only if it was built with these.
+
     Args:
         stores: The stores, finished and of one configuration.
         column: The full name of the column.
+
+    Attributes:
+        standardiser: What standardises the vectors, if it is a column of standardised ones.
 
     Raises:
         StoreError: An index is damaged or stale.
@@ -69,14 +80,36 @@ class Ranking:
 
     def __init__(self, stores: Sequence[Store], column: str) -> None:
         self._stores = stores
-        self._columns = [store.column(column) for store in stores]
         self._indexes = [open_index(store, column) for store in stores]
+        self._set_aside: list[Store] = []
+        self.standardiser = None if plain(column) == column else self._agree_on_standardiser(column)
+        self._columns = [store.column(column, self.standardiser) for store in stores]
         self._selectors = [Selector(store, open_postings(store)) for store in stores]
+
+    def _agree_on_standardiser(self, column: str) -> Standardiser:
+        """Return what standardises the vectors of all stores, and set indexes of others aside."""
+        frozen = [None if index is None else index.standardiser for index in self._indexes]
+        agreed = frozen[0]
+        if agreed is None or not all(each is not None and each.equals(agreed) for each in frozen):
+            moments = [store.moments(plain(column)) for store in self._stores]
+            agreed = sum(moments[1:], moments[0]).standardiser()
+        for number, each in enumerate(frozen):
+            if each is not None and not each.equals(agreed):
+                self._indexes[number] = None
+                self._set_aside.append(self._stores[number])
+        if self._set_aside:
+            log.info(
+                "several stores are standardised by all their rows, for which their indexes on %s were not "
+                "built: the search reads all rows",
+                column,
+            )
+        return agreed
 
     @property
     def unindexed(self) -> list[Store]:
         """The stores without an index, which read all of their rows for every query."""
-        return [store for store, index in zip(self._stores, self._indexes, strict=True) if index is None]
+        both = zip(self._stores, self._indexes, strict=True)
+        return [store for store, index in both if index is None and store not in self._set_aside]
 
     def vectors(self, number: int, positions: Ints) -> Floats:
         """Return the normalised vectors (len(positions), D) of the rows at these positions of a store."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ctxbatch.arrays import Floats, Ints
 from ctxbatch.errors import InputError, StoreError
-from ctxbatch.formulas import ComputedShift
+from ctxbatch.formulas import ComputedShift, plain
 from ctxbatch.model.hub import model_of_store
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.filters import Filters
@@ -26,19 +26,54 @@ _GROUP = 128
 _EXPLAINED = 5
 
 
+class _Vectors:
+    """One kind of vector of several stores: ranks their rows, and encodes queries to compare them with.
+
+    Args:
+        stores: The stores.
+        column: The full name of the vectors.
+        model: The path or name of the model, as in `Searcher`.
+
+    Raises:
+        StoreError: A store is of another configuration than the first, or an index is damaged or stale.
+    """
+
+    def __init__(self, stores: Sequence[Store], column: str, model: str | None) -> None:
+        for store in stores:
+            if _meaning(store, column) != _meaning(stores[0], column):
+                raise StoreError(_difference(stores[0], store, column))
+        self.column = column
+        self.ranking = Ranking(stores, column)
+        self._stores = stores
+        self._model = model
+
+    @cached_property
+    def encoder(self) -> QueryEncoder:
+        """Encodes queries; the model is loaded at the first."""
+        config = self._stores[0].config
+        model = model_of_store(config, self._stores[0].path, self._model)
+        phrases = sorted({word for store in self._stores for word in store.config.words or ()})
+        return QueryEncoder(config, self.column, model, phrases, self.ranking.standardiser)
+
+
 class Searcher:
-    """Searches one kind of vector of several stores; loads the model and the indexes once.
+    """Searches the vectors of several stores; loads the model and the indexes once.
 
     Threads may share a searcher.
 
     Args:
         stores: The stores, all of one configuration; their hits are merged.
-        on: The kind of vector, as in `ctxbatch.config.ResolvedConfig.column`: by default, the first stored.
+        on: The kind of vector, as in `ctxbatch.config.ResolvedConfig.column`. By default, the first that is
+            stored of shift, contextual and static; among other words, contextual if that is stored, which
+            finds them better (guide/evaluation.md).
         layer: The layer; by default, the first of the run.
         model: The path or name of the stores' model; by default, `ctxbatch.model.hub.find_stored_model`
             looks for the model that the first store names. Only queries in words need it.
         delta: Of a computed asinh shift, if not the default.
         floor: Of a computed log_ratio shift, if not the default.
+        standardise: Search by standardised vectors: each dimension less its mean, over its standard
+            deviation. One store's are those of its rows, or those that its index was built with; several
+            stores' are those of all their rows.
 
     Raises:
         InputError: The store neither holds such vectors nor has what they are computed from.
@@ -55,34 +90,43 @@ class Searcher:
         *,
         delta: float | None = None,
         floor: float | None = None,
+        standardise: bool = False,
     ) -> None:
         if not stores:
             raise InputError("no store is given: give one to search")
         for store in stores:
             store.check_is_here()
-        self._config = stores[0].config
-        self.column = self._config.column(on, layer, delta=delta, floor=floor)
+        config = stores[0].config
+        self.column = config.column(on, layer, delta=delta, floor=floor, standardise=standardise)
+        self._among_others = self.column
+        if on is None and (delta, floor) == (None, None) and "contextual" in config.vectors:
+            self._among_others = config.column("contextual", layer, standardise=standardise)
         for number, store in enumerate(stores):
             check_searchable(store)
-            if _meaning(store, self.column) != _meaning(stores[0], self.column):
-                raise StoreError(_difference(stores[0], store, self.column))
             if store.path.resolve() in (other.path.resolve() for other in stores[:number]):
                 raise InputError(f"{store.path} is given twice: give every store once")
-        self._stores = stores
+        self.stores = stores
         self._model = model
         self._encoding = Lock()
-        self._ranking = Ranking(stores, self.column)
+        self._kinds = {self.column: _Vectors(stores, self.column, model)}
 
-    @property
-    def unindexed(self) -> list[Store]:
-        """The stores without an index, which read all of their rows for every query."""
-        return self._ranking.unindexed
+    def column_for(self, filters: Filters) -> str:
+        """Return the full name of the vectors that a search with these filters goes by."""
+        return self._among_others if filters.other_words else self.column
 
-    @cached_property
-    def _encoder(self) -> QueryEncoder:
-        model = model_of_store(self._config, self._stores[0].path, self._model)
-        phrases = sorted({word for store in self._stores for word in store.config.words or ()})
-        return QueryEncoder(self._config, self.column, model, phrases)
+    def unindexed(self, column: str | None = None) -> list[Store]:
+        """Return the stores without an index on a column, which read all of their rows for every query.
+
+        Args:
+            column: The full name of vectors; by default, those of a search without filters.
+        """
+        return self._vectors(column or self.column).ranking.unindexed
+
+    def _vectors(self, column: str) -> _Vectors:
+        with self._encoding:
+            if column not in self._kinds:
+                self._kinds[column] = _Vectors(self.stores, column, self._model)
+            return self._kinds[column]
 
     def search(
         self,
@@ -144,21 +188,24 @@ class Searcher:
         if context < 0:
             raise InputError(f"--context {context} must be 0 or more")
         filters = filters or Filters()
-        check_sources(self._stores, filters.sources)
+        check_sources(self.stores, filters.sources)
+        vectors = self._vectors(self.column_for(filters))
         answers = []
         for begin in range(0, len(queries), _GROUP):
-            questions = self._questions(begin, queries[begin : begin + _GROUP], on_reject or _raise)
-            found = self._ranking.best(questions, k, filters)
-            hits = self._hits(questions, found, context, explain)
+            questions = self._questions(vectors, begin, queries[begin : begin + _GROUP], on_reject or _raise)
+            found = vectors.ranking.best(questions, k, filters)
+            hits = list(self._hits(found, context))
             for asked, its_hits in zip(questions, hits, strict=True):
-                answers.append(_answer(asked, its_hits))
+                if explain:
+                    its_hits = [self._explained(vectors, asked, hit) for hit in its_hits]
+                answers.append(_answer(asked, vectors.column, its_hits))
         return answers
 
     def nearest(self, vectors_QD: Floats, k: int = 10) -> tuple[Ints, Floats]:
         """Find the rows nearest to vectors, among all rows of the searcher's only store, known or not.
 
         Args:
-            vectors_QD: Nonzero vectors of the searched kind, of any length.
+            vectors_QD: Nonzero vectors of the searched kind, of any length; standardised if these are.
             k: The number of rows to find.
 
         Returns:
@@ -168,19 +215,23 @@ class Searcher:
             InputError: The searcher has several stores.
         """
         _check_k(k)
-        if len(self._stores) > 1:
+        if len(self.stores) > 1:
             raise InputError("nearest needs a searcher of one store, not several: make one for each store")
-        if vectors_QD.ndim != 2 or vectors_QD.shape[1] != self._config.hidden_size:
-            raise InputError(
-                f"vectors of shape {vectors_QD.shape} must have shape (Q, {self._config.hidden_size})"
-            )
-        positions_QK, scores_QK = self._ranking.nearest(0, normalised(vectors_QD), k, None)
-        return self._stores[0].row_ids(positions_QK), scores_QK
+        dimension = self.stores[0].config.hidden_size
+        if vectors_QD.ndim != 2 or vectors_QD.shape[1] != dimension:
+            raise InputError(f"vectors of shape {vectors_QD.shape} must have shape (Q, {dimension})")
+        ranking = self._vectors(self.column).ranking
+        positions_QK, scores_QK = ranking.nearest(0, normalised(vectors_QD), k, None)
+        return self.stores[0].row_ids(positions_QK), scores_QK
 
     # --- queries ----------------------------------------------------------------------------------
 
     def _questions(
-        self, first: int, queries: Sequence[str | int], on_reject: Callable[[int, InputError], None]
+        self,
+        vectors: _Vectors,
+        first: int,
+        queries: Sequence[str | int],
+        on_reject: Callable[[int, InputError], None],
     ) -> list[Question]:
         """Return the words to search for, in the order of their queries."""
         sentences: list[tuple[int, MarkedSentence]] = []
@@ -190,10 +241,10 @@ class Searcher:
                 if isinstance(query, str):
                     sentences.append((number, parse_query(query)))
                 else:
-                    asked.append(self._question_of_row(number, query))
+                    asked.append(self._question_of_row(vectors, number, query))
             except InputError as error:
                 on_reject(number, error)
-        for number, word in self._encode(sentences):
+        for number, word in self._encode(vectors, sentences):
             if isinstance(word, InputError):
                 on_reject(number, word)
             else:
@@ -201,32 +252,30 @@ class Searcher:
         return sorted(asked, key=lambda question: question.query)
 
     def _encode(
-        self, sentences: Sequence[tuple[int, MarkedSentence]]
+        self, vectors: _Vectors, sentences: Sequence[tuple[int, MarkedSentence]]
     ) -> list[tuple[int, QueryWord | InputError]]:
         if not sentences:
             return []
         with self._encoding:  # the encoder has state, and one encoding uses all cores already
-            return list(self._encoder.encode(sentences))
+            return list(vectors.encoder.encode(sentences))
 
-    def _question_of_row(self, number: int, row_id: int) -> Question:
-        store = self._stores[0]
+    def _question_of_row(self, vectors: _Vectors, number: int, row_id: int) -> Question:
+        store = self.stores[0]
         known = 0 <= row_id < 1 << 63
         position = int(store.positions(np.array([row_id], np.int64))[0]) if known else -1
         if position < 0:
             raise InputError(f"{store.path} has no row {row_id}: `search --json` prints row ids")
         row = store.rows(np.array([position]))[0]
-        vectors_VD = self._ranking.vectors(0, np.array([position]))
+        vectors_VD = vectors.ranking.vectors(0, np.array([position]))
         if not vectors_VD.any():
-            raise InputError(f"the {self.column} vector of row {row_id} is zero: nothing is near it")
+            raise InputError(f"the {vectors.column} vector of row {row_id} is zero: nothing is near it")
         is_known = row.get("known", True)  # older stores do not tell
         place = row["text"], row["word"], row["char_start"], row["char_end"]
         return Question(number, QueryWord(*place, vectors_VD, known=is_known), position)
 
     # --- hits -------------------------------------------------------------------------------------
 
-    def _hits(
-        self, questions: Sequence[Question], found: Sequence[Ranked], context: int, explain: bool
-    ) -> Iterator[list[Hit]]:
+    def _hits(self, found: Sequence[Ranked], context: int) -> Iterator[list[Hit]]:
         """Yield the hits of each question; the rows of a store are read together."""
         if not found:
             return
@@ -238,22 +287,21 @@ class Searcher:
         )
         hits: list[Hit] = [None] * len(every.scores)  # type: ignore[list-item]
         for number in np.unique(every.stores).tolist():
-            store, mine = self._stores[number], np.flatnonzero(every.stores == number)
+            store, mine = self.stores[number], np.flatnonzero(every.stores == number)
             for at, row in zip(mine.tolist(), store.rows(every.positions[mine]), strict=True):
                 hits[at] = hit_of_row(store, row, float(every.scores[at]))
                 if context:
                     before, after = store.sentences_around(row["sentence_id"], context)
                     hits[at] = replace(hits[at], before=before, after=after)
         first = 0
-        for question, rows in zip(questions, found, strict=True):
-            its = hits[first : first + len(rows)]
+        for rows in found:
+            yield hits[first : first + len(rows)]
             first += len(rows)
-            yield [self._explained(question, hit) for hit in its] if explain else its
 
-    def _explained(self, question: Question, hit: Hit) -> Hit:
-        number = [str(store.path) for store in self._stores].index(hit.store)
-        position = self._stores[number].positions(np.array([hit.row_id]))
-        row_D = self._ranking.vectors(number, position)[0]
+    def _explained(self, vectors: _Vectors, question: Question, hit: Hit) -> Hit:
+        number = [str(store.path) for store in self.stores].index(hit.store)
+        position = self.stores[number].positions(np.array([hit.row_id]))
+        row_D = vectors.ranking.vectors(number, position)[0]
         vectors_VD = question.word.vectors_VD
         query_D = vectors_VD[int(np.argmax(vectors_VD @ row_D))]
         shares_D = query_D * row_D
@@ -263,9 +311,9 @@ class Searcher:
         return replace(hit, explanation=Explanation(dimensions, shared, len(row_D)))
 
 
-def _answer(asked: Question, hits: Sequence[Hit]) -> Answer:
+def _answer(asked: Question, column: str, hits: Sequence[Hit]) -> Answer:
     word = asked.word
-    return Answer(asked.query, *word.place, word.salient, hits, word.known, word.widened)
+    return Answer(asked.query, *word.place, column, word.salient, hits, word.known, word.widened)
 
 
 def _check_k(k: int) -> None:
@@ -289,10 +337,11 @@ def check_searchable(store: Store) -> None:
 
 def _meaning(store: Store, column: str) -> dict[str, Any]:
     """Return what has to be equal in two stores whose rows are compared on a column."""
-    if column in store.config.columns:
+    vectors = plain(column)
+    if vectors in store.config.columns:
         return store.config.meaning()
-    store.config.column(column)  # which says what is missing
-    return store.config.with_shift(ComputedShift.parse(column).formula).meaning() | {"layers": column}
+    store.config.column(vectors)  # which says what is missing
+    return store.config.with_shift(ComputedShift.parse(vectors).formula).meaning() | {"layers": vectors}
 
 
 def _difference(one: Store, other: Store, column: str) -> str:

@@ -52,7 +52,7 @@ def main() -> int:
         results.append(result)
     facts = {
         "rows": len(rows.words),
-        "indexed": not searcher.unindexed,
+        "indexed": not searcher.unindexed(),
         "recall": results[0]["recall"],
         "filtered_recall": float(np.mean([result["recall"] for result in results[1:]])),
         "missing": sum(result["missing"] for result in results),

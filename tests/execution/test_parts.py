@@ -106,7 +106,7 @@ def test_four_parts_started_at_once_give_the_checksums_of_a_local_run(arguments,
     assert not list(find_damage(out))
     assert cli("index", out, "--factory", "IVF16,Flat").returncode == 0
     searcher = ctxbatch.searcher(out)
-    assert not searcher.unindexed
+    assert not searcher.unindexed()
     found = searcher.search("I want an [apple].", k=3, filters=ctxbatch.Filters(same_word=True))
     assert [hit.word for hit in found] == ["apple"] * 3
 

@@ -34,5 +34,5 @@ def known(store: Store) -> np.ndarray:
 
 def query_vectors(searcher: Searcher, query: str) -> np.ndarray:
     """Return the vectors of a query's marked word: one, or one a wordpiece if rows are wordpieces."""
-    ((_, word),) = searcher._encoder.encode([(0, parse_query(query))])
+    ((_, word),) = searcher._vectors(searcher.column).encoder.encode([(0, parse_query(query))])
     return word.vectors_VD.astype(np.float64)

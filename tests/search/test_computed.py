@@ -153,7 +153,7 @@ def test_an_index_on_a_computed_shift_names_it_is_checked_and_rebuilt(make, cli,
     facts = json.loads((store.path / "index" / "difference_1.json").read_text())
     assert (report.column, facts["column"]) == (column, "difference_1")
     searcher = ctxbatch.searcher(store, "difference", 1)
-    assert not searcher.unindexed
+    assert not searcher.unindexed(column)
     got = [hit.row_id for hit in searcher.search("I want the [card].", 5)]
     exact = ctxbatch.searcher(make(vectors=("static", "contextual")), "difference", 1)
     assert got == [hit.row_id for hit in exact.search("I want the [card].", 5)]

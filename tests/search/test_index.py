@@ -58,7 +58,7 @@ def indexed(store, tmp_path, small):  # noqa: ARG001 (what it sets is wanted)
 
 def test_the_index_proposes_and_the_exact_cosine_decides(indexed):
     searcher = Searcher([indexed])
-    assert not searcher.unindexed
+    assert not searcher.unindexed()
     found = []
     for query in QUERIES:
         every = cosines(indexed, "shift_3", query_vectors(searcher, query)[0])
@@ -113,7 +113,7 @@ def test_an_interrupted_build_leaves_no_index(indexed, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         index_build.build(indexed, "shift_3")
     searcher = Searcher([indexed])
-    assert searcher.unindexed
+    assert searcher.unindexed()
     assert len(searcher.search(QUERIES[0])) == 10
 
 
@@ -169,7 +169,7 @@ def test_a_full_disk_says_so_and_leaves_the_index_that_is_there(indexed, monkeyp
     with pytest.raises(OSError, match="No space left on device"):
         index_build.build(indexed, "shift_3")
     monkeypatch.undo()
-    assert not Searcher([indexed]).unindexed
+    assert not Searcher([indexed]).unindexed()
 
 
 def test_a_run_whose_index_is_too_large_for_the_default_memory_has_finished(
@@ -188,7 +188,7 @@ def test_an_index_that_cannot_be_built_leaves_the_one_that_is_there(indexed):
         InputError, match=r"--factory 'IVF4\(PQ2x4\),Flat' cannot be trained: Number of training"
     ):
         index_build.build(indexed, "shift_3", IndexOptions(factory="IVF4(PQ2x4),Flat"))
-    assert not Searcher([indexed]).unindexed
+    assert not Searcher([indexed]).unindexed()
 
 
 @pytest.mark.usefixtures("small")
@@ -294,7 +294,7 @@ index_build.build(Store(sys.argv[1]), "shift_3")
         searcher = Searcher([Store(out)])
         assert len(searcher.search(QUERIES[0])) == 10
     assert at > 4
-    assert not Searcher([Store(out)]).unindexed
+    assert not Searcher([Store(out)]).unindexed()
 
 
 @pytest.mark.parametrize("name", ["shift_3", "words"])

@@ -88,7 +88,7 @@ def test_a_flipped_byte_anywhere_is_found_and_repaired(finished, copy, cli):
     assert "all intact" in result.stdout
     assert arrow_digests(copy) == arrow_digests(finished)
     assert not list(find_damage(copy))
-    assert not ctxbatch.searcher(copy).unindexed  # the index works again
+    assert not ctxbatch.searcher(copy).unindexed()  # the index works again
 
 
 def test_every_single_flipped_byte_is_found(copy):
