@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ctxbatch.arrays import Ints, Vectors
+from ctxbatch.arrays import Floats, Ints, Vectors
+from ctxbatch.choices import SentenceVector
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import StoreError
 from ctxbatch.formulas import ComputedShift
@@ -23,6 +24,7 @@ from ctxbatch.store.columns import Column, ShiftColumn, StoredColumn, with_shift
 from ctxbatch.store.commits import SENTENCES, WORDS, Counts, FileName, damaged, shard_folder
 from ctxbatch.store.location import damaged_shards, location_of, manifest_of
 from ctxbatch.store.schema import sentences_schema, words_schema
+from ctxbatch.store.sentence_vectors import sentence_vectors
 
 log = logging.getLogger("ctxbatch")
 # Arrow's default pool keeps memory that it has freed, which the small tables gathered for hits do not need.
@@ -166,6 +168,30 @@ class Store:
             InputError: The store neither holds such vectors nor has what they are computed from.
         """
         yield from self.column(self.config.column(on, layer, delta=delta, floor=floor)).batches()
+
+    def sentence_vectors(
+        self,
+        by: SentenceVector = "mean",
+        on: str | None = None,
+        layer: int | None = None,
+        *,
+        delta: float | None = None,
+        floor: float | None = None,
+    ) -> Iterator[tuple[Ints, Floats]]:
+        """Yield sentence_ids (S,) and the vector of each, (S, D), in order, of all sentences that have rows.
+
+        Args:
+            by: ``mean`` or ``salient``, as in `ctxbatch.store.sentence_vectors.sentence_vectors`.
+            on: As in `vectors`.
+            layer: Likewise.
+            delta: Likewise.
+            floor: Likewise.
+
+        Raises:
+            InputError: As in `vectors`; or ``salient`` is asked of a store without salience.
+        """
+        column = self.column(self.config.column(on, layer, delta=delta, floor=floor))
+        return sentence_vectors(by, self.config, column, (self.file(shard, WORDS) for shard in self.commits))
 
     def column(self, name: str) -> Column:
         """Return a column of vectors of all rows by its full name, stored or computed."""
