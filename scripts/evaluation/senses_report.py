@@ -103,8 +103,8 @@ def comparisons(found: Sequence[More]) -> str:
 def conclude(decision: Decision) -> str:
     """Return what a clause decides, and the comparisons it rests on, in lines."""
     head = f"({decision.clause}) {_CLAUSES[decision.what]}: {decision.choice}"
-    if decision.otherwise is not None:
-        head += f"; compared in the other state, it would be {decision.otherwise}"
+    if decision.plain is not None:
+        head += f"; compared plain, it would be {decision.plain}"
     return "\n".join([head, *(wrapped(f"    {name}: {sentence(more)}") for name, more in decision.because)])
 
 
@@ -142,7 +142,7 @@ def as_json(
                 "clause": each.clause,
                 "what": each.what,
                 "choice": each.choice,
-                "otherwise": each.otherwise,
+                "plain": each.plain,
                 "because": [{"measure": name, **comparison(more)} for name, more in each.because],
             }
             for each in facts.decisions
