@@ -4,12 +4,11 @@
 itself. It knows measures and their resampled values; nothing of texts and models.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
-from scripts.evaluation.separating import Floats, Interval, interval
+from scripts.evaluation.measures import Measure, More
 from scripts.evaluation.vector_kinds import KINDS, STATES, State
 
 MARGIN = 0.02
@@ -43,64 +42,6 @@ class Key(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind}, layer {self.layer}, {self.state}"
-
-
-@dataclass(frozen=True, slots=True)
-class More:
-    """How far the figure of one vector lies above that of another."""
-
-    first: Key
-    second: Key
-    values: tuple[float, float]
-    bounds: Interval
-
-    @property
-    def difference(self) -> float:
-        """The figure of the first less that of the second."""
-        return self.values[0] - self.values[1]
-
-    @property
-    def better(self) -> bool:
-        """True if the first is better."""
-        return self.bounds[0] > 0
-
-    @property
-    def worse(self) -> bool:
-        """True if the first is worse."""
-        return self.bounds[1] < 0
-
-
-class Measure:
-    """The figures of one measure.
-
-    Args:
-        name: What it is called in a sentence.
-        values: The figure of every vector.
-        resample: Returns the figures of a vector in every resample, (R,); all vectors share the resamples.
-    """
-
-    def __init__(self, name: str, values: Mapping[Key, float], resample: Callable[[Key], Floats]) -> None:
-        self.name = name
-        self.values = values
-        self._resampled = cache(resample)
-
-    def best(self, state: State, kind: str) -> Key:
-        """Return a vector at its best layer."""
-        keys = sorted(key for key in self.values if key[:2] == (state, kind))
-        return max(keys, key=lambda key: self.values[key])
-
-    def bounds(self, key: Key) -> Interval:
-        """Return the interval of a figure."""
-        return interval(self._resampled(key))
-
-    def more(self, first: Key, second: Key) -> More:
-        """Return how far one vector lies above another."""
-        bounds = interval(self._resampled(first) - self._resampled(second))
-        return More(first, second, (self.values[first], self.values[second]), bounds)
-
-    def best_more(self, state: State, first: str, second: str) -> More:
-        """Return how far one kind lies above another, each at its best layer."""
-        return self.more(self.best(state, first), self.best(state, second))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from scripts.benchmarks import measuring
-from scripts.evaluation.default_rule import RULE, Decision, Key, Measure, More
+from scripts.evaluation.default_rule import RULE, Decision, Key
+from scripts.evaluation.measures import Measure, More, comparison
 from scripts.evaluation.vector_kinds import KINDS, SHIFTS, STATES
 from scripts.evaluation.wic_report import rounded, short, signed, wrapped
 
@@ -148,15 +149,4 @@ def as_json(
             for each in facts.decisions
         ],
         "conclusions": conclusions,
-    }
-
-
-def comparison(more: More) -> dict[str, Any]:
-    """Return a comparison as values that JSON knows."""
-    return {
-        "first": more.first._asdict(),
-        "second": more.second._asdict(),
-        "values": more.values,
-        "more": more.difference,
-        "interval": more.bounds,
     }

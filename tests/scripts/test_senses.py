@@ -10,9 +10,10 @@ import pytest
 from ctxbatch.errors import InputError
 from ctxbatch.model import shift
 from scripts.evaluation import sense_scores, senses
-from scripts.evaluation.default_rule import Key, Measure, decide
+from scripts.evaluation.default_rule import Key, decide
 from scripts.evaluation.instances import read_instances
 from scripts.evaluation.marked_words import encode
+from scripts.evaluation.measures import Measure
 from scripts.evaluation.sense_scores import Instances
 from scripts.evaluation.vector_kinds import KINDS, STATES, vectors_of
 from tests.scripts.test_evidence import write_json
