@@ -14,6 +14,7 @@ from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.store.arrow_files import ArrowFile
 from ctxbatch.store.columns import Column
+from ctxbatch.store.commits import damaged
 from ctxbatch.text.sampling import most_salient
 
 # How many sentences are yielded, and how many rows are read at a time: they bound the memory.
@@ -53,6 +54,8 @@ def _of_shards(
     first = 0
     for file in files:
         sentence_N = file.column("sentence_id").to_numpy()
+        if (np.diff(sentence_N) < 0).any():
+            raise damaged(file.path, "its rows are not in the order of sentences")
         counted_K = np.flatnonzero(_counted(by, file, sentence_N))
         yield from _means(column, first + counted_K, sentence_N[counted_K])
         first += len(sentence_N)

@@ -3,9 +3,10 @@
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from ctxbatch import InputError, RunConfig
+from ctxbatch import InputError, RunConfig, StoreError
 from ctxbatch.store import sentence_vectors, shard_writer
 from tests.helpers.stores import make_store, rows_of
 
@@ -101,22 +102,30 @@ def test_of_equals_the_first_word_is_the_most_salient(make, monkeypatch):
     most = max(n_pieces.values())
     word = min(index for index, n in n_pieces.items() if n == most)
     assert list(n_pieces.values()).count(most) > 1
-    kind = type(store.file(0, "words.arrow"))
-    column = kind.column
-    monkeypatch.setattr(
-        kind, "column", lambda self, name: _Even(even) if name == "salience" else column(self, name)
-    )
+    replace_column(monkeypatch, store, "salience", even)
     _, found = collected(store, "salient", "static")
     mine = [row["static"] for row in rows_of(store) if (row["sentence_id"], row["word_index"]) == (0, word)]
     assert len(mine) == most
     assert found[0] == pytest.approx(np.mean(mine, axis=0), abs=1e-6)
 
 
-class _Even:
-    """A column that has the same salience everywhere."""
+def replace_column(monkeypatch, store, name, values):
+    """Make every shard say that a column holds these values."""
+    kind = type(store.file(0, "words.arrow"))
+    column = kind.column
 
-    def __init__(self, values):
-        self.to_numpy = lambda: values
+    def replaced(file, asked):
+        return pa.chunked_array([values]) if asked == name else column(file, asked)
+
+    monkeypatch.setattr(kind, "column", replaced)
+
+
+def test_rows_that_are_not_in_order_are_damage(make, monkeypatch):
+    store = make()
+    ids = store.read(0, "words.arrow", "sentence_id").to_numpy()
+    replace_column(monkeypatch, store, "sentence_id", ids[::-1])
+    with pytest.raises(StoreError, match=r"words.arrow.*not in the order of sentences"):
+        collected(store)
 
 
 def test_a_store_without_salience_names_the_option(make):
