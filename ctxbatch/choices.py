@@ -33,8 +33,10 @@ DecodeErrors = Literal["strict", "replace"]
 Runtime = Literal["openvino", "torch"]
 AllLayers = Literal["all"]
 EngineName = Literal["local", "ray"]
+SentenceVector = Literal["mean", "salient"]
 
 VECTOR_KINDS: tuple[VectorKind, ...] = get_args(VectorKind)
+SENTENCE_VECTORS: tuple[SentenceVector, ...] = get_args(SentenceVector)
 DEFAULT_MODEL = "bert-base-uncased"
 DEFAULT_SHIFT: ShiftKind = "log_ratio"
 DEFAULT_FLOOR = 1e-3

@@ -17,7 +17,8 @@ from ctxbatch.analysis.layer_vectors import LayerVectors, formulas_of, kinds_of,
 from ctxbatch.config import Kept
 from ctxbatch.search.index_files import open_postings
 from ctxbatch.search.row_filter import known_rows
-from ctxbatch.store.reader import Store, check_has_rows
+from ctxbatch.store.checks import check_has_rows
+from ctxbatch.store.reader import Store
 from ctxbatch.text.word_key import word_key
 
 

@@ -65,7 +65,7 @@ def layers(
     draw = None if plot is None else _drawing(Path(plot))
     from ctxbatch.analysis.layer_vectors import kinds_of
     from ctxbatch.analysis.layers import measure
-    from ctxbatch.store.reader import check_has_rows
+    from ctxbatch.store.checks import check_has_rows
 
     store = ctxbatch.open(out)
     store.tell_damage()
@@ -98,7 +98,7 @@ def _drawing(path: Path) -> "Callable[[Trends], None]":
 def _notes(store: "Store", kinds: Sequence[str]) -> Iterator[str]:
     """Yield what a reader of the measures must know about the store."""
     from ctxbatch.model.shift import SHIFTS
-    from ctxbatch.store.reader import unfinished
+    from ctxbatch.store.checks import unfinished
 
     config = store.config
     if not store.complete:

@@ -33,10 +33,11 @@ from ctxbatch.search.index_files import (
 )
 from ctxbatch.search.index_tuning import choose_rows, hold_out, measure, tune
 from ctxbatch.search.postings import Postings, is_current, write
+from ctxbatch.store.checks import check_finished
 from ctxbatch.store.columns import Column
 from ctxbatch.store.commits import built_from
 from ctxbatch.store.manifest import INDEX
-from ctxbatch.store.reader import Store, check_finished
+from ctxbatch.store.reader import Store
 
 log = logging.getLogger("ctxbatch")
 

@@ -18,7 +18,8 @@ from ctxbatch.search.hits import Answer, Explanation, Hit
 from ctxbatch.search.queries import MarkedSentence, QueryEncoder, QueryWord, parse_query
 from ctxbatch.search.ranking import Question, Ranked, Ranking
 from ctxbatch.search.row_filter import check_sources
-from ctxbatch.store.reader import Store, check_finished, check_has_rows
+from ctxbatch.store.checks import check_finished, check_has_rows
+from ctxbatch.store.reader import Store
 
 # How many queries to encode and answer together.
 _GROUP = 128

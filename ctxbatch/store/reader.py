@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctxbatch.arrays import Floats, Ints, Vectors
+from ctxbatch.choices import SentenceVector
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import StoreError
 from ctxbatch.formulas import ComputedShift, plain
@@ -26,6 +27,7 @@ from ctxbatch.store.location import damaged_shards, location_of, manifest_of
 from ctxbatch.store.moments import Moments, Standardiser
 from ctxbatch.store.scanner import scan
 from ctxbatch.store.schema import sentences_schema, words_schema
+from ctxbatch.store.sentence_vectors import sentence_vectors
 
 log = logging.getLogger("ctxbatch")
 # Arrow's default pool keeps memory that it has freed, which the small tables gathered for hits do not need.
@@ -156,6 +158,34 @@ class Store:
         """
         name = self.config.column(on, layer, delta=delta, floor=floor, standardise=standardise)
         yield from self.column(name).batches()
+
+    def sentence_vectors(
+        self,
+        by: SentenceVector = "mean",
+        on: str | None = None,
+        layer: int | None = None,
+        *,
+        delta: float | None = None,
+        floor: float | None = None,
+        standardise: bool = False,
+    ) -> Iterator[tuple[Ints, Floats]]:
+        """Yield sentence_ids (S,) and the vector of each, (S, D), in order, of all sentences that have rows.
+
+        Args:
+            by: ``mean`` or ``salient``, as in `ctxbatch.store.sentence_vectors.sentence_vectors`.
+            on: As in `vectors`.
+            layer: Likewise.
+            delta: Likewise.
+            floor: Likewise.
+            standardise: Likewise.
+
+        Raises:
+            InputError: As in `vectors`; or ``salient`` is asked of a store without salience.
+        """
+        name = self.config.column(on, layer, delta=delta, floor=floor, standardise=standardise)
+        return sentence_vectors(
+            by, self.config, self.column(name), (self.file(shard, WORDS) for shard in self.commits)
+        )
 
     def column(self, name: str, standardiser: Standardiser | None = None) -> Column:
         """Return a column of vectors of all rows by its full name, stored or computed.
@@ -356,37 +386,3 @@ class Store:
             path = shard_folder(self.path, shard) / name
             self._files[key] = ArrowFile(path, self._schema(name), n_rows, commit.files[name])
         return self._files[key]
-
-
-def unfinished(store: Store, consequence: str = "") -> str:
-    """Return the message about an unfinished store: its progress, the consequence, and the remedy."""
-    progress = f"{len(store.commits)} of {len(store.manifest.shards)} shards"
-    return f"{store.path} is unfinished ({progress}){consequence}: run its `ctxbatch run` command again"
-
-
-def check_finished(store: Store) -> None:
-    """Check that every planned shard is committed.
-
-    Raises:
-        StoreError: Some shards are not.
-    """
-    if not store.complete:
-        raise StoreError(unfinished(store))
-
-
-def check_has_rows(store: Store) -> None:
-    """Check that a store has rows.
-
-    Raises:
-        StoreError: The store has no rows; the message says why.
-    """
-    store.check_is_here()
-    if store.n_rows:
-        return
-    if not store.complete:
-        raise StoreError(unfinished(store, " and holds no rows yet"))
-    kept = store.config.kept or "all words"
-    raise StoreError(
-        f"{store.path} is empty: none of the text matches its selection ({kept}); run again with another -o "
-        "and a wider selection or other text"
-    )

@@ -31,9 +31,10 @@ from ctxbatch.errors import InputError
 from ctxbatch.text.word_key import word_key
 from scripts.benchmarks import measuring
 from scripts.command_line import Parser, existing_file, positive, run, say
-from scripts.evaluation.default_rule import Key, Measure, decide
+from scripts.evaluation.default_rule import Key, decide
 from scripts.evaluation.instances import Instance, read_instances
 from scripts.evaluation.marked_words import Floats, Ints, MarkedWords, encode
+from scripts.evaluation.measures import Measure
 from scripts.evaluation.pairs import Pair, read_pairs
 from scripts.evaluation.sense_scores import FEWEST, NEAREST, Instances
 from scripts.evaluation.senses_report import Facts, report

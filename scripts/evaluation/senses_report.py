@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from scripts.benchmarks import measuring
-from scripts.evaluation.default_rule import RULE, Decision, Key, Measure, More
+from scripts.evaluation.default_rule import RULE, Decision, Key
+from scripts.evaluation.measures import Measure, More, comparison
 from scripts.evaluation.vector_kinds import KINDS, SHIFTS, STATES
 from scripts.evaluation.wic_report import rounded, short, signed, wrapped
 
@@ -103,8 +104,8 @@ def comparisons(found: Sequence[More]) -> str:
 def conclude(decision: Decision) -> str:
     """Return what a clause decides, and the comparisons it rests on, in lines."""
     head = f"({decision.clause}) {_CLAUSES[decision.what]}: {decision.choice}"
-    if decision.otherwise is not None:
-        head += f"; compared in the other state, it would be {decision.otherwise}"
+    if decision.plain is not None:
+        head += f"; compared plain, it would be {decision.plain}"
     return "\n".join([head, *(wrapped(f"    {name}: {sentence(more)}") for name, more in decision.because)])
 
 
@@ -142,21 +143,10 @@ def as_json(
                 "clause": each.clause,
                 "what": each.what,
                 "choice": each.choice,
-                "otherwise": each.otherwise,
+                "plain": each.plain,
                 "because": [{"measure": name, **comparison(more)} for name, more in each.because],
             }
             for each in facts.decisions
         ],
         "conclusions": conclusions,
-    }
-
-
-def comparison(more: More) -> dict[str, Any]:
-    """Return a comparison as values that JSON knows."""
-    return {
-        "first": more.first._asdict(),
-        "second": more.second._asdict(),
-        "values": more.values,
-        "more": more.difference,
-        "interval": more.bounds,
     }

@@ -65,11 +65,16 @@ def draw(same: Bools, clusters: npt.NDArray[np.str_], n: int, seed: int) -> npt.
 
     Whole clusters are drawn, as many as there are: pairs that share a lemma are not independent.
     """
-    names, cluster_K = np.unique(clusters, return_inverse=True)
-    chances = np.full(len(names), 1 / len(names))
-    draws_RK = np.random.default_rng(seed).multinomial(len(names), chances, size=n)[:, cluster_K]
+    draws_RK = draw_clusters(clusters, n, seed)
     both = (draws_RK[:, same].sum(axis=1) > 0) & (draws_RK[:, ~same].sum(axis=1) > 0)
     return draws_RK[both]
+
+
+def draw_clusters(clusters: npt.NDArray[Any], n: int, seed: int) -> npt.NDArray[np.int64]:
+    """How often each of n bootstrap resamples takes each pair, (R, K): whole clusters are drawn."""
+    names, cluster_K = np.unique(clusters, return_inverse=True)
+    chances = np.full(len(names), 1 / len(names))
+    return np.random.default_rng(seed).multinomial(len(names), chances, size=n)[:, cluster_K]
 
 
 def aucs(scores: Floats, same: Bools, draws_RK: npt.NDArray[np.int64]) -> Floats:

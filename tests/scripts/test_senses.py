@@ -10,9 +10,10 @@ import pytest
 from ctxbatch.errors import InputError
 from ctxbatch.model import shift
 from scripts.evaluation import sense_scores, senses
-from scripts.evaluation.default_rule import Key, Measure, decide
+from scripts.evaluation.default_rule import Key, decide
 from scripts.evaluation.instances import read_instances
 from scripts.evaluation.marked_words import encode
+from scripts.evaluation.measures import Measure
 from scripts.evaluation.sense_scores import Instances
 from scripts.evaluation.vector_kinds import KINDS, STATES, vectors_of
 from tests.scripts.test_evidence import write_json
@@ -207,14 +208,25 @@ def test_a_search_is_standardised_if_it_finds_more_and_its_pairs_are_not_worse()
     assert choices(measure(**better), measure(standardised__difference__4=0.45))["standardise"] == "no"
 
 
-def test_another_vector_takes_the_shifts_place_from_a_margin_up_like_with_like():
+def test_another_vector_takes_the_shifts_place_from_a_margin_up_both_standardised():
     assert choices(measure(both__contextual__1=0.515))["same word"] == "difference"
-    assert choices(measure(plain__contextual__1=0.55))["same word"] == "contextual"
-    assert choices(measure(standardised__contextual__1=0.55))["same word"] == "difference"
+    assert choices(measure(standardised__contextual__1=0.55))["same word"] == "contextual"
+    assert choices(measure(plain__contextual__1=0.55))["same word"] == "difference"
     other = measure(both__contextual__1=0.55, both__asinh__2=0.56)
     assert choices(other=other)["other words"] == "asinh"
+
+
+def test_the_rule_says_what_it_would_choose_if_it_compared_plain():
+    """Whether a search is standardised decides nothing here."""
     *_, found = decide(measure(), measure(), measure(standardised__contextual__1=0.55), 6)
-    assert (found.choice, found.otherwise) == ("difference", "contextual")
+    assert (found.choice, found.plain) == ("contextual", "difference")
+    *_, found = decide(measure(), measure(), measure(plain__contextual__1=0.55), 6)
+    assert (found.choice, found.plain) == ("difference", "contextual")
+    *_, found = decide(measure(), measure(), measure(both__contextual__1=0.55), 6)
+    assert (found.choice, found.plain) == ("contextual", None)
+    better = measure(standardised__difference__4=0.55, standardised__contextual__1=0.6)
+    _, _, state, same = decide(better, measure(), None, 6)[:4]
+    assert (state.choice, same.choice, same.plain) == ("yes", "contextual", "difference")
 
 
 # --- the whole ------------------------------------------------------------------------------------
