@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ctxbatch.arrays import Floats, Ints, Mask, as_floats
+from ctxbatch.arrays import Floats, Ints, Mask, Vectors, as_floats
 from ctxbatch.store.columns import Column
 
-# Rows compared at a time. A small first block sets a threshold that rejects most later rows.
+# A small first block sets a threshold that rejects most later rows.
 _FIRST_ROWS = 512
-_BLOCK_ROWS = 2_048
 # Decimals of a score. Equal texts get equal scores despite the rounding errors of matrix products.
 _DECIMALS = 6
 # If more than one row in this many is wanted, all rows are sorted.
@@ -51,6 +50,18 @@ def normalised(vectors: npt.NDArray[Any]) -> Floats:
     norms = np.sqrt(np.einsum("nd,nd->n", copy, copy))[:, None]
     np.divide(copy, norms, out=copy, where=norms > 0)
     return copy
+
+
+def _scores(queries_QD: Floats, vectors_ND: Vectors) -> Floats:
+    """Return the cosine (Q, N) of each normalised query with each vector, 0 for a zero vector.
+
+    Dividing the products by the lengths, rather than the vectors, saves a pass over these.
+    """
+    rows_ND = vectors_ND if vectors_ND.dtype == np.float32 else as_floats(vectors_ND)
+    lengths_N = np.sqrt(np.einsum("nd,nd->n", rows_ND, rows_ND))
+    scores_QN: Floats = queries_QD @ rows_ND.T
+    np.divide(scores_QN, lengths_N, out=scores_QN, where=lengths_N > 0)
+    return scores_QN
 
 
 class _Best:
@@ -92,10 +103,10 @@ def scan(
     """
     k = min(k, len(column))
     if k * _SORTED_SHARE > len(column) and excluded is None:
-        return _all_ranked(queries_QD, k, len(column), lambda: column.blocks(_BLOCK_ROWS))
+        return _all_ranked(queries_QD, k, len(column), lambda: column.blocks(column.rows_at_once))
     best = _Best(len(queries_QD), k)
     for first, block in _growing(column):
-        scores_QN = queries_QD @ normalised(block).T
+        scores_QN = _scores(queries_QD, block)
         for scores_N, out in zip(scores_QN, excluded or (), strict=False):
             begin, end = np.searchsorted(out, [first, first + len(block)])
             scores_N[out[begin:end] - first] = -np.inf
@@ -104,7 +115,7 @@ def scan(
 
 
 def _growing(column: Column) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    for first, block in column.blocks(_BLOCK_ROWS):
+    for first, block in column.blocks(column.rows_at_once):
         if first:
             yield first, block
         else:
@@ -117,15 +128,15 @@ def scan_rows(column: Column, queries_QD: Floats, k: int, positions_N: Ints) -> 
     k = min(k, len(positions_N))
 
     def blocks() -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        for begin in range(0, len(positions_N), _BLOCK_ROWS):
-            yield begin, column.take(positions_N[begin : begin + _BLOCK_ROWS])
+        for begin in range(0, len(positions_N), column.rows_at_once):
+            yield begin, column.take(positions_N[begin : begin + column.rows_at_once])
 
     if k * _SORTED_SHARE > len(positions_N):
         order_QK, scores_QK = _all_ranked(queries_QD, k, len(positions_N), blocks)
         return positions_N[order_QK], scores_QK
     best = _Best(len(queries_QD), k)
     for begin, block in blocks():
-        best.offer(positions_N[begin : begin + len(block)], queries_QD @ normalised(block).T)
+        best.offer(positions_N[begin : begin + len(block)], _scores(queries_QD, block))
     return best.positions_QK, best.scores_QK
 
 
@@ -140,9 +151,7 @@ def _all_ranked(
         some = slice(first, first + at_once)
         scores_QN = np.empty((len(queries_QD[some]), n), np.float32)
         for begin, block in blocks():
-            scores_QN[:, begin : begin + len(block)] = (queries_QD[some] @ normalised(block).T).round(
-                _DECIMALS
-            )
+            scores_QN[:, begin : begin + len(block)] = _scores(queries_QD[some], block).round(_DECIMALS)
         order_QK[some] = np.argsort(-scores_QN, axis=1, kind="stable")[:, :k]
         scores_QK[some] = np.take_along_axis(scores_QN, order_QK[some], 1)
     return order_QK, scores_QK
@@ -177,8 +186,8 @@ def among(
 def cosines(column: Column, queries_QD: Floats, query_C: Ints, positions_C: Ints) -> Floats:
     """Return the cosine (C,) of each row with its own normalised query."""
     scores_C = np.empty(len(positions_C), np.float32)
-    for begin in range(0, len(positions_C), _BLOCK_ROWS):
-        part = slice(begin, begin + _BLOCK_ROWS)
+    for begin in range(0, len(positions_C), column.rows_at_once):
+        part = slice(begin, begin + column.rows_at_once)
         rows_CD = normalised(column.take(positions_C[part]))
         # A matrix product would start threads of its own, which compete with those that run searches.
         scores_C[part] = np.einsum("cd,cd->c", rows_CD, queries_QD[query_C[part]])

@@ -11,9 +11,6 @@ import numpy.typing as npt
 
 from ctxbatch.arrays import Floats, Ints, Vectors, as_floats
 
-# Rows whose vectors are computed at a time, so that what is in between stays in the processor's cache.
-_ROWS_IN_CACHE = 512
-
 
 class Column(Protocol):
     """One kind of vector of all rows, as an array (rows, D)."""
@@ -21,6 +18,10 @@ class Column(Protocol):
     @property
     def dimension(self) -> int:
         """D."""
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows are read at a time with the least effort: what is in between stays in the cache."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -43,6 +44,8 @@ class StoredColumn:
         dimension: D.
         dtype: The stored type.
     """
+
+    rows_at_once = 2_048
 
     def __init__(self, views: Sequence[Vectors], dimension: int, dtype: npt.DTypeLike) -> None:
         self._views = views
@@ -84,6 +87,8 @@ class ComputedColumn:
         sources: The others.
     """
 
+    rows_at_once = 256
+
     def __init__(self, steps: Sequence[Callable[..., Floats]], sources: Sequence[StoredColumn]) -> None:
         self._steps = steps
         self._sources = sources
@@ -107,11 +112,16 @@ class ComputedColumn:
         return self._computed([source.take(positions) for source in self._sources])
 
     def _computed(self, sources: Sequence[Vectors]) -> Floats:
+        if len(sources[0]) <= self.rows_at_once:
+            return self._some(sources)
         vectors_ND = np.empty(sources[0].shape, np.float32)
-        for begin in range(0, len(vectors_ND), _ROWS_IN_CACHE):
-            part = slice(begin, begin + _ROWS_IN_CACHE)
-            found = [as_floats(source[part]) for source in sources]
-            for step in self._steps:
-                found = [step(*found)]
-            vectors_ND[part] = found[0]
+        for begin in range(0, len(vectors_ND), self.rows_at_once):
+            part = slice(begin, begin + self.rows_at_once)
+            vectors_ND[part] = self._some([source[part] for source in sources])
         return vectors_ND
+
+    def _some(self, sources: Sequence[Vectors]) -> Floats:
+        found = [as_floats(source) for source in sources]
+        for step in self._steps:
+            found = [step(*found)]
+        return found[0]
