@@ -36,6 +36,11 @@ EngineName = Literal["local", "ray"]
 
 VECTOR_KINDS: tuple[VectorKind, ...] = get_args(VectorKind)
 DEFAULT_MODEL = "bert-base-uncased"
+DEFAULT_STATIC: StaticKind = "embeddings"
 DEFAULT_SHIFT: ShiftKind = "log_ratio"
 DEFAULT_FLOOR = 1e-3
 DEFAULT_DELTA = 0.1
+DEFAULT_LANGUAGE = "en"
+DEFAULT_TEXT_FIELD = "text"
+DEFAULT_ID_FIELD = "id"
+DEFAULT_ENCODING = "utf-8"

@@ -29,10 +29,11 @@ from ctxbatch.run_config import RunConfig
             {"shift": "asinh", "floor": 0.1},
             r"--floor belongs to log_ratio and cannot be used with asinh",
         ),
-        ({"delta": 0.1}, r"--delta belongs to asinh and cannot be used with log_ratio"),
+        ({"shift": "log_ratio", "delta": 0.1}, r"--delta belongs to asinh and cannot be used with log_ratio"),
         ({"floor": -1.0}, r"--floor -1.0 must be 0 or a positive number"),
         ({"floor": float("nan")}, r"--floor nan must be"),
         ({"shift": "asinh", "delta": 0.0}, r"--delta 0.0 must be a positive number"),
+        ({"delta": 0.0}, r"--delta 0.0 must be a positive number"),
         (
             {"vectors": ("contextual",), "shift": "asinh"},
             r"--shift cannot be used without shift in --vectors",
@@ -60,6 +61,7 @@ def test_a_wrong_option_is_refused_with_value_and_remedy(options, message):
         ({"lang": "english"}, r"--lang 'english' is unknown"),
         ({"precision": "fp16"}, r"--precision fp16 needs a GPU"),
         ({"revision": "main"}, r"--revision main cannot be used"),
+        ({"delta": 0.1}, r"--delta belongs to asinh and cannot be used with log_ratio"),
     ],
 )
 def test_an_option_that_the_model_or_machine_cannot_meet_is_refused(options, message, tiny):

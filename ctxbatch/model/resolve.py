@@ -7,7 +7,7 @@ import logging
 from importlib import metadata
 from pathlib import Path
 
-from ctxbatch.choices import DEFAULT_SHIFT, Arithmetic, StaticKind
+from ctxbatch.choices import DEFAULT_SHIFT, DEFAULT_STATIC, Arithmetic, StaticKind
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.formulas import ShiftFormula
@@ -39,6 +39,7 @@ def resolve(config: RunConfig, device: str) -> ResolvedConfig:
         InputError: The model cannot be found, read or used, or does not have what an option asks for.
     """
     lang = resolve_language(config.split, config.lang)
+    formula = _resolve_shift(config)
     _check_precision(config, device)
     folder = find_model(config.model, config.revision)
     graphs = _find_graphs(config, device, folder)  # first: its process reads the facts too
@@ -47,7 +48,6 @@ def resolve(config: RunConfig, device: str) -> ResolvedConfig:
     salience_layer, salience_head = _resolve_salience(config, facts, layers, folder.name)
     static = _resolve_static(config, facts, folder.name)
     precision = _resolve_precision(config, device, graphs, facts, folder.name)
-    formula = _resolve_shift(config)
     parameters = {} if formula is None else formula.parameters
     packed = device != "cpu" and salience_layer is None and _can_pack(device, precision, facts)
     return ResolvedConfig(
@@ -227,7 +227,7 @@ def _resolve_static(config: RunConfig, facts: ModelFacts, name: str) -> StaticKi
             f"--static lookup: {name} has embeddings of {facts.embedding_size} dimensions and layers of "
             f"{facts.hidden_size}; take --static embeddings"
         )
-    return config.static or "embeddings"
+    return config.static or DEFAULT_STATIC
 
 
 def read_tokenizer(config: ResolvedConfig, model: ModelFolder | None = None) -> str:

@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_with_the_very_same_layers(reference, lines, tiny, 
     errors = process.communicate()[1]
     assert process.returncode == 0, errors
     assert "quantising" not in errors
-    assert "precision: int8, the store's; a new store would use fp32 here" in errors
+    assert f"taken from {out}: --precision int8 (the default is fp32)\n" in errors
     assert layers_of(out) == layers_of(reference)  # also made alike by another process
     assert arrow_digests(out) == arrow_digests(reference)
 
