@@ -39,6 +39,7 @@ from ctxbatch.execution.run_plan import (
 )
 from ctxbatch.execution.session import Session, plan_again, warn_of_mixture, writing_to
 from ctxbatch.files import check_room
+from ctxbatch.formulas import cost_of_log_ratio
 from ctxbatch.run_config import RunConfig
 from ctxbatch.search import index_build
 from ctxbatch.store.commits import Commit, shard_folder
@@ -154,6 +155,8 @@ def _open_manifest(plan: RunPlan) -> Manifest:
 def _check_start(plan: RunPlan) -> None:
     """Make sure that a new run can go through: words that can be found, room on the disk."""
     check_words(plan.config)
+    if plan.config.shift == "log_ratio" and (cost := cost_of_log_ratio(plan.config.precision)):
+        log.info("%s", cost)
     if plan.location.is_here and not plan.choices.force:
         expected = estimate_plan(plan)
         check_room(plan.location.folder, expected.bytes_on_disk + expected.bytes_of_index, _MAKE_ROOM)
