@@ -119,9 +119,9 @@ class RunConfig:
 
     layers: Annotated[
         tuple[int, ...] | AllLayers | None,
-        _option(_VECTORS, "all|N[,N...]", read=layer_numbers, default="-1"),
+        _option(_VECTORS, "all|N[,N...]", read=layer_numbers, default="at two thirds of the depth"),
     ] = None
-    """Layers to store, from 1 up or from -1 (the last) down. Search uses the first; with all, the last."""
+    """Layers to store, from 1 up or from -1 (the last) down. Search uses the first; with all, the default."""
 
     vectors: Annotated[
         tuple[VectorKind, ...],

@@ -18,6 +18,7 @@ from ctxbatch.choices import (
     DEFAULT_SHIFT,
     DEFAULT_STATIC,
     DEFAULT_TEXT_FIELD,
+    default_layer,
 )
 from ctxbatch.config import INT8_LAYERS, ResolvedConfig
 from ctxbatch.corpus.fields import same_fields
@@ -60,12 +61,9 @@ def with_stored_options(config: RunConfig, manifest: Manifest, out: Path) -> Run
     }
     if "model" in taken:
         find_stored_model(stored.model, stored.revision, out)
-    if (
-        stored.revision is not None
-        and "revision" not in given
-        and stored.model in (config.model, taken.get("model"))
-    ):
-        taken["revision"] = stored.revision
+    is_its_model = taken.get("model", config.model) == stored.model
+    if is_its_model and stored.revision is not None and "revision" not in given:
+        taken["revision"] = stored.revision  # the hub may have a newer one by now
     try:
         return replace(config, **taken)
     except InputError:  # what is given does not fit the store: `check_options` says so
@@ -123,13 +121,10 @@ def _special_options(manifest: Manifest) -> dict[str, Any]:
     values = {**{field.name: getattr(stored, field.name) for field in fields(stored)}, **asdict(reading)}
     if reading.tapered:  # as only shards of the default size are
         del values["shard_size"]
-    found = {
-        name: values[name]
-        for name in _OPTIONS
-        if name in values
-        and name not in (*_OF_PLACE, "revision")
-        and values[name] not in (None, (), defaults[name])
-    }
+    for name in (*_OF_PLACE, "revision"):
+        del values[name]
+    named = [name for name in _OPTIONS if name in values]
+    found = {name: values[name] for name in named if values[name] not in (None, (), defaults[name])}
     if stored.salience_layer is not None and found.keys().isdisjoint(_SALIENCE):
         found["salience"] = True
     return found
@@ -139,7 +134,7 @@ def _defaults(stored: ResolvedConfig) -> dict[str, Any]:
     """Return what options are today where they are not given, with a store's model."""
     return {
         **{field.name: field.default for field in fields(RunConfig)},
-        "layers": (stored.n_layers,),
+        "layers": (default_layer(stored.n_layers),),
         "static": DEFAULT_STATIC,
         "shift": DEFAULT_SHIFT,
         "floor": DEFAULT_FLOOR,

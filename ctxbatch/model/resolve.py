@@ -7,7 +7,7 @@ import logging
 from importlib import metadata
 from pathlib import Path
 
-from ctxbatch.choices import DEFAULT_SHIFT, DEFAULT_STATIC, Arithmetic, StaticKind
+from ctxbatch.choices import DEFAULT_SHIFT, DEFAULT_STATIC, Arithmetic, StaticKind, default_layer
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.formulas import ShiftFormula
@@ -156,9 +156,10 @@ def _resolve_precision(
 def _resolve_layers(config: RunConfig, n_layers: int, name: str) -> tuple[int, ...]:
     if config.vectors == ("static",):
         return ()
-    if config.layers == "all":
-        return tuple(range(n_layers, 0, -1))  # the first is the default for search: the last, as ever
-    layers = config.layers or (-1,)
+    default = default_layer(n_layers)
+    if config.layers == "all":  # search goes by the first
+        return (default, *(layer for layer in range(n_layers, 0, -1) if layer != default))
+    layers = config.layers or (default,)
     positive = tuple(_counted_from_1("--layers", layer, n_layers, f"{name} has layers") for layer in layers)
     if len(set(positive)) != len(positive):
         raise InputError(f"--layers {','.join(map(str, layers))} names a layer of {name} twice")

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 import ctxbatch
 from ctxbatch import RunConfig, StoreError
+from ctxbatch.execution.resume import with_stored_options
 from tests.helpers.stores import arrow_digests, make_store
 
 WAYS = [
@@ -15,7 +17,7 @@ WAYS = [
     {"vectors": ("static",), "split": "none"},
     {"vectors": ("contextual",), "layers": (1, 3), "lang": "de", "tokens_per_batch": 100},
     {"shift": "asinh", "delta": 0.5, "salience_layer": 1, "salience_head": 2, "top_salient": 2},
-    {"salience": True, "floor": 0.0},
+    {"salience": True, "shift": "log_ratio", "floor": 0.0},
     {"limit": 90, "record": "line", "errors": "replace", "encoding": "latin-1"},
 ]
 
@@ -60,6 +62,31 @@ def test_the_same_command_says_nothing_of_defaults(corpus, plain, tmp_path, capl
     for _ in range(2):
         ctxbatch.run(corpus, tmp_path / "out", plain)
     assert not said(caplog)
+
+
+@pytest.mark.parametrize("given", [{}, {"floor": 1e-3}, {"salience_layer": 3}])
+def test_a_store_of_the_former_defaults_is_finished_by_the_command_of_then(
+    given, corpus, plain, tmp_path, caplog
+):
+    then = {"shift": "log_ratio", "layers": (-1,)}
+    for name in ("whole", "out"):
+        make_store(tmp_path / name, [corpus], replace(plain, shard_size=2000, **then, **given))
+    out = tmp_path / "out"
+    for shard in (0, 2, 3):
+        cut(out, shard)
+    fingerprint = ctxbatch.open(out).config.fingerprint
+    caplog.set_level("INFO", "ctxbatch")
+    ctxbatch.run(corpus, out, replace(plain, **given))
+    assert arrow_digests(out) == arrow_digests(tmp_path / "whole")
+    assert ctxbatch.open(out).config.fingerprint == fingerprint
+    taken = "--layers 3 (the default is 2), --shift log_ratio (the default is difference), --shard-size 2000"
+    assert said(caplog) == [f"taken from {out}: {taken}"]
+    for wrong, message in (
+        ({"shift": "difference"}, "--shift log_ratio, but this command has --shift difference"),
+        ({"layers": (2,)}, "--layers 3, but this command has --layers 2"),
+    ):
+        with pytest.raises(StoreError, match=f"{out} was made with {message}: use the same options"):
+            ctxbatch.run(corpus, out, replace(plain, **wrong))
 
 
 def test_what_is_given_and_fits_no_option_of_the_store_is_refused_with_both_values(corpus, plain, tmp_path):
@@ -110,6 +137,18 @@ def test_the_model_is_taken_only_from_where_it_is_safe_to_load(corpus, plain, tm
     assert f"was made with the model {model}, which is not a folder here: give --model" in result.stderr
 
 
+def test_a_model_of_the_hub_is_taken_at_the_commit_of_the_store(store):
+    commit = "a" * 40
+    config = replace(store.manifest.config, model="some/model", revision=commit)
+    manifest = replace(store.manifest, config=config)
+    for given, revision in (
+        ({"model": "some/model"}, commit),
+        ({"model": "some/model", "revision": "main"}, "main"),
+        ({"model": "another/model"}, None),
+    ):
+        assert with_stored_options(RunConfig(**given), manifest, store.path).revision == revision
+
+
 def test_a_part_takes_what_another_part_was_given(corpus, plain, tmp_path):
     out = tmp_path / "out"
     options = {"model": plain.model, "index": False}
@@ -124,5 +163,5 @@ def test_a_plan_is_of_what_the_run_would_take(corpus, plain, tmp_path, cli):
     make_store(out, [corpus], RunConfig(model=plain.model, layers=(2, 1), words=("want",)))
     result = cli("plan", corpus, "-o", out, "--model", plain.model, "--json")
     assert result.returncode == 0
-    assert f"taken from {out}: --layers 2,1 (the default is 3), --words want\n" in result.stderr
+    assert f"taken from {out}: --layers 2,1 (the default is 2), --words want\n" in result.stderr
     assert json.loads(result.stdout)["words"] is None  # as where only some words are asked for

@@ -125,7 +125,7 @@ def test_filters_agree_with_brute_force_where_an_index_proposes(store, rows, tmp
     monkeypatch.setattr(index, "_SCANNED_SHARE", 0)
     out = tmp_path / "out"
     shutil.copytree(store.path, out)
-    index_build.build(Store(out), "shift_3")
+    index_build.build(Store(out), "shift_2")
     check(Searcher([Store(out)]), Store(out), rows, tolerance=0.05)
     check_batch(Searcher([Store(out)]))
 
