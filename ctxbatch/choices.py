@@ -38,6 +38,16 @@ SentenceVector = Literal["mean", "salient"]
 VECTOR_KINDS: tuple[VectorKind, ...] = get_args(VectorKind)
 SENTENCE_VECTORS: tuple[SentenceVector, ...] = get_args(SentenceVector)
 DEFAULT_MODEL = "bert-base-uncased"
-DEFAULT_SHIFT: ShiftKind = "log_ratio"
+DEFAULT_STATIC: StaticKind = "embeddings"
+DEFAULT_SHIFT: ShiftKind = "difference"
 DEFAULT_FLOOR = 1e-3
 DEFAULT_DELTA = 0.1
+DEFAULT_LANGUAGE = "en"
+DEFAULT_TEXT_FIELD = "text"
+DEFAULT_ID_FIELD = "id"
+DEFAULT_ENCODING = "utf-8"
+
+
+def default_layer(n_layers: int) -> int:
+    """Return the layer that a run stores unless layers are named: at two thirds of a model's depth."""
+    return max(1, round(n_layers * 2 / 3))

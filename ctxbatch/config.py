@@ -66,7 +66,7 @@ class Kept:
 class ResolvedConfig:
     """Everything that decides which vectors a text gives, with nothing left open.
 
-    ``layers`` are positive and in the order asked for. An option that cannot take effect is ``None``.
+    ``layers`` are positive; search goes by the first. An option that cannot take effect is ``None``.
     ``max_tokens`` is the longest window in tokens, special tokens included. ``words`` are sorted keys, as
     `ctxbatch.text.word_key` has them. Layers and heads count from 1; without a ``salience_head``, salience is
     the mean over all heads.

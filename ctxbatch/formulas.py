@@ -7,9 +7,13 @@ import re
 from dataclasses import dataclass
 from typing import get_args
 
-from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR, ShiftKind
+from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR, Arithmetic, ShiftKind
 from ctxbatch.errors import InputError
 
+# Of the ten nearest rows by the vectors of fp32, the share that a search still finds, by log_ratio and by
+# difference: all-MiniLM-L6-v2, layer 4 of 6 (scripts/results/2026-11-26-stability-minilm-zen4.txt).
+_MEASURED = "all-MiniLM-L6-v2"
+_KEPT: dict[Arithmetic, tuple[float, float]] = {"bf16": (0.878, 0.993), "int8": (0.701, 0.930)}
 SHIFT_KINDS: dict[str, ShiftKind] = {kind: kind for kind in get_args(ShiftKind)}
 _STANDARDISED = "-standardised"
 _VECTORS = re.compile(r"(?P<kind>.+)_(?P<layer>[1-9][0-9]{0,6})")
@@ -29,6 +33,19 @@ def standardised(name: str) -> str:
 def plain(name: str) -> str:
     """Return the full name of the vectors that are standardised; other names stay."""
     return name.removesuffix(_STANDARDISED)
+
+
+def cost_of_log_ratio(precision: Arithmetic) -> str | None:
+    """Return in words what rounding costs a search by log_ratio; ``None`` in fp32."""
+    if precision == "fp32":
+        return None
+    measured = precision if precision in _KEPT else "bf16"
+    log_ratio, difference = _KEPT[measured]
+    unknown = "" if measured == precision else f"; {precision} was not measured"
+    return (
+        f"log_ratio keeps {log_ratio:.0%} of the ten nearest rows of fp32 at {measured}, difference "
+        f"{difference:.0%}: measured with {_MEASURED}{unknown}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

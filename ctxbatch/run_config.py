@@ -6,16 +6,20 @@ Reads no file except that of ``--words``, and imports no model code.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_args
 
 from cyclopts import Group, Parameter, Token
 
 from ctxbatch.choices import (
     DEFAULT_DELTA,
+    DEFAULT_ENCODING,
     DEFAULT_FLOOR,
+    DEFAULT_LANGUAGE,
     DEFAULT_MODEL,
     DEFAULT_SHIFT,
+    DEFAULT_STATIC,
+    DEFAULT_TEXT_FIELD,
     VECTOR_KINDS,
     AllLayers,
     DecodeErrors,
@@ -94,8 +98,9 @@ def _check_positive(option: str, value: int | None) -> None:
 class RunConfig:
     """The options of ``ctxbatch run``, named as on the command line.
 
-    ``None`` means "not given": the default applies. An option that cannot take effect, such as ``floor``
-    with the asinh shift, is an error.
+    ``None`` means "not given": the default applies, or the value of the store that a run resumes. So does a
+    value that is the default. An option that cannot take effect, such as ``floor`` with the asinh shift, is
+    an error.
 
     ``max_rejects`` is a number of records as an ``int``, or a share of them as a ``float``. ``words`` are
     the words themselves; the command line reads them from a file. An occurrence is stored if ``words``,
@@ -114,9 +119,9 @@ class RunConfig:
 
     layers: Annotated[
         tuple[int, ...] | AllLayers | None,
-        _option(_VECTORS, "all|N[,N...]", read=layer_numbers, default="-1"),
+        _option(_VECTORS, "all|N[,N...]", read=layer_numbers, default="at two thirds of the depth"),
     ] = None
-    """Layers to store, from 1 up or from -1 (the last) down. Search uses the first; with all, the last."""
+    """Layers to store, from 1 up or from -1 (the last) down. Search uses the first; with all, the default."""
 
     vectors: Annotated[
         tuple[VectorKind, ...],
@@ -124,7 +129,7 @@ class RunConfig:
     ] = VECTOR_KINDS
     """Kinds of vectors to store."""
 
-    static: Annotated[StaticKind | None, _option(_VECTORS, default="embeddings")] = None
+    static: Annotated[StaticKind | None, _option(_VECTORS, default=DEFAULT_STATIC)] = None
     """Static vectors: the embedding layer's output, or the raw row of the embedding matrix."""
 
     shift: Annotated[ShiftKind | None, _option(_VECTORS, default=DEFAULT_SHIFT)] = None
@@ -166,13 +171,13 @@ class RunConfig:
     split: Annotated[SplitKind, _option(_INPUT)] = "sentence"
     """Split records into sentences, or take them whole."""
 
-    lang: Annotated[str | None, _option(_INPUT, "CODE", default="en")] = None
+    lang: Annotated[str | None, _option(_INPUT, "CODE", default=DEFAULT_LANGUAGE)] = None
     """Language of the text, for sentence splitting."""
 
     format: Annotated[FormatName | None, _option(_INPUT, default="by suffix")] = None
     """Format of all inputs; overrides their suffixes."""
 
-    text_field: Annotated[str | None, _option(_INPUT, "NAME", default="text")] = None
+    text_field: Annotated[str | None, _option(_INPUT, "NAME", default=DEFAULT_TEXT_FIELD)] = None
     """Field or column with the text; dots lead into nested fields, as in meta.body."""
 
     id_field: Annotated[str | None, _option(_INPUT, "NAME", default="id, if there is one")] = None
@@ -194,7 +199,7 @@ class RunConfig:
     ] = None
     """Elements of XML whose text is a record, such as body/p: a p anywhere in a body."""
 
-    encoding: Annotated[str | None, _option(_INPUT, "NAME", default="utf-8")] = None
+    encoding: Annotated[str | None, _option(_INPUT, "NAME", default=DEFAULT_ENCODING)] = None
     """Encoding of text without a byte order mark."""
 
     errors: Annotated[DecodeErrors, _option(_INPUT)] = "strict"
@@ -356,6 +361,12 @@ class RunConfig:
             raise InputError("salience cannot be used with --vectors static: no attention is computed")
 
     @property
+    def given(self) -> frozenset[str]:
+        """The names of the options that are given: those that are not what they are by default."""
+        names = {each.name for each in fields(self) if getattr(self, each.name) != each.default}
+        return frozenset(names | {"salience"} if self.wants_salience else names)
+
+    @property
     def wants_salience(self) -> bool:
         """True if some option asks for the salience of words."""
         options = (self.salience_layer, self.salience_head, self.top_salient)
@@ -380,4 +391,11 @@ class RunConfig:
             for option, value in given.items():
                 if value is not None:
                     raise InputError(f"{option} cannot be used without shift in --vectors")
-        ShiftFormula.of(self.shift or DEFAULT_SHIFT, floor=self.floor, delta=self.delta)  # which checks them
+        if self.shift is not None:
+            ShiftFormula.of(self.shift, floor=self.floor, delta=self.delta)  # which checks them
+            return
+        # Each by itself: a store that is resumed says which shift they belong to, else `resolve` does.
+        if self.floor is not None:
+            ShiftFormula.of("log_ratio", floor=self.floor)
+        if self.delta is not None:
+            ShiftFormula.of("asinh", delta=self.delta)

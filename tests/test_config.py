@@ -8,6 +8,7 @@ from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.model import resolve
 from ctxbatch.run_config import RunConfig
+from tests.helpers.models import make_model
 
 
 @pytest.mark.parametrize(
@@ -29,10 +30,11 @@ from ctxbatch.run_config import RunConfig
             {"shift": "asinh", "floor": 0.1},
             r"--floor belongs to log_ratio and cannot be used with asinh",
         ),
-        ({"delta": 0.1}, r"--delta belongs to asinh and cannot be used with log_ratio"),
+        ({"shift": "log_ratio", "delta": 0.1}, r"--delta belongs to asinh and cannot be used with log_ratio"),
         ({"floor": -1.0}, r"--floor -1.0 must be 0 or a positive number"),
         ({"floor": float("nan")}, r"--floor nan must be"),
         ({"shift": "asinh", "delta": 0.0}, r"--delta 0.0 must be a positive number"),
+        ({"delta": 0.0}, r"--delta 0.0 must be a positive number"),
         (
             {"vectors": ("contextual",), "shift": "asinh"},
             r"--shift cannot be used without shift in --vectors",
@@ -60,6 +62,7 @@ def test_a_wrong_option_is_refused_with_value_and_remedy(options, message):
         ({"lang": "english"}, r"--lang 'english' is unknown"),
         ({"precision": "fp16"}, r"--precision fp16 needs a GPU"),
         ({"revision": "main"}, r"--revision main cannot be used"),
+        ({"delta": 0.1}, r"--delta belongs to asinh and cannot be used with difference"),
     ],
 )
 def test_an_option_that_the_model_or_machine_cannot_meet_is_refused(options, message, tiny):
@@ -68,7 +71,9 @@ def test_an_option_that_the_model_or_machine_cannot_meet_is_refused(options, mes
 
 
 def test_resolving_leaves_nothing_open(tiny):
-    config = resolve.resolve(RunConfig(model=str(tiny()), layers=(-1, 1), vectors=("shift", "static")), "cpu")
+    config = resolve.resolve(
+        RunConfig(model=str(tiny()), layers=(-1, 1), vectors=("shift", "static"), shift="log_ratio"), "cpu"
+    )
     assert config.layers == (3, 1)
     assert config.vectors == ("static", "shift")
     assert config.columns == ("static", "shift_3", "shift_1")
@@ -78,12 +83,24 @@ def test_resolving_leaves_nothing_open(tiny):
     assert ResolvedConfig.from_dict(config.as_dict()) == config
 
 
+@pytest.mark.parametrize(("depth", "layer"), [(1, 1), (2, 1), (3, 2), (6, 4), (12, 8), (22, 15), (24, 16)])
+def test_a_run_stores_the_layer_at_two_thirds_of_the_depth(depth, layer, tmp_path):
+    model = make_model(tmp_path / "model", "bert", num_hidden_layers=depth)
+    config = resolve.resolve(RunConfig(model=str(model)), "cpu")
+    assert (config.layers, config.shift) == ((layer,), "difference")
+    every = resolve.resolve(RunConfig(model=str(model), layers="all"), "cpu")
+    assert every.layers == (layer, *(each for each in range(depth, 0, -1) if each != layer))
+    assert every.column() == f"shift_{layer}"
+    assert every.column("contextual") == f"contextual_{layer}"
+
+
 CHANGES = [
-    {"layers": (2,)},
+    {"layers": (3,)},
     {"vectors": ("shift",)},
     {"static": "lookup"},
     {"shift": "asinh"},
-    {"floor": 0.01},
+    {"shift": "log_ratio"},
+    {"shift": "log_ratio", "floor": 0.01},
     {"pool": "first"},
     {"keep_punctuation": True},
     {"split": "none"},
@@ -109,11 +126,11 @@ def test_the_fingerprint_covers_what_changes_bytes_and_nothing_else(tiny):
         {"workers": 3},
         {"engine": "ray"},
         {"index": False},
-        {"layers": (3,)},
-        {"floor": 1e-3},
-        {"shift": "log_ratio"},
+        {"layers": (2,)},
+        {"shift": "difference"},
     ):
         assert fingerprint(**same) == base
+    assert fingerprint(shift="log_ratio", floor=1e-3) == fingerprint(shift="log_ratio")
 
 
 def test_every_option_of_the_configuration_reaches_the_resolved_one_or_the_plan():
@@ -170,10 +187,10 @@ def test_columns_are_found_by_kind_and_layer(on, layer, column, tiny):
 
 def test_a_column_that_is_not_stored_is_refused_with_those_that_are(tiny):
     config = resolve.resolve(RunConfig(model=str(tiny()), vectors=("shift",)), "cpu")
-    for on, layer in (("contextual", None), ("shift", 2), ("shift", 0), ("nonsense", None)):
-        with pytest.raises(InputError, match="it has shift_3"):
+    for on, layer in (("contextual", None), ("shift", 3), ("shift", 0), ("nonsense", None)):
+        with pytest.raises(InputError, match="it has shift_2"):
             config.column(on, layer)
-    with pytest.raises(InputError, match="--layer cannot be used with --on shift_3, which names its layer"):
-        config.column("shift_3", 3)
+    with pytest.raises(InputError, match="--layer cannot be used with --on shift_2, which names its layer"):
+        config.column("shift_2", 2)
     with pytest.raises(InputError, match="static vectors have no layer"):
         config.column("static", 3)

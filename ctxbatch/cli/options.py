@@ -34,7 +34,7 @@ Layer = Annotated[
     int | None,
     Parameter(
         metavar="N",
-        show_default="the first that the run named, or of all the last",
+        show_default="the first that the run named, or its default",
         help="Layer of the vectors.",
     ),
 ]

@@ -23,6 +23,7 @@ from ctxbatch.search.filters import Filters
 if TYPE_CHECKING:
     from ctxbatch.search.hits import Answer
     from ctxbatch.search.searcher import Searcher
+    from ctxbatch.store.reader import Store
 
 log = logging.getLogger("ctxbatch")
 
@@ -68,11 +69,14 @@ def search(
     A query that starts with - goes after --; \[ is a literal bracket.
     """
     folders, asked = _split_queries(list(out_and_query), row, queries)
-    searcher = ctxbatch.searcher(folders, on, layer, model, delta=delta, floor=floor, standardise=standardise)
+    stores = [ctxbatch.open(folder) for folder in folders]
+    searcher = ctxbatch.searcher(stores, on, layer, model, delta=delta, floor=floor, standardise=standardise)
+    if on is not None and on.startswith("log_ratio"):
+        _tell_cost(stores[0])
     column = searcher.column_for(filters)
     if column != searcher.column:
         log.info("among other words the search goes by %s; name another with --on", column)
-    tell_standardised(searcher.stores, [column])
+    tell_standardised(stores, [column])
     _tell_unindexed(searcher, column)
     rejected: list[int] = []
 
@@ -165,6 +169,13 @@ def _read_queries(path: str) -> Iterator[tuple[int, str | int]]:
                     yield number, line.rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise not_a_text("--queries", path, error) from None
+
+
+def _tell_cost(store: "Store") -> None:
+    from ctxbatch.formulas import cost_of_log_ratio
+
+    if cost := cost_of_log_ratio(store.config.precision):
+        log.info("%s", cost)
 
 
 def _tell_unindexed(searcher: "Searcher", column: str) -> None:

@@ -21,12 +21,14 @@ from ctxbatch.corpus.sample import SourceSample, sample_source, spread
 from ctxbatch.corpus.sources import Source, how_read, suffix_of
 from ctxbatch.errors import InputError
 from ctxbatch.execution.rates import known_rate, known_start
+from ctxbatch.execution.resume import tell_taken
 from ctxbatch.execution.run_plan import (
     Corpus,
     RunPlan,
     check_words,
     examined,
     find_corpus,
+    find_stored,
     planned,
     tell_left_out,
 )
@@ -134,11 +136,14 @@ def estimate(
 ) -> Estimate:
     """Do what `ctxbatch.estimate` says, which describes arguments and errors."""
     config, location = config or RunConfig(), location_of(_NO_STORE if out is None else out)
-    corpus = examined(find_corpus(inputs, location, config), config)
+    stored = find_stored(location, config)
+    corpus = examined(find_corpus(inputs, location, config, stored), config)
     tell_left_out(corpus)
     if config.shard_range is not None:
         log.info("the estimate is for all parts, not only for part %d of %d", *config.shard_range)
-    with planned(corpus, location, config) as plan:
+    with planned(corpus, location, config, stored) as plan:
+        if stored is not None:
+            tell_taken(location.out, stored, plan.config, plan.choices.given)
         check_words(plan.config)
         found = estimate_plan(plan)
         if warning := found.fit.warning(plan.config.model):

@@ -1,30 +1,192 @@
-"""Checks that a run may resume a store: with the same options, and sources of the same text."""
+"""Decides how a run resumes a store: what it takes from the store, and which options and sources it refuses.
 
-from collections.abc import Mapping, Sequence
+An option that is not given takes the store's value; one that is given must be the store's.
+"""
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ctxbatch.config import ResolvedConfig
+from ctxbatch.choices import (
+    DEFAULT_DELTA,
+    DEFAULT_ENCODING,
+    DEFAULT_FLOOR,
+    DEFAULT_ID_FIELD,
+    DEFAULT_LANGUAGE,
+    DEFAULT_SHIFT,
+    DEFAULT_STATIC,
+    DEFAULT_TEXT_FIELD,
+    default_layer,
+)
+from ctxbatch.config import INT8_LAYERS, ResolvedConfig
+from ctxbatch.corpus.fields import same_fields
 from ctxbatch.corpus.records import Reader, place_of
 from ctxbatch.corpus.source_files import real_place
 from ctxbatch.corpus.sources import Reading, Source
-from ctxbatch.errors import StoreError
+from ctxbatch.errors import InputError, StoreError
+from ctxbatch.model.hub import find_stored_model
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.manifest import Manifest
 from ctxbatch.text.unicode_words import versions as rule_versions
 from ctxbatch.text.word_key import word_key
 
+log = logging.getLogger("ctxbatch")
+_OPTIONS = tuple(field.name for field in fields(RunConfig))
+_OF_READING = {field.name for field in fields(Reading)}
+# Their defaults depend on the machine.
+_OF_PLACE = ("precision", "tokens_per_batch")
+_SALIENCE = ("salience_layer", "salience_head", "top_salient")
 _SHOWN_OF_LIST = 12
 
 
-def check_options(out: Path | str, manifest: Manifest, resolved: ResolvedConfig, reading: Reading) -> None:
+# --- what a run takes from the store --------------------------------------------------------------
+
+
+def with_stored_options(config: RunConfig, manifest: Manifest, out: Path) -> RunConfig:
+    """Return the options of a run with those of a store in place of those that are not given.
+
+    Without the options that only say how sources are read, which `reading_as_stored` takes, and without
+    those whose defaults depend on the machine, which `config_as_stored` takes.
+
+    Raises:
+        StoreError: The model is not given, and where the store says it is, it is not safe to load.
+    """
+    stored, given = manifest.config, config.given
+    taken = {
+        name: value
+        for name, value in _special_options(manifest).items()
+        if name not in given and name not in _OF_READING
+    }
+    if "model" in taken:
+        find_stored_model(stored.model, stored.revision, out)
+    is_its_model = taken.get("model", config.model) == stored.model
+    if is_its_model and stored.revision is not None and "revision" not in given:
+        taken["revision"] = stored.revision  # the hub may have a newer one by now
+    try:
+        return replace(config, **taken)
+    except InputError:  # what is given does not fit the store: `check_options` says so
+        return config
+
+
+def reading_as_stored(reading: Reading, stored: Reading, given: Collection[str]) -> Reading:
+    """Return how sources are read, with what a store says in place of what is not given."""
+    names = _OF_READING.intersection(_OPTIONS).difference(given) | {"tapered"}
+    if same_fields(reading.keep_field, stored.keep_field):  # the types are found in the text
+        names.add("keep_field")
+    return replace(reading, **{name: getattr(stored, name) for name in names})
+
+
+def config_as_stored(here: ResolvedConfig, stored: ResolvedConfig, given: Collection[str]) -> ResolvedConfig:
+    """Return a resolved configuration with what a store says in place of what this machine decides."""
+    config = here
+    if "precision" not in given:
+        config = replace(config, precision=stored.precision)
+    if config.runtime == stored.runtime:  # the same kind of device; perhaps another GPU, another torch
+        budget = config.tokens_per_batch if "tokens_per_batch" in given else stored.tokens_per_batch
+        config = replace(config, packed=stored.packed, tokens_per_batch=budget)
+    if stored.sentence_rules is None:  # it is finished with the sentences that it was begun with
+        config = replace(config, sentence_rules=None)
+    if stored.word_rule is None:  # and with the words
+        config = _with_tokenizer_words(config, stored)
+    digests = config.digests
+    if config.precision == "int8" == stored.precision:
+        digests = {**digests, INT8_LAYERS: stored.digests[INT8_LAYERS]}
+    return replace(config, compiled=stored.compiled, runtime=stored.runtime, digests=digests)
+
+
+def tell_taken(out: Path | str, manifest: Manifest, here: ResolvedConfig, given: Collection[str]) -> None:
+    """Say which options a run takes from a store where today's defaults are others.
+
+    Args:
+        out: The store's name.
+        manifest: Its manifest.
+        here: The configuration as it was resolved on this machine.
+        given: The names of the options that were given.
+    """
+    taken, defaults = _special_options(manifest), _defaults(manifest.config)
+    for name in _OF_PLACE:
+        value, defaults[name] = getattr(manifest.config, name), getattr(here, name)
+        if value != defaults[name]:
+            taken[name] = value
+    shown = [_option(name, taken[name], defaults[name]) for name in _OPTIONS if name in taken.keys() - given]
+    if shown:
+        log.info("taken from %s: %s", out, ", ".join(shown))
+
+
+def _special_options(manifest: Manifest) -> dict[str, Any]:
+    """Return the options of a store whose values are not what they are today by default."""
+    stored, reading, defaults = manifest.config, manifest.reading, _defaults(manifest.config)
+    values = {**{field.name: getattr(stored, field.name) for field in fields(stored)}, **asdict(reading)}
+    if reading.tapered:  # as only shards of the default size are
+        del values["shard_size"]
+    for name in (*_OF_PLACE, "revision"):
+        del values[name]
+    named = [name for name in _OPTIONS if name in values]
+    found = {name: values[name] for name in named if values[name] not in (None, (), defaults[name])}
+    if stored.salience_layer is not None and found.keys().isdisjoint(_SALIENCE):
+        found["salience"] = True
+    return found
+
+
+def _defaults(stored: ResolvedConfig) -> dict[str, Any]:
+    """Return what options are today where they are not given, with a store's model."""
+    return {
+        **{field.name: field.default for field in fields(RunConfig)},
+        "layers": (default_layer(stored.n_layers),),
+        "static": DEFAULT_STATIC,
+        "shift": DEFAULT_SHIFT,
+        "floor": DEFAULT_FLOOR,
+        "delta": DEFAULT_DELTA,
+        "salience_layer": stored.highest_layer,
+        "lang": DEFAULT_LANGUAGE,
+        "text_field": DEFAULT_TEXT_FIELD,
+        "id_field": DEFAULT_ID_FIELD,
+        "encoding": DEFAULT_ENCODING,
+    }
+
+
+def _option(name: str, value: object, default: object) -> str:
+    """Return an option as a command line has it, and its default if that is a value."""
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{option}" if value else f"--no-{option}"
+    said = f" (the default is {_shown(default)})" if default not in (None, ()) else ""
+    return f"--{option} {_shown(value)}{said}"
+
+
+def _with_tokenizer_words(config: ResolvedConfig, stored: ResolvedConfig) -> ResolvedConfig:
+    """Return the configuration for a store of before Unicode's rule, whose words are the tokenizer's."""
+    versions = {name: version for name, version in config.versions.items() if name not in rule_versions()}
+    words = config.words
+    if words is not None and stored.words is not None and {*map(word_key, stored.words)} == {*words}:
+        words = stored.words
+    return replace(config, word_rule=None, versions=versions, words=words)
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def check_options(
+    out: Path | str,
+    manifest: Manifest,
+    resolved: ResolvedConfig,
+    reading: Reading,
+    given: Collection[str],
+) -> None:
     """Refuse another configuration than the store's, naming what differs.
+
+    Args:
+        out: The store's name.
+        manifest: Its manifest.
+        resolved: The configuration of this run, with what it takes from the store.
+        reading: How this run reads, likewise.
+        given: The names of the options that were given.
 
     Raises:
         StoreError: Something does.
     """
-    options = {field.name for field in fields(RunConfig)}
     stored = _flat({**manifest.config.as_dict(), **asdict(manifest.reading)})
     asked = _flat({**resolved.as_dict(), **asdict(reading)})
     different = [name for name in stored.keys() | asked.keys() if stored.get(name) != asked.get(name)]
@@ -33,9 +195,15 @@ def check_options(out: Path | str, manifest: Manifest, resolved: ResolvedConfig,
     # What was typed rather than what follows from it, such as another default or a digest.
     name = min(
         different,
-        key=lambda n: (n not in options, n == "salience_layer", None in (stored.get(n), asked.get(n)), n),
+        key=lambda n: (
+            n not in given,
+            n not in _OPTIONS,
+            n == "salience_layer",
+            None in (stored.get(n), asked.get(n)),
+            n,
+        ),
     )
-    shown = f"--{name.replace('_', '-')}" if name in options else name.replace("_", " ")
+    shown = f"--{name.replace('_', '-')}" if name in _OPTIONS else name.replace("_", " ")
     made, said = stored.get(name), asked.get(name)
     none = "without", "no"
     if name == "words" and made and said:  # long lists are told apart by what only one of them names
@@ -46,15 +214,6 @@ def check_options(out: Path | str, manifest: Manifest, resolved: ResolvedConfig,
     raise StoreError(
         f"{out} was made {made}, but this command has {said}: use the same options to resume, or another -o"
     )
-
-
-def with_tokenizer_words(config: ResolvedConfig, stored: ResolvedConfig) -> ResolvedConfig:
-    """Return the configuration for a store of before Unicode's rule, whose words are the tokenizer's."""
-    versions = {name: version for name, version in config.versions.items() if name not in rule_versions()}
-    words = config.words
-    if words is not None and stored.words is not None and {*map(word_key, stored.words)} == {*words}:
-        words = stored.words
-    return replace(config, word_rule=None, versions=versions, words=words)
 
 
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:

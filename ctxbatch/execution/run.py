@@ -8,15 +8,12 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from ctxbatch.config import INT8_LAYERS, ResolvedConfig
 from ctxbatch.corpus.field_types import with_types
-from ctxbatch.corpus.fields import same_fields
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.plan import plan as plan_shards
-from ctxbatch.corpus.sources import Reading
 from ctxbatch.errors import InputError
 from ctxbatch.execution.estimate import estimate_plan
 from ctxbatch.execution.int8_model import restore_int8_layers, with_int8_layers
@@ -24,10 +21,25 @@ from ctxbatch.execution.messages import Left, Message
 from ctxbatch.execution.partition import PATIENCE_SECONDS, PartReport, part_of
 from ctxbatch.execution.rates import remember_rate
 from ctxbatch.execution.reject_limit import RejectWatch
-from ctxbatch.execution.resume import check_options, check_sources, with_tokenizer_words
-from ctxbatch.execution.run_plan import RunPlan, check_words, examined, find_corpus, planned, tell_left_out
+from ctxbatch.execution.resume import (
+    check_options,
+    check_sources,
+    config_as_stored,
+    reading_as_stored,
+    tell_taken,
+)
+from ctxbatch.execution.run_plan import (
+    RunPlan,
+    check_words,
+    examined,
+    find_corpus,
+    find_stored,
+    planned,
+    tell_left_out,
+)
 from ctxbatch.execution.session import Session, plan_again, warn_of_mixture, writing_to
 from ctxbatch.files import check_room
+from ctxbatch.formulas import cost_of_log_ratio
 from ctxbatch.run_config import RunConfig
 from ctxbatch.search import index_build
 from ctxbatch.store.commits import Commit, shard_folder
@@ -91,11 +103,12 @@ def run(
     """Do what `ctxbatch.run` says, which describes arguments and errors."""
     began = time.time()
     config, location = config or RunConfig(), location_of(out)
-    corpus = find_corpus(inputs, location, config)
-    if location.manifest() is None:
+    stored = find_stored(location, config)
+    corpus = find_corpus(inputs, location, config, stored)
+    if stored is None:
         corpus = examined(corpus, config)
     with (
-        planned(corpus, location, config) as plan,
+        planned(corpus, location, config, stored) as plan,
         writing_to(location, plan.choices.part, quiet=quiet) as session,
     ):
         tell_left_out(corpus)
@@ -112,7 +125,7 @@ def run(
 def _open_manifest(plan: RunPlan) -> Manifest:
     """Return the store's manifest, made now or checked against what is asked for now."""
     location, corpus, config = plan.location, plan.corpus, plan.config
-    manifest = location.manifest()
+    manifest = location.manifest()  # which another part may have written in the meantime
     if manifest is None:
         _check_start(plan)
         shards = plan_shards(corpus.sources, corpus.reading)
@@ -126,9 +139,12 @@ def _open_manifest(plan: RunPlan) -> Manifest:
             return manifest
         log.debug("another part was the first: its manifest holds")
         manifest = manifest_of(location)
-    config, reading = _as_stored(plan, manifest)
+    given = plan.choices.given
+    config = config_as_stored(plan.config, manifest.config, given)
+    reading = reading_as_stored(corpus.reading, manifest.reading, given)
     check_sources(location.out, manifest, corpus.sources)
-    check_options(location.out, manifest, config, reading)
+    check_options(location.out, manifest, config, reading, given)
+    tell_taken(location.out, manifest, plan.config, given)
     if location.is_here and plan.choices.part is None:
         for shard, commit in location.commits(manifest).items():
             if found := misread(shard_folder(location.folder, shard), commit):
@@ -136,36 +152,11 @@ def _open_manifest(plan: RunPlan) -> Manifest:
     return manifest
 
 
-def _as_stored(plan: RunPlan, manifest: Manifest) -> tuple[ResolvedConfig, Reading]:
-    """Take from the store the values that were not given, and that this machine would choose differently."""
-    config, reading, stored = plan.config, plan.corpus.reading, manifest.config
-    if plan.choices.precision == "auto" and config.precision != stored.precision:
-        here = config.precision
-        log.info("precision: %s, the store's; a new store would use %s here", stored.precision, here)
-        config = replace(config, precision=stored.precision)
-    if config.packed != stored.packed and config.runtime == stored.runtime:  # another GPU, another torch
-        budget = plan.choices.tokens_per_batch or stored.tokens_per_batch
-        config = replace(config, packed=stored.packed, tokens_per_batch=budget)
-    if stored.sentence_rules is None:  # it is finished with the sentences that it was begun with
-        config = replace(config, sentence_rules=None)
-    if stored.word_rule is None:  # and with the words
-        config = with_tokenizer_words(config, stored)
-    reading = replace(reading, tapered=manifest.reading.tapered)
-    if same_fields(reading.keep_field, manifest.reading.keep_field):
-        reading = replace(reading, keep_field=manifest.reading.keep_field)
-    if reading.record == "auto":  # decided for each source, or by a version that did not decide
-        reading = replace(reading, record=manifest.reading.record)
-    if plan.choices.shard_size is None:
-        reading = replace(reading, shard_size=manifest.reading.shard_size)
-    digests = config.digests
-    if config.precision == "int8" == stored.precision:
-        digests = {**digests, INT8_LAYERS: stored.digests[INT8_LAYERS]}
-    return replace(config, compiled=stored.compiled, runtime=stored.runtime, digests=digests), reading
-
-
 def _check_start(plan: RunPlan) -> None:
     """Make sure that a new run can go through: words that can be found, room on the disk."""
     check_words(plan.config)
+    if plan.config.shift == "log_ratio" and (cost := cost_of_log_ratio(plan.config.precision)):
+        log.info("%s", cost)
     if plan.location.is_here and not plan.choices.force:
         expected = estimate_plan(plan)
         check_room(plan.location.folder, expected.bytes_on_disk + expected.bytes_of_index, _MAKE_ROOM)

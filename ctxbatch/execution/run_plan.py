@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ctxbatch.choices import FormatName, Precision
+from ctxbatch.choices import DEFAULT_ENCODING, DEFAULT_ID_FIELD, DEFAULT_TEXT_FIELD, FormatName
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.encoding import check_encoding
 from ctxbatch.corpus.examine import examine, layout_notes
@@ -21,8 +21,10 @@ from ctxbatch.corpus.sources import ANNOTATED_FORMATS, UNKNOWN, Reading, Source,
 from ctxbatch.errors import InputError, shortened
 from ctxbatch.execution.engines import Engine, LocalEngine, RayEngine
 from ctxbatch.execution.ray_cluster import connected
+from ctxbatch.execution.resume import reading_as_stored, with_stored_options
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.location import StoreLocation
+from ctxbatch.store.manifest import Manifest
 
 log = logging.getLogger("ctxbatch")
 _SHOWN = 3
@@ -50,18 +52,14 @@ class Choices:
         max_rejects: The records that may be rejected: their number as an ``int``, their share as a ``float``.
         index: Whether the store gets its index.
         force: Whether to begin where room on the disk seems too little.
-        precision: What was asked for; what came of it is in the resolved configuration.
-        tokens_per_batch: Likewise.
-        shard_size: What was asked for; what came of it is in the reading.
+        given: The names of all options that were given; a store that is resumed decides the others.
     """
 
     part: tuple[int, int] | None
     max_rejects: int | float | None
     index: bool
     force: bool
-    precision: Precision
-    tokens_per_batch: int | None
-    shard_size: int | None
+    given: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +74,32 @@ class RunPlan:
 
 
 @contextlib.contextmanager
-def planned(corpus: Corpus, location: StoreLocation, config: RunConfig) -> Iterator[RunPlan]:
+def planned(
+    corpus: Corpus, location: StoreLocation, config: RunConfig, stored: Manifest | None
+) -> Iterator[RunPlan]:
     """Settle what is to be done with a corpus; the engine is there as long as the context.
 
     Imports torch: mistakes in the inputs are better told before.
 
+    Args:
+        corpus: What is read.
+        location: Where the store is.
+        config: The options.
+        stored: The manifest of the store that is to be resumed, if there is one.
+
     Raises:
         InputError: The model cannot be used, this machine does not have the devices, or there is no cluster.
+        StoreError: The model that the store names is not in a place that is safe to load from.
     """
     choices = Choices(
         part=config.shard_range,
         max_rejects=config.max_rejects,
         index=config.index,
         force=config.force,
-        precision=config.precision,
-        tokens_per_batch=config.tokens_per_batch,
-        shard_size=config.shard_size,
+        given=config.given,
     )
+    if stored is not None:
+        config = with_stored_options(config, stored, location.folder)
     with _engine(config) as engine:
         resolved = engine.resolve(config)
         yield RunPlan(location, corpus, resolved, engine, choices)
@@ -110,22 +117,47 @@ def _engine(config: RunConfig) -> Iterator[Engine]:
 # --- the corpus -----------------------------------------------------------------------------------
 
 
-def find_corpus(
-    inputs: Sequence[str | Path] | str | Path, location: StoreLocation, config: RunConfig
-) -> Corpus:
-    """Find the files behind the inputs, and settle how they are read.
+def find_stored(location: StoreLocation, config: RunConfig) -> Manifest | None:
+    """Check that a run can write to a location; return the manifest of the store that is there, if one is.
 
     Raises:
-        InputError: An input or an option cannot be used, or not with a store at this location.
-        StoreError: At the location is something else than a store.
+        InputError: An option cannot be used with a store at this location.
+        StoreError: At the location is something else than a store, or its manifest is damaged.
         ResourceError: The network fails.
     """
     if not location.is_here:
         _check_for_object_storage(location.out, config)
     location.check()
+    return location.manifest()
+
+
+def find_corpus(
+    inputs: Sequence[str | Path] | str | Path,
+    location: StoreLocation,
+    config: RunConfig,
+    stored: Manifest | None = None,
+) -> Corpus:
+    """Find the files behind the inputs, and settle how they are read.
+
+    Args:
+        inputs: Files, folders and patterns.
+        location: Where the store is.
+        config: The options.
+        stored: The manifest of the store that is to be resumed, if there is one.
+
+    Raises:
+        InputError: An input or an option cannot be used.
+        ResourceError: The network fails.
+    """
     listed = [inputs] if isinstance(inputs, str | Path) else inputs
-    sources, left_out = find_sources(listed, location.folder, config.format, config.text_field or "text")
-    return Corpus(tuple(sources), resolve_reading(config, sources), tuple(left_out))
+    form, text_field = config.format, config.text_field
+    if stored is not None:
+        form, text_field = form or stored.reading.format, text_field or stored.reading.text_field
+    sources, left_out = find_sources(listed, location.folder, form, text_field or DEFAULT_TEXT_FIELD)
+    reading = resolve_reading(config, sources)
+    if stored is not None:
+        reading = reading_as_stored(reading, stored.reading, config.given)
+    return Corpus(tuple(sources), reading, tuple(left_out))
 
 
 def examined(corpus: Corpus, config: RunConfig) -> Corpus:
@@ -186,9 +218,9 @@ def resolve_reading(config: RunConfig, sources: Sequence[Source]) -> Reading:
     return Reading(
         format=config.format,
         record=config.record,
-        text_field=config.text_field or "text",
-        id_field=config.id_field or "id",
-        encoding=check_encoding(config.encoding or "utf-8"),
+        text_field=config.text_field or DEFAULT_TEXT_FIELD,
+        id_field=config.id_field or DEFAULT_ID_FIELD,
+        encoding=check_encoding(config.encoding or DEFAULT_ENCODING),
         errors=config.errors,
         delimiter=config.delimiter,
         limit=config.limit,

@@ -7,7 +7,7 @@ import logging
 from importlib import metadata
 from pathlib import Path
 
-from ctxbatch.choices import DEFAULT_SHIFT, Arithmetic, StaticKind
+from ctxbatch.choices import DEFAULT_SHIFT, DEFAULT_STATIC, Arithmetic, StaticKind, default_layer
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.formulas import ShiftFormula
@@ -39,6 +39,7 @@ def resolve(config: RunConfig, device: str) -> ResolvedConfig:
         InputError: The model cannot be found, read or used, or does not have what an option asks for.
     """
     lang = resolve_language(config.split, config.lang)
+    formula = _resolve_shift(config)
     _check_precision(config, device)
     folder = find_model(config.model, config.revision)
     graphs = _find_graphs(config, device, folder)  # first: its process reads the facts too
@@ -47,7 +48,6 @@ def resolve(config: RunConfig, device: str) -> ResolvedConfig:
     salience_layer, salience_head = _resolve_salience(config, facts, layers, folder.name)
     static = _resolve_static(config, facts, folder.name)
     precision = _resolve_precision(config, device, graphs, facts, folder.name)
-    formula = _resolve_shift(config)
     parameters = {} if formula is None else formula.parameters
     packed = device != "cpu" and salience_layer is None and _can_pack(device, precision, facts)
     return ResolvedConfig(
@@ -156,9 +156,10 @@ def _resolve_precision(
 def _resolve_layers(config: RunConfig, n_layers: int, name: str) -> tuple[int, ...]:
     if config.vectors == ("static",):
         return ()
-    if config.layers == "all":
-        return tuple(range(n_layers, 0, -1))  # the first is the default for search: the last, as ever
-    layers = config.layers or (-1,)
+    default = default_layer(n_layers)
+    if config.layers == "all":  # search goes by the first
+        return (default, *(layer for layer in range(n_layers, 0, -1) if layer != default))
+    layers = config.layers or (default,)
     positive = tuple(_counted_from_1("--layers", layer, n_layers, f"{name} has layers") for layer in layers)
     if len(set(positive)) != len(positive):
         raise InputError(f"--layers {','.join(map(str, layers))} names a layer of {name} twice")
@@ -227,7 +228,7 @@ def _resolve_static(config: RunConfig, facts: ModelFacts, name: str) -> StaticKi
             f"--static lookup: {name} has embeddings of {facts.embedding_size} dimensions and layers of "
             f"{facts.hidden_size}; take --static embeddings"
         )
-    return config.static or "embeddings"
+    return config.static or DEFAULT_STATIC
 
 
 def read_tokenizer(config: ResolvedConfig, model: ModelFolder | None = None) -> str:

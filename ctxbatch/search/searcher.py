@@ -106,7 +106,7 @@ class Searcher:
             check_searchable(store)
             if store.path.resolve() in (other.path.resolve() for other in stores[:number]):
                 raise InputError(f"{store.path} is given twice: give every store once")
-        self.stores = stores
+        self._stores = stores
         self._model = model
         self._encoding = Lock()
         self._kinds = {self.column: _Vectors(stores, self.column, model)}
@@ -126,7 +126,7 @@ class Searcher:
     def _vectors(self, column: str) -> _Vectors:
         with self._encoding:
             if column not in self._kinds:
-                self._kinds[column] = _Vectors(self.stores, column, self._model)
+                self._kinds[column] = _Vectors(self._stores, column, self._model)
             return self._kinds[column]
 
     def search(
@@ -189,7 +189,7 @@ class Searcher:
         if context < 0:
             raise InputError(f"--context {context} must be 0 or more")
         filters = filters or Filters()
-        check_sources(self.stores, filters.sources)
+        check_sources(self._stores, filters.sources)
         vectors = self._vectors(self.column_for(filters))
         answers = []
         for begin in range(0, len(queries), _GROUP):
@@ -216,14 +216,14 @@ class Searcher:
             InputError: The searcher has several stores.
         """
         _check_k(k)
-        if len(self.stores) > 1:
+        if len(self._stores) > 1:
             raise InputError("nearest needs a searcher of one store, not several: make one for each store")
-        dimension = self.stores[0].config.hidden_size
+        dimension = self._stores[0].config.hidden_size
         if vectors_QD.ndim != 2 or vectors_QD.shape[1] != dimension:
             raise InputError(f"vectors of shape {vectors_QD.shape} must have shape (Q, {dimension})")
         ranking = self._vectors(self.column).ranking
         positions_QK, scores_QK = ranking.nearest(0, normalised(vectors_QD), k, None)
-        return self.stores[0].row_ids(positions_QK), scores_QK
+        return self._stores[0].row_ids(positions_QK), scores_QK
 
     # --- queries ----------------------------------------------------------------------------------
 
@@ -261,7 +261,7 @@ class Searcher:
             return list(vectors.encoder.encode(sentences))
 
     def _question_of_row(self, vectors: _Vectors, number: int, row_id: int) -> Question:
-        store = self.stores[0]
+        store = self._stores[0]
         known = 0 <= row_id < 1 << 63
         position = int(store.positions(np.array([row_id], np.int64))[0]) if known else -1
         if position < 0:
@@ -288,7 +288,7 @@ class Searcher:
         )
         hits: list[Hit] = [None] * len(every.scores)  # type: ignore[list-item]
         for number in np.unique(every.stores).tolist():
-            store, mine = self.stores[number], np.flatnonzero(every.stores == number)
+            store, mine = self._stores[number], np.flatnonzero(every.stores == number)
             for at, row in zip(mine.tolist(), store.rows(every.positions[mine]), strict=True):
                 hits[at] = hit_of_row(store, row, float(every.scores[at]))
                 if context:
@@ -300,8 +300,8 @@ class Searcher:
             first += len(rows)
 
     def _explained(self, vectors: _Vectors, question: Question, hit: Hit) -> Hit:
-        number = [str(store.path) for store in self.stores].index(hit.store)
-        position = self.stores[number].positions(np.array([hit.row_id]))
+        number = [str(store.path) for store in self._stores].index(hit.store)
+        position = self._stores[number].positions(np.array([hit.row_id]))
         row_D = vectors.ranking.vectors(number, position)[0]
         vectors_VD = question.word.vectors_VD
         query_D = vectors_VD[int(np.argmax(vectors_VD @ row_D))]

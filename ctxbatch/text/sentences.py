@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from sentencex import get_sentence_boundaries
 
-from ctxbatch.choices import SplitKind
+from ctxbatch.choices import DEFAULT_LANGUAGE, SplitKind
 from ctxbatch.corpus.records import Record
 from ctxbatch.corpus.units import Tokens
 from ctxbatch.errors import InputError
@@ -69,7 +69,7 @@ def resolve_language(split: SplitKind, lang: str | None) -> str | None:
     """
     if split == "none":
         return None
-    lang = lang or "en"
+    lang = lang or DEFAULT_LANGUAGE
     if lang not in LANGUAGES:
         raise InputError(f"--lang {lang!r} is unknown: give a code such as en, de, fr, ru, zh or pt-br")
     return lang

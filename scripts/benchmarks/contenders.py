@@ -240,7 +240,7 @@ def encode_only(options: argparse.Namespace) -> dict[str, int]:
     from ctxbatch.model import encoders, resolve
     from ctxbatch.run_config import RunConfig
 
-    config = RunConfig(model=options.model)
+    config = RunConfig(model=options.model, layers=(-1,), shift="log_ratio")
     resolved = resolve.resolve(config, "cpu")
     model = encoders.open_encoder(resolved, "cpu")
     batches = share_of(run_batches(options.text, config, resolved), options.share, options.of)

@@ -5,7 +5,7 @@
 
 First the tests marked `gpu`. Then for models of four shapes, with random weights and the tokenizer of
 --model: the peak of matrix products in the model's own shapes; computing alone (batches tokenised beforehand;
-pooling, shift, cast and the copy to the host included); and `ctxbatch run` without options but --no-index.
+pooling, shift, cast and the copy to the host included); and `ctxbatch run --no-index`. All to the last layer.
 Then what each choice is worth at bert-base: the token budget, packing, compiling, the precision, the number
 of workers. MFU is useful work, the matrix products of unpadded tokens, by the peak. What there is no time
 for is named. Prints tables, a verdict against the goals and a last line of JSON. Exit status: 1 if a test
@@ -152,11 +152,11 @@ def measure(model: Path, text: Path, whole: Path, work: Path, clock: Clock) -> d
 
 
 def prepare(model: Path, text: Path, **given: Any) -> "tuple[ResolvedConfig, list[Buffer]]":  # noqa: ANN401 (options)
-    """Return the configuration of a run without options, and the buffers of a text."""
+    """Return the configuration of a run to the last layer, and the buffers of a text."""
     from ctxbatch.model.resolve import resolve
     from ctxbatch.run_config import RunConfig
 
-    asked = RunConfig(model=str(model), shard_size=1 << 30, index=False, **given)
+    asked = RunConfig(model=str(model), layers=(-1,), shard_size=1 << 30, index=False, **given)
     config = resolve(asked, _DEVICE)
     return config, run_buffers(text, asked, config)
 
@@ -226,7 +226,8 @@ def peak_rate(shapes: Sequence[tuple[int, int]], tokens: int) -> float:
 
 def whole_run(model: Path, text: Path, work: Path, settings: Sequence[str]) -> dict[str, Any]:
     """Return what `ctxbatch run` did."""
-    ran = measuring.run_ctxbatch(text, work / "out", ["--model", str(model), *settings], dict(os.environ))
+    given = ["--model", str(model), "--layers", "-1", *settings]
+    ran = measuring.run_ctxbatch(text, work / "out", given, dict(os.environ))
     return {
         **ran,
         "tokens_per_second": ran["tokens"] / ran["seconds"],

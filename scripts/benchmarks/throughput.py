@@ -4,8 +4,9 @@
         [--random bert-base] [--skip PEER,...] [--whole-verses M] [--work FOLDER]
 
 All on the CPU, on the same lines, every contender in a process of its own, in turns: round 1 everybody
-once, round 2 again. Prints the machine, tables of medians, footnotes, and a last line of JSON with
-everything. Needs `pip install "ctxbatch[bench]"` for sentence-transformers, unless they are skipped.
+once, round 2 again. The run computes what the loop by hand does: the last layer, and the log ratio. Prints
+the machine, tables of medians, footnotes, and a last line of JSON with everything. Needs
+`pip install "ctxbatch[bench]"` for sentence-transformers, unless they are skipped.
 """
 
 import argparse
@@ -27,6 +28,8 @@ from scripts.command_line import Parser, positive, run, say, some_of
 
 _PRECISIONS = ("bf16", "fp32")
 _CONTENDERS = "scripts.benchmarks.contenders"
+# What the loop by hand computes too.
+_LAST_LAYER, _SHIFT = ("--layers", "-1"), ("--shift", "log_ratio")
 
 
 def main() -> int:
@@ -95,16 +98,16 @@ def run_contender(job: Job, name: str) -> dict[str, Any]:
         return run_command(job, "--layers", str(job.config.n_layers // 2))
     if name.startswith("run"):
         precision = name.removeprefix("run").removeprefix("-")
-        return run_command(job, *(("--precision", precision) if precision else ()))
+        return run_command(job, *_LAST_LAYER, *(("--precision", precision) if precision else ()))
     if name == "encode":
         return run_encode(job)
     return run_peer(job, name)
 
 
 def run_command(job: Job, *settings: str) -> dict[str, Any]:
-    """Run the real command as a user does: with a model and nothing else, unless settings are given."""
-    model = ("--model", job.config.model)
-    return measuring.run_ctxbatch(job.text.path, job.work / "out", (*model, *settings), job.environment)
+    """Run the real command as a user does."""
+    given = ("--model", job.config.model, *_SHIFT, *settings)
+    return measuring.run_ctxbatch(job.text.path, job.work / "out", given, job.environment)
 
 
 def run_peer(job: Job, name: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def prepare(options: argparse.Namespace, work: Path) -> Job:
     model = find_model(options.model, None).path
     if options.random:
         model = random_model(model, work / options.random, options.random)
-    config = resolve(RunConfig(model=str(model)), "cpu")
+    config = resolve(RunConfig(model=str(model), layers=(-1,)), "cpu")
     text = prepare_text(options.corpus, options.verses, work / "text.txt", config)
     return Job(config, linear_shapes(model, config.model_type), text, work)
 

@@ -31,6 +31,7 @@ def main() -> int:
             say(f"encoding in {precision}")
             config = ctxbatch.RunConfig(
                 model=options.model,
+                shift="log_ratio",
                 precision=precision,
                 limit=options.limit,
                 index=False,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ctxbatch.choices import default_layer
 from scripts.evaluation.measures import Measure, More
 from scripts.evaluation.vector_kinds import KINDS, STATES, State
 
@@ -92,7 +93,7 @@ def choose_shift(precision: Measure) -> Decision:
 
 def choose_layer(precision: Measure, shift: str, n_layers: int) -> Decision:
     """Apply clause (b)."""
-    lower = two_thirds(n_layers)
+    lower = default_layer(n_layers)
     more = precision.more(Key("plain", shift, n_layers), Key("plain", shift, lower))
     choice = n_layers if more.better else lower
     return Decision("b", "layer", str(choice), [(precision.name, more)])
@@ -120,8 +121,3 @@ def far_above(others: Sequence[More], shift: str) -> str:
     """Return the highest vector whose interval lies above the margin, or else the shift."""
     far = [more for more in others if more.bounds[0] > MARGIN]
     return max(far, key=lambda more: more.difference).first.kind if far else shift
-
-
-def two_thirds(n_layers: int) -> int:
-    """Return the layer at two thirds of a depth."""
-    return round(n_layers * 2 / 3)

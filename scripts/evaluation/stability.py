@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ctxbatch.choices import default_layer
 from ctxbatch.errors import InputError
 from ctxbatch.text.word_key import word_key
 from scripts.benchmarks import measuring
 from scripts.command_line import Parser, positive, run, say
-from scripts.evaluation.default_rule import two_thirds
 from scripts.evaluation.sense_scores import normalised
 from scripts.evaluation.vector_kinds import KINDS, SHIFTS, kinds_of
 from scripts.evaluation.wic_report import rounded, short
@@ -105,7 +105,7 @@ def make_stores(options: argparse.Namespace, work: Path) -> "dict[str, Store]":
         say(f"running in {precision}")
         config = ctxbatch.RunConfig(
             model=options.model,
-            layers=tuple(sorted({two_thirds(n_layers), n_layers})),
+            layers=tuple(sorted({default_layer(n_layers), n_layers})),
             vectors=("static", "contextual"),
             record="line",
             dtype="float32",

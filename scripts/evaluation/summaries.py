@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ctxbatch.choices import SENTENCE_VECTORS, SentenceVector
+from ctxbatch.choices import SENTENCE_VECTORS, SentenceVector, default_layer
 from ctxbatch.errors import InputError
 from scripts.command_line import Parser, positive, positives
-from scripts.evaluation.default_rule import two_thirds
 from scripts.evaluation.marked_words import Floats, Ints
 from scripts.evaluation.vector_kinds import SHIFTS
 
@@ -58,7 +57,7 @@ def check_options(options: argparse.Namespace) -> None:
     if options.resamples < 100:
         raise InputError(f"--resamples {options.resamples} is too few for intervals: it must be 100 or more")
     n_layers = read_facts(find_model(options.model, None)).n_layers
-    options.layers = options.layers or sorted({two_thirds(n_layers), n_layers})
+    options.layers = options.layers or sorted({default_layer(n_layers), n_layers})
     if max(options.layers) > n_layers:
         raise InputError(f"--layers {max(options.layers)}: {options.model} has layers 1 to {n_layers}")
 

@@ -109,7 +109,7 @@ def test_half_floats_are_measured_in_single_precision(make):
 
 
 def test_without_static_vectors_the_stored_shift_is_measured_and_the_rest_named(make, cli):
-    store = make(vectors=("contextual", "shift"))
+    store = make(vectors=("contextual", "shift"), shift="log_ratio")
     found = cli("layers", store.path, "bank", "--json")
     assert found.returncode == 0
     assert found.stderr == (
@@ -130,8 +130,8 @@ def test_without_static_vectors_the_stored_shift_is_measured_and_the_rest_named(
     ("vectors", "left_out"),
     [
         (("static",), "contextual above layer 0, log_ratio, asinh, difference"),
-        (("static", "shift"), "contextual above layer 0, asinh, difference"),
-        (("shift",), "contextual, asinh, difference"),
+        (("static", "shift"), "contextual above layer 0, log_ratio, asinh"),
+        (("shift",), "contextual, log_ratio, asinh"),
         (("contextual",), "layer 0, log_ratio, asinh, difference"),
         (("static", "contextual"), None),
     ],
@@ -174,7 +174,7 @@ def test_a_word_that_occurs_once_has_no_self_similarity_and_a_sentence_of_one_wo
 
 
 def test_zero_vectors_score_zero(make):
-    store = make(floor=1e9, layers=(1,))  # no dimension is that large
+    store = make(shift="log_ratio", floor=1e9, layers=(1,))  # no dimension is that large
     (trend,) = layers.measure(store, ["bank"]).trends
     (measures,) = [each for each in trend.measures if each.kind == "log_ratio"]
     assert measures.self_similarity == measures.random_similarity == 0

@@ -297,9 +297,11 @@ def test_json_is_one_object_with_a_list_of_groups(store, cli):
     assert replace(found, best=(8, 0.3)).as_dict()["best"] == {"groups": 8, "silhouette": 0.3}
 
 
-def test_groups_by_a_log_ratio_with_positions_in_it_come_with_a_warning(store, cli):
-    warned = cli("senses", store.path, "the", "--on", "shift").stderr
-    assert "by position more than by sense: use --on contextual" in warned
+def test_groups_by_a_log_ratio_with_positions_in_it_come_with_a_warning(store, tiny, tmp_path, cli):
+    stored = tiny_store(tmp_path, tiny, "The cat saw the dog.\n" * 3, shift="log_ratio")
+    for asked in ((stored.path, "the", "--on", "shift"), (store.path, "the", "--on", "log_ratio")):
+        assert "by position more than by sense: use --on contextual" in cli("senses", *asked).stderr
+    assert cli("senses", store.path, "the", "--on", "shift").stderr == ""
     assert cli("senses", store.path, "the").stderr == ""
 
 
@@ -328,7 +330,9 @@ def planted(tmp_path_factory):
         shift: make_store(
             folder / shift,
             [PLANTED],
-            RunConfig(model="all-MiniLM-L6-v2", precision="fp32", shift=shift, id_field="sense"),
+            RunConfig(
+                model="all-MiniLM-L6-v2", layers=(-1,), precision="fp32", shift=shift, id_field="sense"
+            ),
         )
         for shift in ("log_ratio", "asinh")
     }

@@ -47,7 +47,7 @@ def test_every_format_and_compression_gives_identical_vectors_and_texts(tmp_path
         found = rows_of(make_store(tmp_path / file.name, [file], config))
         assert len(found) == len(expected)
         for row, other in zip(found, expected, strict=True):
-            for column in ("static", "contextual_3", "shift_3"):
+            for column in ("static", "contextual_2", "shift_2"):
                 assert np.array_equal(row[column], other[column])
             for name in ("row_id", "word", "char_start", "char_end"):
                 assert row[name] == other[name]

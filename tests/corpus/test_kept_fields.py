@@ -120,9 +120,14 @@ def test_kept_fields_survive_a_resume_and_others_are_refused(tmp_path, tiny, cli
     assert cli(*command, "--keep-field", "year").returncode == 0
     assert (shard / "sentences.arrow").read_bytes() == before
     assert ctxbatch.open(out).sentences.to_table()["year"].to_pylist() == list(range(1900, 1950))
-    refused = cli(*command)
+    refused = cli(*command, "--keep-field", "text")
     assert refused.returncode == 2
-    assert "was made with --keep-field year:integer, but this command has no --keep-field" in refused.stderr
+    assert "was made with --keep-field year:integer, but this command has --keep-field text" in refused.stderr
+    (shard / "shard.json").unlink()
+    taken = cli(*command)
+    assert taken.returncode == 0
+    assert f"taken from {out}: --keep-field year:integer\n" in taken.stderr
+    assert (shard / "sentences.arrow").read_bytes() == before
     assert cli("verify", out).returncode == 0
 
 

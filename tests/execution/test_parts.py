@@ -261,7 +261,7 @@ def test_a_part_with_other_options_than_the_manifests_is_refused(first, run, beg
 
         monkeypatch.setattr(Manifest, "create", create_too_late)
     with pytest.raises(
-        StoreError, match="was made with --shift log_ratio, but this command has --shift asinh"
+        StoreError, match="was made with --shift difference, but this command has --shift asinh"
     ):
         run(begun, (1, 2), shift="asinh")
     assert not (begun / "shards").exists()
@@ -293,7 +293,7 @@ def test_the_part_that_finds_the_store_complete_says_what_builds_the_index(
     assert run(out, (1, 2)).part.to_index is None  # these few rows are searched without one
     monkeypatch.setattr(index_build, "SCAN_ROWS", 100)
     report = run(out, (1, 2))
-    assert (report.index, report.part.to_index) == (None, "shift_3")
+    assert (report.index, report.part.to_index) == (None, "shift_2")
     assert run(out, (1, 2), index=False).part.to_index is None
     shutil.rmtree(out / "shards" / "000009")
     assert run(out, (1, 2)).part.to_index is None

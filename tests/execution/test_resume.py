@@ -158,11 +158,11 @@ def copy(reference, corpus, tmp_path):
 def test_another_option_is_refused_with_both_values(copy, arguments, corpus, tiny, cli):
     result = cli(*arguments(copy, "--shift", "asinh"))
     assert result.returncode == 2
-    assert "was made with --shift log_ratio, but this command has --shift asinh" in result.stderr
+    assert "was made with --shift difference, but this command has --shift asinh" in result.stderr
     same = {"model": str(tiny()), "shard_size": 20000}
     for change, message in (
         ({"shard_size": 9000}, "--shard-size 20000, but this command has --shard-size 9000"),
-        ({"layers": (2, 3)}, "--layers 3, but this command has --layers 2,3"),
+        ({"layers": (2, 3)}, "--layers 2, but this command has --layers 2,3"),
         ({"limit": 5}, "without --limit, but this command has --limit 5"),
     ):
         with pytest.raises(StoreError, match=message):

@@ -12,6 +12,7 @@ import pytest
 
 import ctxbatch
 from ctxbatch import RunConfig
+from ctxbatch.formulas import cost_of_log_ratio
 from tests.helpers.models import TEXT
 from tests.helpers.running import command
 from tests.helpers.stores import arrow_digests, make_store, rows_of
@@ -124,9 +125,20 @@ def test_columns_ids_and_metadata_are_the_contract(finished, tiny):
     assert metadata["ctxbatch.model"] == str(tiny())
     assert metadata["ctxbatch.layers"] == "3,1"
     assert metadata["ctxbatch.pooling"] == "mean"
-    assert metadata["ctxbatch.shift"] == "log_ratio"
-    assert metadata["ctxbatch.floor"] == "0.001"
+    assert metadata["ctxbatch.shift"] == "difference"
+    assert not {"ctxbatch.floor", "ctxbatch.delta"} & metadata.keys()
     assert metadata["ctxbatch.format_version"] == "4"
+
+
+@pytest.mark.parametrize(
+    ("shift", "name", "value"), [("log_ratio", "floor", "0.001"), ("asinh", "delta", "0.1")]
+)
+def test_the_parameter_of_a_shift_is_in_the_metadata(shift, name, value, corpus, tiny, tmp_path):
+    out = tmp_path / "out"
+    make_store(out, [corpus / "a.txt"], RunConfig(model=str(tiny()), shift=shift))
+    metadata = pa.ipc.open_file(out / "shards" / "000000" / "words.arrow").schema.metadata
+    assert metadata[b"ctxbatch.shift"] == shift.encode()
+    assert metadata[f"ctxbatch.{name}".encode()] == value.encode()
 
 
 def test_every_word_stands_at_its_offsets_in_its_sentence_and_the_sentence_in_its_source(finished):
@@ -177,7 +189,7 @@ def test_a_vector_that_overflows_half_floats_rejects_its_word_by_name(tiny, tmp_
     folder = tmp_path / "model"
     shutil.copytree(tiny(), folder)
     weights = load_file(folder / "model.safetensors")
-    weights["encoder.layer.2.output.LayerNorm.bias"][0] = 1e5
+    weights["encoder.layer.1.output.LayerNorm.bias"][0] = 1e5
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     (tmp_path / "a.txt").write_text("one two\n")
     config = {"model": str(folder), "precision": "fp32"}
@@ -186,8 +198,8 @@ def test_a_vector_that_overflows_half_floats_rejects_its_word_by_name(tiny, tmp_
     from ctxbatch.store.stats import totals
 
     assert [(r["word"], r["reason"]) for r in rejects(store)] == [
-        ("one", "contextual_3 is not finite in float16"),
-        ("two", "contextual_3 is not finite in float16"),
+        ("one", "contextual_2 is not finite in float16"),
+        ("two", "contextual_2 is not finite in float16"),
     ]
     assert (totals(store).rows, totals(store).rejected_words) == (0, 2)
     full = make_store(tmp_path / "full", [tmp_path / "a.txt"], RunConfig(**config, dtype="float32"))
@@ -200,6 +212,28 @@ def test_python_runs_the_same_as_the_command_line(corpus, tiny, tmp_path):
     assert report.clean
     assert "shard 000000 committed" in (tmp_path / "out" / "run.log").read_text()
     assert report.totals.rows == ctxbatch.open(tmp_path / "out").n_rows > 50
+
+
+def test_a_new_store_of_log_ratios_says_what_rounding_costs_them(corpus, tiny, tmp_path, caplog):
+    caplog.set_level("INFO", "ctxbatch")
+    said = []
+    for number, options in enumerate(
+        (
+            {"shift": "log_ratio", "precision": "bf16"},
+            {"shift": "log_ratio", "precision": "fp32"},
+            {"precision": "bf16"},
+        )
+    ):
+        config = RunConfig(model=str(tiny()), workers=1, limit=6, index=False, **options)
+        for _ in range(2):  # only when it is begun
+            ctxbatch.run(corpus / "a.txt", tmp_path / f"{number}", config)
+        said.append(
+            caplog.text.count("log_ratio keeps 88% of the ten nearest rows of fp32 at bf16, difference")
+        )
+        caplog.clear()
+    assert said == [1, 0, 0]
+    assert "at int8, difference 93%" in cost_of_log_ratio("int8")
+    assert cost_of_log_ratio("fp16").endswith("; fp16 was not measured")
 
 
 def test_files_where_the_user_stands_are_not_imported(tiny, tmp_path):

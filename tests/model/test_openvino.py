@@ -153,7 +153,7 @@ def test_a_store_keeps_the_precision_that_it_was_started_with(tiny, text, tmp_pa
     for file in (tmp_path / "out" / "shards" / "000001").iterdir():
         file.unlink()
     ctxbatch.run(text, tmp_path / "out", config)
-    assert "precision: bf16, the store's; a new store would use fp32 here" in caplog.text
+    assert f"taken from {tmp_path / 'out'}: --precision bf16 (the default is fp32)\n" in caplog.text
     assert arrow_digests(tmp_path / "out") == before
     with pytest.raises(StoreError, match="was made with --precision bf16"):
         ctxbatch.run(text, tmp_path / "out", replace(config, precision="fp32"))

@@ -22,7 +22,14 @@ def stores(tmp_path_factory):
         precision: make_store(
             folder / precision,
             [TEXT],
-            RunConfig(model=MODEL, precision=precision, record="paragraph", limit=40),
+            RunConfig(
+                model=MODEL,
+                layers=(-1,),
+                shift="log_ratio",
+                precision=precision,
+                record="paragraph",
+                limit=40,
+            ),
         )
         for precision in ("fp32", "bf16")
     }

@@ -203,3 +203,19 @@ def test_senses_and_the_command_line_take_any_shift(plain, cli):
     failed = cli(*query, "--on", "asinh_7")
     assert (failed.returncode, failed.stderr.count("\n")) == (2, 1)
     assert cli("senses", plain.path, "want", "--on", "difference", "--groups", "2").returncode == 0
+
+
+def test_a_search_by_log_ratio_says_what_rounding_costs_it(tiny, text, tmp_path, cli):
+    query = ("I want an [apple].", "-k", "1", "--on")
+    for precision, cost in (
+        ("fp32", ""),
+        (
+            "bf16",
+            "log_ratio keeps 88% of the ten nearest rows of fp32 at bf16, difference 99%: measured with ",
+        ),
+    ):
+        out = tmp_path / precision
+        make_store(out, [text], RunConfig(model=str(tiny()), precision=precision, shard_size=300))
+        assert cli("search", out, *query, "log_ratio").stderr.startswith(f"ctxbatch: {cost}" if cost else "")
+        assert cli("search", out, *query, "log_ratio").stderr.count("\n") == bool(cost)
+        assert cli("search", out, *query, "difference").stderr == ""

@@ -71,7 +71,7 @@ def test_sentences_around_are_wrapped_under_the_line():
 
 
 def test_a_heading_is_the_query_with_its_word_marked():
-    answer = Answer(0, "A long\nquery with a word in it", "word", 20, 24, False, [])
+    answer = Answer(0, "A long\nquery with a word in it", "word", 20, 24, "shift_3", False, [])
     assert heading(answer, 80) == "A long query with a [word] in it"
     assert heading(answer, 20) == "…ith a [word] in it"
 
@@ -80,7 +80,7 @@ def test_a_heading_is_the_query_with_its_word_marked():
 @pytest.mark.parametrize("salient", [False, True])
 def test_a_heading_shows_the_word_of_a_query_of_any_length(length, salient):
     text = "a " * length + "word" + " b" * length
-    answer = Answer(0, text, "word", 2 * length, 2 * length + 4, salient, [])
+    answer = Answer(0, text, "word", 2 * length, 2 * length + 4, "shift_3", salient, [])
     line = heading(answer, 60)
     assert " [word]" in f" {line}"
     assert line.endswith(" (its most salient word)") == salient

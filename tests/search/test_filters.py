@@ -115,7 +115,7 @@ def check_batch(searcher):
 
 
 def test_filters_agree_with_brute_force_where_rows_are_compared_one_by_one(store, rows):
-    check(ctxbatch.searcher(store), store, rows)
+    check(ctxbatch.searcher(store, "shift"), store, rows)
     check_batch(ctxbatch.searcher(store))
 
 
@@ -125,8 +125,8 @@ def test_filters_agree_with_brute_force_where_an_index_proposes(store, rows, tmp
     monkeypatch.setattr(index, "_SCANNED_SHARE", 0)
     out = tmp_path / "out"
     shutil.copytree(store.path, out)
-    index_build.build(Store(out), "shift_3")
-    check(Searcher([Store(out)]), Store(out), rows, tolerance=0.05)
+    index_build.build(Store(out), "shift_2")
+    check(Searcher([Store(out)], "shift"), Store(out), rows, tolerance=0.05)
     check_batch(Searcher([Store(out)]))
 
 

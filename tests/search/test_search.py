@@ -236,7 +236,9 @@ def test_the_exact_scan_is_brute_force_over_any_blocks(k):
 def test_zero_vectors_score_zero_and_a_zero_query_is_an_error(tiny, tmp_path):
     (tmp_path / "a.txt").write_text("one two three\n")
     # A floor above everything: no ratio is defined, every shift is zero.
-    store = make_store(tmp_path / "out", [tmp_path / "a.txt"], RunConfig(model=str(tiny()), floor=1e6))
+    store = make_store(
+        tmp_path / "out", [tmp_path / "a.txt"], RunConfig(model=str(tiny()), shift="log_ratio", floor=1e6)
+    )
     with pytest.raises(InputError, match="vector of 'two' is zero"):
         ctxbatch.searcher(store).search("one [two]")
     column = StoredColumn([np.array([[0, 0], [1, 0], [-1, 0]], np.float16)], 2, np.float16)

@@ -66,7 +66,7 @@ def test_a_flipped_byte_anywhere_is_found_and_repaired(finished, copy, cli):
     names = {path.name for path in files}
     assert names == {
         "manifest.json", "shard.json", "words.arrow", "sentences.arrow", "rejects.jsonl",
-        "shift_3.faiss", "shift_3.json", "words.json",
+        "shift_2.faiss", "shift_2.json", "words.json",
     }  # fmt: skip
     flipped = {}
     for path in files:
@@ -84,7 +84,7 @@ def test_a_flipped_byte_anywhere_is_found_and_repaired(finished, copy, cli):
         )
     result = cli("verify", copy, "--repair")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert re.search(r"rebuilt: shards 000000, .*\nrebuilt: index/shift_3, index/words\n", result.stdout)
+    assert re.search(r"rebuilt: shards 000000, .*\nrebuilt: index/shift_2, index/words\n", result.stdout)
     assert "all intact" in result.stdout
     assert arrow_digests(copy) == arrow_digests(finished)
     assert not list(find_damage(copy))
@@ -175,19 +175,19 @@ def test_what_is_wrong_in_a_shard_with_right_checksums_is_found(tmp_path, tiny):
     assert "not at their offsets" in rewrite("char_start", lambda a: pa.compute.add(a, 1).cast(a.type))[0]
     assert "not at their offsets" in rewrite("sentence_id", lambda a: pa.compute.add(a, 1))[0]
     assert "rows of shard.json in order" in rewrite("row_id", lambda a: pa.compute.add(a, 1))[0]
-    assert "shift_3 that are not finite" in rewrite("shift_3", not_finite)[0]
+    assert "shift_2 that are not finite" in rewrite("shift_2", not_finite)[0]
 
 
 def test_an_interrupted_index_build_is_made_up_for(copy, corpus, tiny, cli):
     """Killed while it writes: beside the place lies half an index, which the next run removes."""
     for path in (copy / "index").iterdir():
         path.unlink()
-    (copy / "index" / ".shift_3.faiss.999999.tmp").write_bytes(b"half")
+    (copy / "index" / ".shift_2.faiss.999999.tmp").write_bytes(b"half")
     result = cli("run", corpus, "-o", copy, "--model", tiny(), "--shard-size", "100000")
     assert result.returncode == 3
     assert {p.name for p in (copy / "index").iterdir()} == {
-        "shift_3.faiss",
-        "shift_3.json",
+        "shift_2.faiss",
+        "shift_2.json",
         "words.arrow",
         "words.json",
     }
@@ -301,7 +301,7 @@ def test_stores_of_different_configurations_are_not_searched_together(tmp_path, 
     make_store(tmp_path / "one", [tmp_path / "a.txt"], RunConfig(model=str(tiny())))
     make_store(tmp_path / "two", [tmp_path / "a.txt"], RunConfig(model=str(tiny()), shift="asinh"))
     with pytest.raises(
-        StoreError, match=r"cannot be searched together: their shift differs, log_ratio and a"
+        StoreError, match=r"cannot be searched together: their shift differs, difference and a"
     ):
         ctxbatch.searcher([tmp_path / "one", tmp_path / "two"])
     with pytest.raises(InputError, match=r"one is given twice"):

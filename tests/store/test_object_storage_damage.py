@@ -214,7 +214,7 @@ def test_a_signal_is_heeded_while_the_network_does_not_answer(monkeypatch):
 def test_a_store_is_resumed_with_its_own_options_alone(finished, corpus, config):
     other = RunConfig(model=config.model, shard_size=8_500, shift="asinh")
     with pytest.raises(
-        StoreError, match=f"{finished} was made with --shift log_ratio, but this command has --shift as"
+        StoreError, match=f"{finished} was made with --shift difference, but this command has --shift as"
     ):
         ctxbatch.run(corpus, finished, other)
 

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import ctxbatch
+from ctxbatch.store.manifest import Manifest
 
 BEFORE = Path(__file__).parents[1] / "data" / "store_of_0.1"
 
@@ -46,3 +48,27 @@ def test_the_status_of_a_store_is_for_machines_too(out, cli):
     assert found["state"] == "interrupted"
     assert (found["shards"], found["planned"], found["missing"], found["in_work"]) == (2, 3, [1], [])
     assert (found["rows"], found["store"]) == (92, str(out))
+
+
+def test_a_store_of_before_is_finished_by_a_command_of_today(out, tmp_path, cli, monkeypatch):
+    """With its own layers, shift and words: the defaults were others when it was begun."""
+    model = shutil.copytree(BEFORE / "model", tmp_path / "model")
+    shutil.copy(BEFORE / "text.txt", tmp_path)
+    manifest, before = Manifest.read(out), ctxbatch.open(out).words.to_table(columns=["word"])
+    shutil.rmtree(out / "shards")
+    begun = replace(manifest, config=replace(manifest.config, model=str(model)))
+    begun.write(out)
+    monkeypatch.chdir(tmp_path)
+    for options in ((), ("--model", model)):
+        result = cli("run", "text.txt", "-o", out, *options)
+        assert result.returncode == 3, result.stderr  # it rejects a word, as it did then
+        assert f"taken from {out}: " in result.stderr
+        assert (
+            "--layers 3,1 (the default is 2), --shift log_ratio (the default is difference)" in result.stderr
+        )
+    store = ctxbatch.open(out)
+    assert (store.complete, store.config) == (True, begun.config)
+    assert store.words.to_table(columns=["word"]) == before
+    given = cli("run", "text.txt", "-o", out, "--shift", "difference")
+    assert given.returncode == 2
+    assert "was made with --shift log_ratio, but this command has --shift difference" in given.stderr

@@ -87,7 +87,7 @@ def test_sentences_larger_than_a_buffer_are_no_exception(selection, pool, tiny, 
     same = dict(zip(places(everything), everything, strict=True))
     for row in found:
         assert (
-            np.abs(row["contextual_3"] - same[tuple(row[name] for name in PLACE)]["contextual_3"]).max()
+            np.abs(row["contextual_2"] - same[tuple(row[name] for name in PLACE)]["contextual_2"]).max()
             < 1e-4
         )
 
@@ -228,8 +228,8 @@ def test_layers_stored_together_are_the_bits_of_layers_stored_one_by_one(tiny, t
     for family in ("bert", "modernbert"):
         config = options(tiny(family), tokens_per_batch=100)
         together = make_store(tmp_path / family / "all", [text], replace(config, layers="all"))
-        assert together.config.layers == (3, 2, 1)
-        assert together.config.column() == "shift_3"
+        assert together.config.layers == (2, 3, 1)
+        assert together.config.column() == "shift_2"
         for layer in (1, 2, 3):
             alone = make_store(tmp_path / family / f"{layer}", [text], replace(config, layers=(layer,)))
             for name in alone.config.columns:
