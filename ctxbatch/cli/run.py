@@ -91,6 +91,9 @@ def _estimate_lines(found: "Estimate", out: str | None) -> Iterator[str]:
         yield f"           {about}{found.control_tokens:,} control tokens such as [SEP]: read as text"
     size, index_size = map(terminal.readable_size, (found.bytes_on_disk, found.bytes_of_index))
     yield f"on disk    about {size} in {found.shards:,} shards, index {index_size}"
+    if found.bytes_of_shifts:
+        saved = terminal.readable_size(found.bytes_of_shifts)
+        yield f"           {saved} less with --vectors static,contextual (shifts are computed)"
     if found.seconds is None:
         yield f"time       unknown: no run with this model and device is remembered ({found.tokens:,} tokens)"
     else:

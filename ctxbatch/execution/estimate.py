@@ -69,10 +69,11 @@ class Estimate:
     ``bytes`` are of the input, decompressed; ``kinds`` says of each suffix how many sources have it, and how
     they are read; ``seconds``, with the start of the run, and ``tokens_per_second`` are ``None`` where no
     run with this model has been timed on this device, ``bytes_free`` where the store is on object storage,
-    ``words`` where only sentences with given words are tokenised. ``first_reject`` names a source and a
-    reason, if anything in the sample is rejected. ``fit`` says how well the model's vocabulary fits the
-    sample, ``control_tokens`` how often the text spells one. Exact only where ``sampled`` is 1 and all words
-    are stored.
+    ``words`` where only sentences with given words are tokenised. ``bytes_of_shifts`` of ``bytes_on_disk``
+    are shifts that could be computed from the static and contextual vectors beside them. ``first_reject``
+    names a source and a reason, if anything in the sample is rejected. ``fit`` says how well the model's
+    vocabulary fits the sample, ``control_tokens`` how often the text spells one. Exact only where ``sampled``
+    is 1 and all words are stored.
     """
 
     sources: int
@@ -87,6 +88,7 @@ class Estimate:
     tokens: int
     shards: int
     bytes_on_disk: int
+    bytes_of_shifts: int
     bytes_of_index: int
     bytes_free: int | None
     tokens_per_second: float | None
@@ -178,6 +180,7 @@ def estimate_plan(plan: RunPlan) -> Estimate:
         tokens=round(total.tokens),
         shards=number_of_shards(corpus.reading, round(total.bytes)),
         bytes_on_disk=round(total.disk),
+        bytes_of_shifts=round(total.rows) * _bytes_of_shifts(config),
         bytes_of_index=expected_bytes(round(total.rows), config.hidden_size),
         bytes_free=free_bytes(plan.location.folder) if plan.location.is_here else None,
         tokens_per_second=rate,
@@ -187,6 +190,17 @@ def estimate_plan(plan: RunPlan) -> Estimate:
         control_tokens=round(total.control_tokens),
         kinds=_kinds(corpus),
     )
+
+
+def _bytes_of_shifts(config: ResolvedConfig) -> int:
+    """Return how many bytes of a row are shifts that could be computed as they are read."""
+    if not {"static", "contextual", "shift"} <= {*config.vectors}:
+        return 0
+    return len(config.layers) * _vector_bytes(config)
+
+
+def _vector_bytes(config: ResolvedConfig) -> int:
+    return config.hidden_size * (2 if config.dtype == "float16" else 4)
 
 
 def _kinds(corpus: Corpus) -> tuple[Kind, ...]:
@@ -257,7 +271,7 @@ def _sums_of(sample: SourceSample, maker: BatchMaker, config: ResolvedConfig) ->
     records, name = sample.records, sample.source.path
     lang, rules = config.lang, config.sentence_rules
     sentences = itertools.chain.from_iterable(split_sentences(record, lang, rules) for record in records)
-    vector_bytes = len(config.columns) * config.hidden_size * (2 if config.dtype == "float16" else 4)
+    vector_bytes = len(config.columns) * _vector_bytes(config)
     specials = maker.n_specials
     for buffer in maker.buffers(sentences):
         run = np.unique(buffer.rows.window_N)

@@ -64,6 +64,8 @@ def with_stored_options(config: RunConfig, manifest: Manifest, out: Path) -> Run
     is_its_model = taken.get("model", config.model) == stored.model
     if is_its_model and stored.revision is not None and "revision" not in given:
         taken["revision"] = stored.revision  # the hub may have a newer one by now
+    if config.layers == "all" and len(stored.layers) == stored.n_layers:
+        taken["layers"] = stored.layers  # older stores have them in another order
     try:
         return replace(config, **taken)
     except InputError:  # what is given does not fit the store: `check_options` says so

@@ -194,6 +194,7 @@ def test_plan_says_how_each_kind_of_file_is_read_and_needs_no_store(tmp_path, ti
     ):
         assert line in lines
     assert lines[-1].endswith(" here")
+    assert any("less with --vectors static,contextual" in line for line in lines)
     assert {path.name for path in tmp_path.iterdir()} == {"in"}
 
 
@@ -205,3 +206,15 @@ def test_plan_refuses_what_run_refuses(tmp_path, cli):
         assert re.fullmatch(
             r"ctxbatch: .*a.csv has no field 'text'; its fields are id, body: .*\n", result.stderr
         )
+
+
+def test_an_estimate_says_what_stored_shifts_take_that_could_be_computed(corpus, tiny):
+    of = {
+        vectors: ctxbatch.estimate(
+            corpus, config=RunConfig(model=str(tiny()), vectors=vectors, layers=(1, 3))
+        )
+        for vectors in (("static", "contextual", "shift"), ("static", "contextual"), ("contextual", "shift"))
+    }
+    whole, less, other = of.values()
+    assert whole.bytes_of_shifts == whole.rows * 2 * 32 * 2 == whole.bytes_on_disk - less.bytes_on_disk
+    assert less.bytes_of_shifts == other.bytes_of_shifts == 0

@@ -89,6 +89,17 @@ def test_a_store_of_the_former_defaults_is_finished_by_the_command_of_then(
             ctxbatch.run(corpus, out, replace(plain, **wrong))
 
 
+def test_all_layers_are_taken_in_the_order_of_the_store(corpus, plain, tmp_path, caplog):
+    caplog.set_level("INFO", "ctxbatch")
+    out = tmp_path / "out"
+    made = make_store(out, [corpus], replace(plain, shard_size=2000, layers=(3, 2, 1)))
+    whole = arrow_digests(made.path)
+    cut(out)
+    ctxbatch.run(corpus, out, replace(plain, layers="all"))
+    assert arrow_digests(out) == whole
+    assert not said(caplog)
+
+
 def test_what_is_given_and_fits_no_option_of_the_store_is_refused_with_both_values(corpus, plain, tmp_path):
     out = tmp_path / "out"
     make_store(out, [corpus], RunConfig(model=plain.model, vectors=("static",), split="none"))
