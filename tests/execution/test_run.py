@@ -92,8 +92,10 @@ def test_the_totals_of_a_store_are_what_stats_prints_in_that_order(finished, cli
     out, _ = finished
     found = totals(ctxbatch.open(out))
     printed = json.loads(cli("stats", out, "--json").stdout)
+    anisotropy = printed.pop("anisotropy")
     assert list(printed) == list(found.as_dict()) == TOTALS.split()
     assert printed == found.as_dict()
+    assert [each["column"] for each in anisotropy] == list(found.columns)
     assert printed["columns"] == list(found.columns)
     assert printed["versions"]["torch"] == list(found.versions["torch"])
 

@@ -97,7 +97,7 @@ def test_all_layers_are_taken_in_the_order_of_the_store(corpus, plain, tmp_path,
     cut(out)
     ctxbatch.run(corpus, out, replace(plain, layers="all"))
     assert arrow_digests(out) == whole
-    assert not said(caplog)
+    assert said(caplog) == [f"taken from {out}: --shard-size 2000"]
 
 
 def test_what_is_given_and_fits_no_option_of_the_store_is_refused_with_both_values(corpus, plain, tmp_path):

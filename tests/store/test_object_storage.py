@@ -36,7 +36,7 @@ def reference(corpus, config, tmp_path_factory):
     """The same store in a folder."""
     out = tmp_path_factory.mktemp("reference") / "out"
     make_store(out, [corpus], config)
-    assert len(arrow_digests(out)) == 20
+    assert len(arrow_digests(out)) == 3 * 10
     return out
 
 
