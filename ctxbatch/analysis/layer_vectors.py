@@ -91,7 +91,9 @@ class LayerVectors:
         self._standardisers: dict[str, Standardiser] = {}
         if standardise:
             kinds = self._names_of_kinds(names)
-            self._standardisers = {kind: store.moments(name).standardiser() for kind, name in kinds.items()}
+            self._standardisers = {
+                kind: store.moments.of(name).standardiser() for kind, name in kinds.items()
+            }
 
     def _names_of_kinds(self, names: Mapping[str, str]) -> dict[str, str]:
         """Return the full name of each kind of vector, given those of the columns that are read."""

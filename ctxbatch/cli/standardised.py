@@ -20,6 +20,6 @@ def tell_standardised(stores: "Iterable[Store]", columns: Iterable[str]) -> None
         if store.config.kept is not None:
             log.info("%s keeps only %s: these rows standardise its vectors", store.path, store.config.kept)
         for name in names:
-            if still := store.moments(name).standardiser().still:
+            if still := store.moments.of(name).standardiser().still:
                 numbers = shortened(map(str, still), 8)
                 log.info("%s: dimensions %s of %s hardly vary: not scaled", store.path, numbers, name)

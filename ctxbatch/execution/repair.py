@@ -1,5 +1,6 @@
 """Finds damage in the shards and indexes of a store, and rebuilds them."""
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,14 @@ from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.errors import StoreError
 from ctxbatch.execution.engines import LocalEngine
 from ctxbatch.execution.session import plan_again, warn_of_mixture, writing_to
+from ctxbatch.files import remove
+from ctxbatch.formulas import plain
 from ctxbatch.model.hub import model_of_store
 from ctxbatch.search import index_build
 from ctxbatch.search.index_files import check_index, folder_damage, index_files
-from ctxbatch.store.kept_moments import moments_damage
+from ctxbatch.store.kept_moments import kept_files
 from ctxbatch.store.location import location_of, manifest_of
-from ctxbatch.store.manifest import INDEX, log_path
+from ctxbatch.store.manifest import INDEX, Manifest, log_path
 from ctxbatch.store.reader import Store
 from ctxbatch.store.verify import Damage, find_shard_damage, tell_sources
 
@@ -48,8 +51,9 @@ def find_damage(out: str | Path) -> Iterator[Damage]:
     for path in index_files(location.folder):
         for text in check_index(path, manifest):
             yield Damage(text, index=path.stem)
-    for path, text in moments_damage(location.folder):
-        yield Damage(text, index=path.stem)
+    with contextlib.suppress(StoreError):  # of a shard, which is named already
+        for path, text in Store(out).moments.damage():
+            yield Damage(text, index=path.stem)
 
 
 def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = True) -> RepairReport:
@@ -90,14 +94,23 @@ def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = Tru
                 f"shards {shards} of {out} could not be rebuilt: read {log_path(location.folder)}"
             )
         store = Store(out)
-        files = index_files(location.folder) if location.is_here else []
-        stale = [path.stem for path in files if list(check_index(path, manifest))]
+        stale = _stale_indexes(store, manifest, rebuilt=bool(damaged)) if location.is_here else []
         indexes = index_build.rebuild(store, stale, quiet=quiet)
-        if location.is_here:
-            for path, _ in moments_damage(location.folder):
-                path.unlink(missing_ok=True)
         warn_of_mixture(store.commits.values())
     return RepairReport(tuple(spec.shard for spec in todo), indexes)
+
+
+def _stale_indexes(store: Store, manifest: Manifest, *, rebuilt: bool) -> list[str]:
+    """Remove kept moments that are wrong; return the names of indexes that are damaged, or made with such.
+
+    What was added up of a damaged shard seems to match the shard that took its place.
+    """
+    files = index_files(store.path)
+    stale = [path.stem for path in files if list(check_index(path, manifest))]
+    for path in kept_files(store.path) if rebuilt else [path for path, _ in store.moments.damage()]:
+        remove(path)
+    standardised = (path.stem for path in files if plain(path.stem) != path.stem)
+    return [*dict.fromkeys([*stale, *(standardised if rebuilt else ())])]
 
 
 def _read_by(todo: Sequence[ShardSpec]) -> list[int]:

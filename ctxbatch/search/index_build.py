@@ -222,7 +222,7 @@ def _build(store: Store, column: str, options: IndexOptions, quiet: bool) -> Ind
     started = time.monotonic()
     path = _index_path(store, column)
     path.parent.mkdir(exist_ok=True)
-    standardiser = None if plain(column) == column else store.moments(plain(column)).standardiser()
+    standardiser = None if plain(column) == column else store.moments.of(plain(column)).standardiser()
     vectors = store.column(column, standardiser)
     index, recalls = _make(empty, vectors, _ensure_words(store), store, options, quiet)
     _write_index(empty, path, facts_path(store.path, column))

@@ -91,7 +91,7 @@ class Ranking:
         frozen = [None if index is None else index.standardiser for index in self._indexes]
         agreed = frozen[0]
         if agreed is None or not all(each is not None and each.equals(agreed) for each in frozen):
-            moments = [store.moments(plain(column)) for store in self._stores]
+            moments = [store.moments.of(plain(column)) for store in self._stores]
             agreed = sum(moments[1:], moments[0]).standardiser()
         for number, each in enumerate(frozen):
             if each is not None and not each.equals(agreed):

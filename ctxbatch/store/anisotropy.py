@@ -68,7 +68,7 @@ def measure_anisotropy(store: Store) -> tuple[ColumnAnisotropy, ...]:
     found = []
     for name in store.config.columns:
         vectors_ND = as_floats(store.column(name).take(positions_N))
-        standardiser = store.moments(name).standardiser()
+        standardiser = store.moments.of(name).standardiser()
         both = Anisotropy.of(vectors_ND), Anisotropy.of(standardiser.of(vectors_ND))
         found.append(ColumnAnisotropy(name, *both, standardiser.still))
     return tuple(found)

@@ -48,7 +48,7 @@ from ctxbatch.store.shard_writer import remove_leftovers
 _AT_ONCE = 16
 # Objects without a commit record are deleted at this age: by then their upload must have failed.
 _UNSETTLED_SECONDS = 900.0
-_ATTEMPT = re.compile(rf"{SHARDS}/\d{{6}}/\w+\.[0-9a-f]{{12}}\.(arrow|jsonl)")
+_ATTEMPT = re.compile(rf"{SHARDS}/\d{{6}}/\w+\.[0-9a-f]{{12}}\.(arrow|npy|jsonl)")
 
 
 class BucketLocation:

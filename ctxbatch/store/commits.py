@@ -18,9 +18,10 @@ from ctxbatch.errors import SHOWN_REASON, StoreError, one_line
 from ctxbatch.sealed import Count, Positive, Sha256, read_bytes, size_of, typed, unseal
 from ctxbatch.store.manifest import SHARDS, Manifest
 
-FileName = Literal["words.arrow", "sentences.arrow", "rejects.jsonl"]
+FileName = Literal["words.arrow", "sentences.arrow", "moments.npy", "rejects.jsonl"]
 WORDS: FileName = "words.arrow"
 SENTENCES: FileName = "sentences.arrow"
+MOMENTS: FileName = "moments.npy"
 REJECTS: FileName = "rejects.jsonl"
 COMMIT = "shard.json"
 # The name of a script, as Unicode has it.
@@ -94,8 +95,6 @@ class Commit:
     """A commit record, as ``shard.json`` holds it. Only shards on object storage have an ``attempt``.
 
     ``scripts`` are those of the words that do not fit the model, as `ctxbatch.text.fit.Fit` has them.
-    ``moments`` are those of each column of vectors, as `ctxbatch.store.moments.Moments.as_text` writes them;
-    older stores have none.
     """
 
     format_version: Positive
@@ -111,7 +110,6 @@ class Commit:
     peak_memory_bytes: Count
     attempt: Attempt | None = None
     scripts: dict[Script, Count] = field(default_factory=dict)
-    moments: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def size(self) -> int:

@@ -6,7 +6,8 @@ Array names end in the letters of their shape: N rows, D hidden size.
 """
 
 import base64
-from collections.abc import Iterable
+import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +58,7 @@ class Moments:
         return Moments(self.count + other.count, self.sum_D + other.sum_D, self.squares_D + other.squares_D)
 
     def as_text(self) -> str:
-        """Return the sums and the sums of squares as JSON files hold them; the count is theirs to keep."""
+        """Return the sums and the sums of squares as a JSON file holds them, beside the count."""
         return _as_text(self.sum_D, self.squares_D)
 
     @classmethod
@@ -121,6 +122,31 @@ class Standardiser:
         return cls(mean_D, scale_D)
 
 
+def moments_as_bytes(moments: Sequence[Moments]) -> bytes:
+    """Return the moments of a shard's columns as a file of numpy: sums and sums of squares, (C, 2, D)."""
+    stream = io.BytesIO()
+    np.save(stream, np.array([(each.sum_D, each.squares_D) for each in moments], _DOUBLE))
+    return stream.getvalue()
+
+
+def moments_of_bytes(raw: bytes, count: int, n_columns: int, dimension: int) -> list[Moments]:
+    """Return the moments of the output of `moments_as_bytes`; the count is known from elsewhere.
+
+    Raises:
+        ValueError: It is none, or of other columns.
+    """
+    stream = io.BytesIO(raw)
+    try:
+        values = np.load(stream, allow_pickle=False)
+    except (EOFError, OSError, SyntaxError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError("it is no file of numpy") from error
+    if not isinstance(values, np.ndarray) or values.dtype != _DOUBLE or stream.read(1):
+        raise ValueError("it does not hold moments")
+    if values.shape != (n_columns, 2, dimension):
+        raise ValueError(f"it does not hold the moments of {n_columns} columns of {dimension} dimensions")
+    return [Moments(count, *_checked(*of_column)) for of_column in values]
+
+
 def _as_text(*arrays_D: Doubles) -> str:
     """Return arrays of one length as base64 of their little-endian bytes."""
     return base64.b64encode(np.concatenate(arrays_D).astype(_DOUBLE).tobytes()).decode()
@@ -135,7 +161,10 @@ def _of_text(text: str, dimension: int) -> tuple[Doubles, Doubles]:
     raw = base64.b64decode(text, validate=True)
     if len(raw) != 2 * dimension * _DOUBLE.itemsize:
         raise ValueError(f"its moments are not of {dimension} dimensions")
-    first_D, second_D = np.frombuffer(raw, _DOUBLE).astype(np.float64).reshape(2, dimension)
+    return _checked(*np.frombuffer(raw, _DOUBLE).astype(np.float64).reshape(2, dimension))
+
+
+def _checked(first_D: Doubles, second_D: Doubles) -> tuple[Doubles, Doubles]:
     if not (np.isfinite(first_D).all() and np.isfinite(second_D).all()):
         raise ValueError("its moments are not finite")
     return first_D, second_D

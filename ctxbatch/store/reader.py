@@ -1,6 +1,7 @@
 """Reads a store: its committed shards, their rows and vectors, and all of them as datasets.
 
-Writes nothing. Vectors are numpy views on the mapped files: they cost address space, not memory.
+Writes nothing but moments that it has added up. Vectors are numpy views on the mapped files: they cost
+address space, not memory.
 """
 
 import logging
@@ -22,9 +23,9 @@ from ctxbatch.model.shift import shift_function
 from ctxbatch.store.arrow_files import ArrowFile, check_all, is_vector
 from ctxbatch.store.columns import Column, ComputedColumn, StoredColumn
 from ctxbatch.store.commits import SENTENCES, WORDS, Counts, FileName, damaged, shard_folder
-from ctxbatch.store.kept_moments import moments_of
+from ctxbatch.store.kept_moments import ColumnMoments
 from ctxbatch.store.location import damaged_shards, location_of, manifest_of
-from ctxbatch.store.moments import Moments, Standardiser
+from ctxbatch.store.moments import Standardiser
 from ctxbatch.store.scanner import scan
 from ctxbatch.store.schema import sentences_schema, words_schema
 from ctxbatch.store.sentence_vectors import sentence_vectors
@@ -205,24 +206,22 @@ class Store:
             names = [f"contextual_{computed.layer}", "static"]
             steps = [shift_function(computed.formula, np)]
         if vectors != name:
-            steps.append((standardiser or self.moments(vectors).standardiser()).of)
+            steps.append((standardiser or self.moments.of(vectors).standardiser()).of)
         sources = [self._stored(each, shards) for each in names]
         return ComputedColumn(steps, sources) if steps else sources[0]
 
-    def moments(self, name: str) -> Moments:
-        """Return the moments of a column by its full name, over all rows: merged in the order of shards.
-
-        Those that are not in the commits are added up once, and kept in the store.
+    @cached_property
+    def moments(self) -> ColumnMoments:
+        """The moments of all columns; those that the shards do not carry are added up once, and kept.
 
         Raises:
-            StoreError: A shard is damaged.
+            StoreError: The store is on object storage.
         """
-
-        def column_of(shard: int) -> Column:
-            return self._column(name, [shard])
-
         self.check_is_here()
-        return moments_of(self.path, self.commits, name, self.config.hidden_size, column_of)
+        return ColumnMoments(self.path, self.commits, self.config, self._batches)
+
+    def _batches(self, name: str, shard: int) -> Iterator[Vectors]:
+        return self._column(name, [shard]).batches()
 
     def _stored(self, name: str, shards: Sequence[int]) -> StoredColumn:
         views = [view for shard in shards for view in self.file(shard, WORDS).vectors(name)]

@@ -26,9 +26,20 @@ from ctxbatch.corpus.records import Reject
 from ctxbatch.files import remove, sync, temporary_name, write_json
 from ctxbatch.model.unbatch import Gathered
 from ctxbatch.store.arrow_files import frame_facts
-from ctxbatch.store.commits import COMMIT, REJECTS, SENTENCES, WORDS, Commit, Counts, commit_of, shard_folder
+from ctxbatch.store.commits import (
+    COMMIT,
+    MOMENTS,
+    REJECTS,
+    SENTENCES,
+    WORDS,
+    Commit,
+    Counts,
+    FileName,
+    commit_of,
+    shard_folder,
+)
 from ctxbatch.store.manifest import FORMAT_VERSION, INDEX, MODEL, SHARDS, Manifest
-from ctxbatch.store.moments import Moments
+from ctxbatch.store.moments import Moments, moments_as_bytes
 from ctxbatch.store.schema import sentences_schema, words_schema
 from ctxbatch.text.buffers import Buffer, Rows
 from ctxbatch.text.fit import Fit
@@ -249,24 +260,29 @@ class ShardWriter:
         self._words.close()
         self._sentences.close()
         files = {WORDS: self._words.facts(), SENTENCES: self._sentences.facts()}
+        files[MOMENTS] = self._write(MOMENTS, [moments_as_bytes([*self._moments.values()])])
         if self._rejects:
-            rejects = _HashedFile(self._beside / REJECTS)
-            for reject in self._rejects:
-                rejects.write((json.dumps(self._reject_line(reject), ensure_ascii=False) + "\n").encode())
-            rejects.close()
-            files[REJECTS] = rejects.facts()
+            lines = (json.dumps(self._reject_line(each), ensure_ascii=False) + "\n" for each in self._rejects)
+            files[REJECTS] = self._write(REJECTS, (line.encode() for line in lines))
         record = {
             "format_version": FORMAT_VERSION,
             "shard": self._shard,
             "counts": asdict(self.counts),
             "files": files,
             "scripts": dict(sorted(self._scripts.items())),
-            "moments": {name: moments.as_text() for name, moments in self._moments.items()},
             **facts(),
         }
         write_json(self._beside / COMMIT, record)
         put_in_place(self._beside, self._place)
         return commit_of(json.loads(json.dumps(record)), self._place / COMMIT, self._shard)
+
+    def _write(self, name: FileName, parts: Iterable[bytes]) -> dict[str, Any]:
+        """Write a file of the shard; return its facts for the commit record."""
+        file = _HashedFile(self._beside / name)
+        for part in parts:
+            file.write(part)
+        file.close()
+        return file.facts()
 
     def _reject_line(self, reject: Reject) -> dict[str, Any]:
         line = {

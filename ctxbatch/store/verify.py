@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.records import Reader, place_of
 from ctxbatch.corpus.source_files import current_size
@@ -21,6 +22,7 @@ from ctxbatch.sealed import is_intact, read_bytes
 from ctxbatch.store.arrow_files import ArrowFile
 from ctxbatch.store.commits import (
     COMMIT,
+    MOMENTS,
     SENTENCES,
     WORDS,
     Commit,
@@ -29,6 +31,7 @@ from ctxbatch.store.commits import (
     parse_commit,
     shard_folder,
 )
+from ctxbatch.store.kept_moments import carried_by
 from ctxbatch.store.location import StoreLocation, location_of, manifest_of
 from ctxbatch.store.manifest import SHARDS, Manifest
 from ctxbatch.store.moments import Moments
@@ -141,9 +144,14 @@ def _content_damage(folder: Path, name: str, manifest: Manifest, commit: Commit)
     for column in config.columns:
         if not all(np.isfinite(view).all() for view in words.vectors(column)):
             yield f"{name}/{WORDS} has values in {column} that are not finite"
-        moments = Moments.of(words.vectors(column), config.hidden_size).as_text()
-        if commit.moments.get(column, moments) != moments:  # older stores carry none
-            yield f"{name}/{COMMIT} has moments of {column} that are not those of {WORDS}"
+    if MOMENTS in commit.files and not _moments_match(folder, commit, words, config):
+        yield f"{name}/{MOMENTS} does not hold the moments of {WORDS}"
+
+
+def _moments_match(folder: Path, commit: Commit, words: ArrowFile, config: ResolvedConfig) -> bool:
+    held = carried_by(folder, commit, len(config.columns), config.hidden_size)
+    right = (Moments.of(words.vectors(column), config.hidden_size) for column in config.columns)
+    return all(one.as_text() == other.as_text() for one, other in zip(held, right, strict=True))
 
 
 def _words_match_offsets(words: ArrowFile, sentences: ArrowFile, pieces: bool) -> bool:

@@ -44,5 +44,5 @@ def vectors_of(
     if state == "plain":
         return vectors
     columns = {kind: found.store.config.column(f"{kind}_{layer}") for kind in KINDS}
-    standardisers = {kind: found.store.moments(name).standardiser() for kind, name in columns.items()}
+    standardisers = {kind: found.store.moments.of(name).standardiser() for kind, name in columns.items()}
     return {kind: [standardisers[kind].of(side) for side in vectors[kind]] for kind in KINDS}

@@ -1,7 +1,6 @@
 """Makes stores inside the test's own process, and reads their rows and checksums."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +32,11 @@ def make_store(out: Path, inputs: list[Path], config: RunConfig, device: str = "
 
 
 def arrow_digests(out: Path) -> dict[str, str]:
-    """Return the checksums of all Arrow files of a store by their paths in it, and each shard's moments."""
-    found: dict[str, str] = {
-        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(out.glob("shards/*/*.arrow"))
+    """Return the checksums of all Arrow files and moments of a store by their paths in it."""
+    paths = [*out.glob("shards/*/*.arrow"), *out.glob("shards/*/*.npy")]
+    return {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)
     }
-    for path in sorted(out.glob("shards/*/shard.json")):
-        found[f"{path.relative_to(out)} moments"] = json.dumps(json.loads(path.read_text()).get("moments"))
-    return found
 
 
 def rows_of(store) -> list[dict]:

@@ -1,5 +1,7 @@
 """The moments of every column are added up exactly, carried by the commits, and standardise vectors."""
 
+import hashlib
+import io
 import json
 import logging
 import os
@@ -12,6 +14,8 @@ from ctxbatch import InputError, RunConfig
 from ctxbatch.execution.repair import find_damage, repair_store
 from ctxbatch.files import write_json
 from ctxbatch.sealed import read_json
+from ctxbatch.search import index_build
+from ctxbatch.search.index import IndexOptions
 from ctxbatch.store.anisotropy import measure_anisotropy
 from ctxbatch.store.moments import Moments, Standardiser
 from tests.helpers.stores import make_store
@@ -40,31 +44,33 @@ def all_of(store, name):
 
 
 def without_moments(store):
-    """Make a store one of before, whose commits carry no moments."""
+    """Make a store one of before, whose shards carry no moments."""
     for path in store.path.glob("shards/*/shard.json"):
         content = read_json(path)
-        del content["moments"]
+        del content["files"]["moments.npy"]
         write_json(path, content)
+        (path.parent / "moments.npy").unlink()
     return ctxbatch.open(store.path)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_commits_carry_the_moments_of_the_stored_values(dtype, make):
+def test_shards_carry_the_moments_of_the_stored_values(dtype, make):
     store = make(dtype=dtype)
     for name in store.config.columns:
         values = all_of(store, name).astype(np.float64)
-        moments = store.moments(name)
+        moments = store.moments.of(name)
         assert moments.count == len(values) == store.n_rows
         assert np.allclose(moments.sum_D, [sum(column) for column in values.T], rtol=1e-12)
         assert np.allclose(moments.squares_D, [sum(column**2) for column in values.T], rtol=1e-12)
-    assert {*next(iter(store.commits.values())).moments} == {*store.config.columns}
+    sums = np.load(store.path / "shards" / "000000" / "moments.npy", allow_pickle=False)
+    assert sums.shape == (len(store.config.columns), 2, 32)
 
 
-def test_one_pass_gives_the_bits_that_the_commits_carry(make):
+def test_one_pass_gives_the_bits_that_the_shards_carry(make):
     stored = make()
-    carried = {name: stored.moments(name).as_text() for name in stored.config.columns}
+    carried = {name: stored.moments.of(name).as_text() for name in stored.config.columns}
     stored = without_moments(stored)
-    assert {name: stored.moments(name).as_text() for name in stored.config.columns} == carried
+    assert {name: stored.moments.of(name).as_text() for name in stored.config.columns} == carried
 
 
 @pytest.mark.parametrize("name", ["contextual_3", "shift_1", "static", "difference_3", "log_ratio_1@0.001"])
@@ -107,7 +113,7 @@ def test_computed_moments_are_kept_under_formula_and_parameter(store, caplog):
         kept = store.path / "index" / f"{name}.moments"
         kept.unlink(missing_ok=True)
         first = np.concatenate([*store.vectors(on, standardise=True)])
-        assert f"adding up the moments of {name}, once" in caplog.text
+        assert f"adding up the moments of {name}" in caplog.text
         caplog.clear()
         assert kept.exists()
         again = np.concatenate([*ctxbatch.open(store.path).vectors(on, standardise=True)])
@@ -118,12 +124,12 @@ def test_computed_moments_are_kept_under_formula_and_parameter(store, caplog):
 
 def test_damaged_or_stale_kept_moments_are_told_and_added_up_again(make, caplog):
     store = make(vectors=("static", "contextual"), shift=None)
-    right = store.moments("difference_3").as_text()
+    right = store.moments.of("difference_3").as_text()
     path = store.path / "index" / "difference_3.moments"
     intact = path.read_bytes()
     path.write_bytes(intact.replace(b'"rows"', b'"Rows"'))
     assert [damage.index for damage in find_damage(store.path)] == ["difference_3"]
-    assert store.moments("difference_3").as_text() == right
+    assert ctxbatch.open(store.path).moments.of("difference_3").as_text() == right
     assert f"{path} is damaged" in caplog.text
     assert path.read_bytes() == intact
     path.write_bytes(intact[:-9])
@@ -133,7 +139,7 @@ def test_damaged_or_stale_kept_moments_are_told_and_added_up_again(make, caplog)
     del content["checksum"]
     write_json(path, {**content, "built_from": {"0": "0" * 64}})
     assert not list(find_damage(store.path))  # of other shards: of no use, but no damage
-    assert store.moments("difference_3").as_text() == right
+    assert ctxbatch.open(store.path).moments.of("difference_3").as_text() == right
 
 
 def test_a_store_that_cannot_be_written_to_is_standardised_all_the_same(make, monkeypatch):
@@ -147,15 +153,67 @@ def test_a_store_that_cannot_be_written_to_is_standardised_all_the_same(make, mo
     assert not list(store.path.glob("index/*.moments"))
 
 
-def test_moments_in_a_commit_that_are_none_are_damage(make):
+def resealed(path, raw):
+    """Write a file of a shard with a commit record that fits it, as an attacker would."""
+    path.write_bytes(raw)
+    content = read_json(path.parent / "shard.json")
+    facts = {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    write_json(path.parent / "shard.json", {**content, "files": {**content["files"], path.name: facts}})
+
+
+def test_moments_of_a_shard_that_are_none_are_damage(make):
     store = make()
-    path = next(store.path.glob("shards/*/shard.json"))
-    for wrong in ("", "AAAA", "é"):
-        content = read_json(path)
-        write_json(path, {**content, "moments": {**content["moments"], "static": wrong}})
-        with pytest.raises(ctxbatch.StoreError, match=r"is damaged .*ctxbatch verify"):
-            ctxbatch.open(store.path).moments("static")
-        assert any("moments" in damage.text for damage in find_damage(store.path))
+    path = next(store.path.glob("shards/*/moments.npy"))
+    intact = path.read_bytes()
+    path.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
+    with pytest.raises(ctxbatch.StoreError, match=r"moments.npy is damaged .*ctxbatch verify"):
+        ctxbatch.open(store.path).moments.of("static")
+    assert [damage.shard for damage in find_damage(store.path)] == [0]
+    objects = io.BytesIO()
+    np.save(objects, np.array([{}], object), allow_pickle=True)
+    huge = bytearray(intact)
+    huge[-8:] = np.float64(np.inf).tobytes()
+    for raw in (b"", b"nothing", intact[:-8], intact + b"0", objects.getvalue(), bytes(huge)):
+        resealed(path, raw)
+        with pytest.raises(ctxbatch.StoreError, match=r"moments.npy is damaged"):
+            ctxbatch.open(store.path).moments.of("static")
+        assert any("moments.npy" in damage.text for damage in find_damage(store.path))
+    other = np.load(io.BytesIO(intact)) + 1
+    stream = io.BytesIO()
+    np.save(stream, other)
+    resealed(path, stream.getvalue())
+    assert any("does not hold the moments of" in damage.text for damage in find_damage(store.path))
+
+
+def test_moments_of_damaged_vectors_do_not_outlive_a_repair(make, cli):
+    store = make()
+    clean = cli("search", store.path, "I want the [bank].", "--on", "difference", "--standardise").stdout
+    right = (store.path / "index" / "difference_3.moments").read_bytes()
+    (store.path / "index" / "difference_3.moments").unlink()
+    column = store.config.column("difference", standardise=True)
+    words = store.path / "shards" / "000000" / "words.arrow"
+    raw = words.read_bytes()
+    begin, n = len(raw) // 4 * 2 // 2, len(raw) // 8
+    words.write_bytes(raw[:begin] + b"\x10\x30" * n + raw[begin + 2 * n :])
+    index_build.build(ctxbatch.open(store.path), column, IndexOptions(factory="IVF4,Flat"))
+    assert (store.path / "index" / "difference_3.moments").read_bytes() != right
+    assert cli("verify", store.path, "--repair").returncode == 0
+    assert (
+        cli("search", store.path, "I want the [bank].", "--on", "difference", "--standardise").stdout == clean
+    )
+    assert (store.path / "index" / "difference_3.moments").read_bytes() == right
+
+
+def test_kept_moments_that_are_not_those_of_the_rows_are_found(make):
+    store = make(vectors=("static", "contextual"), shift=None)
+    right = store.moments.of("difference_3")
+    path = store.path / "index" / "difference_3.moments"
+    content = read_json(path)
+    wrong = Moments(right.count, right.sum_D + 1, right.squares_D).as_text()
+    write_json(path, {**content, "moments": wrong})
+    assert [damage.index for damage in find_damage(store.path)] == ["difference_3"]
+    repair_store(store.path)
+    assert not path.exists()
 
 
 def test_a_scanner_says_what_reads_standardised_vectors(store):
