@@ -250,8 +250,10 @@ class ResolvedConfig:
             InputError: The store neither holds such vectors nor has what they are computed from.
         """
         if on is None:
-            on = next(kind for kind in ("shift", "contextual", "static") if kind in self.vectors)
+            on = self.kind_of_search(among_other_words=False)
         if standardise or plain(on) != on:
+            if plain(plain(on)) != plain(on):
+                raise self._lacks(on)
             return standardised(self.column(plain(on), layer, delta=delta, floor=floor))
         if "@" in on:
             if (layer, delta, floor) != (None, None, None):
@@ -287,6 +289,28 @@ class ResolvedConfig:
             return on, layer + self.n_layers + 1 if layer < 0 else layer
         return on, self.layers[0] if self.layers else None
 
+    def identity(self, name: str) -> str:
+        """Return the full name by which every store knows the vectors that this one calls ``name``.
+
+        A stored shift, such as ``shift_6``, is the shift of its formula, such as ``asinh_6@0.1``.
+        """
+        kind, layer = kind_and_layer(plain(name))
+        if kind != "shift" or layer is None or self.formula is None:
+            return name
+        shift = ComputedShift(self.formula, layer).name
+        return shift if plain(name) == name else standardised(shift)
+
+    def kind_of_search(self, *, among_other_words: bool) -> VectorKind:
+        """Return the kind of vector that a search goes by if none is named.
+
+        Among other words that is the contextual vector if it is stored: it finds them better, as
+        ``scripts/evaluation/senses.py`` measures.
+        """
+        if among_other_words and "contextual" in self.vectors:
+            return "contextual"
+        kinds: tuple[VectorKind, ...] = ("shift", "contextual", "static")
+        return next(kind for kind in kinds if kind in self.vectors)
+
     def has_column(self, name: str) -> bool:
         """Return True if this is the full name of stored vectors, or of a shift that can be computed."""
         try:
@@ -304,7 +328,9 @@ class ResolvedConfig:
         raise self._lacks(asked, hint)
 
     def _lacks(self, name: str, hint: str = "") -> InputError:
-        return InputError(f"the store holds no {name}: it has {', '.join(self.columns)}{hint}")
+        kinds = ", ".join(("shift", "contextual", "static", *SHIFT_KINDS))
+        have = f"it has {', '.join(self.columns)}{hint}; name one, or one of {kinds}"
+        return InputError(f"the store holds no {name}: {have}")
 
     def with_shift(self, formula: ShiftFormula) -> "ResolvedConfig":
         """Return the configuration that stores another shift of the same layers, and nothing else."""

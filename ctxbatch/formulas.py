@@ -14,6 +14,8 @@ from ctxbatch.errors import InputError
 # difference: all-MiniLM-L6-v2, layer 4 of 6 (scripts/results/2026-11-26-stability-minilm-zen4.txt).
 _MEASURED = "all-MiniLM-L6-v2"
 _KEPT: dict[Arithmetic, tuple[float, float]] = {"bf16": (0.878, 0.993), "int8": (0.701, 0.930)}
+# Beyond it, values leave the range of float32.
+_LARGEST = 1e9
 SHIFT_KINDS: dict[str, ShiftKind] = {kind: kind for kind in get_args(ShiftKind)}
 _STANDARDISED = "-standardised"
 _VECTORS = re.compile(r"(?P<kind>.+)_(?P<layer>[1-9][0-9]{0,6})")
@@ -73,10 +75,10 @@ class ShiftFormula:
             raise InputError(f"--floor belongs to log_ratio and cannot be used with {kind}")
         if delta is not None and kind != "asinh":
             raise InputError(f"--delta belongs to asinh and cannot be used with {kind}")
-        if floor is not None and not 0 <= floor < float("inf"):
-            raise InputError(f"--floor {floor} must be 0 or a positive number")
-        if delta is not None and not 0 < delta < float("inf"):
-            raise InputError(f"--delta {delta} must be a positive number")
+        if floor is not None and not 0 <= floor <= _LARGEST:
+            raise InputError(f"--floor {floor} must be a number from 0 to {_LARGEST:g}")
+        if delta is not None and not 1 / _LARGEST <= delta <= _LARGEST:
+            raise InputError(f"--delta {delta} must be a number from {1 / _LARGEST:g} to {_LARGEST:g}")
         given = floor if delta is None else delta
         if given is None and own is not None and own.kind == kind:
             return own
@@ -111,13 +113,16 @@ class ComputedShift:
         """Return the shift of a full name.
 
         Raises:
+            InputError: The parameter is out of range.
             ValueError: No shift has this name.
         """
         vectors, _, written = name.partition("@")
         kind, layer = kind_and_layer(vectors)
         if kind not in SHIFT_KINDS or layer is None or (kind == "difference") == bool(written):
             raise ValueError(f"{name!r} names no shift")
-        shift = cls(ShiftFormula(SHIFT_KINDS[kind], float(written) if written else None), layer)
-        if shift.name != name or not 0 <= (shift.formula.parameter or 0) < float("inf"):
+        number = float(written) if written else None
+        floor, delta = (number, None) if kind == "log_ratio" else (None, number)
+        shift = cls(ShiftFormula.of(SHIFT_KINDS[kind], floor=floor, delta=delta), layer)
+        if shift.name != name:
             raise ValueError(f"{name!r} names no shift")
         return shift

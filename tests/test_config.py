@@ -31,10 +31,10 @@ from tests.helpers.models import make_model
             r"--floor belongs to log_ratio and cannot be used with asinh",
         ),
         ({"shift": "log_ratio", "delta": 0.1}, r"--delta belongs to asinh and cannot be used with log_ratio"),
-        ({"floor": -1.0}, r"--floor -1.0 must be 0 or a positive number"),
+        ({"floor": -1.0}, r"--floor -1.0 must be a number from 0 to"),
         ({"floor": float("nan")}, r"--floor nan must be"),
-        ({"shift": "asinh", "delta": 0.0}, r"--delta 0.0 must be a positive number"),
-        ({"delta": 0.0}, r"--delta 0.0 must be a positive number"),
+        ({"shift": "asinh", "delta": 0.0}, r"--delta 0.0 must be a number from 1e-09 to"),
+        ({"delta": 0.0}, r"--delta 0.0 must be a number from 1e-09 to"),
         (
             {"vectors": ("contextual",), "shift": "asinh"},
             r"--shift cannot be used without shift in --vectors",

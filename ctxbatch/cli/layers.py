@@ -73,7 +73,7 @@ def layers(
     for note in _notes(store, kinds_of(store.config)):
         log.warning("%s", note)
     if standardise:
-        tell_standardised([store], map(standardised, store.config.columns))
+        tell_standardised(store, map(standardised, store.config.columns))
     found = measure(store, words, delta=delta, floor=floor, standardise=standardise)
     terminal.show([terminal.json_line(found.as_dict())] if as_json else _lines(found))
     if draw is not None:

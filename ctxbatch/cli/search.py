@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +22,6 @@ from ctxbatch.search.filters import Filters
 
 if TYPE_CHECKING:
     from ctxbatch.search.hits import Answer
-    from ctxbatch.search.searcher import Searcher
     from ctxbatch.store.reader import Store
 
 log = logging.getLogger("ctxbatch")
@@ -70,14 +69,19 @@ def search(
     """
     folders, asked = _split_queries(list(out_and_query), row, queries)
     stores = [ctxbatch.open(folder) for folder in folders]
-    searcher = ctxbatch.searcher(stores, on, layer, model, delta=delta, floor=floor, standardise=standardise)
-    if on is not None and on.startswith("log_ratio"):
-        _tell_cost(stores[0])
-    column = searcher.column_for(filters)
-    if column != searcher.column:
+    is_ours = filters.other_words and (on, delta, floor) == (None, None, None)
+    kind = stores[0].config.kind_of_search(among_other_words=True) if is_ours else on
+    searcher = ctxbatch.searcher(
+        stores, kind, layer, model, delta=delta, floor=floor, standardise=standardise
+    )
+    column = searcher.column
+    _tell_cost(stores[0], column)
+    if is_ours and kind != stores[0].config.kind_of_search(among_other_words=False):
         log.info("among other words the search goes by %s; name another with --on", column)
-    tell_standardised(stores, [column])
-    _tell_unindexed(searcher, column)
+    names = {store.path: store.config.column(stores[0].config.identity(column)) for store in stores}
+    for store in stores:
+        tell_standardised(store, [names[store.path]])
+    _tell_unindexed(searcher.unindexed(), names)
     rejected: list[int] = []
 
     def reject(number: int, error: InputError) -> None:
@@ -171,23 +175,25 @@ def _read_queries(path: str) -> Iterator[tuple[int, str | int]]:
         raise not_a_text("--queries", path, error) from None
 
 
-def _tell_cost(store: "Store") -> None:
+def _tell_cost(store: "Store", column: str) -> None:
     from ctxbatch.formulas import cost_of_log_ratio
 
-    if cost := cost_of_log_ratio(store.config.precision):
+    is_log_ratio = store.config.identity(column).startswith("log_ratio")
+    if is_log_ratio and (cost := cost_of_log_ratio(store.config.precision)):
         log.info("%s", cost)
 
 
-def _tell_unindexed(searcher: "Searcher", column: str) -> None:
+def _tell_unindexed(stores: "Sequence[Store]", names: Mapping[Path, str]) -> None:
     from ctxbatch.search.index_build import SCAN_ROWS
     from ctxbatch.search.index_files import facts_path, rebuild_command
 
-    for store in searcher.unindexed(column):
+    for store in stores:
         if store.n_rows >= SCAN_ROWS:
+            name = names[store.path]
             log.warning(
                 "no index on %s, so the search reads all rows; build one with `%s`",
-                column,
-                rebuild_command(facts_path(store.path, column)),
+                name,
+                rebuild_command(facts_path(store.path, name)),
             )
 
 

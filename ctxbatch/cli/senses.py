@@ -53,15 +53,13 @@ def senses(
         store, word, groups, lines, on, layer, delta=delta, floor=floor, standardise=standardise
     )
     _tell_positions(store, found.column)
-    tell_standardised([store], [found.column])
+    tell_standardised(store, [found.column])
     terminal.show([terminal.json_line(found.as_dict())] if as_json else _lines(found, terminal.columns()))
 
 
 def _tell_positions(store: "Store", column: str) -> None:
     config = store.config
-    is_log_ratio = column.startswith("log_ratio") or (
-        column.startswith("shift") and config.shift == "log_ratio"
-    )
+    is_log_ratio = config.identity(column).startswith("log_ratio")
     if is_log_ratio and config.static == "embeddings":
         remedy = "use --on contextual" if "contextual" in config.vectors else "run with --static lookup"
         log.warning(

@@ -1,7 +1,7 @@
 """Runs the commands on a whole store: index, pull, stats, verify, status."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,6 +58,7 @@ def index(
     """Build the search index on one kind of vector."""
     from ctxbatch.search.index import IndexOptions
     from ctxbatch.search.index_build import build
+    from ctxbatch.store.checks import check_finished
     from ctxbatch.store.locks import locked
     from ctxbatch.store.shard_writer import remove_leftovers
 
@@ -66,7 +67,8 @@ def index(
     store = ctxbatch.open(out)
     store.check_is_here()
     column = store.config.column(on, layer, delta=delta, floor=floor, standardise=standardise)
-    tell_standardised([store], [column])
+    check_finished(store)
+    tell_standardised(store, [column])
     with locked(store.path):
         remove_leftovers(store.path)
         report = build(store, column, options, quiet=quiet)
@@ -103,8 +105,14 @@ def stats(out: StoreName, /, *, as_json: AsJson = False) -> None:
     store = ctxbatch.open(out)
     store.tell_damage()
     found = {**totals(store).as_dict(), "anisotropy": _measured_anisotropy(store)}
-    lines = (f"{name.replace('_', ' '):<22} {_readable(name, value)}" for name, value in found.items())
-    terminal.show([terminal.json_line(found)] if as_json else lines)
+    terminal.show([terminal.json_line(found)] if as_json else _lines_of_stats(found))
+
+
+def _lines_of_stats(found: dict[str, Any]) -> Iterator[str]:
+    for name, value in found.items():
+        first, *rest = _readable(name, value).split("\n")
+        yield f"{name.replace('_', ' '):<22} {first}"
+        yield from (f"{'':<22} {line}" for line in rest)
 
 
 def _measured_anisotropy(store: "Store") -> list[dict[str, Any]] | None:
@@ -144,14 +152,14 @@ def _readable(name: str, value: Any) -> str:  # noqa: ANN401 (JSON values)
 def _anisotropy(value: list[dict[str, Any]] | None) -> str:
     if not value:
         return "none"
-    return "; ".join(_anisotropy_of(**column) for column in value)
+    return "\n".join(_anisotropy_of(**column) for column in value)
 
 
 def _anisotropy_of(column: str, plain: dict[str, Any], standardised: dict[str, Any], still: list[int]) -> str:
-    what = f"{column}: mean cosine of random pairs {plain['mean_cosine']:.3f}"
+    what = f"{column}: random pairs have cosine {plain['mean_cosine']:.3f}"
     if plain["share"] is not None:
-        what += f" ({plain['share']:.0%} of it by dimension {plain['dimension']})"
-    what += f", standardised {standardised['mean_cosine']:.3f}"
+        what += f", {plain['share']:.0%} of it by dimension {plain['dimension']}"
+    what += f"; standardised {standardised['mean_cosine']:.3f}"
     if still:
         what += f"; {shortened(list(map(str, still)), 5)} hardly vary"
     return what

@@ -69,7 +69,7 @@ class Ranking:
 
     Args:
         stores: The stores, finished and of one configuration.
-        column: The full name of the column.
+        columns: The full name of the vectors in each of them.
 
     Attributes:
         standardiser: What standardises the vectors, if it is a column of standardised ones.
@@ -78,20 +78,23 @@ class Ranking:
         StoreError: An index is damaged or stale.
     """
 
-    def __init__(self, stores: Sequence[Store], column: str) -> None:
+    def __init__(self, stores: Sequence[Store], columns: Sequence[str]) -> None:
         self._stores = stores
-        self._indexes = [open_index(store, column) for store in stores]
+        self._names = columns
+        both = [*zip(stores, columns, strict=True)]
+        self._indexes = [open_index(store, column) for store, column in both]
         self._set_aside: list[Store] = []
-        self.standardiser = None if plain(column) == column else self._agree_on_standardiser(column)
-        self._columns = [store.column(column, self.standardiser) for store in stores]
+        self.standardiser = None if plain(columns[0]) == columns[0] else self._agree_on_standardiser()
+        self._columns = [store.column(column, self.standardiser) for store, column in both]
         self._selectors = [Selector(store, open_postings(store)) for store in stores]
 
-    def _agree_on_standardiser(self, column: str) -> Standardiser:
+    def _agree_on_standardiser(self) -> Standardiser:
         """Return what standardises the vectors of all stores, and set indexes of others aside."""
         frozen = [None if index is None else index.standardiser for index in self._indexes]
         agreed = frozen[0]
         if agreed is None or not all(each is not None and each.equals(agreed) for each in frozen):
-            moments = [store.moments.of(plain(column)) for store in self._stores]
+            both = zip(self._stores, self._names, strict=True)
+            moments = [store.moments.of(plain(column)) for store, column in both]
             agreed = sum(moments[1:], moments[0]).standardiser()
         for number, each in enumerate(frozen):
             if each is not None and not each.equals(agreed):
@@ -101,7 +104,7 @@ class Ranking:
             log.info(
                 "several stores are standardised by all their rows, for which their indexes on %s were not "
                 "built: the search reads all rows",
-                column,
+                self._names[0],
             )
         return agreed
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from ctxbatch.arrays import Floats, Ints
 from ctxbatch.errors import InputError, StoreError
-from ctxbatch.formulas import ComputedShift, plain
 from ctxbatch.model.hub import model_of_store
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.filters import Filters
@@ -40,11 +39,13 @@ class _Vectors:
     """
 
     def __init__(self, stores: Sequence[Store], column: str, model: str | None) -> None:
+        identity = stores[0].config.identity(column)
+        names = [_name_in(store, identity) for store in stores]
         for store in stores:
-            if _meaning(store, column) != _meaning(stores[0], column):
-                raise StoreError(_difference(stores[0], store, column))
+            if _meaning(store, identity) != _meaning(stores[0], identity):
+                raise StoreError(_difference(stores[0], store, identity))
         self.column = column
-        self.ranking = Ranking(stores, column)
+        self.ranking = Ranking(stores, names)
         self._stores = stores
         self._model = model
 
@@ -100,8 +101,9 @@ class Searcher:
         config = stores[0].config
         self.column = config.column(on, layer, delta=delta, floor=floor, standardise=standardise)
         self._among_others = self.column
-        if on is None and (delta, floor) == (None, None) and "contextual" in config.vectors:
-            self._among_others = config.column("contextual", layer, standardise=standardise)
+        if (on, delta, floor) == (None, None, None):
+            kind = config.kind_of_search(among_other_words=True)
+            self._among_others = config.column(kind, layer, standardise=standardise)
         for number, store in enumerate(stores):
             check_searchable(store)
             if store.path.resolve() in (other.path.resolve() for other in stores[:number]):
@@ -336,24 +338,35 @@ def check_searchable(store: Store) -> None:
     check_has_rows(store)
 
 
-def _meaning(store: Store, column: str) -> dict[str, Any]:
-    """Return what has to be equal in two stores whose rows are compared on a column."""
-    vectors = plain(column)
-    if vectors in store.config.columns:
-        return store.config.meaning()
-    store.config.column(vectors)  # which says what is missing
-    return store.config.with_shift(ComputedShift.parse(vectors).formula).meaning() | {"layers": vectors}
+def _name_in(store: Store, identity: str) -> str:
+    """Return the full name of vectors in a store."""
+    try:
+        return store.config.column(identity)
+    except InputError as error:
+        raise InputError(f"{store.path}: {error}") from None
 
 
-def _difference(one: Store, other: Store, column: str) -> str:
+def _meaning(store: Store, identity: str) -> dict[str, Any]:
+    """Return what has to be equal in two stores whose rows are compared on these vectors.
+
+    Not what else they hold: other kinds of vectors, other layers, and what only those need.
+    """
+    meaning = store.config.meaning()
+    others = ["vectors", "layers", "shift", "floor", "delta"]
+    if identity.startswith("contextual"):
+        others.append("static")
+    return {name: value for name, value in meaning.items() if name not in others}
+
+
+def _difference(one: Store, other: Store, identity: str) -> str:
     """Return the message that says why two stores cannot be searched together."""
-    first, second = _meaning(one, column), _meaning(other, column)
+    first, second = _meaning(one, identity), _meaning(other, identity)
     name = next(name for name in first if first[name] != second[name])
     if name == "word_rule":
-        how = f"words were found by {_word_rule(one)} and by {_word_rule(other)}"
+        how = f"their words were found by {_word_rule(one)} and by {_word_rule(other)}"
     else:
-        how = f"{name.replace('_', ' ')} differs, {first[name]} and {second[name]}"
-    return f"{one.path} and {other.path} cannot be searched together: their {how}"
+        how = f"{name.replace('_', ' ')}: {first[name]} and {second[name]}"
+    return f"{one.path} and {other.path} cannot be searched together: {how}"
 
 
 def _word_rule(store: Store) -> str:

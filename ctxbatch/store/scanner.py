@@ -1,6 +1,6 @@
 """Scans the words of a store for other libraries: half floats are widened, shifts are computed."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,12 @@ def scan(words: Any, config: ResolvedConfig, columns: Sequence[str] | None) -> A
         InputError: There is no such column.
     """
     names = [*(columns or words.schema.names)]
-    shifts = {name: _shift(name, config) for name in names if name not in words.schema.names}
-    needed = [name for name in names if name not in shifts]
+    sources = {name: name if name in words.schema.names else _full_name(name, config) for name in names}
+    shifts = {name: ComputedShift.parse(of) for name, of in sources.items() if of not in words.schema.names}
+    needed = {name: of for name, of in sources.items() if name not in shifts}
     for shift in shifts.values():
-        needed += [f"contextual_{shift.layer}", "static"]
-    scanner = words.scanner(columns=_as_floats(words.schema, dict.fromkeys(needed)))
+        needed |= {name: name for name in (f"contextual_{shift.layer}", "static")}
+    scanner = words.scanner(columns=_as_floats(words.schema, needed))
     if not shifts:
         return scanner
     import pyarrow.dataset as ds
@@ -45,20 +46,20 @@ def scan(words: Any, config: ResolvedConfig, columns: Sequence[str] | None) -> A
     return ds.Scanner.from_batches(batches(), schema=pa.schema(fields))
 
 
-def _shift(name: str, config: ResolvedConfig) -> ComputedShift:
+def _full_name(name: str, config: ResolvedConfig) -> str:
     full = config.column(name)
     if plain(full) != full:
         raise InputError(f"a scanner does not read {full}: `Store.vectors(..., standardise=True)` does")
-    return ComputedShift.parse(full)
+    return full
 
 
-def _as_floats(schema: pa.Schema, names: Iterable[str]) -> "dict[str, pc.Expression]":
-    """Return columns for a scanner, half floats cast to float32."""
+def _as_floats(schema: pa.Schema, sources: Mapping[str, str]) -> "dict[str, pc.Expression]":
+    """Return columns for a scanner by their names, each with that of its source; half floats are widened."""
     projection: dict[str, pc.Expression] = {}
-    for name in names:
-        kind = schema.field(name).type
+    for name, source in sources.items():
+        kind = schema.field(source).type
         is_half = pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float16()
-        field = pc.field(name)
+        field = pc.field(source)
         projection[name] = field.cast(pa.list_(pa.float32(), kind.list_size)) if is_half else field
     return projection
 

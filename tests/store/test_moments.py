@@ -112,7 +112,7 @@ def test_computed_moments_are_kept_under_formula_and_parameter(store, caplog):
     for on, name in (("difference", "difference_3"), ("log_ratio", "log_ratio_3@0.001")):
         kept = store.path / "index" / f"{name}.moments"
         kept.unlink(missing_ok=True)
-        first = np.concatenate([*store.vectors(on, standardise=True)])
+        first = np.concatenate([*ctxbatch.open(store.path).vectors(on, standardise=True)])
         assert f"adding up the moments of {name}" in caplog.text
         caplog.clear()
         assert kept.exists()
@@ -238,4 +238,4 @@ def test_stats_show_how_anisotropic_vectors_are_before_and_after(store, cli):
     assert plain["share"] == pytest.approx(max(of_dimension) / mean, abs=2e-3)
     for each in measure_anisotropy(store):
         assert abs(each.standardised.mean_cosine) < 0.1
-    assert "mean cosine of random pairs" in cli("stats", store.path).stdout
+    assert "contextual_3: random pairs have cosine" in cli("stats", store.path).stdout
