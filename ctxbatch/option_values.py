@@ -1,7 +1,7 @@
-r"""Reads the values of options from the command line: sizes, shares, lists, parts, files of words.
+r"""Reads and checks values of options: choices, counts, sizes, shares, lists, parts, files of words.
 
-Each function takes the option's name, for its error, and the text. All raise `InputError` if they cannot read
-the text.
+Each function takes the option's name, for its error, and the text or the value. All raise `InputError` if
+that will not do.
 """
 
 from pathlib import Path
@@ -11,6 +11,26 @@ from ctxbatch.errors import InputError
 _UNITS = {"": 1, "b": 1} | {
     unit: 1 << 10 * power for power, letter in enumerate("kmg", 1) for unit in (letter, f"{letter}b")
 }
+
+
+def check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse what is not one of the choices."""
+    if value not in choices:
+        raise InputError(f"{option} {value!r} is not one of {', '.join(choices)}")
+
+
+def check_positive(option: str, value: int | None) -> None:
+    """Refuse a number below 1."""
+    if value is not None and value < 1:
+        raise InputError(f"{option} {value} is too small: it must be 1 or more")
+
+
+def check_count_or_share(option: str, value: int | float | None) -> None:
+    """Refuse a negative count, or a share, which is a ``float``, outside 0 to 1."""
+    highest = 1 if isinstance(value, float) else float("inf")
+    if value is not None and not 0 <= value <= highest:
+        given = f"{value:.0%}" if highest == 1 else value
+        raise InputError(f"{option} {given} must be a count or a share up to 100%")
 
 
 def names(_option: str, text: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ Reads no file except that of ``--words``, and imports no model code.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, get_args
 
 from cyclopts import Group, Parameter, Token
@@ -39,6 +39,9 @@ from ctxbatch.errors import InputError
 from ctxbatch.formulas import ShiftFormula
 from ctxbatch.option_values import (
     character,
+    check_choice,
+    check_count_or_share,
+    check_positive,
     count_or_auto,
     count_or_share,
     layer_numbers,
@@ -84,22 +87,13 @@ def _option(
     )
 
 
-def _check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"{option} {value!r} is not one of {', '.join(choices)}")
-
-
-def _check_positive(option: str, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise InputError(f"{option} {value} is too small: it must be 1 or more")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """The options of ``ctxbatch run``, named as on the command line.
 
     ``None`` means "not given": the default applies, or the value of the store that a run resumes. So does a
-    value that is the default. An option that cannot take effect, such as ``floor`` with the asinh shift, is
+    value that is the default, unless ``explicit`` names the option: the command line knows what was typed,
+    Python does not. An option that cannot take effect, such as ``floor`` with the asinh shift, is
     an error.
 
     ``max_rejects`` is a number of records as an ``int``, or a share of them as a ``float``. ``words`` are
@@ -264,34 +258,32 @@ class RunConfig:
     force: Annotated[bool, _option(_STORE)] = False
     """Start even if the disk seems too small for the result, or int8 keeps too few neighbours."""
 
+    explicit: Annotated[frozenset[str], Parameter(parse=False)] = field(
+        default=frozenset(), compare=False, repr=False
+    )
+    """No option itself, but the names of options that are given, also those whose values are the defaults."""
+
     def __post_init__(self) -> None:
-        _check_choice("--pool", self.pool, get_args(Pooling))
-        _check_choice("--record", self.record, get_args(RecordKind))
-        _check_choice("--quoting", self.quoting, get_args(Quoting))
-        _check_choice("--split", self.split, get_args(SplitKind))
+        check_choice("--pool", self.pool, get_args(Pooling))
+        check_choice("--record", self.record, get_args(RecordKind))
+        check_choice("--quoting", self.quoting, get_args(Quoting))
+        check_choice("--split", self.split, get_args(SplitKind))
         if self.format is not None:
-            _check_choice("--format", self.format, get_args(FormatName))
-        _check_choice("--errors", self.errors, get_args(DecodeErrors))
-        _check_choice("--dtype", self.dtype, get_args(StoredType))
-        _check_choice("--precision", self.precision, get_args(Precision))
+            check_choice("--format", self.format, get_args(FormatName))
+        check_choice("--errors", self.errors, get_args(DecodeErrors))
+        check_choice("--dtype", self.dtype, get_args(StoredType))
+        check_choice("--precision", self.precision, get_args(Precision))
         self._check_engine()
         self._check_devices()
         if self.shard_range is not None and not 1 <= self.shard_range[0] <= self.shard_range[1]:
             number, of = self.shard_range
             raise InputError(f"--shard-range {number}/{of} must be I/N with I from 1 to N, such as 2/4")
-        for option, value in (
-            ("--limit", self.limit),
-            ("--workers", self.workers),
-            ("--shard-size", self.shard_size),
-            ("--tokens-per-batch", self.tokens_per_batch),
-            ("--top-salient", self.top_salient),
-        ):
-            _check_positive(option, value)
-        if self.max_rejects is not None:
-            highest = 1 if isinstance(self.max_rejects, float) else float("inf")
-            if not 0 <= self.max_rejects <= highest:
-                given = f"{self.max_rejects:.0%}" if highest == 1 else self.max_rejects
-                raise InputError(f"--max-rejects {given} must be a count or a share up to 100%")
+        check_positive("--limit", self.limit)
+        check_positive("--workers", self.workers)
+        check_positive("--shard-size", self.shard_size)
+        check_positive("--tokens-per-batch", self.tokens_per_batch)
+        check_positive("--top-salient", self.top_salient)
+        check_count_or_share("--max-rejects", self.max_rejects)
         if self.escape is not None and (len(self.escape) != 1 or self.escape in '"\r\n\t'):
             raise InputError(f"--escape {self.escape!r} must be one character, such as \\")
         if self.escape is not None and self.escape == self.delimiter:
@@ -305,7 +297,7 @@ class RunConfig:
             raise InputError("--lang cannot be used with --split none: leave one of them out")
 
     def _check_engine(self) -> None:
-        _check_choice("--engine", self.engine, get_args(EngineName))
+        check_choice("--engine", self.engine, get_args(EngineName))
         if self.engine == "local":
             if self.address is not None:
                 raise InputError("--address cannot be used with --engine local: leave it out, or use ray")
@@ -338,17 +330,17 @@ class RunConfig:
 
     def _check_vectors(self) -> None:
         for kind in self.vectors:
-            _check_choice("--vectors", kind, VECTOR_KINDS)
+            check_choice("--vectors", kind, VECTOR_KINDS)
         if not self.vectors or len(set(self.vectors)) != len(self.vectors):
             raise InputError(f"--vectors {','.join(self.vectors)!r} must name one to three kinds, each once")
         if isinstance(self.layers, str):
-            _check_choice("--layers", self.layers, get_args(AllLayers))
+            check_choice("--layers", self.layers, get_args(AllLayers))
         elif self.layers is not None and (not self.layers or len(set(self.layers)) != len(self.layers)):
             raise InputError(f"--layers {','.join(map(str, self.layers))!r} must name layers, each once")
         if self.vectors == ("static",):
             self._check_static_only()
         if self.static is not None:
-            _check_choice("--static", self.static, get_args(StaticKind))
+            check_choice("--static", self.static, get_args(StaticKind))
             if self.vectors == ("contextual",):
                 raise InputError("--static cannot be used with --vectors contextual: leave one of them out")
 
@@ -362,8 +354,11 @@ class RunConfig:
 
     @property
     def given(self) -> frozenset[str]:
-        """The names of the options that are given: those that are not what they are by default."""
-        names = {each.name for each in fields(self) if getattr(self, each.name) != each.default}
+        """The names of the given options: `explicit` ones with a value, and all not as by default."""
+        names = {each.name for each in OPTIONS if getattr(self, each.name) != each.default}
+        names |= {name for name in self.explicit if getattr(self, name, None) is not None}
+        if self.precision == "auto":  # not the value of any store
+            names -= {"precision"}
         return frozenset(names | {"salience"} if self.wants_salience else names)
 
     @property
@@ -385,7 +380,7 @@ class RunConfig:
 
     def _check_shift(self) -> None:
         if self.shift is not None:
-            _check_choice("--shift", self.shift, get_args(ShiftKind))
+            check_choice("--shift", self.shift, get_args(ShiftKind))
         given = {"--shift": self.shift, "--floor": self.floor, "--delta": self.delta}
         if "shift" not in self.vectors:
             for option, value in given.items():
@@ -399,3 +394,6 @@ class RunConfig:
             ShiftFormula.of("log_ratio", floor=self.floor)
         if self.delta is not None:
             ShiftFormula.of("asinh", delta=self.delta)
+
+
+OPTIONS = tuple(each for each in fields(RunConfig) if each.name != "explicit")

@@ -7,7 +7,7 @@ import pytest
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.model import resolve
-from ctxbatch.run_config import RunConfig
+from ctxbatch.run_config import OPTIONS, RunConfig
 from tests.helpers.models import make_model
 
 
@@ -165,7 +165,7 @@ def test_every_option_of_the_configuration_reaches_the_resolved_one_or_the_plan(
     }
     resolved |= {"salience"}  # which turns on the salience layer
     resolved -= {"compiled", "runtime", "sentence_rules", "word_rule"}
-    assert {field.name for field in dataclasses.fields(RunConfig)} <= resolved | plan | process
+    assert {option.name for option in OPTIONS} <= resolved | plan | process
 
 
 @pytest.mark.parametrize(

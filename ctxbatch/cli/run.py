@@ -1,7 +1,7 @@
 """Runs the commands run and plan: make a store, or estimate what that takes."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -40,8 +40,19 @@ PlannedOut = Annotated[
         help="The store that the run would write, whose disk is checked for space.",
     ),
 ]
-Options = Annotated[RunConfig, Parameter(name="*")]
-_DEFAULTS = RunConfig()
+
+
+class TypedOptions(RunConfig):
+    """The options of a command line, which names only those that were typed, whatever their values."""
+
+    __slots__ = ()
+
+    def __init__(self, *, explicit: frozenset[str] | None = None, **typed: Any) -> None:  # noqa: ANN401
+        super().__init__(explicit=frozenset(typed) if explicit is None else explicit, **typed)
+
+
+Options = Annotated[TypedOptions, Parameter(name="*")]
+_DEFAULTS = TypedOptions()
 
 
 def run(*inputs: Inputs, out: NewOut, options: Options = _DEFAULTS, quiet: Quiet = False) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 from ctxbatch import RunConfig
 from ctxbatch.cli.main import app
+from ctxbatch.run_config import OPTIONS
 from tests.helpers.models import TEXT
 from tests.helpers.stores import make_store
 
@@ -103,7 +104,7 @@ def test_nothing_is_left_to_be_filled_in(page):
 
 def test_every_option_of_run_is_in_the_configuration():
     names = {argument.field_info.name for argument in COMMANDS["run"]} - {"inputs", "out", "quiet"}
-    assert names == set(RunConfig.__slots__)
+    assert names == {option.name for option in OPTIONS}
 
 
 def test_the_tour_names_every_module():
