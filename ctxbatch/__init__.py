@@ -127,7 +127,7 @@ def estimate(
 
     Raises:
         InputError: An input, an option or the model cannot be used as it is.
-        StoreError: ``out`` is a folder of something else.
+        StoreError: ``out`` is a folder of something else, or a store made with other options.
     """
     from ctxbatch.execution import estimate
 

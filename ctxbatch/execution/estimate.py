@@ -21,7 +21,7 @@ from ctxbatch.corpus.sample import SourceSample, sample_source, spread
 from ctxbatch.corpus.sources import Source, how_read, suffix_of
 from ctxbatch.errors import InputError
 from ctxbatch.execution.rates import known_rate, known_start
-from ctxbatch.execution.resume import tell_taken
+from ctxbatch.execution.resume import check_options
 from ctxbatch.execution.run_plan import (
     Corpus,
     RunPlan,
@@ -145,7 +145,7 @@ def estimate(
         log.info("the estimate is for all parts, not only for part %d of %d", *config.shard_range)
     with planned(corpus, location, config, stored) as plan:
         if stored is not None:
-            tell_taken(location.out, stored, plan.config, plan.choices.given)
+            check_options(location.out, stored, plan.config, corpus.reading, plan.choices.given)
         check_words(plan.config)
         found = estimate_plan(plan)
         if warning := found.fit.warning(plan.config.model):

@@ -18,6 +18,7 @@ from ctxbatch.choices import (
     DEFAULT_SHIFT,
     DEFAULT_STATIC,
     DEFAULT_TEXT_FIELD,
+    VECTOR_KINDS,
     default_layer,
 )
 from ctxbatch.config import INT8_LAYERS, ResolvedConfig
@@ -25,51 +26,64 @@ from ctxbatch.corpus.fields import same_fields
 from ctxbatch.corpus.records import Reader, place_of
 from ctxbatch.corpus.source_files import real_place
 from ctxbatch.corpus.sources import Reading, Source
-from ctxbatch.errors import InputError, StoreError
-from ctxbatch.model.hub import find_stored_model
-from ctxbatch.run_config import RunConfig
+from ctxbatch.errors import StoreError
+from ctxbatch.model.hub import find_stored_model, stored_name
+from ctxbatch.run_config import OPTIONS, RunConfig
+from ctxbatch.store.location import StoreLocation
 from ctxbatch.store.manifest import Manifest
 from ctxbatch.text.unicode_words import versions as rule_versions
 from ctxbatch.text.word_key import word_key
 
 log = logging.getLogger("ctxbatch")
-_OPTIONS = tuple(field.name for field in fields(RunConfig))
+_OPTIONS = tuple(option.name for option in OPTIONS)
 _OF_READING = {field.name for field in fields(Reading)}
 # Their defaults depend on the machine.
 _OF_PLACE = ("precision", "tokens_per_batch")
 _SALIENCE = ("salience_layer", "salience_head", "top_salient")
+# Their values in a store are what was given.
+_PLAIN = (
+    *("vectors", "static", "shift", "floor", "delta", "pool", "keep_punctuation", "sample", "top_salient"),
+    *("split", "dtype", "precision"),
+)
 _SHOWN_OF_LIST = 12
 
 
 # --- what a run takes from the store --------------------------------------------------------------
 
 
-def with_stored_options(config: RunConfig, manifest: Manifest, out: Path) -> RunConfig:
+def with_stored_options(config: RunConfig, manifest: Manifest, location: StoreLocation) -> RunConfig:
     """Return the options of a run with those of a store in place of those that are not given.
 
     Without the options that only say how sources are read, which `reading_as_stored` takes, and without
-    those whose defaults depend on the machine, which `config_as_stored` takes.
+    those whose defaults depend on the machine, which `check_options` takes.
 
     Raises:
-        StoreError: The model is not given, and where the store says it is, it is not safe to load.
+        StoreError: An option that is given is not the store's; or the model is not given, and where the
+            store says it is, it is not safe to load.
+        InputError: An option that is given cannot be used with the store's others.
     """
     stored, given = manifest.config, config.given
+    _check_given(location.out, stored, config)
     taken = {
         name: value
         for name, value in _special_options(manifest).items()
         if name not in given and name not in _OF_READING
     }
     if "model" in taken:
-        find_stored_model(stored.model, stored.revision, out)
+        remedy = _remedy(location.out, stored.model)
+        find_stored_model(stored.model, stored.revision, location.folder, remedy)
     is_its_model = taken.get("model", config.model) == stored.model
     if is_its_model and stored.revision is not None and "revision" not in given:
         taken["revision"] = stored.revision  # the hub may have a newer one by now
     if config.layers == "all" and len(stored.layers) == stored.n_layers:
         taken["layers"] = stored.layers  # older stores have them in another order
-    try:
-        return replace(config, **taken)
-    except InputError:  # what is given does not fit the store: `check_options` says so
-        return config
+    return replace(config, **taken)
+
+
+def _remedy(out: Path | str, model: str) -> str:
+    """Return what to do about a store whose model is not where the store says."""
+    load = "" if Path(model).is_absolute() else f"give --model {model} to load it; "
+    return f"{load}`ctxbatch verify {out} --repair --model M` finishes the store with its model at M"
 
 
 def reading_as_stored(reading: Reading, stored: Reading, given: Collection[str]) -> Reading:
@@ -80,7 +94,7 @@ def reading_as_stored(reading: Reading, stored: Reading, given: Collection[str])
     return replace(reading, **{name: getattr(stored, name) for name in names})
 
 
-def config_as_stored(here: ResolvedConfig, stored: ResolvedConfig, given: Collection[str]) -> ResolvedConfig:
+def _config_as_stored(here: ResolvedConfig, stored: ResolvedConfig, given: Collection[str]) -> ResolvedConfig:
     """Return a resolved configuration with what a store says in place of what this machine decides."""
     config = here
     if "precision" not in given:
@@ -98,15 +112,8 @@ def config_as_stored(here: ResolvedConfig, stored: ResolvedConfig, given: Collec
     return replace(config, compiled=stored.compiled, runtime=stored.runtime, digests=digests)
 
 
-def tell_taken(out: Path | str, manifest: Manifest, here: ResolvedConfig, given: Collection[str]) -> None:
-    """Say which options a run takes from a store where today's defaults are others.
-
-    Args:
-        out: The store's name.
-        manifest: Its manifest.
-        here: The configuration as it was resolved on this machine.
-        given: The names of the options that were given.
-    """
+def _tell_taken(out: Path | str, manifest: Manifest, here: ResolvedConfig, given: Collection[str]) -> None:
+    """Say which options a run takes from a store where today's defaults are others."""
     taken, defaults = _special_options(manifest), _defaults(manifest.config)
     for name in _OF_PLACE:
         value, defaults[name] = getattr(manifest.config, name), getattr(here, name)
@@ -135,7 +142,7 @@ def _special_options(manifest: Manifest) -> dict[str, Any]:
 def _defaults(stored: ResolvedConfig) -> dict[str, Any]:
     """Return what options are today where they are not given, with a store's model."""
     return {
-        **{field.name: field.default for field in fields(RunConfig)},
+        **{option.name: option.default for option in OPTIONS},
         "layers": (default_layer(stored.n_layers),),
         "static": DEFAULT_STATIC,
         "shift": DEFAULT_SHIFT,
@@ -151,11 +158,8 @@ def _defaults(stored: ResolvedConfig) -> dict[str, Any]:
 
 def _option(name: str, value: object, default: object) -> str:
     """Return an option as a command line has it, and its default if that is a value."""
-    option = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{option}" if value else f"--no-{option}"
-    said = f" (the default is {_shown(default)})" if default not in (None, ()) else ""
-    return f"--{option} {_shown(value)}{said}"
+    has_value = default not in (None, ()) and not isinstance(value, bool)
+    return f"{_typed(name, value)}{f' (the default is {_shown(default)})' if has_value else ''}"
 
 
 def _with_tokenizer_words(config: ResolvedConfig, stored: ResolvedConfig) -> ResolvedConfig:
@@ -170,27 +174,59 @@ def _with_tokenizer_words(config: ResolvedConfig, stored: ResolvedConfig) -> Res
 # --- what is refused ------------------------------------------------------------------------------
 
 
+def _check_given(out: Path | str, stored: ResolvedConfig, config: RunConfig) -> None:
+    """Refuse options that plainly are not the store's, before the model is looked for.
+
+    `check_options` compares the others, whose values depend on the model, the machine or the sources.
+
+    Raises:
+        StoreError: One of them is not.
+    """
+    made = {name: getattr(stored, name) for name in _PLAIN}
+    # What depends on the model differs in any case where the store has none.
+    made |= {name: None for name in ("layers", "words", "lang", *_SALIENCE) if not getattr(stored, name)}
+    made |= {"model": stored.model, "salience": stored.salience_layer is not None or None}
+    asked = {name: getattr(config, name) for name in made if name in config.given}
+    if "model" in asked:
+        asked["model"] = stored_name(config.model)
+    if "vectors" in asked:
+        asked["vectors"] = tuple(kind for kind in VECTOR_KINDS if kind in config.vectors)
+    if not config.salience:  # but some option that turns it on
+        asked.pop("salience", None)
+    _refuse_difference(out, {name: made[name] for name in asked}, asked, config.given)
+
+
 def check_options(
     out: Path | str,
     manifest: Manifest,
-    resolved: ResolvedConfig,
+    here: ResolvedConfig,
     reading: Reading,
     given: Collection[str],
 ) -> None:
-    """Refuse another configuration than the store's, naming what differs.
+    """Refuse to resume a store with other options, naming what differs; else say what is taken from it.
 
     Args:
         out: The store's name.
         manifest: Its manifest.
-        resolved: The configuration of this run, with what it takes from the store.
-        reading: How this run reads, likewise.
+        here: The configuration as it was resolved on this machine.
+        reading: How the sources would be read.
         given: The names of the options that were given.
 
     Raises:
-        StoreError: Something does.
+        StoreError: Something differs.
     """
+    resolved = _config_as_stored(here, manifest.config, given)
+    reading = reading_as_stored(reading, manifest.reading, given)
     stored = _flat({**manifest.config.as_dict(), **asdict(manifest.reading)})
     asked = _flat({**resolved.as_dict(), **asdict(reading)})
+    _refuse_difference(out, stored, asked, given)
+    _tell_taken(out, manifest, here, given)
+
+
+def _refuse_difference(
+    out: Path | str, stored: Mapping[str, Any], asked: Mapping[str, Any], given: Collection[str]
+) -> None:
+    """Refuse what is asked for if it differs from what is stored, naming both values of one difference."""
     different = [name for name in stored.keys() | asked.keys() if stored.get(name) != asked.get(name)]
     if not different:
         return
@@ -205,17 +241,18 @@ def check_options(
             n,
         ),
     )
-    shown = f"--{name.replace('_', '-')}" if name in _OPTIONS else name.replace("_", " ")
-    made, said = stored.get(name), asked.get(name)
+    shown, made, said = _shown_name(name), stored.get(name), asked.get(name)
     none = "without", "no"
     if name == "words" and made and said:  # long lists are told apart by what only one of them names
         made, said, none = sorted({*made} - {*said}), sorted({*said} - {*made}), ("with fewer", "fewer")
-    made, said = _shown(made), _shown(said)
-    made = f"with {shown} {made}" if made else f"{none[0]} {shown}"
-    said = f"{shown} {said}" if said else f"{none[1]} {shown}"
-    raise StoreError(
-        f"{out} was made {made}, but this command has {said}: use the same options to resume, or another -o"
-    )
+    made, said = _typed(name, made), _typed(name, said)
+    made = f"with {made}" if made else f"{none[0]} {shown}"
+    said = said or f"{none[1]} {shown}"
+    remedy = "use the same options to resume, or another -o"
+    if name == "model":
+        repair = f"ctxbatch verify {out} --repair --model {asked[name]}"
+        remedy += f"; if that is its model in another place, `{repair}` finishes the store"
+    raise StoreError(f"{out} was made {made}, but this command has {said}: {remedy}")
 
 
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,11 +265,23 @@ def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def _typed(name: str, value: object) -> str:
+    """Return an option with its value as a command line has it; nothing if it has none."""
+    if isinstance(value, bool):
+        without = "--no-header" if name == "header" else ""
+        return _shown_name(name) if value else without
+    return f"{_shown_name(name)} {shown}" if (shown := _shown(value)) else ""
+
+
+def _shown_name(name: str) -> str:
+    return f"--{name.replace('_', '-')}" if name in _OPTIONS else name.replace("_", " ")
+
+
 def _shown(value: object) -> str:
     if isinstance(value, list | tuple):
         rest = f",… ({len(value)})" if len(value) > _SHOWN_OF_LIST else ""
         return ",".join(map(str, value[:_SHOWN_OF_LIST])) + rest
-    return "" if value is None else str(value)
+    return "" if value is None else str(value).replace("\t", "\\t")
 
 
 def check_sources(out: Path | str, manifest: Manifest, sources: Sequence[Source]) -> None:

@@ -21,13 +21,7 @@ from ctxbatch.execution.messages import Left, Message
 from ctxbatch.execution.partition import PATIENCE_SECONDS, PartReport, part_of
 from ctxbatch.execution.rates import remember_rate
 from ctxbatch.execution.reject_limit import RejectWatch
-from ctxbatch.execution.resume import (
-    check_options,
-    check_sources,
-    config_as_stored,
-    reading_as_stored,
-    tell_taken,
-)
+from ctxbatch.execution.resume import check_options, check_sources
 from ctxbatch.execution.run_plan import (
     RunPlan,
     check_words,
@@ -139,12 +133,8 @@ def _open_manifest(plan: RunPlan) -> Manifest:
             return manifest
         log.debug("another part was the first: its manifest holds")
         manifest = manifest_of(location)
-    given = plan.choices.given
-    config = config_as_stored(plan.config, manifest.config, given)
-    reading = reading_as_stored(corpus.reading, manifest.reading, given)
     check_sources(location.out, manifest, corpus.sources)
-    check_options(location.out, manifest, config, reading, given)
-    tell_taken(location.out, manifest, plan.config, given)
+    check_options(location.out, manifest, plan.config, corpus.reading, plan.choices.given)
     if location.is_here and plan.choices.part is None:
         for shard, commit in location.commits(manifest).items():
             if found := misread(shard_folder(location.folder, shard), commit):

@@ -89,7 +89,8 @@ def planned(
 
     Raises:
         InputError: The model cannot be used, this machine does not have the devices, or there is no cluster.
-        StoreError: The model that the store names is not in a place that is safe to load from.
+        StoreError: A given option is not the store's, or the model that the store names is not in a place
+            that is safe to load from.
     """
     choices = Choices(
         part=config.shard_range,
@@ -99,7 +100,7 @@ def planned(
         given=config.given,
     )
     if stored is not None:
-        config = with_stored_options(config, stored, location.folder)
+        config = with_stored_options(config, stored, location)
     with _engine(config) as engine:
         resolved = engine.resolve(config)
         yield RunPlan(location, corpus, resolved, engine, choices)

@@ -172,7 +172,22 @@ def model_of_store(config: ResolvedConfig, out: Path, given: str | None) -> Mode
     return find_model(given, config.revision if given == config.model else None)
 
 
-def find_stored_model(name: str, revision: str | None, out: Path) -> ModelFolder:
+def stored_name(name: str) -> str:
+    """Return how a store names a model that a user names: a folder by its absolute path.
+
+    Raises:
+        InputError: The name cannot be that of a file.
+    """
+    folder = _local_folder(name)
+    return name if folder is None else folder.name
+
+
+def find_stored_model(
+    name: str,
+    revision: str | None,
+    out: Path,
+    remedy: str = "give --model a folder or a name; its checksums must match the store",
+) -> ModelFolder:
     """Find the model that a store names, only in places where a stranger's name can do no harm.
 
     These are folders outside the store, by absolute path; installed packages; and the local cache of the hub.
@@ -182,13 +197,13 @@ def find_stored_model(name: str, revision: str | None, out: Path) -> ModelFolder
         name: The model as the store names it.
         revision: The hub's commit, for a model from there.
         out: The store's folder.
+        remedy: What the user can do if it is not in such a place.
 
     Raises:
-        StoreError: It is not in such a place.
+        StoreError: It is not.
     """
-    remedy = "give --model a folder or a name; its checksums must match the store"
     if Path(name).is_absolute():
-        folder = _folder_outside(name, out)
+        folder = _folder_outside(name, out, remedy)
         if folder is None:
             raise StoreError(f"{out} was made with the model {name}, which is not a folder here: {remedy}")
     else:
@@ -202,13 +217,12 @@ def find_stored_model(name: str, revision: str | None, out: Path) -> ModelFolder
     return folder
 
 
-def _folder_outside(name: str, out: Path) -> ModelFolder | None:
+def _folder_outside(name: str, out: Path, remedy: str) -> ModelFolder | None:
     try:
         path = Path(name).resolve()
         if path.is_relative_to(out.resolve()):
             raise StoreError(
-                f"{out} names a model inside itself ({name}), which ctxbatch does not load: name a folder "
-                "outside it with --model"
+                f"{out} names a model inside itself ({name}), which ctxbatch does not load: {remedy}"
             )
         return ModelFolder(str(path), path, None) if path.is_dir() else None
     except (OSError, RuntimeError, ValueError):  # a name too long, a loop of links, a NUL

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 import ctxbatch
-from ctxbatch import RunConfig, StoreError
+from ctxbatch import InputError, RunConfig, StoreError
+from ctxbatch.cli.run import TypedOptions
 from ctxbatch.execution.resume import with_stored_options
+from ctxbatch.store.location import location_of
 from tests.helpers.stores import arrow_digests, make_store
 
 WAYS = [
@@ -116,6 +118,118 @@ def test_what_is_given_and_fits_no_option_of_the_store_is_refused_with_both_valu
             ctxbatch.run(corpus, out, RunConfig(model=plain.model, index=False, **given))
 
 
+@pytest.fixture
+def planned_with(corpus, cli):
+    """Plan a run into a store with some options typed; return the exit status and what is said."""
+
+    def plan(out, *typed):
+        result = cli("plan", corpus, "-o", out, *typed)
+        return result.returncode, result.stderr
+
+    return plan
+
+
+def test_an_option_that_is_typed_is_given_also_where_it_is_the_default(corpus, plain, tmp_path, planned_with):
+    out = tmp_path / "out"
+    made = {"pool": "first", "dtype": "float32", "vectors": ("static", "contextual"), "split": "none"}
+    make_store(out, [corpus], replace(plain, **made, record="line", keep_punctuation=True))
+    for typed, message in (
+        (["--pool", "mean"], "with --pool first, but this command has --pool mean"),
+        (["--dtype", "float16"], "with --dtype float32, but this command has --dtype float16"),
+        (
+            ["--vectors", "shift,static,contextual"],
+            "with --vectors static,contextual, but this command has --vectors static,contextual,shift",
+        ),
+        (["--split", "sentence"], "with --split none, but this command has --split sentence"),
+        (["--model", "bert-base-uncased"], f"with --model {plain.model}, but this command has --model bert"),
+    ):
+        status, said = planned_with(out, *typed)
+        assert status == 2
+        assert f"{out} was made {message}" in said
+    typed = ["--pool", "first", "--precision", "auto", "--shard-size", "auto", "--tokens-per-batch", "auto"]
+    assert planned_with(out, *typed)[0] == 0
+
+
+def test_an_option_of_reading_that_is_typed_is_given(corpus, plain, tmp_path, cli):
+    out, table = tmp_path / "out", tmp_path / "a.csv"
+    table.write_text("text;n\nI want an apple.;1\n")
+    for options, typed, message in (
+        (
+            {"header": False, "text_field": "1", "delimiter": ";"},
+            ["--header"],
+            "with --no-header, but this command has --header:",
+        ),
+        ({"delimiter": ";"}, ["--no-header"], "with --header, but this command has --no-header:"),
+        ({"delimiter": "\t", "text_field": "text;n"}, ["--delimiter", ";"], r"with --delimiter \t, but this"),
+        (
+            {"delimiter": ";"},
+            ["--keep-punctuation"],
+            "without --keep-punctuation, but this command has --keep",
+        ),
+    ):
+        shutil.rmtree(out, ignore_errors=True)
+        make_store(out, [table], replace(plain, **options))
+        result = cli("run", table, "-o", out, *typed)
+        assert result.returncode == 2
+        assert f"{out} was made {message}" in result.stderr
+    make_store(out, [corpus], replace(plain, record="line", errors="replace"))
+    for typed in (["--record", "auto"], ["--errors", "strict"]):
+        result = cli("run", corpus, "-o", out, *typed)
+        assert result.returncode == 2
+        assert f"but this command has {' '.join(typed)}: use the same" in result.stderr
+
+
+def test_python_gives_a_default_only_if_it_is_explicit(corpus, plain, tmp_path):
+    out = tmp_path / "out"
+    make_store(out, [corpus], replace(plain, pool="first"))
+    ctxbatch.estimate(corpus, out, replace(plain, pool="mean"))
+    with pytest.raises(StoreError, match="--pool first, but this command has --pool mean"):
+        ctxbatch.estimate(corpus, out, replace(plain, explicit=frozenset({"pool"})))
+
+
+LESS = ("static", "contextual")
+
+
+@pytest.mark.parametrize(
+    ("options", "typed", "message"),
+    [
+        ({"layers": (2, 1)}, "--layers 1", "with --layers 2,1"),
+        ({"record": "line"}, "--limit 9", "with --limit 2"),
+        ({"shift": "log_ratio", "floor": 0.01}, "--shift asinh", "with --shift log_ratio"),
+        ({"shift": "log_ratio", "floor": 0.01}, "--shift difference", "with --shift log_ratio"),
+        ({"shift": "asinh", "delta": 0.5}, "--delta 0.1", "with --delta 0.5"),
+        ({"shift": "asinh", "delta": 0.5}, "--floor 0.1", "without --floor"),
+        ({"vectors": LESS}, "--shift asinh", "without --shift"),
+        ({"vectors": LESS}, "--floor 0.01", "without --floor"),
+        ({"vectors": ("static",)}, "--layers 3", "without --layers"),
+        ({"vectors": ("static",)}, "--layers all", "without --layers"),
+        ({"vectors": ("static",)}, "--salience", "without --salience"),
+        ({"vectors": ("static",)}, "--salience-head 1", "without --salience-head"),
+        ({"vectors": ("static",)}, "--precision bf16", "with --precision fp32"),
+        ({"salience": True}, "--vectors static", "with --vectors static,contextual,shift"),
+        ({"top_salient": 2}, "--vectors static", "with --vectors static,contextual,shift"),
+        ({"lang": "de"}, "--split none", "with --split sentence"),
+        ({"split": "none"}, "--lang de", "without --lang"),
+        ({"keep_punctuation": True}, "--pool none", "with --pool mean"),
+    ],
+)
+def test_a_refusal_names_what_was_typed_whatever_else_the_store_has(
+    options, typed, message, corpus, plain, tmp_path, planned_with
+):
+    out = tmp_path / "out"
+    make_store(out, [corpus], replace(plain, **options, limit=2))
+    status, said = planned_with(out, *typed.split())
+    assert status == 2
+    assert f"{out} was made {message}, but this command has {typed}: use the same options" in said
+
+
+def test_what_no_store_of_these_vectors_can_have_is_told(corpus, plain, tmp_path):
+    out = tmp_path / "out"
+    make_store(out, [corpus], replace(plain, vectors=("static",)))
+    with pytest.raises(InputError, match="--precision cannot be used with --vectors static"):
+        ctxbatch.run(corpus, out, replace(plain, precision="fp32"))
+
+
 def test_the_field_with_the_text_is_taken_and_decides_which_files_are_read(tiny, tmp_path, cli):
     folder, out = tmp_path / "texts", tmp_path / "out"
     folder.mkdir()
@@ -145,7 +259,14 @@ def test_the_model_is_taken_only_from_where_it_is_safe_to_load(corpus, plain, tm
     model.rename(tmp_path / "moved")
     result = cli("run", corpus, "-o", out, "--no-index")
     assert result.returncode == 2
-    assert f"was made with the model {model}, which is not a folder here: give --model" in result.stderr
+    repair = f"ctxbatch verify {out} --repair --model"
+    assert f"the model {model}, which is not a folder here: `{repair} M` finishes the store" in result.stderr
+    moved = tmp_path / "moved"
+    result = cli("run", corpus, "-o", out, "--no-index", "--model", moved)
+    assert result.returncode == 2
+    assert f"its model in another place, `{repair} {moved}` finishes the store" in result.stderr
+    result = cli("verify", out, "--repair", "--model", moved)
+    assert (result.returncode, arrow_digests(out)) == (0, whole)
 
 
 def test_a_model_of_the_hub_is_taken_at_the_commit_of_the_store(store):
@@ -155,9 +276,14 @@ def test_a_model_of_the_hub_is_taken_at_the_commit_of_the_store(store):
     for given, revision in (
         ({"model": "some/model"}, commit),
         ({"model": "some/model", "revision": "main"}, "main"),
-        ({"model": "another/model"}, None),
     ):
-        assert with_stored_options(RunConfig(**given), manifest, store.path).revision == revision
+        assert with_stored_options(RunConfig(**given), manifest, location_of(store.path)).revision == revision
+    for another in (RunConfig(model="another/model"), TypedOptions(model="bert-base-uncased")):
+        message = f"was made with --model some/model, but this command has --model {another.model}: use"
+        with pytest.raises(StoreError, match=message):
+            with_stored_options(another, manifest, location_of(store.path))
+    with pytest.raises(StoreError, match=r"neither installed nor .* cache: give --model some/model to load"):
+        with_stored_options(RunConfig(), manifest, location_of(store.path))
 
 
 def test_a_part_takes_what_another_part_was_given(corpus, plain, tmp_path):
