@@ -8,7 +8,7 @@ import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -70,10 +70,11 @@ class Estimate:
     they are read; ``seconds``, with the start of the run, and ``tokens_per_second`` are ``None`` where no
     run with this model has been timed on this device, ``bytes_free`` where the store is on object storage,
     ``words`` where only sentences with given words are tokenised. ``bytes_of_shifts`` of ``bytes_on_disk``
-    are shifts that could be computed from the static and contextual vectors beside them. ``first_reject``
-    names a source and a reason, if anything in the sample is rejected. ``fit`` says how well the model's
-    vocabulary fits the sample, ``control_tokens`` how often the text spells one. Exact only where ``sampled``
-    is 1 and all words are stored.
+    are shifts that need not be stored, because they could be computed from the static and contextual vectors
+    beside them; 0 where the store exists, which keeps them. ``first_reject`` names a source and a reason, if
+    anything in the sample is rejected. ``fit`` says how well the model's vocabulary fits the sample,
+    ``control_tokens`` how often the text spells one. Exact only where ``sampled`` is 1 and all words are
+    stored.
     """
 
     sources: int
@@ -148,6 +149,8 @@ def estimate(
             check_options(location.out, stored, plan.config, corpus.reading, plan.choices.given)
         check_words(plan.config)
         found = estimate_plan(plan)
+        if stored is not None:
+            found = replace(found, bytes_of_shifts=0)
         if warning := found.fit.warning(plan.config.model):
             log.warning("%s", warning)
     if found.sampled == 1 and found.rejected == found.records and found.first_reject is not None:

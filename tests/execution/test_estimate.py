@@ -219,3 +219,13 @@ def test_an_estimate_says_what_stored_shifts_take_that_could_be_computed(corpus,
     whole, less, other = of.values()
     assert whole.bytes_of_shifts == whole.rows * 2 * 32 * 2 == whole.bytes_on_disk - less.bytes_on_disk
     assert less.bytes_of_shifts == other.bytes_of_shifts == 0
+
+
+def test_a_plan_for_a_store_that_exists_does_not_say_to_leave_its_shifts_out(corpus, tiny, tmp_path, cli):
+    out = tmp_path / "out"
+    command = ["plan", corpus, "-o", out, "--model", tiny()]
+    assert "less with --vectors static,contextual" in cli(*command).stdout
+    make_store(out, [corpus], ctxbatch.RunConfig(model=str(tiny())))
+    result = cli(*command)
+    assert result.returncode == 0
+    assert "less with" not in result.stdout
