@@ -67,9 +67,9 @@ def index(
     store = ctxbatch.open(out)
     store.check_is_here()
     column = store.config.column(on, layer, delta=delta, floor=floor, standardise=standardise)
-    check_finished(store)
-    tell_standardised(store, [column])
     with locked(store.path):
+        check_finished(store)
+        tell_standardised(store, [column])
         remove_leftovers(store.path)
         report = build(store, column, options, quiet=quiet)
     if not quiet:

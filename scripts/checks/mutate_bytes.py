@@ -11,6 +11,7 @@ from scripts.checks.targets import (
     FILES,
     INDEX,
     INDEX_FACTS,
+    MOMENTS,
     REJECTS,
     SENTENCES,
     WORDS,
@@ -122,14 +123,14 @@ def _sibling(chance: random.Random, target: Target) -> str:
 # --- under right checksums ------------------------------------------------------------------------
 
 
-@_sealed_mutation(*ARROW, INDEX, REJECTS, sealed=True, weight=5)
+@_sealed_mutation(*ARROW, INDEX, MOMENTS, REJECTS, sealed=True, weight=5)
 def _sealed_flip(chance: random.Random, target: Target) -> str:
     said = _flip(chance, target)
     adopt(target)
     return f"{said}, sealed"
 
 
-@_sealed_mutation(*ARROW, INDEX, REJECTS, sealed=True)
+@_sealed_mutation(*ARROW, INDEX, MOMENTS, REJECTS, sealed=True)
 def _sealed_cut(chance: random.Random, target: Target) -> str:
     said = chance.choice((_truncate, _extend, _zero_page, _swap_blocks, _noise))(chance, target)
     adopt(target)

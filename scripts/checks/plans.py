@@ -16,13 +16,13 @@ from scripts.checks.victims import FACTORY, VARIANTS, Base, World, run_arguments
 REMOTE = "object storage"
 _WEIGHTS = {
     targets.MANIFEST: 14, targets.COMMIT: 18, targets.WORDS: 14, targets.SENTENCES: 12,
-    targets.REJECTS: 6, targets.INDEX_FACTS: 10, targets.INDEX: 7, targets.POSTINGS: 8,
+    targets.MOMENTS: 6, targets.REJECTS: 6, targets.INDEX_FACTS: 10, targets.INDEX: 7, targets.POSTINGS: 8,
     targets.LOCK: 3, targets.LOG: 3, targets.FOLDERS: 8, REMOTE: 14,
 }  # fmt: skip
 QUERY = "I want an [apple]."
 READS = {
     "verify": 4, "verify --sources": 1, "search": 4, "search --json": 3, "search --row": 3,
-    "search --word": 2,
+    "search --word": 2, "search --standardise": 2,
     "search --same-word": 2, "search --queries": 1, "stats": 1, "stats --json": 1, "status": 2, "layers": 1,
     "senses": 2, "read": 4,
 }  # fmt: skip
@@ -35,6 +35,7 @@ _COMMANDS = {
     targets.INDEX_FACTS: _OF_INDEX,
     targets.INDEX: _OF_INDEX,
     targets.POSTINGS: _OF_INDEX,
+    targets.MOMENTS: {"verify": 3, "search --standardise": 4, "stats": 2, "status": 1, **WRITES},
     targets.REJECTS: {"verify": 3, "read": 4, "stats": 1, **WRITES},
     targets.LOCK: {"status": 1, "verify": 1, **WRITES},
     targets.LOG: {"verify": 1, **WRITES},
@@ -85,6 +86,7 @@ def action(base: Base, world: World, variant: str, name: str, out: str) -> Calla
         "search --row": ["search", out, "--row", str((1 << 32) + 5), "--json"],
         "search --word": ["search", out, QUERY, "--word", "orange", "--exclude-word", "want"],
         "search --same-word": ["search", out, QUERY, "--same-word", "--doc", "doc 3", "--doc", "doc 4"],
+        "search --standardise": ["search", out, QUERY, "--standardise", "--json"],
         "search --queries": ["search", out, "--queries", base.queries, "--json"],
         "stats": ["stats", out],
         "stats --json": ["stats", out, "--json"],

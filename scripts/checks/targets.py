@@ -57,12 +57,12 @@ class Mutation:
     weight: float = 1.0
 
 
-MANIFEST, COMMIT, WORDS, SENTENCES, REJECTS = (
-    "manifest.json", "shard.json", "words.arrow", "sentences.arrow", "rejects.jsonl",
+MANIFEST, COMMIT, WORDS, SENTENCES, MOMENTS, REJECTS = (
+    "manifest.json", "shard.json", "words.arrow", "sentences.arrow", "moments.npy", "rejects.jsonl",
 )  # fmt: skip
 INDEX_FACTS, INDEX, POSTINGS = "index/*.json", "index/*.faiss", "index/words.arrow"
 LOCK, LOG, FOLDERS = ".lock", "run.log", "folders"
-FILES = (MANIFEST, COMMIT, WORDS, SENTENCES, REJECTS, INDEX_FACTS, INDEX, POSTINGS, LOCK, LOG)
+FILES = (MANIFEST, COMMIT, WORDS, SENTENCES, MOMENTS, REJECTS, INDEX_FACTS, INDEX, POSTINGS, LOCK, LOG)
 KINDS = (*FILES, FOLDERS)
 JSON = (MANIFEST, COMMIT, INDEX_FACTS)
 ARROW = (WORDS, SENTENCES, POSTINGS)

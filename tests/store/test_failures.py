@@ -65,7 +65,7 @@ def test_a_flipped_byte_anywhere_is_found_and_repaired(finished, copy, cli):
     files = sorted(p for p in copy.rglob("*") if p.is_file() and p.name not in ("run.log", ".lock"))
     names = {path.name for path in files}
     assert names == {
-        "manifest.json", "shard.json", "words.arrow", "sentences.arrow", "rejects.jsonl",
+        "manifest.json", "shard.json", "words.arrow", "sentences.arrow", "moments.npy", "rejects.jsonl",
         "shift_2.faiss", "shift_2.json", "words.json",
     }  # fmt: skip
     flipped = {}
@@ -299,10 +299,8 @@ def test_stores_of_one_configuration_are_searched_together(tmp_path, tiny, cli):
 def test_stores_of_different_configurations_are_not_searched_together(tmp_path, tiny):
     (tmp_path / "a.txt").write_text("one two\n")
     make_store(tmp_path / "one", [tmp_path / "a.txt"], RunConfig(model=str(tiny())))
-    make_store(tmp_path / "two", [tmp_path / "a.txt"], RunConfig(model=str(tiny()), shift="asinh"))
-    with pytest.raises(
-        StoreError, match=r"cannot be searched together: their shift differs, difference and a"
-    ):
+    make_store(tmp_path / "two", [tmp_path / "a.txt"], RunConfig(model=str(tiny()), pool="first"))
+    with pytest.raises(StoreError, match=r"cannot be searched together: pool: mean and first"):
         ctxbatch.searcher([tmp_path / "one", tmp_path / "two"])
     with pytest.raises(InputError, match=r"one is given twice"):
         ctxbatch.searcher([tmp_path / "one", tmp_path / "one"])

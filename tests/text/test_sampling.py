@@ -247,6 +247,7 @@ def test_vectors_that_wait_on_the_disk_are_the_same_bytes(tiny, text, tmp_path, 
     assert names == [
         "000000",
         "manifest.json",
+        "moments.npy",
         "rejects.jsonl",
         "sentences.arrow",
         "shard.json",
