@@ -15,8 +15,11 @@ import numpy.typing as npt
 from ctxbatch.arrays import Floats, Ints, Mask, Vectors, as_floats
 from ctxbatch.store.columns import Column
 
-# A small first block sets a threshold that rejects most later rows.
+# Rows compared at a time. A small first block sets a threshold that rejects most later rows.
 _FIRST_ROWS = 512
+_BLOCK_ROWS = 2_048
+# Rows of a block for each query, so that what a query costs for a block does not matter.
+_ROWS_PER_QUERY = 8
 # Decimals of a score. Equal texts get equal scores despite the rounding errors of matrix products.
 _DECIMALS = 6
 # If more than one row in this many is wanted, all rows are sorted.
@@ -103,9 +106,11 @@ def scan(
     """
     k = min(k, len(column))
     if k * _SORTED_SHARE > len(column) and excluded is None:
-        return _all_ranked(queries_QD, k, len(column), lambda: column.blocks(column.rows_at_once))
+        return _all_ranked(
+            queries_QD, k, len(column), lambda: column.blocks(_block_rows(column, len(queries_QD)))
+        )
     best = _Best(len(queries_QD), k)
-    for first, block in _growing(column):
+    for first, block in _growing(column, _block_rows(column, len(queries_QD))):
         scores_QN = _scores(queries_QD, block)
         for scores_N, out in zip(scores_QN, excluded or (), strict=False):
             begin, end = np.searchsorted(out, [first, first + len(block)])
@@ -114,8 +119,13 @@ def scan(
     return best.positions_QK, best.scores_QK
 
 
-def _growing(column: Column) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    for first, block in column.blocks(column.rows_at_once):
+def _block_rows(column: Column, n_queries: int) -> int:
+    """Return how many rows to compare at a time: of many queries, each has a cost for every block."""
+    return min(_BLOCK_ROWS, max(column.rows_at_once, _ROWS_PER_QUERY * n_queries))
+
+
+def _growing(column: Column, rows: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    for first, block in column.blocks(rows):
         if first:
             yield first, block
         else:
@@ -128,8 +138,8 @@ def scan_rows(column: Column, queries_QD: Floats, k: int, positions_N: Ints) -> 
     k = min(k, len(positions_N))
 
     def blocks() -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        for begin in range(0, len(positions_N), column.rows_at_once):
-            yield begin, column.take(positions_N[begin : begin + column.rows_at_once])
+        for begin in range(0, len(positions_N), _BLOCK_ROWS):
+            yield begin, column.take(positions_N[begin : begin + _BLOCK_ROWS])
 
     if k * _SORTED_SHARE > len(positions_N):
         order_QK, scores_QK = _all_ranked(queries_QD, k, len(positions_N), blocks)
@@ -186,8 +196,8 @@ def among(
 def cosines(column: Column, queries_QD: Floats, query_C: Ints, positions_C: Ints) -> Floats:
     """Return the cosine (C,) of each row with its own normalised query."""
     scores_C = np.empty(len(positions_C), np.float32)
-    for begin in range(0, len(positions_C), column.rows_at_once):
-        part = slice(begin, begin + column.rows_at_once)
+    for begin in range(0, len(positions_C), _BLOCK_ROWS):
+        part = slice(begin, begin + _BLOCK_ROWS)
         rows_CD = normalised(column.take(positions_C[part]))
         # A matrix product would start threads of its own, which compete with those that run searches.
         scores_C[part] = np.einsum("cd,cd->c", rows_CD, queries_QD[query_C[part]])
