@@ -8,6 +8,7 @@ import contextlib
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ class WordModel(nn.Module):
         sentence_N: Tensor | None = None,
         places_R: Tensor | None = None,
         slots_S: Tensor | None = None,
-        **within: Any,  # noqa: ANN401 (tensors and a number)
+        **within: Any,  # noqa: ANN401 (tensors, and lists with tensors)
     ) -> tuple[Tensor, ...]:
         """Run a batch.
 
@@ -239,8 +240,7 @@ class Encoder:
             "positions_M": put(packed.positions_M),
             "first_N": put(batch.first_N),
             "position_ids": put(packed.places_S[None] + self._first_position),
-            "cu_seq_lens": put(packed.ends),
-            "max_length": packed.longest,
+            "packed_parts": [replace(part, ends=put(part.ends)) for part in packed.parts],
         }
 
     def _finish(self, fetched: Callable[[], Arrays]) -> WordVectors:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import ctxbatch
+from ctxbatch.model import packing
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.reader import Store
 from ctxbatch.store.stats import totals
@@ -66,8 +67,11 @@ def test_a_gpu_keeps_the_rows_that_a_cpu_keeps(top_salient, budget, tiny, text, 
 
 
 @pytest.mark.parametrize("family", PACKED_FAMILIES)
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_packed_windows_are_close_to_fp32_on_a_cpu(family, precision, tiny, text, tmp_path):
+@pytest.mark.parametrize(("precision", "short"), [("bf16", 0), ("bf16", 12), ("bf16", 64), ("fp16", 64)])
+def test_packed_windows_are_close_to_fp32_on_a_cpu(
+    family, precision, short, tiny, text, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(packing, "SHORT", short)
     given = {"layers": "all", "devices": ("cuda:0",), "precision": precision}
     packed = run(text, tmp_path / "packed", tiny(family), **given)
     assert packed.config.packed

@@ -17,7 +17,7 @@ from tests.helpers.fake_gpu import PACKED_FAMILIES, batches_of, packing_encoder
 from tests.helpers.stores import arrow_digests
 
 
-def attend_slowly(query, key, value, ends, _ends, longest, _longest, *, scale, window_size):
+def attend_slowly(query, key, value, ends, _ends, longest, _longest, *, scale, window_size=(-1, -1)):
     """Attend window by window, each with a matrix of scores."""
     found = torch.full_like(query, torch.nan)
     for begin, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
@@ -32,11 +32,21 @@ def attend_slowly(query, key, value, ends, _ends, longest, _longest, *, scale, w
     return found
 
 
+def attend_short_ones_slowly(query, key, value, _bias, *given, scale):
+    """Attend as torch's function for short windows is asked to: without dropout, and without a mask."""
+    bounds, rest = given[:4], given[4:]
+    assert rest == (0.0, 0)
+    assert bounds[2] <= packing.SHORT
+    return attend_slowly(query[0], key[0], value[0], *bounds, scale=scale)[None], None
+
+
 @pytest.mark.parametrize("family", PACKED_FAMILIES)
-@pytest.mark.parametrize("pool", ["mean", "first", "none"])
-def test_packed_windows_give_the_vectors_of_padded_ones(family, pool, tiny, monkeypatch):
+@pytest.mark.parametrize(("pool", "short"), [("mean", 0), ("mean", 9), ("first", 12), ("none", 64)])
+def test_packed_windows_give_the_vectors_of_padded_ones(family, pool, short, tiny, monkeypatch):
     varlen = pytest.importorskip("torch.nn.attention.varlen", reason="torch before 2.10")
     monkeypatch.setattr(varlen, "varlen_attn", attend_slowly)
+    monkeypatch.setattr(torch.ops.aten, "_efficient_attention_forward", attend_short_ones_slowly)
+    monkeypatch.setattr(packing, "SHORT", short)
     given = {"precision": "fp32", "dtype": "float32", "layers": "all", "shift": "difference", "pool": pool}
     config = resolve(RunConfig(model=str(tiny(family)), **given), "cpu")
     batches = batches_of(config)
@@ -55,14 +65,20 @@ def test_windows_are_packed_on_gpus_from_ampere_on(capability, runs, monkeypatch
     assert not packing.runs_on("cpu")
 
 
-def test_packed_tokens_are_those_of_the_windows_in_order(tiny):
+@pytest.mark.parametrize("short", [0, 9, 64])
+def test_packed_tokens_are_those_of_the_windows_in_order(short, tiny, monkeypatch):
+    monkeypatch.setattr(packing, "SHORT", short)
     config = resolve(RunConfig(model=str(tiny())), "cpu")
     for batch in batches_of(config):
         packed = packing.pack(batch)
         windows = [ids[:length] for ids, length in zip(batch.input_ids_BT, batch.lengths_B, strict=True)]
         assert (packed.ids_S == np.concatenate(windows)).all()
         assert (packed.places_S == np.concatenate([np.arange(len(each)) for each in windows])).all()
-        assert (np.diff(packed.ends) == batch.lengths_B).all()
+        assert (np.concatenate([np.diff(part.ends) for part in packed.parts]) == batch.lengths_B).all()
+        assert [part.longest > short for part in packed.parts] in ([True], [True, False], [False])
+        bounds = [0, *(part.tokens.stop for part in packed.parts)]
+        assert [part.tokens.start for part in packed.parts] == bounds[:-1]
+        assert bounds[-1] == len(packed.ids_S)
         assert (packed.ids_S[packed.positions_M] == batch.input_ids_BT.ravel()[batch.positions_M]).all()
 
 
