@@ -239,3 +239,15 @@ def test_stats_show_how_anisotropic_vectors_are_before_and_after(store, cli):
     for each in measure_anisotropy(store):
         assert abs(each.standardised.mean_cosine) < 0.1
     assert "contextual_3: random pairs have cosine" in cli("stats", store.path).stdout
+
+
+def test_moments_added_up_in_other_parts_are_nearly_equal_and_those_of_other_vectors_are_not():
+    vectors = np.random.default_rng(0).normal(3, 1, (5000, 8)).astype(np.float32)
+    whole = Moments.of([vectors], 8)
+    parts = Moments.of([vectors[n : n + 7] for n in range(0, 5000, 7)], 8)
+    assert parts.as_text() != whole.as_text()
+    assert parts.nearly_equals(whole)
+    other = vectors.copy()
+    other[17, 3] += 0.01
+    assert not Moments.of([other], 8).nearly_equals(whole)
+    assert not Moments.of([vectors[1:]], 8).nearly_equals(whole)
