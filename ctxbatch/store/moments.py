@@ -49,8 +49,11 @@ class Moments:
     def with_batch(self, vectors_ND: Vectors) -> "Moments":
         """Return the moments of these vectors and the rows of one more record batch."""
         sum_D, squares_D = self.sum_D.copy(), self.squares_D.copy()
+        taken_once_ND = np.empty((_ROWS_IN_CACHE, len(sum_D)))  # asking for memory takes longer than adding
         for begin in range(0, len(vectors_ND), _ROWS_IN_CACHE):
-            some_ND = as_floats(vectors_ND[begin : begin + _ROWS_IN_CACHE]).astype(np.float64)
+            vectors = as_floats(vectors_ND[begin : begin + _ROWS_IN_CACHE])
+            some_ND = taken_once_ND[: len(vectors)]
+            some_ND[:] = vectors
             sum_D += some_ND.sum(axis=0)
             some_ND *= some_ND
             squares_D += some_ND.sum(axis=0)

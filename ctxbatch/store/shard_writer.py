@@ -13,6 +13,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -106,6 +107,35 @@ class _ArrowFile:
         self.file._stream.close()
 
 
+class _Adding:
+    """Adds up the moments of columns in a thread of its own, which takes as long as writing them.
+
+    Args:
+        moments: Those of no rows, for each column.
+    """
+
+    def __init__(self, moments: list[Moments]) -> None:
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="moments")
+        self._sums: Future[list[Moments]] = Future()
+        self._sums.set_result(moments)
+
+    def add(self, vectors: Sequence[npt.NDArray[Any]]) -> None:
+        """Begin to add a record batch, once the last one is added."""
+        self._sums = self._threads.submit(_with_batch, self.total(), vectors)
+
+    def total(self) -> list[Moments]:
+        """Return the moments of all that was added."""
+        return self._sums.result()
+
+    def end(self) -> None:
+        """Wait for the thread, and end it."""
+        self._threads.shutdown()
+
+
+def _with_batch(moments: list[Moments], vectors: Sequence[npt.NDArray[Any]]) -> list[Moments]:
+    return [one.with_batch(column) for one, column in zip(moments, vectors, strict=True)]
+
+
 class ShardWriter:
     """Writes one shard, buffer by buffer, and commits it. A context manager, which removes a failed shard.
 
@@ -126,7 +156,7 @@ class ShardWriter:
         self._rejects: list[Reject] = []
         self._carried: Sequence[Sentence] = []
         self._columns = config.columns
-        self._moments = {name: Moments.none(config.hidden_size) for name in config.columns}
+        self._moments = _Adding([Moments.none(config.hidden_size) for _ in config.columns])
         self._n_kept = len(manifest.reading.keep_field)
         shutil.rmtree(self._beside, ignore_errors=True)
         self._beside.mkdir(parents=True)
@@ -140,6 +170,7 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._moments.end()
         if kind is not None:
             for file in (self._words, self._sentences):
                 with contextlib.suppress(OSError):  # closing flushes, which fails again on a full disk
@@ -177,9 +208,8 @@ class ShardWriter:
         if self._words.schema.get_field_index("lemma") >= 0:
             arrays += self._annotations(rows)
         arrays += [_vectors(vectors[name], self._words.schema.field(name).type) for name in self._columns]
+        self._moments.add([vectors[name] for name in self._columns])
         self._words.write(arrays)
-        for name in self._columns:
-            self._moments[name] = self._moments[name].with_batch(vectors[name])
         self.counts.rows += len(rows)
         self.counts.words += int(buffer.n_words_S.sum())
         self.counts.wordpieces += int(buffer.n_pieces_S.sum())
@@ -260,7 +290,7 @@ class ShardWriter:
         self._words.close()
         self._sentences.close()
         files = {WORDS: self._words.facts(), SENTENCES: self._sentences.facts()}
-        files[MOMENTS] = self._write(MOMENTS, [moments_as_bytes([*self._moments.values()])])
+        files[MOMENTS] = self._write(MOMENTS, [moments_as_bytes(self._moments.total())])
         if self._rejects:
             lines = (json.dumps(self._reject_line(each), ensure_ascii=False) + "\n" for each in self._rejects)
             files[REJECTS] = self._write(REJECTS, (line.encode() for line in lines))
