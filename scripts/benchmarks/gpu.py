@@ -17,6 +17,7 @@ import dataclasses
 import gc
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -121,15 +122,17 @@ def run_tests(clock: Clock) -> dict[str, Any]:
     """Run the tests marked ``gpu``; return pytest's last line and exit status."""
     processes = str(max(2, len(os.sched_getaffinity(0)) // 2))
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-n", processes, _TESTS]
-    try:
-        done = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=max(60, clock.left / 3)
-        )
-    except subprocess.TimeoutExpired as error:
-        return {"status": 1, "summary": f"not done after {error.timeout:.0f} s"}
-    if done.returncode:
-        say(done.stdout[-4000:])
-    return {"status": done.returncode, "summary": (done.stdout.strip() or done.stderr).splitlines()[-1]}
+    seconds = max(60, clock.left / 3)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **pipes) as tests:
+        try:
+            said, _ = tests.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(tests.pid, signal.SIGKILL)  # pytest's own processes too: they would disturb figures
+            return {"status": 1, "summary": f"not done after {seconds:.0f} s"}
+    if tests.returncode:
+        say(said[-4000:])
+    return {"status": tests.returncode, "summary": said.strip().splitlines()[-1]}
 
 
 # --- a shape --------------------------------------------------------------------------------------
