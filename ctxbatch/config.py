@@ -323,6 +323,7 @@ class ResolvedConfig:
         if shift.formula == self.formula and f"shift_{shift.layer}" in self.columns:
             return f"shift_{shift.layer}"
         if {"static", f"contextual_{shift.layer}"} <= {*self.columns}:
+            shift.formula.check()
             return shift.name
         hint = "; a shift is computed where static vectors and contextual ones of its layer are stored"
         raise self._lacks(asked, hint)

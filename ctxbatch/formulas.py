@@ -75,15 +75,24 @@ class ShiftFormula:
             raise InputError(f"--floor belongs to log_ratio and cannot be used with {kind}")
         if delta is not None and kind != "asinh":
             raise InputError(f"--delta belongs to asinh and cannot be used with {kind}")
-        if floor is not None and not 0 <= floor <= _LARGEST:
-            raise InputError(f"--floor {floor} must be a number from 0 to {_LARGEST:g}")
-        if delta is not None and not 1 / _LARGEST <= delta <= _LARGEST:
-            raise InputError(f"--delta {delta} must be a number from {1 / _LARGEST:g} to {_LARGEST:g}")
         given = floor if delta is None else delta
         if given is None and own is not None and own.kind == kind:
             return own
         defaults = {"log_ratio": DEFAULT_FLOOR, "asinh": DEFAULT_DELTA, "difference": None}
-        return cls(kind, defaults[kind] if given is None else given)
+        formula = cls(kind, defaults[kind] if given is None else given)
+        formula.check()
+        return formula
+
+    def check(self) -> None:
+        """Check the parameter before a shift is computed; a shift that is stored is read whatever it is.
+
+        Raises:
+            InputError: It is out of range.
+        """
+        least = {"floor": 0, "delta": 1 / _LARGEST}
+        for name, value in self.parameters.items():
+            if not least[name] <= value <= _LARGEST:
+                raise InputError(f"--{name} {value} must be a number from {least[name]:g} to {_LARGEST:g}")
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -113,16 +122,13 @@ class ComputedShift:
         """Return the shift of a full name.
 
         Raises:
-            InputError: The parameter is out of range.
             ValueError: No shift has this name.
         """
         vectors, _, written = name.partition("@")
         kind, layer = kind_and_layer(vectors)
         if kind not in SHIFT_KINDS or layer is None or (kind == "difference") == bool(written):
             raise ValueError(f"{name!r} names no shift")
-        number = float(written) if written else None
-        floor, delta = (number, None) if kind == "log_ratio" else (None, number)
-        shift = cls(ShiftFormula.of(SHIFT_KINDS[kind], floor=floor, delta=delta), layer)
+        shift = cls(ShiftFormula(SHIFT_KINDS[kind], float(written) if written else None), layer)
         if shift.name != name:
             raise ValueError(f"{name!r} names no shift")
         return shift

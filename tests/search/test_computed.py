@@ -9,6 +9,7 @@ import pytest
 import ctxbatch
 from ctxbatch import Filters, InputError, RunConfig
 from ctxbatch.analysis.senses import find_senses
+from ctxbatch.formulas import ShiftFormula
 from ctxbatch.search import index_build
 from ctxbatch.search.index import IndexOptions
 from tests.helpers.stores import make_store
@@ -141,6 +142,19 @@ def test_vectors_that_a_store_cannot_give_are_refused_in_one_line(on, options, m
 def test_a_store_of_contextual_vectors_alone_has_no_shift(make):
     with pytest.raises(InputError, match="a shift is computed where static vectors and contextual ones"):
         make(vectors=("contextual",)).config.column("difference")
+
+
+def test_a_stored_shift_is_searched_whatever_its_parameter(make, cli, monkeypatch):
+    with monkeypatch.context() as of_before:
+        of_before.setattr(ShiftFormula, "check", lambda _self: None)
+        store = make(shift="asinh", delta=1e-12)
+    assert store.config.columns[-1] == "shift_1"
+    for on in ([], ["--on", "shift"], ["--on", "asinh"], ["--on", "asinh_1@1e-12"]):
+        found = cli("search", store.path, "I want the [card].", *on, "--json")
+        assert found.returncode == 0, found.stderr
+        assert len(found.stdout.splitlines()) == 10
+    with pytest.raises(InputError, match="--delta 2e-12 must be a number from 1e-09 to"):
+        store.config.column("asinh", delta=2e-12)
 
 
 def test_an_index_on_a_computed_shift_names_it_is_checked_and_rebuilt(make, cli, monkeypatch):
