@@ -10,4 +10,4 @@ ctxbatch() {
 ctxbatch run scripts/demo/devils-dictionary.txt -o demo-out --model all-MiniLM-L6-v2
 ctxbatch stats demo-out
 ctxbatch search demo-out "She gave him her [hand] in marriage." -k 8
-ctxbatch search demo-out "The [judge] took a bribe." -k 8 --other-words --on contextual
+ctxbatch search demo-out "The [judge] took a bribe." -k 8 --other-words

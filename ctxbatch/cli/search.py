@@ -28,6 +28,8 @@ log = logging.getLogger("ctxbatch")
 
 
 _NO_FILTERS = Filters()
+# Reading all rows of smaller stores takes less time than the start of the program.
+_TOLD_ROWS = 1_000_000
 
 
 def search(
@@ -184,11 +186,10 @@ def _tell_cost(store: "Store", column: str) -> None:
 
 
 def _tell_unindexed(stores: "Sequence[Store]", names: Mapping[Path, str]) -> None:
-    from ctxbatch.search.index_build import SCAN_ROWS
     from ctxbatch.search.index_files import facts_path, rebuild_command
 
     for store in stores:
-        if store.n_rows >= SCAN_ROWS:
+        if store.n_rows >= _TOLD_ROWS:
             name = names[store.path]
             log.warning(
                 "no index on %s, so the search reads all rows; build one with `%s`",
