@@ -34,9 +34,10 @@ def keyword_in_context(hits: Sequence[Hit], width: int, *, color: bool = False) 
     left_room = max(6, (room - word_room) // 2)
     right_room = max(6, room - word_room - left_room)
     for hit, place in zip(hits, places, strict=True):
-        before = _cut(flat(hit.text[: hit.char_start])[::-1], left_room)[::-1]
+        before = _cut_between_words(flat(hit.text[: hit.char_start])[::-1], left_room)[::-1]
         word = _cut(flat(hit.text[hit.char_start : hit.char_end]), word_room + right_room)
-        after = _cut(flat(hit.text[hit.char_end :]), word_room + right_room - _columns(word))
+        room_after = word_room + right_room - _columns(word)
+        after = _cut_between_words(flat(hit.text[hit.char_end :]), room_after)
         padding = " " * (word_room + right_room - _columns(word) - _columns(after))
         indent = " " * (left_room - _columns(before))
         first, last = f"{hit.score:6.3f}  {indent}{before}", f"{after}{padding}  {place}"
@@ -94,6 +95,17 @@ def _columns(text: str) -> int:
 def _tail(text: str, columns: int) -> str:
     """Return a text; if it does not fit, an ellipsis and the end of it that fits."""
     return text if _columns(text) <= columns else f"…{_cut(text[::-1], columns - 1)[::-1]}"
+
+
+def _cut_between_words(text: str, columns: int) -> str:
+    """Return a text; if it does not fit, the words at its beginning that do, and an ellipsis."""
+    # A sentence can be as long as a book, and only its beginning can fit.
+    some = text[: _CHARS_PER_COLUMN * (columns + 1)]
+    if len(some) == len(text) and _columns(text) <= columns:
+        return text
+    fits = _cut(some, columns - 1)
+    words = fits if some[len(fits) : len(fits) + 1].isspace() else fits.rpartition(" ")[0]
+    return f"{words.rstrip() or fits}…" if columns > 0 else ""
 
 
 def _cut(text: str, columns: int) -> str:

@@ -38,6 +38,32 @@ def test_lines_fit_narrow_and_wide_terminals(width):
     assert line.endswith("txt:7")
 
 
+def test_lines_are_cut_between_words_with_an_ellipsis():
+    (line,) = keyword_in_context(
+        [hit("It was a rather long beginning of a ", "word", " as was its end, too")], 60
+    )
+    assert line.split() == [
+        "0.500",
+        "…beginning",
+        "of",
+        "a",
+        "word",
+        "as",
+        "was",
+        "its",
+        "end,…",
+        "one.txt:7",
+    ]
+    (line,) = keyword_in_context([hit("", "単語", "そのあともまだまだ続きますので切られます。" * 3)], 60)
+    assert "られ" not in line
+    assert "…" in line
+    (line,) = keyword_in_context([hit("a" * 99 + " ", "word", " " + "b" * 99)], 60)
+    assert line.count("…") == 2
+    assert "aaaa" in line
+    (line,) = keyword_in_context([hit("All of ", "it", " fits.")], 60)
+    assert "…" not in line
+
+
 def test_places_of_hits_drop_only_the_folders_that_all_share():
     lines = list(keyword_in_context([hit("", "a", "", "x/y/1.txt"), hit("", "b", "", "x/z/1.txt")], 60))
     assert lines[0].endswith("y/1.txt:7")
