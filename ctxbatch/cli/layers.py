@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
-from ctxbatch.cli.options import AsJson, Standardise, StoreHere
+from ctxbatch.cli.options import AsJson, CsvFile, ParquetFile, Standardise, StoreHere
 from ctxbatch.cli.standardised import tell_standardised
 from ctxbatch.errors import InputError
 from ctxbatch.formulas import standardised
@@ -56,6 +56,8 @@ def layers(
     floor: Annotated[float | None, Parameter(metavar="X", help="Floor of log_ratio.")] = None,
     standardise: Standardise = False,
     as_json: AsJson = False,
+    as_csv: CsvFile = None,
+    as_parquet: ParquetFile = None,
     plot: Annotated[
         str | None,
         Parameter(metavar="FILE", help="Also draw the measures into FILE, which ends in .png, .svg or .pdf."),
@@ -65,8 +67,11 @@ def layers(
     draw = None if plot is None else _drawing(Path(plot))
     from ctxbatch.analysis.layer_vectors import kinds_of
     from ctxbatch.analysis.layers import measure
+    from ctxbatch.analysis.result_tables import layers_table
     from ctxbatch.store.checks import check_has_rows
+    from ctxbatch.tables.table_files import TableFiles
 
+    files = TableFiles({"--csv": as_csv, "--parquet": as_parquet})
     store = ctxbatch.open(out)
     store.tell_damage()
     check_has_rows(store)
@@ -75,6 +80,7 @@ def layers(
     if standardise:
         tell_standardised(store, map(standardised, store.config.columns))
     found = measure(store, words, delta=delta, floor=floor, standardise=standardise)
+    files.write(lambda: layers_table(found))  # first, as who reads the lines may stop
     terminal.show([terminal.json_line(found.as_dict())] if as_json else _lines(found))
     if draw is not None:
         draw(found)

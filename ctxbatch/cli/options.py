@@ -5,6 +5,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 AsJson = Annotated[bool, Parameter(name="--json", help="Print JSON for machines.")]
+CsvFile = Annotated[
+    str | None, Parameter(name="--csv", metavar="FILE", help="Also write a table into FILE, as CSV.")
+]
+ParquetFile = Annotated[
+    str | None, Parameter(name="--parquet", metavar="FILE", help="Also write a table into FILE, as Parquet.")
+]
 Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], help="Show no progress and no summary.")]
 StoreName = Annotated[str, Parameter(help="The store: its folder, or its URL.")]
 StoreHere = Annotated[str, Parameter(help="Folder of the store.")]

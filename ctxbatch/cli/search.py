@@ -14,7 +14,17 @@ from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
-from ctxbatch.cli.options import AsJson, Delta, Floor, Layer, Standardise, StoredModel, VectorKind
+from ctxbatch.cli.options import (
+    AsJson,
+    CsvFile,
+    Delta,
+    Floor,
+    Layer,
+    ParquetFile,
+    Standardise,
+    StoredModel,
+    VectorKind,
+)
 from ctxbatch.cli.standardised import tell_standardised
 from ctxbatch.errors import InputError
 from ctxbatch.option_values import not_a_text
@@ -64,12 +74,18 @@ def search(
     explain: Annotated[bool, Parameter(help="Show the dimensions that a score comes from.")] = False,
     model: StoredModel = None,
     as_json: AsJson = False,
+    as_csv: CsvFile = None,
+    as_parquet: ParquetFile = None,
 ) -> int:
     r"""Find the nearest contexts of a word used in a sentence.
 
     A query that starts with - goes after --; \[ is a literal bracket.
     """
+    from ctxbatch.search.hits import hits_table
+    from ctxbatch.tables.table_files import TableFiles
+
     folders, asked = _split_queries(list(out_and_query), row, queries)
+    files = TableFiles({"--csv": as_csv, "--parquet": as_parquet})
     stores = [ctxbatch.open(folder) for folder in folders]
     is_ours = filters.other_words and (on, delta, floor) == (None, None, None)
     kind = stores[0].config.kind_of_search(among_other_words=True) if is_ours else on
@@ -102,6 +118,7 @@ def search(
         log.info("no word is marked: searching for %r, the most salient of the sentence", word_of_it)
     for answer in answers:
         _tell_word(answer, "" if queries is None else f"{queries}, line {answer.query + 1}: ")
+    files.write(lambda: hits_table(answers))  # first, as who reads the lines may stop
     if as_json:
         terminal.show(terminal.json_line(row) for answer in answers for row in answer.rows())
     else:

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
-from ctxbatch.cli.options import AsJson, Delta, Floor, Layer, Standardise, StoreHere
+from ctxbatch.cli.options import AsJson, CsvFile, Delta, Floor, Layer, ParquetFile, Standardise, StoreHere
 from ctxbatch.cli.standardised import tell_standardised
 
 if TYPE_CHECKING:
@@ -43,10 +43,15 @@ def senses(
         int, Parameter(name=["--lines", "-n"], metavar="N", help="Example lines per group.")
     ] = 5,
     as_json: AsJson = False,
+    as_csv: CsvFile = None,
+    as_parquet: ParquetFile = None,
 ) -> None:
     """Group a word's occurrences by sense, and show the most central occurrences of each group."""
+    from ctxbatch.analysis.result_tables import senses_table
     from ctxbatch.analysis.senses import find_senses
+    from ctxbatch.tables.table_files import TableFiles
 
+    files = TableFiles({"--csv": as_csv, "--parquet": as_parquet})
     store = ctxbatch.open(out)
     store.check_is_here()
     found = find_senses(
@@ -54,6 +59,7 @@ def senses(
     )
     _tell_positions(store, found.column)
     tell_standardised(store, [found.column])
+    files.write(lambda: senses_table(store, found))  # first, as who reads the lines may stop
     terminal.show([terminal.json_line(found.as_dict())] if as_json else _lines(found, terminal.columns()))
 
 

@@ -1,6 +1,6 @@
 """Defines the results of a search, and turns them into an Arrow table."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -89,10 +89,20 @@ class Answer:
 def hits_table(answers: Iterable[Answer]) -> pa.Table:
     """Return the hits of the answers as an Arrow table, a row for each hit, with its query and rank.
 
-    The table has no surrounding sentences and no explanations.
+    ``left`` and ``right`` are the sentence before and after the word. The surrounding sentences, ``before``
+    and ``after``, are there if they were asked for. The table has no explanations.
     """
-    rows = [row for answer in answers for row in answer.rows()]
-    return pa.Table.from_pylist(rows, _HITS)
+    rows = [{**around_word(row), **row} for answer in answers for row in answer.rows()]
+    for row in rows:  # a folder's name need not be text
+        row["store"] = row["store"].encode("utf-8", "backslashreplace").decode()
+    asked = [name for name in ("before", "after") if rows and name in rows[0]]
+    around = [pa.field(name, pa.list_(pa.string())) for name in asked]
+    return pa.Table.from_pylist(rows, pa.schema([*_HITS, *around]))
+
+
+def around_word(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the sentence of a row before and after its word."""
+    return {"left": row["text"][: row["char_start"]], "right": row["text"][row["char_end"] :]}
 
 
 _HITS = pa.schema(
@@ -109,6 +119,8 @@ _HITS = pa.schema(
         ("word", pa.string()),
         ("char_start", pa.int32()),
         ("char_end", pa.int32()),
+        ("left", pa.string()),
+        ("right", pa.string()),
         ("text", pa.string()),
         ("source", pa.string()),
         ("record", pa.int64()),
