@@ -1,10 +1,14 @@
 r"""Reads and checks values of options: choices, counts, sizes, shares, lists, parts, files of words.
 
 Each function takes the option's name, for its error, and the text or the value. All raise `InputError` if
-that will not do.
+that will not do. `option` says how the command line reads a field with one of them.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from cyclopts import Group, Parameter, Token
 
 from ctxbatch.errors import InputError
 
@@ -119,3 +123,31 @@ def not_a_text(option: str, path: str, error: OSError | UnicodeDecodeError) -> I
     """Return the error that says why a file that an option names cannot be read as text."""
     reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
     return InputError(f"{option} {path} cannot be read: {reason}")
+
+
+def option(
+    group: Group,
+    metavar: str | None = None,
+    *,
+    read: Callable[[str, str], Any] | None = None,
+    default: str | None = None,
+) -> Parameter:
+    """Return how the command line shows and reads a field.
+
+    ``read`` takes the option's name and text and returns the value, if the field's type does not say how.
+    ``default`` describes what applies if the field is ``None``.
+    """
+
+    def convert(_kind: object, tokens: Sequence[Token]) -> Any:  # noqa: ANN401 (whatever `read` makes)
+        assert read is not None
+        return read(tokens[0].keyword or "", tokens[0].value)
+
+    return Parameter(
+        group=group,
+        metavar=metavar,
+        converter=convert if read else None,
+        n_tokens=1 if read else None,
+        allow_leading_hyphen=read is not None,
+        show_choices=read is None,
+        show_default=default or (lambda value: None if value in (None, False) else value),
+    )

@@ -5,11 +5,10 @@ Reads no file except that of ``--words``, and imports no model code.
 """
 
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
-from cyclopts import Group, Parameter, Token
+from cyclopts import Group, Parameter
 
 from ctxbatch.choices import (
     DEFAULT_DELTA,
@@ -46,6 +45,7 @@ from ctxbatch.option_values import (
     count_or_share,
     layer_numbers,
     names,
+    option,
     part,
     share,
     size_or_auto,
@@ -57,34 +57,6 @@ _WORDS = Group("Which words are stored", sort_key=3)
 _INPUT = Group("Reading the input", sort_key=4)
 _COMPUTING = Group("Computing", sort_key=5)
 _STORE = Group("The store", sort_key=6)
-
-
-def _option(
-    group: Group,
-    metavar: str | None = None,
-    *,
-    read: Callable[[str, str], Any] | None = None,
-    default: str | None = None,
-) -> Parameter:
-    """Return how the command line shows and reads a field.
-
-    ``read`` takes the option's name and text and returns the value, if the field's type does not say how.
-    ``default`` describes what applies if the field is ``None``.
-    """
-
-    def convert(_kind: object, tokens: Sequence[Token]) -> Any:  # noqa: ANN401 (whatever `read` makes)
-        assert read is not None
-        return read(tokens[0].keyword or "", tokens[0].value)
-
-    return Parameter(
-        group=group,
-        metavar=metavar,
-        converter=convert if read else None,
-        n_tokens=1 if read else None,
-        allow_leading_hyphen=read is not None,
-        show_choices=read is None,
-        show_default=default or (lambda value: None if value in (None, False) else value),
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,157 +77,163 @@ class RunConfig:
         InputError: An option is out of range, or cannot be used with the others.
     """
 
-    model: Annotated[str, _option(_VECTORS, "NAME")] = DEFAULT_MODEL
+    model: Annotated[str, option(_VECTORS, "NAME")] = DEFAULT_MODEL
     """A local folder, a model in an installed package, or a name on the Hugging Face hub."""
 
-    revision: Annotated[str | None, _option(_VECTORS, "R")] = None
+    revision: Annotated[str | None, option(_VECTORS, "R")] = None
     """Branch, tag or commit of the model on the hub."""
 
     layers: Annotated[
         tuple[int, ...] | AllLayers | None,
-        _option(_VECTORS, "all|N[,N...]", read=layer_numbers, default="at two thirds of the depth"),
+        option(_VECTORS, "all|N[,N...]", read=layer_numbers, default="at two thirds of the depth"),
     ] = None
     """Layers to store, from 1 up or from -1 (the last) down. Search uses the first; with all, the default."""
 
     vectors: Annotated[
         tuple[VectorKind, ...],
-        _option(_VECTORS, "KIND[,KIND...]", read=names, default=",".join(VECTOR_KINDS)),
+        option(_VECTORS, "KIND[,KIND...]", read=names, default=",".join(VECTOR_KINDS)),
     ] = VECTOR_KINDS
     """Kinds of vectors to store."""
 
-    static: Annotated[StaticKind | None, _option(_VECTORS, default=DEFAULT_STATIC)] = None
+    static: Annotated[StaticKind | None, option(_VECTORS, default=DEFAULT_STATIC)] = None
     """Static vectors: the embedding layer's output, or the raw row of the embedding matrix."""
 
-    shift: Annotated[ShiftKind | None, _option(_VECTORS, default=DEFAULT_SHIFT)] = None
+    shift: Annotated[ShiftKind | None, option(_VECTORS, default=DEFAULT_SHIFT)] = None
     """How to compare contextual with static vectors."""
 
-    floor: Annotated[float | None, _option(_VECTORS, "X", default=str(DEFAULT_FLOOR))] = None
+    floor: Annotated[float | None, option(_VECTORS, "X", default=str(DEFAULT_FLOOR))] = None
     """For log_ratio: treat smaller values as zero."""
 
-    delta: Annotated[float | None, _option(_VECTORS, "X", default=str(DEFAULT_DELTA))] = None
+    delta: Annotated[float | None, option(_VECTORS, "X", default=str(DEFAULT_DELTA))] = None
     """For asinh: the value where it turns from linear to logarithmic."""
 
-    pool: Annotated[Pooling, _option(_VECTORS)] = "mean"
+    pool: Annotated[Pooling, option(_VECTORS)] = "mean"
     """Vector of a word with several wordpieces: their mean, the first one, or one row per piece."""
 
-    keep_punctuation: Annotated[bool, _option(_WORDS)] = False
+    keep_punctuation: Annotated[bool, option(_WORDS)] = False
     """Also store words without a letter or digit."""
 
-    words: Annotated[tuple[str, ...] | None, _option(_WORDS, "FILE", read=words_of_file)] = None
+    words: Annotated[tuple[str, ...] | None, option(_WORDS, "FILE", read=words_of_file)] = None
     """Store only occurrences of the words in a file, one per line, such as don't or New York; any case."""
 
-    sample: Annotated[float | None, _option(_WORDS, "RATE", read=share)] = None
+    sample: Annotated[float | None, option(_WORDS, "RATE", read=share)] = None
     """Store only this share of the occurrences, such as 0.01 or 1%; every run draws the same ones."""
 
-    salience: Annotated[bool, _option(_WORDS)] = False
+    salience: Annotated[bool, option(_WORDS)] = False
     """Also store how much attention each word receives."""
 
-    salience_layer: Annotated[int | None, _option(_WORDS, "N", default="the highest layer run")] = None
+    salience_layer: Annotated[int | None, option(_WORDS, "N", default="the highest layer run")] = None
     """Layer whose attention counts; turns --salience on."""
 
-    salience_head: Annotated[int | None, _option(_WORDS, "N", default="the mean of all heads")] = None
+    salience_head: Annotated[int | None, option(_WORDS, "N", default="the mean of all heads")] = None
     """Attention head that counts; turns --salience on."""
 
-    top_salient: Annotated[int | None, _option(_WORDS, "K")] = None
+    top_salient: Annotated[int | None, option(_WORDS, "K")] = None
     """Store only the K most salient words of each sentence; turns --salience on."""
 
-    record: Annotated[RecordKind, _option(_INPUT)] = "auto"
+    record: Annotated[RecordKind, option(_INPUT)] = "auto"
     """What is one record of a text file; auto: a paragraph if the text looks hard-wrapped, else a line."""
 
-    split: Annotated[SplitKind, _option(_INPUT)] = "sentence"
+    split: Annotated[SplitKind, option(_INPUT)] = "sentence"
     """Split records into sentences, or take them whole."""
 
-    lang: Annotated[str | None, _option(_INPUT, "CODE", default=DEFAULT_LANGUAGE)] = None
+    lang: Annotated[str | None, option(_INPUT, "CODE", default=DEFAULT_LANGUAGE)] = None
     """Language of the text, for sentence splitting."""
 
-    format: Annotated[FormatName | None, _option(_INPUT, default="by suffix")] = None
+    format: Annotated[FormatName | None, option(_INPUT, default="by suffix")] = None
     """Format of all inputs; overrides their suffixes."""
 
-    text_field: Annotated[str | None, _option(_INPUT, "NAME", default=DEFAULT_TEXT_FIELD)] = None
+    text_field: Annotated[str | None, option(_INPUT, "NAME", default=DEFAULT_TEXT_FIELD)] = None
     """Field or column with the text; dots lead into nested fields, as in meta.body."""
 
-    id_field: Annotated[str | None, _option(_INPUT, "NAME", default="id, if there is one")] = None
+    id_field: Annotated[str | None, option(_INPUT, "NAME", default="id, if there is one")] = None
     """Field or column with the document's id."""
 
-    tokens_field: Annotated[str | None, _option(_INPUT, "NAME")] = None
+    tokens_field: Annotated[str | None, option(_INPUT, "NAME")] = None
     """Field with a list of words, in place of a text: they are the words that are stored."""
 
     span_field: Annotated[
-        tuple[str, ...], _option(_INPUT, "NAME[,NAME]", read=names, default="every word is stored")
+        tuple[str, ...], option(_INPUT, "NAME[,NAME]", read=names, default="every word is stored")
     ] = ()
     """Field with places in the text, such as 12:17, or two fields, start and end: only these are stored."""
 
-    keep_field: Annotated[tuple[str, ...], _option(_INPUT, "NAME", default="none")] = ()
+    keep_field: Annotated[tuple[str, ...], option(_INPUT, "NAME", default="none")] = ()
     """Field to keep for each sentence, also an attribute of XML; may be repeated. NAME:string keeps text."""
 
     text_path: Annotated[
-        str | None, _option(_INPUT, "PATH[,PATH...]", default="p and l; of TEI also ab and u in the body")
+        str | None, option(_INPUT, "PATH[,PATH...]", default="p and l; of TEI also ab and u in the body")
     ] = None
     """Elements of XML whose text is a record, such as body/p: a p anywhere in a body."""
 
-    encoding: Annotated[str | None, _option(_INPUT, "NAME", default=DEFAULT_ENCODING)] = None
+    encoding: Annotated[str | None, option(_INPUT, "NAME", default=DEFAULT_ENCODING)] = None
     """Encoding of text without a byte order mark."""
 
-    errors: Annotated[DecodeErrors, _option(_INPUT)] = "strict"
+    errors: Annotated[DecodeErrors, option(_INPUT)] = "strict"
     """For bytes that cannot be decoded: reject the record, or replace them by U+FFFD."""
 
     delimiter: Annotated[
-        str | None, _option(_INPUT, "CHAR", read=character, default="a comma, in .tsv a tab")
+        str | None, option(_INPUT, "CHAR", read=character, default="a comma, in .tsv a tab")
     ] = None
     r"""Character between the fields of CSV; \t is a tab."""
 
-    quoting: Annotated[Quoting, _option(_INPUT)] = "auto"
+    quoting: Annotated[Quoting, option(_INPUT)] = "auto"
     """Quotes of CSV and TSV: they enclose fields (csv), or are text (none); auto decides by a sample."""
 
-    escape: Annotated[str | None, _option(_INPUT, "CHAR", read=character)] = None
+    escape: Annotated[str | None, option(_INPUT, "CHAR", read=character)] = None
     r"""Character of CSV that takes from the next one its special meaning, such as \."""
 
     header: Annotated[bool, Parameter(group=_INPUT, name="--header", negative="--no-header")] = True
     """Whether the first row of CSV names the columns; if not, name them by number, as in --text-field 2."""
 
-    max_rejects: Annotated[int | float | None, _option(_INPUT, "N|SHARE", read=count_or_share)] = None
+    max_rejects: Annotated[int | float | None, option(_INPUT, "N|SHARE", read=count_or_share)] = None
     """Stop when more than this number or share of the records is rejected, such as 100 or 1%."""
 
-    limit: Annotated[int | None, _option(_INPUT, "RECORDS")] = None
+    limit: Annotated[int | None, option(_INPUT, "RECORDS")] = None
     """Stop after this many records."""
 
-    precision: Annotated[Precision, _option(_COMPUTING)] = "auto"
+    precision: Annotated[Precision, option(_COMPUTING)] = "auto"
     """Arithmetic of the model; auto measures once whether bf16 or fp32 is faster; int8 is fastest on CPUs."""
 
     devices: Annotated[
-        tuple[str, ...] | None, _option(_COMPUTING, "D[,D...]", read=names, default="all GPUs, else cpu")
+        tuple[str, ...] | None, option(_COMPUTING, "D[,D...]", read=names, default="all GPUs, else cpu")
     ] = None
     """cpu, or GPUs such as cuda:0,cuda:1."""
 
-    workers: Annotated[int | None, _option(_COMPUTING, "N", read=count_or_auto, default="auto")] = None
+    workers: Annotated[int | None, option(_COMPUTING, "N", read=count_or_auto, default="auto")] = None
     """Worker processes; auto is up to 8 per GPU, or one per physical CPU core."""
 
-    tokens_per_batch: Annotated[int | None, _option(_COMPUTING, "N", read=count_or_auto, default="auto")] = (
+    tokens_per_batch: Annotated[int | None, option(_COMPUTING, "N", read=count_or_auto, default="auto")] = (
         None
     )
     """Tokens per batch, with padding unless packed; auto depends on the kind of device."""
 
-    engine: Annotated[EngineName, _option(_COMPUTING)] = "local"
+    engine: Annotated[EngineName, option(_COMPUTING)] = "local"
     """Run on this machine, or on a Ray cluster."""
 
-    address: Annotated[str | None, _option(_COMPUTING, "auto|HOST:PORT|ray://HOST:PORT", default="auto")] = (
+    address: Annotated[str | None, option(_COMPUTING, "auto|HOST:PORT|ray://HOST:PORT", default="auto")] = (
         None
     )
     """The Ray cluster: auto (the one of this machine), its head, or its Ray Client server."""
 
-    shard_range: Annotated[tuple[int, int] | None, _option(_COMPUTING, "I/N", read=part)] = None
+    shard_range: Annotated[tuple[int, int] | None, option(_COMPUTING, "I/N", read=part)] = None
     """Run only part I of N, counted from 1. Other machines can run the other parts at the same time."""
 
-    dtype: Annotated[StoredType, _option(_STORE)] = "float16"
+    dtype: Annotated[StoredType, option(_STORE)] = "float16"
     """Type of the stored vectors."""
 
-    shard_size: Annotated[int | None, _option(_STORE, "BYTES", read=size_or_auto, default="auto")] = None
+    shard_size: Annotated[int | None, option(_STORE, "BYTES", read=size_or_auto, default="auto")] = None
     """Input per shard, such as 4MB (1 MB is 1024 x 1024 bytes); auto depends on the size of the corpus."""
+
+    append: Annotated[bool, option(_STORE)] = False
+    """Add the inputs that the store does not have yet; begin the store if there is none."""
+
+    skip_changed: Annotated[bool, option(_STORE)] = False
+    """With --append, leave alone the rows of inputs whose text has changed."""
 
     index: Annotated[bool, Parameter(group=_STORE, name="--index", negative="--no-index")] = True
     """Build the search index at the end."""
 
-    force: Annotated[bool, _option(_STORE)] = False
+    force: Annotated[bool, option(_STORE)] = False
     """Start even if the disk seems too small for the result, or int8 keeps too few neighbours."""
 
     explicit: Annotated[frozenset[str], Parameter(parse=False)] = field(
@@ -278,6 +256,8 @@ class RunConfig:
         if self.shard_range is not None and not 1 <= self.shard_range[0] <= self.shard_range[1]:
             number, of = self.shard_range
             raise InputError(f"--shard-range {number}/{of} must be I/N with I from 1 to N, such as 2/4")
+        if self.skip_changed and not self.append:
+            raise InputError("--skip-changed says what --append does with changed inputs: give both")
         check_positive("--limit", self.limit)
         check_positive("--workers", self.workers)
         check_positive("--shard-size", self.shard_size)

@@ -4,7 +4,7 @@ An option that is not given takes the store's value; one that is given must be t
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,7 @@ from ctxbatch.choices import (
 )
 from ctxbatch.config import INT8_LAYERS, ResolvedConfig
 from ctxbatch.corpus.fields import same_fields
-from ctxbatch.corpus.records import Reader, place_of
-from ctxbatch.corpus.source_files import real_place
-from ctxbatch.corpus.sources import Reading, Source
+from ctxbatch.corpus.sources import Reading
 from ctxbatch.errors import StoreError
 from ctxbatch.model.hub import find_stored_model, stored_name
 from ctxbatch.run_config import OPTIONS, RunConfig
@@ -282,46 +280,3 @@ def _shown(value: object) -> str:
         rest = f",… ({len(value)})" if len(value) > _SHOWN_OF_LIST else ""
         return ",".join(map(str, value[:_SHOWN_OF_LIST])) + rest
     return "" if value is None else str(value).replace("\t", "\\t")
-
-
-def check_sources(out: Path | str, manifest: Manifest, sources: Sequence[Source]) -> None:
-    """Refuse other sources than those of the plan; a new time alone is no other source.
-
-    Raises:
-        StoreError: They are others, or their text is.
-    """
-    another = "use the same inputs to resume, or another -o"
-    stored, asked = [s.path for s in manifest.sources], [s.path for s in sources]
-    places = {real_place(path): path for path in stored}
-    for path in asked:
-        if path not in stored and (as_before := places.get(real_place(path))):
-            raise StoreError(f"{out} knows {path} as {as_before}: use that name to resume")
-        if path not in stored:
-            raise StoreError(f"{path} is not a source of {out}, which has {len(stored)}: {another}")
-    if stored != asked:
-        missing = [path for path in stored if path not in asked]
-        if missing:
-            raise StoreError(
-                f"{missing[0]} is a source of {out}, but this command does not name it: {another}"
-            )
-        raise StoreError(f"the inputs are in another order than when {out} was made: {another}")
-    for number, (old, new) in enumerate(zip(manifest.sources, sources, strict=True)):
-        if old.size != new.size:
-            raise StoreError(
-                f"{new.path} has {new.size} bytes now, but had {old.size} when {out} was planned: {another}"
-            )
-        if old.mtime_ns != new.mtime_ns:
-            _check_bytes(out, manifest, number)
-
-
-def _check_bytes(out: Path | str, manifest: Manifest, number: int) -> None:
-    source = manifest.sources[number]
-    reader = Reader(manifest.sources, manifest.reading)
-    for spec in manifest.shards:
-        for segment in spec.segments:
-            if segment.source == number and not reader.is_unchanged(segment):
-                raise StoreError(
-                    f"{source.path} has changed in {place_of(source, segment)} since {out} was planned: "
-                    "restore it, or use another -o"
-                )
-    reader.close()

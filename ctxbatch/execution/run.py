@@ -17,11 +17,12 @@ from ctxbatch.corpus.plan import plan as plan_shards
 from ctxbatch.errors import InputError
 from ctxbatch.execution.estimate import estimate_plan
 from ctxbatch.execution.int8_model import restore_int8_layers, with_int8_layers
+from ctxbatch.execution.known_sources import check_sources
 from ctxbatch.execution.messages import Left, Message
 from ctxbatch.execution.partition import PATIENCE_SECONDS, PartReport, part_of
 from ctxbatch.execution.rates import remember_rate
 from ctxbatch.execution.reject_limit import RejectWatch
-from ctxbatch.execution.resume import check_options, check_sources
+from ctxbatch.execution.resume import check_options
 from ctxbatch.execution.run_plan import (
     RunPlan,
     check_words,
@@ -99,7 +100,7 @@ def run(
     config, location = config or RunConfig(), location_of(out)
     stored = find_stored(location, config)
     corpus = find_corpus(inputs, location, config, stored)
-    if stored is None:
+    if stored is None or (config.append and corpus.sources):
         corpus = examined(corpus, config)
     with (
         planned(corpus, location, config, stored) as plan,
@@ -133,13 +134,31 @@ def _open_manifest(plan: RunPlan) -> Manifest:
             return manifest
         log.debug("another part was the first: its manifest holds")
         manifest = manifest_of(location)
-    check_sources(location.out, manifest, corpus.sources)
+    if not plan.choices.append:
+        check_sources(location.out, manifest, corpus.sources)
     check_options(location.out, manifest, plan.config, corpus.reading, plan.choices.given)
-    if location.is_here and plan.choices.part is None:
+    if location.is_here and plan.choices.part is None and not manifest.appended:
         for shard, commit in location.commits(manifest).items():
             if found := misread(shard_folder(location.folder, shard), commit):
-                return plan_again(location, manifest, f"shard {shard:06d} {found}")
-    return manifest
+                manifest = plan_again(location, manifest, f"shard {shard:06d} {found}")
+                break
+    return _append(plan, manifest) if plan.choices.append else manifest
+
+
+def _append(plan: RunPlan, manifest: Manifest) -> Manifest:
+    """Return the manifest with the sources that the store does not have yet, which others may append too."""
+    location, reading = plan.location, plan.corpus.reading
+    known = {source.path for source in manifest.sources}
+    sources = [source for source in plan.corpus.sources if source.path not in known]
+    if not sources:
+        return manifest
+    longer = manifest.append(sources, plan_shards(sources, reading))
+    if not location.begin(longer, first=True):
+        log.debug("another part was the first: its plan holds")
+        return _append(plan, manifest_of(location))
+    n_shards = len(longer.shards) - len(manifest.shards)
+    log.info("appending %d sources to %s, in %d shards", len(sources), location.out, n_shards)
+    return longer
 
 
 def _check_start(plan: RunPlan) -> None:

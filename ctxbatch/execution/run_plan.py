@@ -18,8 +18,9 @@ from ctxbatch.corpus.inputs import find_sources
 from ctxbatch.corpus.listing import LeftOut
 from ctxbatch.corpus.plan import default_shard_size
 from ctxbatch.corpus.sources import ANNOTATED_FORMATS, UNKNOWN, Reading, Source, suffix_of
-from ctxbatch.errors import InputError, shortened
+from ctxbatch.errors import InputError, StoreError, shortened
 from ctxbatch.execution.engines import Engine, LocalEngine, RayEngine
+from ctxbatch.execution.known_sources import new_sources
 from ctxbatch.execution.ray_cluster import connected
 from ctxbatch.execution.resume import reading_as_stored, with_stored_options
 from ctxbatch.run_config import RunConfig
@@ -53,6 +54,7 @@ class Choices:
         index: Whether the store gets its index.
         force: Whether to begin where room on the disk seems too little.
         given: The names of all options that were given; a store that is resumed decides the others.
+        append: Whether sources that the store does not have are added to it.
     """
 
     part: tuple[int, int] | None
@@ -60,6 +62,7 @@ class Choices:
     index: bool
     force: bool
     given: frozenset[str]
+    append: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ def planned(
         index=config.index,
         force=config.force,
         given=config.given,
+        append=config.append,
     )
     if stored is not None:
         config = with_stored_options(config, stored, location)
@@ -158,7 +162,33 @@ def find_corpus(
     reading = resolve_reading(config, sources)
     if stored is not None:
         reading = reading_as_stored(reading, stored.reading, config.given)
+    if stored is not None and config.append:
+        new = new_sources(location.out, stored, sources, skip_changed=config.skip_changed)
+        return Corpus(new, _reading_to_append(location.out, stored, new, reading), tuple(left_out))
     return Corpus(tuple(sources), reading, tuple(left_out))
+
+
+def _reading_to_append(
+    out: Path | str, stored: Manifest, sources: Sequence[Source], reading: Reading
+) -> Reading:
+    """Return how sources are read that are appended to a store.
+
+    Raises:
+        StoreError: The store cannot hold what they are.
+    """
+    if sources and stored.reading.limit is not None:
+        raise StoreError(
+            f"{out} was made with --limit {stored.reading.limit}: nothing can be appended, use another -o"
+        )
+    annotated = [source for source in sources if source.format in ANNOTATED_FORMATS]
+    if annotated and not stored.reading.annotated:
+        raise StoreError(
+            f"{annotated[0].path} says lemmas and parts of speech, and {out} has no columns for them: use "
+            "another -o"
+        )
+    if sources and reading.tapered:  # else the store says the size of its shards
+        reading = replace(reading, shard_size=default_shard_size(sources))
+    return replace(reading, annotated=stored.reading.annotated)
 
 
 def examined(corpus: Corpus, config: RunConfig) -> Corpus:

@@ -17,7 +17,7 @@ from ctxbatch.arrays import Floats, Ints
 from ctxbatch.cores import count_cores
 from ctxbatch.errors import SHOWN_REASON, InputError, StoreError
 from ctxbatch.sealed import Positive
-from ctxbatch.search.exact import Selection, among, exact
+from ctxbatch.search.exact import Selection, among, exact, scan_rows
 from ctxbatch.store.columns import Column
 from ctxbatch.store.moments import Standardiser
 
@@ -149,6 +149,8 @@ class Index:
         plain: The effort of a search among all rows.
         filtered: The effort of a filtered search, whose hits are farther from the query.
         standardiser: What standardised the vectors, if it is a column of standardised ones.
+        n_indexed: How many rows the index has; those behind them were appended, and are compared one by one.
+            By default it has all.
     """
 
     def __init__(
@@ -158,12 +160,14 @@ class Index:
         plain: Effort,
         filtered: Effort,
         standardiser: Standardiser | None = None,
+        n_indexed: int | None = None,
     ) -> None:
         self._proposer = proposer
         self._column = column
         self.plain = plain
         self.filtered = filtered
         self.standardiser = standardiser
+        self._n_indexed = len(column) if n_indexed is None else n_indexed
 
     def nearest(self, queries_QD: Floats, k: int, selection: Selection | None = None) -> tuple[Ints, Floats]:
         """Return positions and cosines (Q, K) of the nearest rows, best first; K < k if there are fewer rows.
@@ -178,11 +182,23 @@ class Index:
         effort = self.plain if selection is None else self.filtered
         if n_rows <= max(_SCANNED_ROWS, _SCANNED_SHARE * effort.candidates(k)):
             return exact(self._column, queries_QD, k, selection)
+        appended_N = np.arange(self._n_indexed, len(self._column))
+        if selection is not None:
+            appended_N = appended_N[selection.mask_N[self._n_indexed :]]
+        found = self._nearest_indexed(queries_QD, min(k, n_rows - len(appended_N)), selection, effort)
+        if not len(appended_N):
+            return found
+        return _merged(found, scan_rows(self._column, queries_QD, k, appended_N), k)
+
+    def _nearest_indexed(
+        self, queries_QD: Floats, k: int, selection: Selection | None, effort: Effort
+    ) -> tuple[Ints, Floats]:
+        """Return positions and cosines (Q, K) of the nearest of the rows that the index has."""
         positions_QK = np.full((len(queries_QD), k), -1, np.int64)
         scores_QK = np.full((len(queries_QD), k), -np.inf, np.float32)
 
         def decide(first: int, estimates_QC: Floats, candidates_QC: Ints) -> None:
-            if candidates_QC.max(initial=-1) >= len(self._column):
+            if candidates_QC.max(initial=-1) >= self._n_indexed:
                 raise StoreError(
                     "the index proposes rows that the store does not have: rebuild it with `ctxbatch index`"
                 )
@@ -201,8 +217,19 @@ class Index:
         self._proposer.propose(queries_QD, effort.margin, effort.candidates(k), selection, decide)
         short = np.flatnonzero((positions_QK < 0).any(axis=1))
         if len(short):  # the probed lists hold fewer than k rows
-            positions_QK[short], scores_QK[short] = exact(self._column, queries_QD[short], k, selection)
+            rows_N = np.arange(self._n_indexed)
+            if selection is not None:
+                rows_N = rows_N[selection.mask_N[: self._n_indexed]]
+            positions_QK[short], scores_QK[short] = scan_rows(self._column, queries_QD[short], k, rows_N)
         return positions_QK, scores_QK
+
+
+def _merged(one: tuple[Ints, Floats], other: tuple[Ints, Floats], k: int) -> tuple[Ints, Floats]:
+    """Return the best k rows of two disjoint findings, best first, ties by position."""
+    positions_QK: Ints = np.concatenate([one[0], other[0]], axis=1)
+    scores_QK: Floats = np.concatenate([one[1], other[1]], axis=1)
+    order_QK = np.lexsort((positions_QK, -scores_QK), axis=1)[:, :k]
+    return np.take_along_axis(positions_QK, order_QK, 1), np.take_along_axis(scores_QK, order_QK, 1)
 
 
 def _probed(coarse_QL: Floats, margin: float) -> tuple[Ints, Floats]:

@@ -76,6 +76,7 @@ class IndexReport:
     """What a build did. ``path`` is ``None`` where the rows are few enough to be compared one by one.
 
     ``recall`` is that at 10 on held-out rows, ``filtered_recall`` that among rows of other words.
+    ``appended`` rows were appended to the store since, and are not in the index.
     """
 
     column: str
@@ -85,14 +86,16 @@ class IndexReport:
     seconds: float = 0.0
     recall: float = 0.0
     filtered_recall: float = 0.0
+    appended: int = 0
 
     def __str__(self) -> str:
         if self.path is None:
             return f"{self.column}: {self.rows:,} rows are searched exactly, no index needed"
+        appended = f"; {self.appended:,} appended rows are not in it" if self.appended else ""
         return (
             f"{self.column}: {self.rows:,} rows indexed in {self.seconds:.0f} s, "
             f"{self.bytes / self.rows:.0f} bytes per vector, recall@10 {self.recall:.3f} on held-out rows "
-            f"({self.filtered_recall:.3f} among other words)"
+            f"({self.filtered_recall:.3f} among other words){appended}"
         )
 
 
@@ -145,7 +148,7 @@ def _megabytes(size: int) -> str:
 
 
 def ensure(store: Store, column: str, *, quiet: bool = True) -> IndexReport:
-    """Like `build`, but leaves alone an index that is intact and of these very shards."""
+    """Like `build`, but leaves alone an index that is intact, also if shards were appended since."""
     path = facts_path(store.path, column)
     if not path.exists() or any(check_index(path, store.manifest)):
         return build(store, column, recorded_options(path), quiet=quiet)
@@ -154,12 +157,13 @@ def ensure(store: Store, column: str, *, quiet: bool = True) -> IndexReport:
     assert isinstance(facts, IndexFacts)
     return IndexReport(
         column,
-        store.n_rows,
+        facts.rows,
         path.parent / facts.file,
         facts.bytes,
         facts.seconds,
         facts.recall_at_10,
         facts.filtered_recall_at_10,
+        store.n_rows - facts.rows,
     )
 
 
@@ -345,7 +349,12 @@ def _ensure_words(store: Store) -> Postings:
     """Return the table of each word's rows; write it if it is missing or of another version's keys."""
     facts_file = facts_path(store.path, WORD_ROWS)
     path = store.path / INDEX / f"{WORD_ROWS}.arrow"
-    if not facts_file.exists() or any(check_index(facts_file, store.manifest)) or not is_current(path):
+    if (
+        not facts_file.exists()
+        or any(check_index(facts_file, store.manifest))
+        or not read_facts(facts_file).has_all(store)
+        or not is_current(path)
+    ):
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as beside, beside.open("wb") as stream:
             write(store, stream)

@@ -4,6 +4,7 @@ Each has a JSON file, written last, that names the shards it was built from. Wit
 index does not count.
 """
 
+import itertools
 import logging
 import re
 from collections.abc import Iterator
@@ -36,13 +37,18 @@ WORD_ROWS = "words"
 class FileOrigin:
     """The fields of every JSON file of an index: its file, and what that was built from.
 
-    ``built_from`` holds the checksum of each shard's words.arrow, by shard.
+    ``built_from`` holds the checksum of each shard's words.arrow, by shard. Shards that were appended to the
+    store since may be missing.
     """
 
     file: str
     bytes: Count
     sha256: Sha256
     built_from: dict[str, str]
+
+    def has_all(self, store: Store) -> bool:
+        """Return True if it was built from all shards of the store."""
+        return len(self.built_from) == len(store.commits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +103,8 @@ def _damage(facts: FileOrigin, path: Path, manifest: Manifest) -> str | None:
     file = path.parent / facts.file
     if not is_intact(file, facts.bytes, facts.sha256):
         return f"{file} is damaged: its content does not match its checksum"
-    if facts.built_from != built_from(FolderLocation(path.parent.parent).commits(manifest)):
+    now = built_from(FolderLocation(path.parent.parent).commits(manifest))
+    if facts.built_from != dict(itertools.islice(now.items(), len(facts.built_from))):
         return f"{file} was built from other shards than the store has now"
     return None
 
@@ -174,14 +181,24 @@ def open_index(store: Store, column: str) -> Index | None:
     facts = _intact_facts(store, column)
     if not isinstance(facts, IndexFacts):
         return None
-    index = _load(store, column, store.path / INDEX / facts.file)
+    n_indexed = sum(commit.counts.rows for commit in [*store.commits.values()][: len(facts.built_from)])
+    index = _load(store, column, store.path / INDEX / facts.file, n_indexed)
     standardiser = _standardiser(store, facts)
     vectors = store.column(column, standardiser)
-    return Index(Proposer(index), vectors, facts.plain, facts.filtered, standardiser)
+    if n_indexed < store.n_rows:
+        log.info(
+            "the index on %s lacks the %s rows that were appended to %s since: the search reads these; index "
+            "them with `%s`",
+            column,
+            f"{store.n_rows - n_indexed:,}",
+            store.path,
+            rebuild_command(facts_path(store.path, column)),
+        )
+    return Index(Proposer(index), vectors, facts.plain, facts.filtered, standardiser, n_indexed)
 
 
-def _load(store: Store, column: str, path: Path) -> Any:  # noqa: ANN401 (any FAISS index)
-    """Load a FAISS file, and check that it is an index of the store's rows."""
+def _load(store: Store, column: str, path: Path, n_rows: int) -> Any:  # noqa: ANN401 (any FAISS index)
+    """Load a FAISS file, and check that it is an index of the store's first rows."""
     try:
         index: Any = faiss.read_index(str(path))
     except MemoryError as error:
@@ -193,7 +210,7 @@ def _load(store: Store, column: str, path: Path) -> Any:  # noqa: ANN401 (any FA
         raise StoreError(_not_an_index(store, column, path, why)) from error
     if not isinstance(index, faiss.IndexIVF):
         raise StoreError(_not_an_index(store, column, path, "it holds no IVF index"))
-    n_rows, dimension = store.n_rows, store.config.hidden_size
+    dimension = store.config.hidden_size
     lists: Any = index.invlists
     n_listed = sum(lists.list_size(number) for number in range(min(index.nlist, lists.nlist)))
     if (index.ntotal, index.d, n_listed) != (n_rows, dimension, n_rows):
@@ -218,7 +235,7 @@ def open_postings(store: Store) -> Postings:
         StoreError: The table is damaged or was built from other shards; the message says how to rebuild it.
     """
     facts = _intact_facts(store, WORD_ROWS)
-    if facts is None:
+    if facts is None or not facts.has_all(store):  # an append is not finished
         return Postings(store, None)
     path = store.path / INDEX / facts.file
     if is_current(path):

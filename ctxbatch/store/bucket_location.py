@@ -97,17 +97,17 @@ class BucketLocation:
             StoreError: The manifest is damaged, or of another format.
             ResourceError: The network fails, or access is denied.
         """
-        raw = self._read(MANIFEST)
-        return None if raw is None else Manifest.from_bytes(raw, self.out)
+        return Manifest.from_files(self._read, self.out)
 
     def begin(self, manifest: Manifest, *, first: bool) -> bool:  # noqa: ARG002 (object storage cannot tell)
-        """Create the store by writing its manifest; return True.
+        """Create the store by writing its manifest, or append a plan by writing that; return True.
 
         Raises:
             ResourceError: The network fails, or access is denied.
         """
+        name, content = [*manifest.files().items()][-1]
         with self._naming_errors():
-            write_file(f"{self.out}/{MANIFEST}", manifest.as_bytes())
+            write_file(f"{self.out}/{name}", content)
         return True
 
     def copy_manifest(self, manifest: Manifest) -> None:

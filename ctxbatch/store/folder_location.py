@@ -43,9 +43,9 @@ class FolderLocation:
         return Manifest.find(self.folder)
 
     def begin(self, manifest: Manifest, *, first: bool) -> bool:
-        """Create the store by writing its manifest.
+        """Create the store by writing its manifest, or append a plan by writing that.
 
-        Return False if ``first`` is set and the store already has a manifest, which is then kept.
+        Return False if ``first`` is set and the store already has such a file, which is then kept.
         """
         if first:
             return manifest.create(self.folder)

@@ -1,12 +1,12 @@
 """Reads and writes the manifest of a store, names its other files, and refuses symbolic links among them."""
 
+import hashlib
 import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.encoding import check_encoding
@@ -16,9 +16,10 @@ from ctxbatch.corpus.store_marker import A_STORE, MANIFEST, STORE_FORMAT
 from ctxbatch.errors import InputError, StoreError, shortened
 from ctxbatch.files import create, refused_link, write_atomically
 from ctxbatch.model.fidelity import Fidelity
-from ctxbatch.sealed import read_bytes, seal, typed, unseal
+from ctxbatch.sealed import Sha256, canonical_json, read_bytes, seal, typed, unseal
 
 FORMAT_VERSION = 4
+PLAN = "plan-{:04d}.json"
 SHARDS = "shards"
 INDEX = "index"
 MODEL = "model"
@@ -33,10 +34,29 @@ _LOGS = re.compile(r"run(\.\d+-of-\d+)?\.log")
 
 
 @dataclass(frozen=True, slots=True)
+class Appended:
+    """How many sources and shards were appended to a store at once."""
+
+    n_sources: int
+    n_shards: int
+
+
+@dataclass(frozen=True, slots=True)
+class _AppendedPlan:
+    """The content of the file of an appended plan; ``follows`` is the digest of all before it."""
+
+    follows: Sha256
+    sources: tuple[Source, ...]
+    shards: tuple[ShardSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The configuration of a store, its sources and how they are read, and the shard plan.
 
-    ``fidelity`` says how close an int8 model is to fp32.
+    ``fidelity`` says how close an int8 model is to fp32. Sources and shards that were appended stand behind
+    those that the store was begun with, and are numbered on; ``appended`` counts them, in the order of their
+    files.
     """
 
     config: ResolvedConfig
@@ -44,25 +64,58 @@ class Manifest:
     sources: tuple[Source, ...]
     shards: tuple[ShardSpec, ...]
     fidelity: Fidelity | None = None
+    appended: tuple[Appended, ...] = ()
 
     def write(self, out: Path) -> None:
-        """Write the manifest; this happens once in a store's life."""
-        write_atomically(out / MANIFEST, self.as_bytes())
+        """Write the manifest and the plans that were appended to it."""
+        for name, content in self.files().items():
+            write_atomically(out / name, content)
 
     def create(self, out: Path) -> bool:
-        """Write the manifest and return True; return False if the store already has one."""
-        return create(out / MANIFEST, self.as_bytes())
+        """Write the last of the manifest's files and return True; return False if the store has one."""
+        name, content = [*self.files().items()][-1]
+        return create(out / name, content)
 
-    def as_bytes(self) -> bytes:
-        """Return the content of the manifest's file."""
+    def files(self) -> dict[str, bytes]:
+        """Return the content of the manifest's file, and of those of the plans appended to it, by name."""
+        n_sources = len(self.sources) - sum(each.n_sources for each in self.appended)
+        n_shards = len(self.shards) - sum(each.n_shards for each in self.appended)
+        files = {MANIFEST: self._as_bytes(self.sources[:n_sources], self.shards[:n_shards])}
+        for number, each in enumerate(self.appended, 1):
+            sources = self.sources[n_sources : n_sources + each.n_sources]
+            shards = self.shards[n_shards : n_shards + each.n_shards]
+            follows = self._digest(n_sources, n_shards)
+            plan = _AppendedPlan(follows, sources, shards)
+            content = {"format": STORE_FORMAT, "format_version": FORMAT_VERSION, **asdict(plan)}
+            files[PLAN.format(number)] = seal(content)
+            n_sources, n_shards = n_sources + each.n_sources, n_shards + each.n_shards
+        return files
+
+    def append(self, sources: Sequence[Source], shards: Sequence[ShardSpec]) -> "Manifest":
+        """Return the manifest with more sources, and shards planned from these alone, numbered from 0."""
+        more = Appended(len(sources), len(shards))
+        return replace(
+            self,
+            sources=(*self.sources, *sources),
+            shards=(*self.shards, *_numbered_on(shards, len(self.shards), len(self.sources))),
+            appended=(*self.appended, more),
+        )
+
+    def _digest(self, n_sources: int, n_shards: int) -> str:
+        """Return a digest of the first sources and shards, by which a plan knows what it was appended to."""
+        paths = [source.path for source in self.sources[:n_sources]]
+        content = canonical_json([self.config.fingerprint, paths, n_shards])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def _as_bytes(self, sources: Sequence[Source], shards: Sequence[ShardSpec]) -> bytes:
         content = {
             "format": STORE_FORMAT,
             "format_version": FORMAT_VERSION,
             "fingerprint": self.config.fingerprint,
             "config": self.config.as_dict(),
             "reading": asdict(self.reading),
-            "sources": [asdict(source) for source in self.sources],
-            "shards": [asdict(shard) for shard in self.shards],
+            "sources": [asdict(source) for source in sources],
+            "shards": [asdict(shard) for shard in shards],
         }
         if self.fidelity is not None:
             content["fidelity"] = asdict(self.fidelity)
@@ -89,24 +142,56 @@ class Manifest:
             StoreError: The manifest is damaged, or of another format.
             ResourceError: The disk or a permission prevents reading.
         """
-        try:
-            raw = read_bytes(out / MANIFEST)
-        except FileNotFoundError:
-            return None
-        return cls.from_bytes(raw, out)
+        return cls.from_files(lambda name: _content(out / name), out)
 
     @classmethod
-    def from_bytes(cls, raw: bytes, out: object) -> "Manifest":
-        """Return the manifest in a file's content; errors call the store ``out``.
+    def from_files(cls, read: Callable[[str], bytes | None], out: object) -> "Manifest | None":
+        """Return the manifest in a store's files; ``None`` if there is none yet.
+
+        Args:
+            read: Returns the content of a file, ``None`` if there is none of this name.
+            out: The store's name, for errors.
 
         Raises:
             StoreError: The manifest is damaged, or of another format.
         """
+        raw = read(MANIFEST)
+        if raw is None:
+            return None
+        manifest = cls._from_bytes(raw, out)
+        number = 1
+        while (raw := read(PLAN.format(number))) is not None:
+            manifest = manifest._with_file(raw, f"{out}/{PLAN.format(number)}")
+            number += 1
+        return manifest
+
+    def _with_file(self, raw: bytes, name: str) -> "Manifest":
+        """Return the manifest with a plan that was appended, in a file's content."""
+        try:
+            plan = typed(unseal(raw, name), _AppendedPlan, name)
+        except StoreError as error:
+            raise _untrusted(error) from error
+        if plan.follows != self._digest(len(self.sources), len(self.shards)):
+            raise _untrusted(f"{name} is damaged: it does not follow the plan before it")
+        more = Appended(len(plan.sources), len(plan.shards))
+        whole = replace(
+            self,
+            sources=self.sources + plan.sources,
+            shards=self.shards + plan.shards,
+            appended=(*self.appended, more),
+        )
+        if problem := _contradiction(whole):
+            raise _untrusted(f"{name} is damaged: {problem}")
+        return whole
+
+    @classmethod
+    def _from_bytes(cls, raw: bytes, out: object) -> "Manifest":
         name = f"{out}/{MANIFEST}"
         try:
             content = unseal(raw, name)
         except StoreError as error:
             raise _untrusted(error) from error
+        content.pop("appended", None)  # which only other files say
         version = content.get("format_version")
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise StoreError(
@@ -122,7 +207,10 @@ class Manifest:
             manifest = typed(content, cls, name)
         except StoreError as error:
             raise _untrusted(error) from error
-        if problem := _contradiction(manifest, content):
+        problem = _contradiction(manifest)
+        if manifest.config.fingerprint != content.get("fingerprint"):
+            problem = "its fingerprint does not match its configuration"
+        if problem:
             raise _untrusted(f"{name} is damaged: {problem}")
         return manifest
 
@@ -136,11 +224,22 @@ def _untrusted(why: object) -> StoreError:
     return StoreError(f"{why}; the store cannot be trusted: run again with another -o")
 
 
-def _contradiction(manifest: Manifest, content: Mapping[str, Any]) -> str | None:
+def _content(path: Path) -> bytes | None:
+    try:
+        return read_bytes(path)
+    except FileNotFoundError:
+        return None
+
+
+def _numbered_on(shards: Sequence[ShardSpec], n_shards: int, n_sources: int) -> Iterator[ShardSpec]:
+    for spec in shards:
+        segments = (replace(each, source=each.source + n_sources) for each in spec.segments)
+        yield ShardSpec(spec.shard + n_shards, tuple(segments))
+
+
+def _contradiction(manifest: Manifest) -> str | None:
     """Return how the fields of a manifest contradict each other; ``None`` if they do not."""
     config, reading = manifest.config, manifest.reading
-    if config.fingerprint != content.get("fingerprint"):
-        return "its fingerprint does not match its configuration"
     if problem := config.contradiction():
         return problem
     if [spec.shard for spec in manifest.shards] != list(range(len(manifest.shards))):

@@ -58,10 +58,10 @@ def pull(url: str, out: str | Path, *, quiet: bool = True) -> PullReport:
 
 def _copy(source: BucketLocation, target: FolderLocation, manifest: Manifest, quiet: bool) -> PullReport:
     own = target.manifest()
-    if own is None:
-        manifest.write(target.folder)
-    elif own.as_bytes() != manifest.as_bytes():
+    if own is not None and not own.files().items() <= manifest.files().items():
         raise StoreError(f"{target.out} already holds another store, not {source.out}: name a new folder")
+    if own != manifest:
+        manifest.write(target.folder)
     commits, there = source.commits(manifest), target.commits(manifest)
     target.make_ready(manifest, there)
     todo = {shard: commit for shard, commit in commits.items() if not _is_same(commit, there.get(shard))}
