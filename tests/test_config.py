@@ -159,6 +159,8 @@ def test_every_option_of_the_configuration_reaches_the_resolved_one_or_the_plan(
         "devices",
         "workers",
         "shard_range",
+        "append",
+        "skip_changed",
         "index",
         "force",
         "max_rejects",
