@@ -140,7 +140,10 @@ def estimate(
     """Do what `ctxbatch.estimate` says, which describes arguments and errors."""
     config, location = config or RunConfig(), location_of(_NO_STORE if out is None else out)
     stored = find_stored(location, config)
-    corpus = examined(find_corpus(inputs, location, config, stored), config)
+    corpus = find_corpus(inputs, location, config, stored)
+    if stored is not None and not corpus.sources:
+        raise InputError(f"{location.out} has all of these inputs already: there is nothing to append")
+    corpus = examined(corpus, config)
     tell_left_out(corpus)
     if config.shard_range is not None:
         log.info("the estimate is for all parts, not only for part %d of %d", *config.shard_range)

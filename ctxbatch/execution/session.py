@@ -83,7 +83,12 @@ def plan_again(location: StoreLocation, manifest: Manifest, why: str) -> Manifes
     """Replace a plan that an earlier version made when it misread a source.
 
     Shards whose text is planned as before count on; the others are made again.
+
+    Raises:
+        StoreError: The store was appended to since, so that its shards cannot be numbered anew.
     """
+    if manifest.appended:
+        raise StoreError(f"{why}, and {location.out} was appended to since: run again with another -o")
     log.warning("%s: planning the sources again", why)
     manifest = replace(manifest, shards=tuple(plan(manifest.sources, manifest.reading)))
     location.begin(manifest, first=False)
