@@ -133,6 +133,15 @@ def show(lines: Iterable[str]) -> None:
             sys.stdout.write(f"{printable(line)}\n")
 
 
+def write(text: str) -> None:
+    """Print text for programs as it is; to a terminal, print it as `show` does, which raises the same."""
+    if has_terminal():
+        show([text.rstrip("\r\n")])
+        return
+    with _writing():
+        sys.stdout.write(text)
+
+
 def show_paged(lines: Sequence[Styled]) -> None:
     """Print lines, through the user's pager if they do not fit; raise what `show` raises."""
     if len(lines) < shutil.get_terminal_size((100, 24)).lines:

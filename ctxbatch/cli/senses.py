@@ -39,6 +39,9 @@ def senses(
     delta: Delta = None,
     floor: Floor = None,
     standardise: Standardise = False,
+    where: Annotated[
+        str | None, Parameter(metavar="SQL", help="Only occurrences for which a condition holds.")
+    ] = None,
     lines: Annotated[
         int, Parameter(name=["--lines", "-n"], metavar="N", help="Example lines per group.")
     ] = 5,
@@ -55,7 +58,16 @@ def senses(
     store = ctxbatch.open(out)
     store.check_is_here()
     found = find_senses(
-        store, word, groups, lines, on, layer, delta=delta, floor=floor, standardise=standardise
+        store,
+        word,
+        groups,
+        lines,
+        on,
+        layer,
+        delta=delta,
+        floor=floor,
+        standardise=standardise,
+        where=where,
     )
     _tell_positions(store, found.column)
     tell_standardised(store, [found.column])

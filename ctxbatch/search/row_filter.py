@@ -5,7 +5,7 @@ Compares words by their keys, and sources by the paths in the store's manifest.
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from functools import cached_property, lru_cache, reduce
+from functools import cached_property, lru_cache, partial, reduce
 from pathlib import PurePath
 
 import numpy as np
@@ -19,6 +19,7 @@ from ctxbatch.search.filters import Filters
 from ctxbatch.search.postings import Postings
 from ctxbatch.store.commits import SENTENCES, WORDS
 from ctxbatch.store.reader import Store
+from ctxbatch.tables.where import matching_rows
 from ctxbatch.text.word_key import word_key
 
 _SHOWN_SOURCES = 3
@@ -37,6 +38,7 @@ class Selector:
         self._postings = postings
         # The queries of a batch have the same sources and documents.
         self._from_places = lru_cache(maxsize=4)(self._select_places)
+        self._matching = lru_cache(maxsize=4)(partial(matching_rows, store))
 
     @cached_property
     def known(self) -> Selection | None:
@@ -51,6 +53,9 @@ class Selector:
         """
         known = None if filters.unknown else self.known
         mask_N = self._from_places(filters.sources, filters.docs)
+        if filters.where is not None:
+            where_N = self._matching(filters.where)
+            mask_N = where_N if mask_N is None else mask_N & where_N
         wanted = [self._rows_of(filters.words)] if filters.words else []
         if filters.same_word:
             wanted.append(self._postings.positions(word))

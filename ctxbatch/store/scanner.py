@@ -30,7 +30,7 @@ def scan(words: Any, config: ResolvedConfig, columns: Sequence[str] | None) -> A
     needed = {name: of for name, of in sources.items() if name not in shifts}
     for shift in shifts.values():
         needed |= {name: name for name in (f"contextual_{shift.layer}", "static")}
-    scanner = words.scanner(columns=_as_floats(words.schema, needed))
+    scanner = words.scanner(columns=as_floats(words.schema, needed))
     if not shifts:
         return scanner
     import pyarrow.dataset as ds
@@ -53,7 +53,7 @@ def _full_name(name: str, config: ResolvedConfig) -> str:
     return full
 
 
-def _as_floats(schema: pa.Schema, sources: Mapping[str, str]) -> "dict[str, pc.Expression]":
+def as_floats(schema: pa.Schema, sources: Mapping[str, str]) -> "dict[str, pc.Expression]":
     """Return columns for a scanner by their names, each with that of its source; half floats are widened."""
     projection: dict[str, pc.Expression] = {}
     for name, source in sources.items():

@@ -3,7 +3,7 @@
 import csv
 import io
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,25 @@ class TableFiles:
             except OSError as error:
                 raise as_resource_error(error, path) from error
             log.info("wrote %s rows to %s", f"{table.num_rows:,}", path)
+
+    def write_batches(self, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+        """Write record batches into the Parquet file.
+
+        Raises:
+            ResourceError: The disk refuses.
+        """
+        path, n_rows = self._paths["--parquet"], 0
+        try:
+            with (
+                replacing(path) as beside,
+                pq.ParquetWriter(beside, schema, compression="zstd") as writer,
+            ):
+                for batch in batches:
+                    writer.write_batch(batch)
+                    n_rows += len(batch)
+        except OSError as error:
+            raise as_resource_error(error, path) from error
+        log.info("wrote %s rows to %s", f"{n_rows:,}", path)
 
 
 def csv_of(table: pa.Table) -> str:
