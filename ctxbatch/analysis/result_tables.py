@@ -17,8 +17,8 @@ _SENSES = pa.schema(
         ("word", pa.string()),
         ("char_start", pa.int32()),
         ("char_end", pa.int32()),
-        ("left", pa.string()),
-        ("right", pa.string()),
+        ("left_context", pa.string()),
+        ("right_context", pa.string()),
         ("text", pa.string()),
         ("source", pa.string()),
         ("record", pa.int64()),
@@ -31,8 +31,8 @@ _SENSES = pa.schema(
 def senses_table(store: Store, found: Senses) -> pa.Table:
     """Return a row for each occurrence that is in a group, with the group's number, in the order of groups.
 
-    ``left`` and ``right`` are the sentence before and after the word. With ``--pool none`` an occurrence has
-    a row for each wordpiece.
+    ``left_context`` and ``right_context`` are the sentence before and after the word. With ``--pool none`` an
+    occurrence has a row for each wordpiece.
     """
     rows = []
     for group in found.groups:

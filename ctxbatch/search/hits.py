@@ -89,7 +89,7 @@ class Answer:
 def hits_table(answers: Iterable[Answer]) -> pa.Table:
     """Return the hits of the answers as an Arrow table, a row for each hit, with its query and rank.
 
-    ``left`` and ``right`` are the sentence before and after the word. The surrounding sentences, ``before``
+    ``left_context`` and ``right_context`` are the sentence before and after the word. The surrounding sentences, ``before``
     and ``after``, are there if they were asked for. The table has no explanations.
     """
     rows = [{**around_word(row), **row} for answer in answers for row in answer.rows()]
@@ -102,7 +102,7 @@ def hits_table(answers: Iterable[Answer]) -> pa.Table:
 
 def around_word(row: Mapping[str, Any]) -> dict[str, str]:
     """Return the sentence of a row before and after its word."""
-    return {"left": row["text"][: row["char_start"]], "right": row["text"][row["char_end"] :]}
+    return {"left_context": row["text"][: row["char_start"]], "right_context": row["text"][row["char_end"] :]}
 
 
 _HITS = pa.schema(
@@ -119,8 +119,8 @@ _HITS = pa.schema(
         ("word", pa.string()),
         ("char_start", pa.int32()),
         ("char_end", pa.int32()),
-        ("left", pa.string()),
-        ("right", pa.string()),
+        ("left_context", pa.string()),
+        ("right_context", pa.string()),
         ("text", pa.string()),
         ("source", pa.string()),
         ("record", pa.int64()),

@@ -285,7 +285,9 @@ def test_the_command_prints_json_objects_or_aligned_lines(store, cli):
     assert result.returncode == 0, result.stderr
     hits = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(hits) == 5
-    assert list(hits[0]) == [n for n in hits_table([]).schema.names if n not in ("left", "right")]
+    assert list(hits[0]) == [
+        n for n in hits_table([]).schema.names if n not in ("left_context", "right_context")
+    ]
     shown = cli("search", store.path, "--other-words", "--", "- I want an [apple].").stdout.splitlines()
     assert len(shown) == 10
     assert all(line.rpartition(":")[2].isdigit() and "many.txt:" in line for line in shown)

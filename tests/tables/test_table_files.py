@@ -49,8 +49,11 @@ def test_hits_in_files_are_those_that_are_printed(odd_store, cli, tmp_path):
         score = hit.pop("score")
         assert one["score"] == pytest.approx(score, abs=1e-6)
         assert hit == {name: one[name] for name in hit}
-        assert one["left"] + hit["text"][hit["char_start"] : hit["char_end"]] + one["right"] == hit["text"]
-        for name in ("row_id", "rank", "word", "text", "left", "right", "source", "store"):
+        assert (
+            one["left_context"] + hit["text"][hit["char_start"] : hit["char_end"]] + one["right_context"]
+            == hit["text"]
+        )
+        for name in ("row_id", "rank", "word", "text", "left_context", "right_context", "source", "store"):
             assert unguarded(other[name]) == unguarded(str(one[name]))
     assert any(row["text"].startswith(("'=", "'-")) for row in rows)
     assert duckdb.sql(f"SELECT count(*) FROM '{tmp_path}/hits.csv'").fetchall() == [(len(rows),)]
