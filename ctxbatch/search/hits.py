@@ -89,8 +89,8 @@ class Answer:
 def hits_table(answers: Iterable[Answer]) -> pa.Table:
     """Return the hits of the answers as an Arrow table, a row for each hit, with its query and rank.
 
-    ``left_context`` and ``right_context`` are the sentence before and after the word. The surrounding sentences, ``before``
-    and ``after``, are there if they were asked for. The table has no explanations.
+    ``left_context`` and ``right_context`` are the sentence before and after the word. The surrounding
+    sentences, ``before`` and ``after``, are there if they were asked for. The table has no explanations.
     """
     rows = [{**around_word(row), **row} for answer in answers for row in answer.rows()]
     for row in rows:  # a folder's name need not be text
