@@ -1,0 +1,34 @@
+import json
+
+import pytest
+
+from ctxbatch import RunConfig
+from tests.helpers.models import PLAIN_TEXT
+from tests.helpers.stores import make_store
+
+LINES = [line for line in PLAIN_TEXT.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def kept(tiny, tmp_path_factory):
+    """A store of several shards and two layers with asinh, with fields kept; one has the name of a column."""
+    folder = tmp_path_factory.mktemp("kept")
+    rows = [
+        {
+            "text": f"{LINES[n % len(LINES)]} {n}.",
+            "id": f"d{n}",
+            "year": None if n % 5 == 0 else 1900 + n,
+            "word": f"w{n % 3}",
+            "weight": n / 7,
+        }
+        for n in range(150)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = RunConfig(
+        model=str(tiny()),
+        shard_size=4_000,
+        layers=(3, 1),
+        shift="asinh",
+        keep_field=("year:integer", "word", "weight"),
+    )
+    return make_store(folder / "out", [folder / "rows.jsonl"], config)
