@@ -25,7 +25,7 @@ from ctxbatch.tables.parquet_files import write_rows
 DEFAULT_FILE_BYTES = 256 << 20
 _VERSION = 1
 # The rows of a group are in memory at once, uncompressed; a reader, too, takes a group at a time.
-_GROUP_BYTES = 64 << 20
+_GROUP_BYTES = 32 << 20
 _MOST_ROWS_OF_GROUP = 1 << 17
 _SAMPLE_ROWS = 4_096
 

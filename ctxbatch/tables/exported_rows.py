@@ -231,9 +231,8 @@ def chosen_columns(
         if name in sentences and name not in words:
             of_sentences[name] = sentences[name]
         else:
-            of_words[name] = (
-                words[name] if name in words else _vectors_named(name, store, [*words, *sentences])
-            )
+            known = [*words, *(each for each in sentences if each not in words)]
+            of_words[name] = words[name] if name in words else _vectors_named(name, store, known)
     if join:
         return of_words, of_sentences
     return of_words, {SENTENCE_ID: SENTENCE_ID, **of_sentences} if of_sentences else sentences

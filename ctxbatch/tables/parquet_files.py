@@ -97,8 +97,7 @@ def _are_same_bits(read: pa.ChunkedArray, wanted: pa.ChunkedArray) -> bool:
 
 
 def _as_bits(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
-    array = array if isinstance(array, pa.Array) else array.chunk(0)
+    array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
     if pa.types.is_fixed_size_list(array.type):
         array = array.flatten()
     return array.view(_BITS[array.type.bit_width]) if pa.types.is_floating(array.type) else array
