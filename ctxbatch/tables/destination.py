@@ -30,7 +30,7 @@ from ctxbatch.filesystem import (
     without_password,
     write_file,
 )
-from ctxbatch.sealed import is_there, not_readable, read_bytes
+from ctxbatch.sealed import not_readable, read_bytes, size_of
 from ctxbatch.store.locks import locked
 from ctxbatch.store.manifest import LOCK
 
@@ -85,14 +85,14 @@ class FolderDestination:
             finally:  # the folder is for others, who have no use for a lock
                 remove(self._folder / LOCK)
 
-    def plan(self) -> bytes | None:
-        """Return the content of the plan; ``None`` if there is none yet.
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a small file; ``None`` if there is none.
 
         Raises:
             ResourceError: It cannot be read.
         """
         try:
-            return read_bytes(self._folder / PLAN)
+            return read_bytes(self._folder / name)
         except FileNotFoundError:
             return None
 
@@ -103,10 +103,11 @@ class FolderDestination:
             ResourceError: It cannot be read.
         """
         path = self._folder / name
-        if not is_there(path):
+        size = size_of(path)
+        if size is None:
             return None
         try:
-            return FileFound(pq.read_metadata(path).num_rows, path.stat().st_size)
+            return FileFound(pq.read_metadata(path).num_rows, size)
         except pa.ArrowInvalid:
             return None
         except OSError as error:
@@ -179,15 +180,15 @@ class BucketDestination:
         except OSError as error:
             raise as_resource_error(error, cache_folder()) from error
 
-    def plan(self) -> bytes | None:
-        """Return the content of the plan; ``None`` if there is none yet.
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a small file; ``None`` if there is none.
 
         Raises:
             ResourceError: The network fails, or access is denied.
         """
         with self._naming_errors():
             try:
-                return read_file(f"{self.dest}/{PLAN}")
+                return read_file(f"{self.dest}/{name}")
             except RemoteError as error:
                 if error.errno != errno.ENOENT:
                     raise

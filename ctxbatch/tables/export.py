@@ -24,6 +24,7 @@ from ctxbatch.tables.export_plan import (
     PlannedFile,
     PlannedTable,
     check_same,
+    check_tables,
     make_plan,
     read_plan,
 )
@@ -104,7 +105,8 @@ def export(
         written = _write_missing(destination, plan, tables, quiet)
         found = {file.name: destination.found(file.name) for table in plan.tables for file in table.files}
         sizes = [_checked(destination, table, found) for table in plan.tables]
-        destination.write(CARD, card_of(store, plan, tables).encode())
+        if destination.read(CARD) is None:  # whoever has it may have added to it
+            destination.write(CARD, card_of(store, plan, tables).encode())
     rows = {table.name: table.rows for table in plan.tables}
     seconds = time.monotonic() - started
     return ExportReport(
@@ -132,9 +134,10 @@ def _settled_plan(
     tables: list[ExportedRows],
 ) -> ExportPlan:
     """Return the plan in the folder, which has to be ours; or make one and write it."""
-    if (raw := destination.plan()) is not None:
+    if (raw := destination.read(PLAN)) is not None:
         plan = read_plan(raw, destination.dest)
         check_same(plan, store, options, positions, destination.dest)
+        check_tables(plan, tables, destination.dest)
         return plan
     plan = make_plan(store, options, positions, tables)
     destination.write(PLAN, plan.as_bytes())

@@ -152,6 +152,16 @@ def check_same(
         )
 
 
+def check_tables(plan: ExportPlan, tables: Sequence[ExportedRows], dest: object) -> None:
+    """Check that the plan in a folder is of tables of this size; whoever made it may have written anything.
+
+    Raises:
+        StoreError: It is not.
+    """
+    if [(each.name, each.rows) for each in plan.tables] != [(each.name, len(each)) for each in tables]:
+        raise StoreError(f"{dest}/{PLAN} is damaged: it plans other tables: name a new folder")
+
+
 def _shown(name: str, value: Any) -> str:  # noqa: ANN401 (the value of any option)
     option = {"file_bytes": "--file-size"}.get(name, f"--{name}")
     if value is None or value is False:

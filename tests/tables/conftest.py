@@ -20,6 +20,9 @@ def kept(tiny, tmp_path_factory):
             "year": None if n % 5 == 0 else 1900 + n,
             "word": f"w{n % 3}",
             "weight": n / 7,
+            "day": f"2026-01-{1 + n % 28:02d}",
+            "at": f"2026-01-01T00:00:{n % 60:02d}.5Z",
+            "good": n % 2 == 0,
         }
         for n in range(150)
     ]
@@ -29,6 +32,6 @@ def kept(tiny, tmp_path_factory):
         shard_size=4_000,
         layers=(3, 1),
         shift="asinh",
-        keep_field=("year:integer", "word", "weight"),
+        keep_field=("year:integer", "word", "weight", "day:date", "at:time", "good"),
     )
     return make_store(folder / "out", [folder / "rows.jsonl"], config)

@@ -15,6 +15,8 @@ import pytest
 
 import ctxbatch
 from ctxbatch import InputError, RunConfig, StoreError
+from ctxbatch.files import write_json
+from ctxbatch.sealed import read_json
 from ctxbatch.tables.export import export
 from ctxbatch.tables.export_plan import ExportOptions
 from tests.helpers.exports import bits, files_of, table_of, vectors_of
@@ -89,6 +91,7 @@ def test_joined_rows_carry_their_sentence(kept, tmp_path):
     words = table_of(tmp_path / "to")
     of = {"source": "source", "record": "record", "byte_start": "byte_start", "doc_id": "doc_id"}
     of |= {"text": "text", "year": "year", "word_": "word", "weight": "weight"}
+    of |= {"day": "day", "at": "at", "good": "good"}
     assert set(words.column_names) - set(kept.words.schema.names) == {*of}
     rows = rows_of(kept)
     exported = words.drop_columns([*kept.config.columns]).to_pylist()
@@ -272,6 +275,22 @@ def test_a_store_that_has_changed_since_is_refused(tiny, tmp_path):
     changed = ctxbatch.open(tmp_path / "out")
     changed.commits[0] = replace(commit, files={**commit.files, "words.arrow": words})
     refused(changed, tmp_path / "to", "or of .* before it changed: name a new folder")
+
+
+def test_a_card_that_was_edited_stays(kept, tmp_path):
+    export(kept, tmp_path / "to")
+    (tmp_path / "to" / "README.md").write_text("Ours.\n")
+    assert export(kept, tmp_path / "to").written == 0
+    assert (tmp_path / "to" / "README.md").read_text() == "Ours.\n"
+
+
+def test_a_plan_of_other_tables_is_refused(kept, tmp_path):
+    """With the right checksum: anybody can make one."""
+    export(kept, tmp_path / "to")
+    plan = read_json(tmp_path / "to" / "export.json")
+    for tables in ([plan["tables"][0]], [{**plan["tables"][0], "rows": 1}, plan["tables"][1]]):
+        write_json(tmp_path / "to" / "export.json", {**plan, "tables": tables})
+        refused(kept, tmp_path / "to", "it plans other tables: name a new folder")
 
 
 def test_a_damaged_plan_is_refused(kept, tmp_path):
