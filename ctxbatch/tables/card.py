@@ -42,24 +42,29 @@ _OF_SENTENCES = {
     "n_words": "the number of words",
     "n_pieces": "the number of wordpieces",
 }
+_POOLED = {
+    "mean": "the mean of the vectors of its wordpieces",
+    "first": "the vector of its first wordpiece",
+    "none": "each wordpiece has a row",
+}
 _READ = """\
 ```python
-import duckdb  # {duckdb}
-print(duckdb.sql("SELECT word, count(*) AS n FROM 'words/*.parquet' GROUP BY word ORDER BY n DESC LIMIT 10"))
+folder = "tables"  # the path of this folder
+
+import duckdb{duckdb}
+print(duckdb.sql(f"SELECT * FROM '{{folder}}/words/*.parquet' LIMIT 5"))
 
 import polars as pl
-words = pl.scan_parquet("words/*.parquet")
+words = pl.scan_parquet(f"{{folder}}/words/*.parquet")
 
 import pandas as pd
-words = pd.read_parquet("words", columns=[{columns}])
+words = pd.read_parquet(f"{{folder}}/words", columns=[{columns}])
 
 from datasets import load_dataset
-words = load_dataset(".", "words", split="train")  # in a process that is not in this folder: its path
+words = load_dataset(folder, "words", split="train")
 ```
 """
-_FLOATS_32 = (
-    "Spark reads the same files, by its documented types (`spark.read.parquet`): vectors are `array<float>`."
-)
+_FLOATS_32 = "Spark has a type for each column (vectors are `array<float>`), but this was not tried."
 _FLOATS_16 = "DuckDB before 1.3 and Spark cannot read the vectors, which are half floats (float16)."
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
 _SYNTAX = re.compile(r"([\\`*_{}\[\]<>()#!|~&:@]|(?<=www)\.)", re.IGNORECASE)
@@ -84,9 +89,9 @@ def _lines(store: Store, plan: ExportPlan, tables: Sequence[ExportedRows]) -> It
         yield from [f"WHERE {flat(plan.options.where)}", "```", ""]
     for table in tables:
         yield from _columns(table, store.config)
-    yield from ["## Read it", "", "In this folder:", ""]
+    yield from ["## Read it", ""]
     names = ", ".join(f'"{name}"' for name in tables[0].schema.names[:2] if _PLAIN_NAME.fullmatch(name))
-    duckdb = "1.3 or newer" if plan.options.dtype == "float16" else "or any other program that reads Parquet"
+    duckdb = "  # 1.3 or newer" if plan.options.dtype == "float16" else ""
     yield _READ.format(columns=names, duckdb=duckdb)
     if len(tables) > 1:
         yield "`sentence_id` joins the tables. Read `sentences` in the same way as `words`."
@@ -111,13 +116,6 @@ def _facts(config: ResolvedConfig, plan: ExportPlan) -> Iterator[str]:
     for table in plan.tables:
         n_files = len([*table.files])
         yield f"| `{table.name}/` | {table.rows:,} rows in {n_files:,} file{'s' * (n_files > 1)} |"
-
-
-_POOLED = {
-    "mean": "the mean of the vectors of its wordpieces",
-    "first": "the vector of its first wordpiece",
-    "none": "each wordpiece has a row",
-}
 
 
 def _columns(table: ExportedRows, config: ResolvedConfig) -> Iterator[str]:

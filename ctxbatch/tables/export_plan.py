@@ -90,10 +90,6 @@ class ExportPlan:
         """Return the content of its file."""
         return seal({"format": "ctxbatch export", **msgspec.to_builtins(self)})
 
-    def table(self, name: str) -> PlannedTable | None:
-        """Return a table by its name; ``None`` if it is not exported."""
-        return next((table for table in self.tables if table.name == name), None)
-
 
 def make_plan(
     store: Store, options: ExportOptions, positions: Ints | None, tables: Sequence[ExportedRows]

@@ -1,7 +1,10 @@
 """An export holds the rows of its store bit for bit, and other programs read it as it is."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import datasets
@@ -207,6 +210,23 @@ def test_the_card_says_what_there_is(kept, tmp_path):
     assert re.search(r"\| `difference_3` \| list of 32 float32 \| .*: c - s, with c of layer 3 \|", card)
     assert re.search(r"\| `shift_1` \| list of 32 float32 \| .*: asinh\(c/0.1\) - .* layer 1 \|", card)
     assert "| `text` | string |" in card
+
+
+@pytest.mark.parametrize("columns", [None, ("text", "static")])
+def test_what_the_card_says_of_reading_works_in_the_folder(columns, kept, tmp_path):
+    export(kept, tmp_path / "to", ExportOptions(columns=columns))
+    code = re.search("```python\n(.*?)```", (tmp_path / "to" / "README.md").read_text(), re.S)[1]
+    code = code.replace('"tables"', '"to"')
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print(len(words), 'rows')"],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(tmp_path / "hf")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{kept.n_rows} rows" in done.stdout
 
 
 def test_names_from_a_store_are_no_markdown_in_the_card(tiny, tmp_path):
