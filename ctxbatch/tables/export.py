@@ -116,14 +116,14 @@ def export(
 
 def _tables(store: Store, options: ExportOptions, positions: Ints | None) -> list[ExportedRows]:
     words, sentences = chosen_columns(store, options.columns, join=options.join)
-    rows = ExportedWords(store, words, sentences if options.join else {}, options.dtype, positions)
+    rows = ExportedWords(store, words, options.dtype, positions)
     if options.join:
         return [rows]
     ids = None
     if positions is not None:
         blocks = [positions[first : first + _BLOCK] for first in range(0, len(positions), _BLOCK)]
         ids = np.unique(np.concatenate([np.unique(store.sentence_ids_at(block)) for block in blocks]))
-    return [rows, ExportedSentences(store, list(sentences), ids)]
+    return [rows, ExportedSentences(store, sentences, ids)]
 
 
 def _settled_plan(

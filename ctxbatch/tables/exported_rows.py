@@ -15,9 +15,12 @@ from ctxbatch.arrays import Ints, Vectors
 from ctxbatch.choices import StoredType
 from ctxbatch.errors import InputError, ResourceError
 from ctxbatch.formulas import plain
+from ctxbatch.store.arrow_files import is_vector
 from ctxbatch.store.commits import SENTENCES, WORDS, FileName
 from ctxbatch.store.reader import Store
 
+# The columns of a table by their names, in order, each with its file and its name in the store.
+Sources = Mapping[str, tuple[FileName, str]]
 SENTENCE_ID = "sentence_id"
 # The columns of sentences.arrow that a row of a joined table does not carry: the row has its own of these
 # names, or they say nothing of the word.
@@ -36,7 +39,7 @@ class ExportedRows(Protocol):
         """Its schema."""
 
     @property
-    def sources(self) -> Mapping[str, tuple[FileName, str]]:
+    def sources(self) -> Sources:
         """The file and the name in the store of each column; of vectors, their full name."""
 
     def __len__(self) -> int:
@@ -59,42 +62,33 @@ class ExportedWords:
 
     Args:
         store: The store.
-        columns: The names to export, each with its name in words.arrow or the full name of its vectors.
-        joined: The names to export, each with its name in sentences.arrow.
+        sources: The names to export, in order, each with its file and its name there, or with ``words.arrow``
+            and the full name of its vectors.
         dtype: The type of the vectors.
         positions: The positions of the rows to export (N,); ``None`` for all.
     """
 
     name = "words"
 
-    def __init__(
-        self,
-        store: Store,
-        columns: Mapping[str, str],
-        joined: Mapping[str, str],
-        dtype: StoredType,
-        positions: Ints | None,
-    ) -> None:
+    def __init__(self, store: Store, sources: Sources, dtype: StoredType, positions: Ints | None) -> None:
+        self.sources = sources
         self._store = store
-        self.sources = _of(WORDS, columns) | _of(SENTENCES, joined)
-        self._joined = joined
         self._positions = positions
         self._dtype = np.dtype(dtype)
-        fields = {field.name: field for field in store.schema(WORDS)}
+        plain_fields = {field.name: field for field in store.schema(WORDS) if not is_vector(field)}
+        of_words = {name: of for name, (file, of) in sources.items() if file == WORDS}
+        self._plain = {name: of for name, of in of_words.items() if of in plain_fields}
+        self._joined = {name: of for name, (file, of) in sources.items() if file == SENTENCES}
+        vectors = {name: of for name, of in of_words.items() if of not in plain_fields}
+        self._vectors = {name: store.column(of) for name, of in vectors.items()}
+        self._stored = [name for name, of in vectors.items() if of in store.config.columns]
+        item = pa.field("item", pa.from_numpy_dtype(self._dtype), nullable=False)
+        kind = pa.list_(item, store.config.hidden_size)
+        fields = {name: pa.field(name, kind, nullable=False) for name in vectors}
+        fields |= {name: plain_fields[of].with_name(name) for name, of in self._plain.items()}
         of_sentences = store.schema(SENTENCES)
-        is_vector = {name: of not in fields or of in store.config.columns for name, of in columns.items()}
-        self._plain = {name: of for name, of in columns.items() if not is_vector[name]}
-        self._vectors = {name: store.column(of) for name, of in columns.items() if is_vector[name]}
-        self._stored = [name for name, of in columns.items() if of in store.config.columns]
-        kind = pa.list_(
-            pa.field("item", pa.from_numpy_dtype(self._dtype), nullable=False), store.config.hidden_size
-        )
-        exported = [
-            pa.field(name, kind, nullable=False) if is_vector[name] else fields[of].with_name(name)
-            for name, of in columns.items()
-        ]
-        exported += [of_sentences.field(of).with_name(name) for name, of in joined.items()]
-        self.schema = pa.schema(exported, store.schema(WORDS).metadata)
+        fields |= {name: of_sentences.field(of).with_name(name) for name, of in self._joined.items()}
+        self.schema = pa.schema([fields[name] for name in sources], store.schema(WORDS).metadata)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -159,7 +153,7 @@ class ExportedSentences:
 
     def __init__(self, store: Store, columns: Sequence[str], ids: Ints | None) -> None:
         self._store = store
-        self.sources = _of(SENTENCES, {name: name for name in columns})
+        self.sources = {name: (SENTENCES, name) for name in columns}
         self._ids = ids
         self._shards = np.array([*store.commits], np.int64)
         counts = [commit.counts.sentences for commit in store.commits.values()]
@@ -197,17 +191,11 @@ class ExportedSentences:
         return ids
 
 
-def _of(file: FileName, columns: Mapping[str, str]) -> dict[str, tuple[FileName, str]]:
-    return {name: (file, of) for name, of in columns.items()}
-
-
 # --- which columns --------------------------------------------------------------------------------
 
 
-def chosen_columns(
-    store: Store, names: Sequence[str] | None, *, join: bool
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the columns of words and those of sentences to export, each with its name in the store.
+def chosen_columns(store: Store, names: Sequence[str] | None, *, join: bool) -> tuple[Sources, list[str]]:
+    """Return the columns of words to export, and those of the table of sentences; none of them if ``join``.
 
     Args:
         store: The store.
@@ -218,34 +206,35 @@ def chosen_columns(
     Raises:
         InputError: A name is repeated, or there is no such column.
     """
-    words = {name: name for name in store.schema(WORDS).names}
-    sentences = _names_of_sentences(store, join=join)
-    if names is None:
-        return words, sentences
-    repeated = next((name for name in names if names.count(name) > 1), None)
+    words = store.schema(WORDS).names
+    joined = _names_in_words(store)
+    of_sentences = joined if join else {name: name for name in store.schema(SENTENCES).names}
+    named = [*(words + [*joined] * join if names is None else names)]
+    repeated = next((name for name in named if named.count(name) > 1), None)
     if repeated is not None:
         raise InputError(f"--columns names {repeated} twice: name it once")
-    of_words = {} if join else {SENTENCE_ID: SENTENCE_ID}
-    of_sentences = {}
-    for name in names:
-        if name in sentences and name not in words:
-            of_sentences[name] = sentences[name]
-        else:
-            known = [*words, *(each for each in sentences if each not in words)]
-            of_words[name] = words[name] if name in words else _vectors_named(name, store, known)
-    if join:
-        return of_words, of_sentences
-    return of_words, {SENTENCE_ID: SENTENCE_ID, **of_sentences} if of_sentences else sentences
-
-
-def _names_of_sentences(store: Store, *, join: bool) -> dict[str, str]:
-    """Return the columns of sentences; in a joined table, names that words have get an underscore."""
-    names = store.schema(SENTENCES).names
     if not join:
-        return {name: name for name in names}
+        named = [SENTENCE_ID, *(name for name in named if name != SENTENCE_ID)] if names else named
+    sources: dict[str, tuple[FileName, str]] = {}
+    chosen = []
+    for name in named:
+        if name in words or name not in of_sentences:
+            known = [*words, *(each for each in of_sentences if each not in words)]
+            sources[name] = (WORDS, name if name in words else _vectors_named(name, store, known))
+        elif join:
+            sources[name] = (SENTENCES, of_sentences[name])
+        else:
+            chosen.append(name)
+    if join:
+        return sources, []
+    return sources, [SENTENCE_ID, *chosen] if chosen else [*of_sentences]
+
+
+def _names_in_words(store: Store) -> dict[str, str]:
+    """Return the columns of sentences in a joined table; one that words have too gets an underscore."""
     taken = {*store.schema(WORDS).names}
     exported: dict[str, str] = {}
-    for name in names:
+    for name in store.schema(SENTENCES).names:
         if name in _NOT_JOINED:
             continue
         unique = name

@@ -63,7 +63,7 @@ def measure(out: Path, folder: Path) -> dict[str, Any]:
     disk = measuring.write_rate(folder)
     store = ctxbatch.open(out)
     columns, _ = chosen_columns(store, None, join=False)
-    words = ExportedWords(store, columns, {}, "float32", None)
+    words = ExportedWords(store, columns, "float32", None)
 
     def compress(rows: "pa.Table") -> int:
         return sum(pa.compress(vectors_of(rows, name), codec="zstd").size for name in store.config.columns)

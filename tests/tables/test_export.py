@@ -106,7 +106,7 @@ def test_joined_rows_carry_their_sentence(kept, tmp_path):
 
 def test_columns_of_sentences_can_be_chosen_in_one_table_or_two(kept, tmp_path):
     export(kept, tmp_path / "one", ExportOptions(columns=("text", "static", "word_", "year"), join=True))
-    assert table_of(tmp_path / "one").column_names == ["static", "text", "word_", "year"]
+    assert table_of(tmp_path / "one").column_names == ["text", "static", "word_", "year"]
     export(kept, tmp_path / "two", ExportOptions(columns=("text", "word", "year")))
     assert table_of(tmp_path / "two").column_names == ["sentence_id", "word"]
     assert table_of(tmp_path / "two", "sentences").column_names == ["sentence_id", "text", "year"]
