@@ -38,7 +38,7 @@ from ctxbatch.tables.parquet_files import Cancelled, difference, write_file
 from ctxbatch.terminal import readable_size
 
 # Each file on the way takes the memory of about three row groups.
-_MOST_AT_ONCE = 4
+_MOST_AT_ONCE = 8
 # How many rows' sentences are looked up at a time.
 _BLOCK = 1 << 20
 
