@@ -124,9 +124,10 @@ class FolderDestination:
         Raises:
             ResourceError: The disk has too little room.
         """
-        for path in (self._folder / name for name in (*names, CARD, PLAN)):
-            path.parent.mkdir(exist_ok=True)
-            for left in path.parent.glob(f".{path.name}.*.tmp"):
+        for folder in {(self._folder / name).parent for name in names}:
+            folder.mkdir(exist_ok=True)
+        for of in ("*/.*.parquet", f".{PLAN}", f".{CARD}"):
+            for left in self._folder.glob(f"{of}.*.tmp"):
                 remove(left)
         check_room(self._folder, needed, _ROOM)
 

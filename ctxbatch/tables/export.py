@@ -105,7 +105,7 @@ def export(
         written = _write_missing(destination, plan, tables, quiet)
         found = {file.name: destination.found(file.name) for table in plan.tables for file in table.files}
         sizes = [_checked(destination, table, found) for table in plan.tables]
-        if destination.read(CARD) is None:  # whoever has it may have added to it
+        if written == len(found) or destination.read(CARD) is None:  # an older one may have been edited
             destination.write(CARD, card_of(store, plan, tables).encode())
     rows = {table.name: table.rows for table in plan.tables}
     seconds = time.monotonic() - started
@@ -133,12 +133,13 @@ def _settled_plan(
     positions: Ints | None,
     tables: list[ExportedRows],
 ) -> ExportPlan:
-    """Return the plan in the folder, which has to be ours; or make one and write it."""
+    """Return the plan in the folder, which has to be ours; or make one if no file of it is finished yet."""
     if (raw := destination.read(PLAN)) is not None:
         plan = read_plan(raw, destination.dest)
-        check_same(plan, store, options, positions, destination.dest)
-        check_tables(plan, tables, destination.dest)
-        return plan
+        if any(destination.found(file.name) for table in plan.tables for file in table.files):
+            check_same(plan, store, options, positions, destination.dest)
+            check_tables(plan, tables, destination.dest)
+            return plan
     plan = make_plan(store, options, positions, tables)
     destination.write(PLAN, plan.as_bytes())
     return plan

@@ -13,7 +13,7 @@ import ctxbatch
 from ctxbatch import ResourceError, filesystem
 from ctxbatch.tables.export import export
 from ctxbatch.tables.export_plan import ExportOptions
-from tests.helpers.exports import files_of
+from tests.helpers.exports import files_of, table_of
 from tests.helpers.mounts import may_mount
 from tests.helpers.running import command, start, wait_for
 
@@ -141,7 +141,9 @@ def test_what_the_disk_cannot_hold_is_refused_before_it_begins(kept, tmp_path, m
         export(kept, tmp_path / "to")
     assert not [*(tmp_path / "to").rglob("*.parquet")]
     monkeypatch.undo()
-    assert export(kept, tmp_path / "to").rows == kept.n_rows
+    # Nothing is there yet that other options could be mixed with.
+    assert export(kept, tmp_path / "to", ExportOptions(columns=("word",))).rows == kept.n_rows
+    assert "static" not in table_of(tmp_path / "to").column_names
 
 
 # --- object storage -------------------------------------------------------------------------------
