@@ -28,6 +28,7 @@ TOPICS = (
     "store-format",
     "python",
     "analytics",
+    "export",
     "evaluation",
     "troubleshooting",
     "changelog",

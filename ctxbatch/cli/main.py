@@ -21,6 +21,7 @@ from cyclopts.exceptions import UnusedCliTokensError
 import ctxbatch
 from ctxbatch import terminal
 from ctxbatch.cli.cache import cache
+from ctxbatch.cli.export import export
 from ctxbatch.cli.guide import guide
 from ctxbatch.cli.layers import layers
 from ctxbatch.cli.run import plan, run
@@ -81,7 +82,7 @@ app["--help"].help = "Show this message and exit."
 app["--version"].help = "Print the version and exit."
 _Command = Callable[..., int | None]
 _ON_TEXT: tuple[_Command, ...] = (run, plan)
-_ON_STORES: tuple[_Command, ...] = (search, layers, senses, sql, index, pull, stats, verify, status)
+_ON_STORES: tuple[_Command, ...] = (search, layers, senses, sql, export, index, pull, stats, verify, status)
 for _number, _command in enumerate((*_ON_TEXT, *_ON_STORES, cache, guide)):
     app.command(_command, sort_key=_number, help_epilogue="", group_parameters=_OPTIONS)
 

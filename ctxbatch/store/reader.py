@@ -114,9 +114,10 @@ class Store:
         files = [self.file(shard, name) for shard in self.commits]
         check_all(files)  # a dataset opens the files itself, and trusts them
         paths = [str(file.path) for file in files]
-        return ds.dataset(paths, schema=self._schema(name).remove_metadata(), format="ipc")
+        return ds.dataset(paths, schema=self.schema(name).remove_metadata(), format="ipc")
 
-    def _schema(self, name: FileName) -> pa.Schema:
+    def schema(self, name: FileName) -> pa.Schema:
+        """Return the schema of all words.arrow or sentences.arrow files."""
         if name == WORDS:
             return words_schema(self.config, self.manifest.reading)
         return sentences_schema(self.config, self.manifest.reading)
@@ -259,21 +260,21 @@ class Store:
 
     def rows(self, positions: Ints) -> list[dict[str, Any]]:
         """Return the rows at these positions, in order, with columns of their sentences, without vectors."""
-        words = self._gather(WORDS, self.row_ids(positions)).to_pylist()
+        words = self.gather(WORDS, self.row_ids(positions)).to_pylist()
         ids = np.unique(np.array([word["sentence_id"] for word in words], np.int64))
-        sentences = dict(zip(ids.tolist(), self._gather(SENTENCES, ids).to_pylist(), strict=True))
+        sentences = dict(zip(ids.tolist(), self.gather(SENTENCES, ids).to_pylist(), strict=True))
         of_row = ({name: sentences[word["sentence_id"]][name] for name in SENTENCE_OF_ROW} for word in words)
         return [{**word, **sentence} for word, sentence in zip(words, of_row, strict=True)]
 
     def words_at(self, positions: Ints) -> list[str]:
         """Return the words of the rows at these positions, as they are written in the text."""
-        texts: list[str] = self._gather(WORDS, self.row_ids(positions), ["word"])["word"].to_pylist()
+        texts: list[str] = self.gather(WORDS, self.row_ids(positions), ["word"])["word"].to_pylist()
         return texts
 
     def sentence_ids_at(self, positions: Ints) -> Ints:
         """Return the sentence_ids of the rows at these positions."""
         row_ids = self.row_ids(positions)
-        ids: Ints = self._gather(WORDS, row_ids, ["sentence_id"])["sentence_id"].to_numpy()
+        ids: Ints = self.gather(WORDS, row_ids, ["sentence_id"])["sentence_id"].to_numpy()
         for shard in np.unique(row_ids >> 32).tolist():
             self._check_sentences(shard, ids[row_ids >> 32 == shard])
         return ids
@@ -300,19 +301,19 @@ class Store:
 
     def word_places_at(self, positions: Ints) -> tuple[Ints, Ints]:
         """Return the sentence_ids and the word_indexes of the rows at these positions."""
-        places = self._gather(WORDS, self.row_ids(positions), ["sentence_id", "word_index"])
+        places = self.gather(WORDS, self.row_ids(positions), ["sentence_id", "word_index"])
         return places["sentence_id"].to_numpy(), places["word_index"].to_numpy()
 
     def documents_at(self, positions: Ints) -> list[tuple[str, str | None]]:
         """Return the source and the doc_id of the rows at these positions."""
         ids, of_row = np.unique(self.sentence_ids_at(positions), return_inverse=True)
-        found = self._gather(SENTENCES, ids, ["source", "doc_id"]).to_pylist()
+        found = self.gather(SENTENCES, ids, ["source", "doc_id"]).to_pylist()
         documents = [(each["source"], each["doc_id"]) for each in found]
         return [documents[number] for number in of_row.tolist()]
 
     def sentences_around(self, sentence_id: int, n: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the texts of up to n sentences before and after one, from the same source and document."""
-        own = self._gather(SENTENCES, np.array([sentence_id])).to_pylist()[0]
+        own = self.gather(SENTENCES, np.array([sentence_id])).to_pylist()[0]
         before = self._neighbours(sentence_id, -1, n, own)
         return tuple(reversed(before)), tuple(self._neighbours(sentence_id, 1, n, own))
 
@@ -327,13 +328,13 @@ class Store:
                 if not 0 <= at < len(shards):
                     return texts
                 inside = 0 if step > 0 else self.commits[shards[at]].counts.sentences - 1
-            row = self._gather(SENTENCES, np.array([(shards[at] << 32) + inside])).to_pylist()[0]
+            row = self.gather(SENTENCES, np.array([(shards[at] << 32) + inside])).to_pylist()[0]
             if (row["source"], row["doc_id"]) != (own["source"], own["doc_id"]):
                 return texts
             texts.append(row["text"])
         return texts
 
-    def _gather(self, file: FileName, ids: Ints, names: Sequence[str] | None = None) -> pa.Table:
+    def gather(self, file: FileName, ids: Ints, names: Sequence[str] | None = None) -> pa.Table:
         """Return rows of words.arrow or sentences.arrow, by ids of shard << 32 | row, without vectors.
 
         ``names`` are the wanted columns; by default, all. This takes from one record batch at a time, because
@@ -352,8 +353,8 @@ class Store:
                 parts.append(pc.take(batch, pa.array(inside[here] - firsts[each]), memory_pool=_POOL))
                 places.append(here)
         if not parts:
-            plain = [field.name for field in self._schema(file) if not is_vector(field)]
-            return self._schema(file).empty_table().select(names or plain)
+            plain = [field.name for field in self.schema(file) if not is_vector(field)]
+            return self.schema(file).empty_table().select(names or plain)
         order = np.argsort(np.concatenate(places))
         joined = pa.Table.from_batches(parts).combine_chunks(memory_pool=_POOL)
         return pc.take(joined, pa.array(order), memory_pool=_POOL)
@@ -383,5 +384,5 @@ class Store:
             commit = self.commits[shard]
             n_rows = commit.counts.rows if name == WORDS else commit.counts.sentences
             path = shard_folder(self.path, shard) / name
-            self._files[key] = ArrowFile(path, self._schema(name), n_rows, commit.files[name])
+            self._files[key] = ArrowFile(path, self.schema(name), n_rows, commit.files[name])
         return self._files[key]

@@ -18,6 +18,7 @@ from ctxbatch.files import write_json
 from ctxbatch.sealed import file_digest, read_json
 from ctxbatch.search.index_build import SCAN_ROWS
 from tests.helpers.models import TEXT
+from tests.helpers.mounts import may_mount
 from tests.helpers.running import command, committed, start, wait_for
 from tests.helpers.stores import arrow_digests, make_store
 
@@ -211,15 +212,7 @@ cp -r "$out/out" "$copy"
 """
 
 
-def _may_mount() -> bool:
-    probe = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=1m tmpfs /mnt"]
-    try:
-        return subprocess.run(probe, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return False
-
-
-@pytest.mark.skipif(not _may_mount(), reason="no small file system can be mounted here")
+@pytest.mark.skipif(not may_mount(), reason="no small file system can be mounted here")
 def test_a_full_disk_stops_the_run_and_with_room_it_goes_on(tmp_path, tiny):
     corpus = write_corpus(tmp_path / "a.txt", 1_500)
     disk = tmp_path / "disk"
