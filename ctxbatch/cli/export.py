@@ -32,6 +32,10 @@ def export(
             help="The columns to export, also shifts to compute, such as word,text,difference_4.",
         ),
     ] = None,
+    where: Annotated[
+        str | None,
+        Parameter(metavar="SQL", help="Export only the rows for which this condition in SQL is true."),
+    ] = None,
     join: Annotated[
         bool,
         Parameter(
@@ -59,7 +63,7 @@ def export(
     chosen = None if columns is None else tuple(name.strip() for name in names("--columns", columns))
     if chosen is not None and "" in chosen:
         raise InputError(f"--columns {columns!r} has an empty name: write names with commas between them")
-    options = ExportOptions(columns=chosen, join=join, dtype=dtype, file_bytes=file_bytes)
+    options = ExportOptions(columns=chosen, where=where, join=join, dtype=dtype, file_bytes=file_bytes)
     with resumable("finished files are kept; to go on, run the same command again"):
         report = export(ctxbatch.open(out), dest, options, quiet=quiet)
     if dtype == "float16":

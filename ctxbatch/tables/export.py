@@ -35,6 +35,7 @@ from ctxbatch.tables.exported_rows import (
     chosen_columns,
 )
 from ctxbatch.tables.parquet_files import Cancelled, difference, write_file
+from ctxbatch.tables.where import matching_rows
 from ctxbatch.terminal import readable_size
 
 # Each file on the way takes the memory of about three row groups.
@@ -98,7 +99,7 @@ def export(
     if isinstance(destination.dest, Path) and destination.dest.resolve().is_relative_to(store.path.resolve()):
         raise InputError(f"{dest} is in the store {store.path}: name a folder outside it")
     destination.check()
-    positions = None
+    positions = _selected(store, options.where)
     tables = _tables(store, options, positions)
     with destination.held():
         plan = _settled_plan(destination, store, options, positions, tables)
@@ -112,6 +113,20 @@ def export(
     return ExportReport(
         destination.dest, rows["words"], rows.get("sentences"), len(found), sum(sizes), written, seconds
     )
+
+
+def _selected(store: Store, where: str | None) -> Ints | None:
+    """Return the positions of the rows that a condition selects; ``None`` for all.
+
+    Raises:
+        InputError: The condition is wrong, or selects nothing.
+    """
+    if where is None:
+        return None
+    positions = np.flatnonzero(matching_rows(store, where))
+    if not len(positions):
+        raise InputError(f"--where {where!r} selects no row of {store.path}: nothing is exported")
+    return positions
 
 
 def _tables(store: Store, options: ExportOptions, positions: Ints | None) -> list[ExportedRows]:

@@ -173,7 +173,7 @@ def _digest(store: Store) -> str:
         str(shard): {name: facts.sha256 for name, facts in commit.files.items()}
         for shard, commit in store.commits.items()
     }
-    manifest = hashlib.sha256(store.manifest.as_bytes()).hexdigest()
+    manifest = hashlib.sha256(b"".join(store.manifest.files().values())).hexdigest()
     return hashlib.sha256(canonical_json({"manifest": manifest, "files": files}).encode()).hexdigest()
 
 

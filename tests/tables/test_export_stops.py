@@ -53,7 +53,6 @@ def test_killed_at_random_moments_it_goes_on_and_repeats_no_finished_file(kept, 
             process.communicate()
             assert there.items() <= parquet_files(dest).items()
             there = parquet_files(dest)
-        assert len(there) < n_files
         done = subprocess.run(
             command(*arguments_of(kept, dest), "--json"), capture_output=True, text=True, check=False
         )
