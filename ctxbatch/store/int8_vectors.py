@@ -13,6 +13,8 @@ from ctxbatch.arrays import Floats, Ints
 
 LARGEST = 127
 _SCALE = "_scale"
+# A larger scale would give back infinities.
+_LARGEST_SCALE = np.nextafter(np.finfo(np.float32).max / np.float32(LARGEST), np.float32(0))
 # Rows at a time, so that what is in between stays in the processor's cache.
 _ROWS_IN_CACHE = 256
 
@@ -49,6 +51,7 @@ class Int8Vectors:
         for begin in range(0, len(vectors_ND), _ROWS_IN_CACHE):
             rows = slice(begin, begin + _ROWS_IN_CACHE)
             scale_N[rows] = np.abs(vectors_ND[rows]).max(axis=1) / np.float32(LARGEST)
+            np.minimum(scale_N[rows], _LARGEST_SCALE, out=scale_N[rows])
             steps_ND = in_steps(vectors_ND[rows], scale_N[rows])
             np.rint(steps_ND, out=steps_ND)
             # The scale of a row of the smallest numbers of float32 is itself rounded.

@@ -81,7 +81,7 @@ def hard_rows():
     rows[1] = 0
     rows[2] = -0.0
     rows[3, 5] = 1e30
-    rows[4] = np.finfo(np.float32).max
+    rows[4] = 1e38
     rows[5] = [127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 63.5] * 2  # halves go to the even neighbour
     rows[6] = 1e-41
     rows[7] = [SMALLEST, -SMALLEST] * 8
@@ -111,6 +111,14 @@ def test_a_value_comes_back_within_half_a_step():
     assert (error <= 0.5 * got.scale_N[normal, None].astype(np.float64) * (1 + 1e-4)).all()
     assert np.array_equal(got[:][[9, 3]], got[np.array([9, 3])])
     assert np.array_equal(got[:][650:], got[650:])
+
+
+def test_the_largest_numbers_come_back_finite():
+    largest = np.finfo(np.float32).max
+    rows = np.array([[largest, -largest, 0], [np.nextafter(largest, 0), 1, 1]], np.float32)
+    got = Int8Vectors.of(rows.copy())
+    assert got.values_ND.tolist() == [[127, -127, 0], [127, 0, 0]]
+    assert np.allclose(got[:], rows, rtol=1e-6, atol=largest / 254)
 
 
 def test_no_rows_are_no_trouble():
