@@ -84,8 +84,8 @@ class ComputedColumn:
     """A column that is computed in float32 from others of the same rows, as it is read.
 
     Args:
-        steps: The first computes float32 vectors (N, D) of a float32 copy of each of them, for any number of
-            rows; each other one of those of the step before.
+        steps: The first computes float32 vectors (N, D) of those of each of them in float32, for any number
+            of rows; each other one of those of the step before. None changes what it is given.
         sources: The others.
     """
 
@@ -114,6 +114,8 @@ class ComputedColumn:
         return self._computed([source.take(positions) for source in self._sources])
 
     def _computed(self, sources: Sequence[Vectors | Int8Vectors]) -> Floats:
+        if len(sources[0]) <= self.rows_at_once:
+            return self._some([source[:] for source in sources])
         vectors_ND = np.empty((len(sources[0]), self.dimension), np.float32)
         for begin in range(0, len(vectors_ND), self.rows_at_once):
             part = slice(begin, begin + self.rows_at_once)
@@ -121,7 +123,7 @@ class ComputedColumn:
         return vectors_ND
 
     def _some(self, sources: Sequence[Vectors]) -> Floats:
-        found = [as_floats(source) for source in sources]
+        found = [source if source.dtype == np.float32 else as_floats(source) for source in sources]
         for step in self._steps:
             found = [step(*found)]
         return found[0]
