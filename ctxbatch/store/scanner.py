@@ -55,7 +55,8 @@ def scan(words: Any, config: ResolvedConfig, columns: Sequence[str] | None) -> A
             ]
             yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
-    return ds.Scanner.from_batches(batches(), schema=pa.schema(fields))
+    # Else threads of Arrow read on after a LIMIT, and crash or hang a program that ends meanwhile.
+    return ds.Scanner.from_batches(batches(), schema=pa.schema(fields), use_threads=False)
 
 
 def _full_name(name: str, config: ResolvedConfig) -> str:
