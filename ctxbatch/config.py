@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -24,7 +24,15 @@ from ctxbatch.choices import (
     VectorKind,
 )
 from ctxbatch.errors import InputError
-from ctxbatch.formulas import SHIFT_KINDS, ComputedShift, ShiftFormula, kind_and_layer, plain, standardised
+from ctxbatch.formulas import (
+    SHIFT_KINDS,
+    ComputedShift,
+    ShiftFormula,
+    check_stored,
+    kind_and_layer,
+    plain,
+    standardised,
+)
 from ctxbatch.sealed import Count, Positive, canonical_json
 
 # No model has more dimensions, layers or positions than this.
@@ -134,6 +142,11 @@ class ResolvedConfig:
             msgspec.ValidationError: A field is missing or of another type.
         """
         return msgspec.convert(fields, cls)
+
+    @property
+    def value_type(self) -> Literal["float16", "float32"]:
+        """The type of vectors that encoders hand over and readers give: float32 if int8 is stored."""
+        return "float32" if self.dtype == "int8" else self.dtype
 
     def contradiction(self) -> str | None:
         """Return why a configuration that was read is invalid, or ``None``."""
@@ -320,6 +333,7 @@ class ResolvedConfig:
 
     def _shift_column(self, shift: ComputedShift, asked: str) -> str:
         """Return the name of a shift at a layer: of the stored one if it is that, else of a computed one."""
+        check_stored(shift.formula.kind, self.dtype)
         if shift.formula == self.formula and f"shift_{shift.layer}" in self.columns:
             return f"shift_{shift.layer}"
         if {"static", f"contextual_{shift.layer}"} <= {*self.columns}:

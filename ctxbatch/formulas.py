@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import get_args
 
-from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR, Arithmetic, ShiftKind
+from ctxbatch.choices import DEFAULT_DELTA, DEFAULT_FLOOR, Arithmetic, ShiftKind, StoredType
 from ctxbatch.errors import InputError
 
 # Of the ten nearest rows by the vectors of fp32, the share that a search still finds, by log_ratio and by
@@ -48,6 +48,19 @@ def cost_of_log_ratio(precision: Arithmetic) -> str | None:
         f"log_ratio keeps {log_ratio:.0%} of the ten nearest rows of fp32 at {measured}, difference "
         f"{difference:.0%}: measured with {_MEASURED}{unknown}"
     )
+
+
+def check_stored(kind: ShiftKind, dtype: StoredType) -> None:
+    """Check that vectors of a type can hold a shift, or what it is computed from.
+
+    Raises:
+        InputError: It is the log ratio, which looks at values that are smaller than a step of int8.
+    """
+    if (kind, dtype) == ("log_ratio", "int8"):
+        raise InputError(
+            "log_ratio cannot be used with --dtype int8, whose steps are above its floor: use difference or "
+            "asinh, or store float16"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from ctxbatch.choices import (
     VectorKind,
 )
 from ctxbatch.errors import InputError
-from ctxbatch.formulas import ShiftFormula
+from ctxbatch.formulas import ShiftFormula, check_stored
 from ctxbatch.option_values import (
     character,
     check_choice,
@@ -219,7 +219,7 @@ class RunConfig:
     """Run only part I of N, counted from 1. Other machines can run the other parts at the same time."""
 
     dtype: Annotated[StoredType, option(_STORE)] = "float16"
-    """Type of the stored vectors."""
+    """Type of the stored vectors; int8 has a scale per row, and is not the model's --precision int8."""
 
     shard_size: Annotated[int | None, option(_STORE, "BYTES", read=size_or_auto, default="auto")] = None
     """Input per shard, such as 4MB (1 MB is 1024 x 1024 bytes); auto depends on the size of the corpus."""
@@ -368,6 +368,7 @@ class RunConfig:
                     raise InputError(f"{option} cannot be used without shift in --vectors")
         if self.shift is not None:
             ShiftFormula.of(self.shift, floor=self.floor, delta=self.delta)  # which checks them
+            check_stored(self.shift, self.dtype)
             return
         # Each by itself: a store that is resumed says which shift they belong to, else `resolve` does.
         if self.floor is not None:

@@ -16,7 +16,7 @@ from tests.helpers.models import make_model
     [
         ({"pool": "max"}, r"--pool 'max' is not one of mean, first, none"),
         ({"shift": "cosine"}, r"--shift 'cosine' is not one of log_ratio, asinh, difference"),
-        ({"dtype": "int8"}, r"--dtype 'int8' is not one of"),
+        ({"dtype": "int4"}, r"--dtype 'int4' is not one of"),
         ({"precision": "fp8"}, r"--precision 'fp8' is not one of"),
         (
             {"vectors": ("static", "static")},

@@ -11,7 +11,7 @@ import numpy as np
 from ctxbatch.arrays import Floats, Ints
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
-from ctxbatch.formulas import SHIFT_KINDS, ComputedShift, ShiftFormula
+from ctxbatch.formulas import ComputedShift, ShiftFormula, check_stored
 from ctxbatch.model.shift import is_defined, shift_function
 from ctxbatch.store.moments import Standardiser
 from ctxbatch.store.reader import Store
@@ -27,7 +27,7 @@ def kinds_of(config: ResolvedConfig) -> tuple[str, ...]:
     """
     kinds = ["contextual"] if "contextual" in config.vectors or _has_layer_0(config) else []
     if {"static", "contextual"} <= set(config.vectors):
-        kinds += SHIFT_KINDS
+        kinds += formulas_of(config)
     elif config.shift is not None:
         kinds.append(config.shift)
     if not kinds:
@@ -52,16 +52,24 @@ def formulas_of(
 ) -> dict[str, ShiftFormula]:
     """Return all shifts, with the parameters that are given, those of the store's shift, or the defaults.
 
+    Of int8 vectors, all but log_ratio.
+
     Raises:
-        InputError: A parameter is out of range, or given of a shift that is stored and not computed.
+        InputError: A parameter is out of range, or given of a shift that is stored and not computed, or of
+            log_ratio and int8 vectors.
     """
     if (floor, delta) != (None, None) and not {"static", "contextual"} <= set(config.vectors):
         raise InputError("--floor and --delta need a store of static and contextual vectors")
-    return {
+    formulas = {
         "log_ratio": ShiftFormula.of("log_ratio", floor=floor, own=config.formula),
         "asinh": ShiftFormula.of("asinh", delta=delta, own=config.formula),
         "difference": ShiftFormula("difference"),
     }
+    if config.dtype == "int8":
+        if floor is not None:
+            check_stored("log_ratio", config.dtype)
+        del formulas["log_ratio"]
+    return formulas
 
 
 class LayerVectors:
@@ -124,6 +132,8 @@ class LayerVectors:
         elif "contextual" in taken and static_ND is not None:
             both = taken["contextual"], static_ND
             taken |= {kind: shift_function(each, np)(*both) for kind, each in self._formulas.items()}
+            if "log_ratio" not in self._formulas:
+                return taken, None
             defined_ND = is_defined(*both, **self._formulas["log_ratio"].parameters)
             return taken, defined_ND.mean(axis=1, dtype=np.float32)
         if "log_ratio" in taken:  # if stored, 0 means either "no change" or "not defined"

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
-from ctxbatch.choices import StoredType
+from ctxbatch.choices import ExportedType
 from ctxbatch.cli.options import AsJson, Quiet, StoreHere
 from ctxbatch.errors import InputError, resumable
 from ctxbatch.option_values import check_positive, names
@@ -43,7 +43,7 @@ def export(
         ),
     ] = False,
     dtype: Annotated[
-        StoredType, Parameter(help="Type of the vectors; not all programs read float16.")
+        ExportedType, Parameter(help="Type of the vectors; not all programs read float16.")
     ] = "float32",
     file_size: Annotated[
         str, Parameter(metavar="BYTES", help="About how large a file gets (1 MB is 1024 x 1024 bytes).")

@@ -105,6 +105,9 @@ def _estimate_lines(found: "Estimate", out: str | None) -> Iterator[str]:
     if found.bytes_of_shifts:
         saved = terminal.readable_size(found.bytes_of_shifts)
         yield f"           {saved} less with --vectors static,contextual (shifts are computed)"
+    if found.bytes_on_disk_as:
+        sizes = ", ".join(f"{name} {terminal.readable_size(n)}" for name, n in found.bytes_on_disk_as.items())
+        yield f"           with another --dtype: {sizes}"
     if found.seconds is None:
         yield f"time       unknown: no run with this model and device is remembered ({found.tokens:,} tokens)"
     else:
@@ -129,6 +132,9 @@ def _summary(report: "RunReport") -> Iterator[str]:
     yield f"rejected  {_rejected(report) or 'nothing'}"
     if totals.fit is not None:
         yield f"fit       {FitShares(**totals.fit)}"
+    if totals.int8:
+        more = f"; the worst of {len(totals.int8)} columns" if len(totals.int8) > 1 else ""
+        yield f"int8      {min(totals.int8, key=lambda column: column.cosine)}{more}"
     if n := totals.control_tokens:
         yield f"as text   {n:,} control {'tokens' if n > 1 else 'token'} of the model, such as [SEP]"
     yield f"time      {time} of work, {totals.tokens_per_second:,.0f} tokens/s"

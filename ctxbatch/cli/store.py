@@ -171,6 +171,12 @@ def _fidelity(value: dict[str, Any] | None) -> str:
     return "none" if value is None else str(Fidelity(**value))
 
 
+def _int8(value: list[dict[str, Any]] | None) -> str:
+    from ctxbatch.store.int8_fidelity import Int8Fidelity
+
+    return "\n".join(str(Int8Fidelity(**column)) for column in value or ()) or "none"
+
+
 def _fit(value: dict[str, Any] | None) -> str:
     from ctxbatch.text.fit import FitShares
 
@@ -192,6 +198,7 @@ _DESCRIBED: dict[str, Callable[[Any], str]] = {
     "anisotropy": _anisotropy,
     "fidelity": _fidelity,
     "fit": _fit,
+    "int8": _int8,
     "selection": _selection,
     "word_rule": _word_rule,
 }

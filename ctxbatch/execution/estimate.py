@@ -10,10 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from ctxbatch.choices import StoredType
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.plan import number_of_shards
 from ctxbatch.corpus.read_errors import telling_of_memory
@@ -71,10 +72,11 @@ class Estimate:
     run with this model has been timed on this device, ``bytes_free`` where the store is on object storage,
     ``words`` where only sentences with given words are tokenised. ``bytes_of_shifts`` of ``bytes_on_disk``
     are shifts that need not be stored, because they could be computed from the static and contextual vectors
-    beside them; 0 where the store exists, which keeps them. ``first_reject`` names a source and a reason, if
-    anything in the sample is rejected. ``fit`` says how well the model's vocabulary fits the sample,
-    ``control_tokens`` how often the text spells one. Exact only where ``sampled`` is 1 and all words are
-    stored.
+    beside them; 0 where the store exists, which keeps them. ``bytes_on_disk_as`` says what it would be with
+    each other ``--dtype`` that is possible; empty where the store exists. ``first_reject`` names a source
+    and a reason, if anything in the sample is rejected. ``fit`` says how well the model's vocabulary fits the
+    sample, ``control_tokens`` how often the text spells one. Exact only where ``sampled`` is 1 and all words
+    are stored.
     """
 
     sources: int
@@ -90,6 +92,7 @@ class Estimate:
     shards: int
     bytes_on_disk: int
     bytes_of_shifts: int
+    bytes_on_disk_as: dict[StoredType, int]
     bytes_of_index: int
     bytes_free: int | None
     tokens_per_second: float | None
@@ -153,7 +156,7 @@ def estimate(
         check_words(plan.config)
         found = estimate_plan(plan)
         if stored is not None:
-            found = replace(found, bytes_of_shifts=0)
+            found = replace(found, bytes_of_shifts=0, bytes_on_disk_as={})
         if warning := found.fit.warning(plan.config.model):
             log.warning("%s", warning)
     if found.sampled == 1 and found.rejected == found.records and found.first_reject is not None:
@@ -187,6 +190,7 @@ def estimate_plan(plan: RunPlan) -> Estimate:
         shards=number_of_shards(corpus.reading, round(total.bytes)),
         bytes_on_disk=round(total.disk),
         bytes_of_shifts=round(total.rows) * _bytes_of_shifts(config),
+        bytes_on_disk_as=_as_other_types(total, config),
         bytes_of_index=expected_bytes(round(total.rows), config.hidden_size),
         bytes_free=free_bytes(plan.location.folder) if plan.location.is_here else None,
         tokens_per_second=rate,
@@ -202,11 +206,24 @@ def _bytes_of_shifts(config: ResolvedConfig) -> int:
     """Return how many bytes of a row are shifts that could be computed as they are read."""
     if not {"static", "contextual", "shift"} <= {*config.vectors}:
         return 0
-    return len(config.layers) * _vector_bytes(config)
+    return len(config.layers) * _vector_bytes(config, config.dtype)
 
 
-def _vector_bytes(config: ResolvedConfig) -> int:
-    return config.hidden_size * (2 if config.dtype == "float16" else 4)
+def _as_other_types(total: "_Totals", config: ResolvedConfig) -> dict[StoredType, int]:
+    """Return the bytes on disk by each other type in which the vectors could be stored."""
+    own = _vector_bytes(config, config.dtype)
+    others: list[StoredType] = [each for each in get_args(StoredType) if each != config.dtype]
+    if config.shift == "log_ratio":
+        others = [each for each in others if each != "int8"]
+    n_vectors = total.rows * len(config.columns)
+    return {each: round(total.disk + n_vectors * (_vector_bytes(config, each) - own)) for each in others}
+
+
+def _vector_bytes(config: ResolvedConfig, dtype: StoredType) -> int:
+    """Return the bytes of a vector, with the scale of one that is int8."""
+    if dtype == "int8":
+        return config.hidden_size + 4
+    return config.hidden_size * (2 if dtype == "float16" else 4)
 
 
 def _kinds(corpus: Corpus) -> tuple[Kind, ...]:
@@ -277,7 +294,7 @@ def _sums_of(sample: SourceSample, maker: BatchMaker, config: ResolvedConfig) ->
     records, name = sample.records, sample.source.path
     lang, rules = config.lang, config.sentence_rules
     sentences = itertools.chain.from_iterable(split_sentences(record, lang, rules) for record in records)
-    vector_bytes = len(config.columns) * _vector_bytes(config)
+    vector_bytes = len(config.columns) * _vector_bytes(config, config.dtype)
     specials = maker.n_specials
     for buffer in maker.buffers(sentences):
         run = np.unique(buffer.rows.window_N)

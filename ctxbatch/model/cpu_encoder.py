@@ -41,7 +41,7 @@ class CpuEncoder:
         self._config = config
         self._model = OpenVinoModel(find_graphs(folder), config.precision, outputs_of(config), int8_layers)
         self._shift = None if config.formula is None else shift_function(config.formula, np)
-        self._as_stored = half_floats() if config.dtype == "float16" else None
+        self._as_stored = half_floats() if config.value_type == "float16" else None
 
     def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:
         """Run batches and yield the vectors of each, in order.
@@ -63,7 +63,7 @@ class CpuEncoder:
                 kept_R = rows.most_salient(salience_N, batch)
         columns = self._columns(found, batch)
         stored = [columns[name] if kept_R is None else columns[name][kept_R] for name in self._config.columns]
-        vectors_CRD = np.empty((len(stored), *stored[0].shape), self._config.dtype)
+        vectors_CRD = np.empty((len(stored), *stored[0].shape), self._config.value_type)
         for number, column in enumerate(stored):  # one out of range becomes infinite, and its row is rejected
             vectors_CRD[number] = column if self._as_stored is None else self._as_stored(column)
         return WordVectors(vectors_CRD, rows.finite(vectors_CRD), salience_N, kept_R)

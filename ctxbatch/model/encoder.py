@@ -147,7 +147,7 @@ class WordModel(nn.Module):
             self._model(input_ids=ids_BT, attention_mask=mask_BT, **within)
         columns = self._columns(ids_BT)
         self._hidden.clear()
-        stored = _STORED_TYPES[self._config.dtype]
+        stored = _STORED_TYPES[self._config.value_type]
         vectors_CRD = torch.stack([columns[name].to(stored) for name in self._config.columns])
         return vectors_CRD, vectors_CRD.isfinite().all(dim=2).all(dim=0), *also
 

@@ -106,7 +106,7 @@ def _most_kept(buffer: Buffer, n_words: int) -> int:
 
 def _room(config: ResolvedConfig, n_rows: int, out: Path) -> npt.NDArray[Any]:
     """Return an array for the vectors of some rows; a large one is mapped from an unnamed file."""
-    shape, dtype = (len(config.columns), n_rows, config.hidden_size), np.dtype(config.dtype)
+    shape, dtype = (len(config.columns), n_rows, config.hidden_size), np.dtype(config.value_type)
     size = math.prod(shape) * dtype.itemsize
     if size <= IN_MEMORY:
         return np.empty(shape, dtype)

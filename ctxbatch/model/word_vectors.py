@@ -13,7 +13,7 @@ class OutOfMemoryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WordVectors:
-    """The vectors of a batch's rows, in the stored type and the order of ``config.columns``.
+    """The vectors of a batch's rows, in ``config.value_type`` and the order of ``config.columns``.
 
     Letters of shapes: C vector columns, N rows of the batch, R rows that are kept, D hidden size.
     ``finite_R`` is false where some stored value of the row is NaN or infinite. ``salience_N`` is there if

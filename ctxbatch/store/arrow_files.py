@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ctxbatch.arrays import Ints, Vectors
+from ctxbatch.arrays import Floats, Ints, Vectors
 from ctxbatch.errors import one_line, out_of_memory
 from ctxbatch.sealed import not_readable, size_of
 from ctxbatch.store.commits import FileFacts, damaged
+from ctxbatch.store.int8_vectors import Int8Vectors, is_scale, scale_of
 
 # Where a batch's buffers begin, its vectors begin and both end; the sha256 of the buffers before the vectors.
 _Batch = tuple[int, int, int, str]
@@ -66,8 +67,10 @@ def mapped(path: Path) -> pa.Buffer:
 
 
 def is_vector(field: pa.Field) -> bool:
-    """Return True if a column holds vectors."""
-    return bool(pa.types.is_fixed_size_list(field.type))
+    """Return True if a column holds vectors, or the scales of int8 vectors; fields kept are no float32."""
+    return bool(
+        pa.types.is_fixed_size_list(field.type) or (is_scale(field.name) and pa.types.is_float32(field.type))
+    )
 
 
 class ArrowFile:
@@ -145,21 +148,22 @@ class ArrowFile:
         batches = [self.batch(number) for number in range(len(self))]
         return pa.chunked_array([batch[name] for batch in batches], self._schema.field(name).type)
 
-    def vectors(self, name: str) -> list[Vectors]:
-        """Return a column of vectors as a view (rows, D) of each record batch.
+    def vectors(self, name: str) -> list[Vectors | Int8Vectors]:
+        """Return a column of vectors (rows, D) as a view of each record batch.
 
         Raises:
             StoreError: The column is not an array of vectors without nulls.
         """
-        width = self._schema.field(name).type.list_size
-        views = []
+        kind = self._schema.field(name).type
+        views: list[Vectors | Int8Vectors] = []
         with checked(self.path):
             for batch in self._batches:
                 lists = batch[name]
                 if lists.null_count or lists.values.null_count:
                     raise ValueError(f"column {name} has nulls")
                 flat = lists.flatten().to_numpy(zero_copy_only=True)
-                views.append(flat.reshape(len(lists), width))
+                vectors = flat.reshape(len(lists), kind.list_size)
+                views.append(Int8Vectors(vectors, _scales(batch, name)) if _is_int8(kind) else vectors)
         return views
 
     def check(self) -> "ArrowFile":
@@ -171,6 +175,18 @@ class ArrowFile:
         for number in range(len(self)):
             self.batch(number)
         return self
+
+
+def _is_int8(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_int8(kind.value_type))
+
+
+def _scales(batch: pa.RecordBatch, name: str) -> Floats:
+    scales = batch[scale_of(name)]
+    if scales.null_count:
+        raise ValueError(f"column {scale_of(name)} has nulls")
+    found: Floats = scales.to_numpy(zero_copy_only=True)
+    return found
 
 
 def check_all(files: list[ArrowFile]) -> None:

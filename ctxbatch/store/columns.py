@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctxbatch.arrays import Floats, Ints, Vectors, as_floats
+from ctxbatch.store.int8_vectors import Int8Vectors
 
 
 class Column(Protocol):
@@ -37,18 +38,18 @@ class Column(Protocol):
 
 
 class StoredColumn:
-    """A column of a store's files, memory-mapped: its blocks are views.
+    """A column of a store's files, memory-mapped: its blocks are views, except those of int8 vectors.
 
     Args:
         views: The vectors of each record batch.
         dimension: D.
-        dtype: The stored type.
+        dtype: The type of vectors that are read: the stored one, but float32 of int8 vectors.
     """
 
-    rows_at_once = 2_048
-
-    def __init__(self, views: Sequence[Vectors], dimension: int, dtype: npt.DTypeLike) -> None:
-        self._views = views
+    def __init__(self, views: Sequence[Vectors | Int8Vectors], dimension: int, dtype: npt.DTypeLike) -> None:
+        self.views = views
+        # A copy of more rows leaves the cache: a search for one vector takes twice as long.
+        self.rows_at_once = 1_024 if views and isinstance(views[0], Int8Vectors) else 2_048
         self.dimension = dimension
         self._dtype = dtype
         self._firsts = np.cumsum([0, *map(len, views)], dtype=np.int64)
@@ -57,24 +58,25 @@ class StoredColumn:
         return int(self._firsts[-1])
 
     def batches(self) -> Iterator[Vectors]:
-        """Yield a view of each record batch."""
-        yield from self._views
+        """Yield the vectors of each record batch."""
+        for view in self.views:
+            yield view[:]
 
     def blocks(self, rows: int) -> Iterator[tuple[int, Vectors]]:
-        """Yield views of at most ``rows`` rows, in order, each with the position of its first row."""
-        for first, view in zip(self._firsts, self._views, strict=False):
+        """Yield the vectors of at most ``rows`` rows, in order, each time with the position of the first."""
+        for first, view in zip(self._firsts, self.views, strict=False):
             for begin in range(0, len(view), rows):
                 yield int(first) + begin, view[begin : begin + rows]
 
     def take(self, positions: Ints) -> Vectors:
-        """Return a copy of the vectors at these positions, in the stored type."""
+        """Return a copy of the vectors at these positions."""
         taken = np.empty((len(positions), self.dimension), self._dtype)
         order = np.argsort(positions, kind="stable")
         ordered = positions[order]
         edges = np.searchsorted(ordered, self._firsts)
         for number in np.flatnonzero(np.diff(edges)).tolist():
             mine = slice(edges[number], edges[number + 1])
-            taken[order[mine]] = self._views[number][ordered[mine] - self._firsts[number]]
+            taken[order[mine]] = self.views[number][ordered[mine] - self._firsts[number]]
         return taken
 
 
@@ -82,8 +84,8 @@ class ComputedColumn:
     """A column that is computed in float32 from others of the same rows, as it is read.
 
     Args:
-        steps: The first computes float32 vectors (N, D) of a float32 copy of each of them, for any number of
-            rows; each other one of those of the step before.
+        steps: The first computes float32 vectors (N, D) of those of each of them in float32, for any number
+            of rows; each other one of those of the step before. None changes what it is given.
         sources: The others.
     """
 
@@ -99,7 +101,7 @@ class ComputedColumn:
 
     def batches(self) -> Iterator[Vectors]:
         """Yield the vectors of each record batch."""
-        for views in zip(*(source.batches() for source in self._sources), strict=True):
+        for views in zip(*(source.views for source in self._sources), strict=True):
             yield self._computed(views)
 
     def blocks(self, rows: int) -> Iterator[tuple[int, Vectors]]:
@@ -111,17 +113,17 @@ class ComputedColumn:
         """Return the vectors at these positions."""
         return self._computed([source.take(positions) for source in self._sources])
 
-    def _computed(self, sources: Sequence[Vectors]) -> Floats:
+    def _computed(self, sources: Sequence[Vectors | Int8Vectors]) -> Floats:
         if len(sources[0]) <= self.rows_at_once:
-            return self._some(sources)
-        vectors_ND = np.empty(sources[0].shape, np.float32)
+            return self._some([source[:] for source in sources])
+        vectors_ND = np.empty((len(sources[0]), self.dimension), np.float32)
         for begin in range(0, len(vectors_ND), self.rows_at_once):
             part = slice(begin, begin + self.rows_at_once)
             vectors_ND[part] = self._some([source[part] for source in sources])
         return vectors_ND
 
     def _some(self, sources: Sequence[Vectors]) -> Floats:
-        found = [as_floats(source) for source in sources]
+        found = [source if source.dtype == np.float32 else as_floats(source) for source in sources]
         for step in self._steps:
             found = [step(*found)]
         return found[0]

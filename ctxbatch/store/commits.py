@@ -16,6 +16,7 @@ from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.records import Segment
 from ctxbatch.errors import SHOWN_REASON, StoreError, one_line
 from ctxbatch.sealed import Count, Positive, Sha256, read_bytes, size_of, typed, unseal
+from ctxbatch.store.int8_fidelity import Int8Sums
 from ctxbatch.store.manifest import SHARDS, Manifest
 
 FileName = Literal["words.arrow", "sentences.arrow", "moments.npy", "rejects.jsonl"]
@@ -95,6 +96,7 @@ class Commit:
     """A commit record, as ``shard.json`` holds it. Only shards on object storage have an ``attempt``.
 
     ``scripts`` are those of the words that do not fit the model, as `ctxbatch.text.fit.Fit` has them.
+    ``int8`` says what int8 has kept of each column, if that is the stored type.
     """
 
     format_version: Positive
@@ -110,6 +112,7 @@ class Commit:
     peak_memory_bytes: Count
     attempt: Attempt | None = None
     scripts: dict[Script, Count] = field(default_factory=dict)
+    int8: dict[str, Int8Sums] | None = None
 
     @property
     def size(self) -> int:

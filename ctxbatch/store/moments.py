@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctxbatch.arrays import Floats, Vectors, as_floats
+from ctxbatch.store.int8_vectors import Int8Vectors
 
 Doubles = npt.NDArray[np.float64]
 # Rows that are added up at a time, so that they stay in the processor's cache.
@@ -39,14 +40,14 @@ class Moments:
         return cls(0, np.zeros(dimension), np.zeros(dimension))
 
     @classmethod
-    def of(cls, batches: Iterable[Vectors], dimension: int) -> "Moments":
+    def of(cls, batches: Iterable[Vectors | Int8Vectors], dimension: int) -> "Moments":
         """Return the moments of the vectors (N, D) of record batches, in their order."""
         total = cls.none(dimension)
         for vectors_ND in batches:
             total = total.with_batch(vectors_ND)
         return total
 
-    def with_batch(self, vectors_ND: Vectors) -> "Moments":
+    def with_batch(self, vectors_ND: Vectors | Int8Vectors) -> "Moments":
         """Return the moments of these vectors and the rows of one more record batch."""
         sum_D, squares_D = self.sum_D.copy(), self.squares_D.copy()
         taken_once_ND = np.empty((_ROWS_IN_CACHE, len(sum_D)))  # asking for memory takes longer than adding

@@ -145,7 +145,8 @@ class Store:
     ) -> Iterator[Vectors]:
         """Yield one kind of vector in row order, an array (N, D) per record batch.
 
-        Stored vectors are memory-mapped views in their type; those that are computed are float32.
+        Stored vectors are memory-mapped views in their type; int8 vectors, and those that are computed, are
+        float32 copies.
 
         Args:
             on: As in `ctxbatch.config.ResolvedConfig.column`, such as ``shift`` or ``asinh_6``.
@@ -226,7 +227,7 @@ class Store:
 
     def _stored(self, name: str, shards: Sequence[int]) -> StoredColumn:
         views = [view for shard in shards for view in self.file(shard, WORDS).vectors(name)]
-        return StoredColumn(views, self.config.hidden_size, np.dtype(self.config.dtype))
+        return StoredColumn(views, self.config.hidden_size, np.dtype(self.config.value_type))
 
     def take(self, column: str, row_ids: Ints) -> Vectors:
         """Return a copy of the vectors of these rows: shape (len(row_ids), D), in the same order."""

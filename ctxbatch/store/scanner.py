@@ -1,4 +1,4 @@
-"""Scans the words of a store for other libraries: half floats are widened, shifts are computed."""
+"""Scans the words of a store for other libraries: vectors are widened to float32, shifts are computed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -7,10 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ctxbatch.arrays import Floats, Vectors
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.formulas import ComputedShift, plain
 from ctxbatch.model.shift import shift_function
+from ctxbatch.store.int8_vectors import Int8Vectors, scale_of
 
 
 def scan(words: Any, config: ResolvedConfig, columns: Sequence[str] | None) -> Any:  # noqa: ANN401 (pyarrow.dataset, slow to import)
@@ -19,31 +21,42 @@ def scan(words: Any, config: ResolvedConfig, columns: Sequence[str] | None) -> A
     Args:
         words: The dataset of the words.
         config: The store's configuration.
-        columns: The names of the columns, stored or computed; by default, all that are stored.
+        columns: The names of the columns, stored or computed; by default, all that are stored. int8 vectors
+            are computed, and their scales are left out by default.
 
     Raises:
         InputError: There is no such column.
     """
-    names = [*(columns or words.schema.names)]
-    sources = {name: name if name in words.schema.names else _full_name(name, config) for name in names}
-    shifts = {name: ComputedShift.parse(of) for name, of in sources.items() if of not in words.schema.names}
-    needed = {name: of for name, of in sources.items() if name not in shifts}
-    for shift in shifts.values():
-        needed |= {name: name for name in (f"contextual_{shift.layer}", "static")}
+    stored, quantised = words.schema.names, {*(config.columns if config.dtype == "int8" else ())}
+    scales = {*map(scale_of, quantised)}
+    names = [*(columns or (name for name in stored if name not in scales))]
+    sources = {name: name if name in stored else _full_name(name, config) for name in names}
+    computed = {name: of for name, of in sources.items() if of not in stored or of in quantised}
+    needed = {name: of for name, of in sources.items() if name not in computed}
+    for of in computed.values():
+        vectors = {*_sources_of(of, config)}
+        needed |= {name: name for name in sorted(vectors | {*map(scale_of, vectors & quantised)})}
     scanner = words.scanner(columns=as_floats(words.schema, needed))
-    if not shifts:
+    if not computed:
         return scanner
     import pyarrow.dataset as ds
 
-    schema = scanner.projected_schema
-    fields = [_shift_field(name, schema) if name in shifts else schema.field(name) for name in names]
+    vector_type = pa.list_(pa.float32(), config.hidden_size)
+    fields = [
+        pa.field(name, vector_type) if name in computed else scanner.projected_schema.field(name)
+        for name in names
+    ]
 
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in scanner.to_batches():
-            arrays = [_shift_of(batch, shifts[name]) if name in shifts else batch[name] for name in names]
+            arrays = [
+                _array(_computed(batch, computed[name], config)) if name in computed else batch[name]
+                for name in names
+            ]
             yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
-    return ds.Scanner.from_batches(batches(), schema=pa.schema(fields))
+    # Else threads of Arrow read on after a LIMIT, and crash or hang a program that ends meanwhile.
+    return ds.Scanner.from_batches(batches(), schema=pa.schema(fields), use_threads=False)
 
 
 def _full_name(name: str, config: ResolvedConfig) -> str:
@@ -64,14 +77,29 @@ def as_floats(schema: pa.Schema, sources: Mapping[str, str]) -> "dict[str, pc.Ex
     return projection
 
 
-def _shift_field(name: str, schema: pa.Schema) -> pa.Field:
-    return pa.field(name, pa.list_(pa.float32(), schema.field("static").type.list_size))
+def _sources_of(name: str, config: ResolvedConfig) -> tuple[str, ...]:
+    """Return the stored columns from which one is computed, itself if it is stored."""
+    if name in config.columns:
+        return (name,)
+    return f"contextual_{ComputedShift.parse(name).layer}", "static"
 
 
-def _shift_of(batch: pa.RecordBatch, shift: ComputedShift) -> pa.Array:
-    contextual_ND, static_ND = (
-        batch[name].flatten().to_numpy().reshape(len(batch), -1)
-        for name in (f"contextual_{shift.layer}", "static")
-    )
-    shift_ND = shift_function(shift.formula, np)(contextual_ND, static_ND)
-    return pa.FixedSizeListArray.from_arrays(pa.array(shift_ND.reshape(-1)), contextual_ND.shape[1])
+def _computed(batch: pa.RecordBatch, name: str, config: ResolvedConfig) -> Floats:
+    """Return the vectors of a column that is stored as int8, or computed from others, (N, D)."""
+    sources = [_vectors(batch, source) for source in _sources_of(name, config)]
+    if name in config.columns:
+        return sources[0]
+    shift_ND: Floats = shift_function(ComputedShift.parse(name).formula, np)(*sources)
+    return shift_ND
+
+
+def _vectors(batch: pa.RecordBatch, name: str) -> Floats:
+    """Return the vectors of a column, widened to float32 before, or stored as int8."""
+    values_ND: Vectors = batch[name].flatten().to_numpy().reshape(len(batch), batch[name].type.list_size)
+    if values_ND.dtype != np.int8:
+        return values_ND
+    return Int8Vectors(values_ND, batch[scale_of(name)].to_numpy())[:]
+
+
+def _array(vectors_ND: Floats) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), vectors_ND.shape[1])

@@ -5,9 +5,11 @@ from dataclasses import asdict
 
 import pyarrow as pa
 
+from ctxbatch.choices import StoredType
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.fields import FieldType, name_and_type
 from ctxbatch.corpus.sources import Reading
+from ctxbatch.store.int8_vectors import scale_of
 from ctxbatch.store.manifest import FORMAT_VERSION
 
 _FIELD_TYPES: dict[FieldType, pa.DataType] = {
@@ -29,6 +31,11 @@ _SENTENCE_FIELDS = (
     pa.field("n_words", pa.int32()),
     pa.field("n_pieces", pa.int32()),
 )
+_STORED_TYPES: dict[StoredType, pa.DataType] = {
+    "float16": pa.float16(),
+    "float32": pa.float32(),
+    "int8": pa.int8(),
+}
 # What treebanks say of their words.
 ANNOTATIONS = ("lemma", "upos")
 
@@ -39,8 +46,8 @@ def words_schema(config: ResolvedConfig, reading: Reading) -> pa.Schema:
     ``known`` says whether the model knows all wordpieces of the row; older stores do not tell. Where sources
     say what their words are, also the lemma and the part of speech of each.
     """
-    value_type = pa.float16() if config.dtype == "float16" else pa.float32()
-    vector_type = pa.list_(pa.field("item", value_type, nullable=False), config.hidden_size)
+    item = pa.field("item", _STORED_TYPES[config.dtype], nullable=False)
+    vector_type = pa.list_(item, config.hidden_size)
     fields = [
         ("row_id", pa.int64()),
         ("sentence_id", pa.int64()),
@@ -56,7 +63,10 @@ def words_schema(config: ResolvedConfig, reading: Reading) -> pa.Schema:
         columns.append(pa.field("known", pa.bool_(), nullable=False))
     if reading.annotated:
         columns += [pa.field(name, pa.string()) for name in ANNOTATIONS]
-    columns += [pa.field(name, vector_type, nullable=False) for name in config.columns]
+    for name in config.columns:
+        columns.append(pa.field(name, vector_type, nullable=False))
+        if config.dtype == "int8":
+            columns.append(pa.field(scale_of(name), pa.float32(), nullable=False))
     return pa.schema(columns, _metadata(config))
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ctxbatch.arrays import Vectors
 from ctxbatch.corpus.records import Reject
 from ctxbatch.files import remove, sync, temporary_name, write_json
 from ctxbatch.model.unbatch import Gathered
@@ -39,6 +40,8 @@ from ctxbatch.store.commits import (
     commit_of,
     shard_folder,
 )
+from ctxbatch.store.int8_fidelity import Int8Sample
+from ctxbatch.store.int8_vectors import Int8Vectors
 from ctxbatch.store.manifest import FORMAT_VERSION, INDEX, MODEL, SHARDS, Manifest
 from ctxbatch.store.moments import Moments, moments_as_bytes
 from ctxbatch.store.schema import sentences_schema, words_schema
@@ -119,7 +122,7 @@ class _Adding:
         self._sums: Future[list[Moments]] = Future()
         self._sums.set_result(moments)
 
-    def add(self, vectors: Sequence[npt.NDArray[Any]]) -> None:
+    def add(self, vectors: Sequence[Vectors | Int8Vectors]) -> None:
         """Begin to add a record batch, once the last one is added."""
         self._sums = self._threads.submit(_with_batch, self.total(), vectors)
 
@@ -132,7 +135,7 @@ class _Adding:
         self._threads.shutdown()
 
 
-def _with_batch(moments: list[Moments], vectors: Sequence[npt.NDArray[Any]]) -> list[Moments]:
+def _with_batch(moments: list[Moments], vectors: Sequence[Vectors | Int8Vectors]) -> list[Moments]:
     return [one.with_batch(column) for one, column in zip(moments, vectors, strict=True)]
 
 
@@ -157,6 +160,7 @@ class ShardWriter:
         self._carried: Sequence[Sentence] = []
         self._columns = config.columns
         self._moments = _Adding([Moments.none(config.hidden_size) for _ in config.columns])
+        self._int8 = {name: Int8Sample() for name in config.columns} if config.dtype == "int8" else None
         self._n_kept = len(manifest.reading.keep_field)
         shutil.rmtree(self._beside, ignore_errors=True)
         self._beside.mkdir(parents=True)
@@ -178,7 +182,7 @@ class ShardWriter:
             shutil.rmtree(self._beside, ignore_errors=True)
 
     def write(self, gathered: Gathered) -> None:
-        """Append a buffer's sentences and rows."""
+        """Append a buffer's sentences and rows; what is stored as int8 overwrites its vectors."""
         buffer, salience_N, finite_N = gathered.buffer, gathered.salience_N, gathered.finite_N
         vectors = dict(zip(self._columns, gathered.vectors_CND, strict=True))
         first_sentence = self.counts.sentences
@@ -207,13 +211,22 @@ class ShardWriter:
             arrays.append(pa.array(rows.known_N))
         if self._words.schema.get_field_index("lemma") >= 0:
             arrays += self._annotations(rows)
-        arrays += [_vectors(vectors[name], self._words.schema.field(name).type) for name in self._columns]
-        self._moments.add([vectors[name] for name in self._columns])
+        stored = [self._as_stored(name, vectors[name]) for name in self._columns]
+        self._moments.add(stored)
+        for name, column in zip(self._columns, stored, strict=True):
+            arrays += _vectors(column, self._words.schema.field(name).type)
         self._words.write(arrays)
         self.counts.rows += len(rows)
         self.counts.words += int(buffer.n_words_S.sum())
         self.counts.wordpieces += int(buffer.n_pieces_S.sum())
         self._count_unfit(buffer.fit)
+
+    def _as_stored(self, name: str, vectors_ND: Vectors) -> Vectors | Int8Vectors:
+        """Return vectors as they are stored, and sample what int8 keeps of them."""
+        if self._int8 is None:
+            return vectors_ND
+        self._int8[name].add(vectors_ND)
+        return Int8Vectors.of(vectors_ND)
 
     def _count_unfit(self, fit: Fit) -> None:
         for name, count in fit.counts.items():
@@ -302,6 +315,8 @@ class ShardWriter:
             "scripts": dict(sorted(self._scripts.items())),
             **facts(),
         }
+        if self._int8 is not None:
+            record["int8"] = {name: asdict(sample.sums()) for name, sample in self._int8.items()}
         write_json(self._beside / COMMIT, record)
         put_in_place(self._beside, self._place)
         return commit_of(json.loads(json.dumps(record)), self._place / COMMIT, self._shard)
@@ -363,6 +378,9 @@ def remove_unfinished(out: Path, shard: int) -> None:
         remove(folder)
 
 
-def _vectors(vectors_ND: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
-    flat = pa.array(np.ascontiguousarray(vectors_ND).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, type=kind)
+def _vectors(vectors: Vectors | Int8Vectors, kind: pa.DataType) -> list[pa.Array]:
+    """Return the arrays of a column of vectors: the vectors, and the scales of int8 ones."""
+    if isinstance(vectors, Int8Vectors):
+        return [*_vectors(vectors.values_ND, kind), pa.array(vectors.scale_N)]
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    return [pa.FixedSizeListArray.from_arrays(flat, type=kind)]

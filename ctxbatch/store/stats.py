@@ -3,12 +3,13 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ctxbatch.config import Kept
 from ctxbatch.store.commits import Commit, Counts
+from ctxbatch.store.int8_fidelity import Int8Fidelity
 from ctxbatch.store.reader import Store
 from ctxbatch.text.fit import FitShares
 
@@ -45,6 +46,8 @@ class RunTotals:
             ``tokenizer``, the words of the model's tokenizer, as in stores of before.
         fidelity: How close the vectors of an int8 model are to those of fp32, as
             `ctxbatch.model.fidelity.Fidelity` has it; ``None`` for other precisions.
+        int8: What int8 vectors keep of those of float32, by column, as
+            `ctxbatch.store.int8_fidelity.Int8Fidelity` has it; ``None`` for other stored types.
         devices: All devices met, by name; more than one means a store of mixed origin.
         versions: All versions met, by library; likewise.
 
@@ -81,6 +84,8 @@ class RunTotals:
     precision: str
     runtime: str
     fidelity: Mapping[str, float] | None
+    dtype: str
+    int8: tuple[Int8Fidelity, ...] | None
     fingerprint: str
     devices: tuple[str, ...]
     versions: Mapping[str, tuple[str, ...]]
@@ -133,6 +138,8 @@ def totals(store: Store, shards: Collection[int] | None = None) -> RunTotals:
         precision=config.precision,
         runtime=config.runtime,
         fidelity=None if store.manifest.fidelity is None else asdict(store.manifest.fidelity),
+        dtype=config.dtype,
+        int8=_int8_fidelity(config.columns, commits) if config.dtype == "int8" else None,
         fingerprint=config.fingerprint,
         devices=devices,
         versions=versions_of(commits),
@@ -147,6 +154,12 @@ def _fit(commits: Iterable[Commit]) -> FitShares | None:
     for commit in telling:
         scripts.update(commit.scripts)
     return FitShares.of(asdict(sum((commit.counts for commit in telling), Counts())), scripts)
+
+
+def _int8_fidelity(columns: Sequence[str], commits: Sequence[Commit]) -> tuple[Int8Fidelity, ...]:
+    of_shards = [commit.int8 for commit in commits if commit.int8 is not None]
+    found = (Int8Fidelity.of(name, [sums[name] for sums in of_shards if name in sums]) for name in columns)
+    return tuple(each for each in found if each is not None)
 
 
 def _faster_model(devices: Iterable[str]) -> str:

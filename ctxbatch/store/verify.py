@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ctxbatch.arrays import Vectors
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.records import Reader, place_of
@@ -31,6 +32,7 @@ from ctxbatch.store.commits import (
     parse_commit,
     shard_folder,
 )
+from ctxbatch.store.int8_vectors import Int8Vectors
 from ctxbatch.store.kept_moments import carried_by
 from ctxbatch.store.location import StoreLocation, location_of, manifest_of
 from ctxbatch.store.manifest import SHARDS, Manifest
@@ -142,10 +144,15 @@ def _content_damage(folder: Path, name: str, manifest: Manifest, commit: Commit)
     if salience.null_count != expected_nulls or not np.isfinite(salience.drop_null().to_numpy()).all():
         yield f"{name}/{WORDS} has salience that is missing, not finite, or unexpected"
     for column in config.columns:
-        if not all(np.isfinite(view).all() for view in words.vectors(column)):
-            yield f"{name}/{WORDS} has values in {column} that are not finite"
+        if not all(map(_is_sound, words.vectors(column))):
+            scales = ", or scales that are none" if config.dtype == "int8" else ""
+            yield f"{name}/{WORDS} has values in {column} that are not finite{scales}"
     if MOMENTS in commit.files and not _moments_match(folder, commit, words, config):
         yield f"{name}/{MOMENTS} does not hold the moments of {WORDS}"
+
+
+def _is_sound(vectors: Vectors | Int8Vectors) -> bool:
+    return vectors.sound if isinstance(vectors, Int8Vectors) else bool(np.isfinite(vectors).all())
 
 
 def _moments_match(folder: Path, commit: Commit, words: ArrowFile, config: ResolvedConfig) -> bool:

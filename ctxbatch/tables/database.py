@@ -16,6 +16,7 @@ import pyarrow.dataset as ds
 
 from ctxbatch.cores import count_cores
 from ctxbatch.errors import InputError, one_line
+from ctxbatch.store.int8_vectors import scale_of
 from ctxbatch.store.reader import Store
 from ctxbatch.store.scanner import as_floats
 
@@ -73,7 +74,8 @@ class Database:
         for number, (name, store) in enumerate(zip(names_of(stores), stores, strict=True)):
             for table, dataset in (("words", store.words), ("sentences", store.sentences)):
                 self._connection.register(f"_{table}_{number}", _Widened(dataset))
-                select = f"SELECT {_text(name)} AS store, * FROM _{table}_{number}"  # noqa: S608 (names are quoted)
+                read = _columns_of(store) if table == "words" else "*"
+                select = f"SELECT {_text(name)} AS store, {read} FROM _{table}_{number}"  # noqa: S608 (names are quoted)
                 selects[table].append(select)
         for table, each in selects.items():
             run(f"CREATE TEMP VIEW {table} AS {' UNION ALL BY NAME '.join(each)}")
@@ -173,6 +175,19 @@ def open_database(stores: Sequence[Store], memory: int = DEFAULT_MEMORY) -> Iter
             yield database
         finally:
             database.close()
+
+
+def _columns_of(store: Store) -> str:
+    """Return the columns of a store's words; int8 vectors that are read are multiplied by their scales."""
+    if store.config.dtype != "int8":
+        return "*"
+    kind = f"FLOAT[{store.config.hidden_size}]"
+    both = [(_name(name), _name(scale_of(name))) for name in store.config.columns]
+    floats = [
+        f"CAST(list_transform(CAST({name} AS FLOAT[]), lambda x: x * {scale}) AS {kind}) AS {name}"
+        for name, scale in both
+    ]
+    return f"* EXCLUDE ({', '.join(scale for _, scale in both)}) REPLACE ({', '.join(floats)})"
 
 
 def _not_one_select(statements: "Sequence[duckdb.Statement]") -> str:

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctxbatch.arrays import Ints, Vectors
-from ctxbatch.choices import StoredType
+from ctxbatch.choices import ExportedType
 from ctxbatch.errors import InputError, ResourceError
 from ctxbatch.formulas import plain
 from ctxbatch.store.arrow_files import is_vector
 from ctxbatch.store.commits import SENTENCES, WORDS, FileName
+from ctxbatch.store.int8_vectors import scale_of
 from ctxbatch.store.reader import Store
 
 # The columns of a table by their names, in order, each with its file and its name in the store.
@@ -70,12 +71,13 @@ class ExportedWords:
 
     name = "words"
 
-    def __init__(self, store: Store, sources: Sources, dtype: StoredType, positions: Ints | None) -> None:
+    def __init__(self, store: Store, sources: Sources, dtype: ExportedType, positions: Ints | None) -> None:
         self.sources = sources
         self._store = store
         self._positions = positions
         self._dtype = np.dtype(dtype)
-        plain_fields = {field.name: field for field in store.schema(WORDS) if not is_vector(field)}
+        in_words = [store.schema(WORDS).field(name) for name in _columns_of_words(store)]
+        plain_fields = {field.name: field for field in in_words if not is_vector(field)}
         of_words = {name: of for name, (file, of) in sources.items() if file == WORDS}
         self._plain = {name: of for name, of in of_words.items() if of in plain_fields}
         self._joined = {name: of for name, (file, of) in sources.items() if file == SENTENCES}
@@ -206,7 +208,7 @@ def chosen_columns(store: Store, names: Sequence[str] | None, *, join: bool) -> 
     Raises:
         InputError: A name is repeated, or there is no such column.
     """
-    words = store.schema(WORDS).names
+    words = _columns_of_words(store)
     joined = _names_in_words(store)
     of_sentences = joined if join else {name: name for name in store.schema(SENTENCES).names}
     named = [*(words + [*joined] * join if names is None else names)]
@@ -228,6 +230,12 @@ def chosen_columns(store: Store, names: Sequence[str] | None, *, join: bool) -> 
     if join:
         return sources, []
     return sources, [SENTENCE_ID, *chosen] if chosen else [*of_sentences]
+
+
+def _columns_of_words(store: Store) -> list[str]:
+    """Return the names of the columns of words, without the scales of int8 vectors."""
+    scales = {scale_of(name) for name in store.config.columns} if store.config.dtype == "int8" else set()
+    return [name for name in store.schema(WORDS).names if name not in scales]
 
 
 def _names_in_words(store: Store) -> dict[str, str]:

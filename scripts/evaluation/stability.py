@@ -3,11 +3,12 @@
     python -m scripts.evaluation.stability CORPUS --model NAME [--limit N] [--int8] [--json]
 
 The package runs the corpus, a record a line, in fp32 and bf16, in fp16 where there is a GPU, and with --int8
-in int8. From the static and contextual vectors of each run, as stored in float32 or float16, every shift is
-computed; float16* is a shift that is computed from float32 vectors and stored in float16 itself, as a column
-of a store. The reference is fp32, stored in float32. For 500 rows drawn by chance: the share of the ten
-nearest rows, by exact cosine, that are those of the reference, among all other rows and among rows of other
-words (`ctxbatch.text.word_key`). At the last layer and at two thirds of the depth.
+in int8. From the static and contextual vectors of each run, as stored in float32, float16 or int8, every
+shift is computed; float16* and int8* are shifts that are computed from float32 vectors and stored in this
+type themselves, as columns of a store. The reference is fp32, stored in float32. For 500 rows drawn by
+chance: the share of the ten nearest rows, by exact cosine, that are those of the reference, among all other
+rows and among rows of other words (`ctxbatch.text.word_key`). At the last layer and at two thirds of the
+depth.
 Prints the machine, a table, and a last line of JSON; with --json that line alone.
 """
 
@@ -25,6 +26,7 @@ import numpy.typing as npt
 
 from ctxbatch.choices import default_layer
 from ctxbatch.errors import InputError
+from ctxbatch.store.int8_vectors import Int8Vectors
 from ctxbatch.text.word_key import word_key
 from scripts.benchmarks import measuring
 from scripts.command_line import Parser, positive, run, say
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from ctxbatch.store.reader import Store
 
 _NEAREST, _QUERIES, _AT_ONCE = 10, 500, 100
-_STORED = ("float32", "float16", "float16*")
+_STORED = ("float32", "float16", "float16*", "int8", "int8*")
 _REFERENCE = ("fp32", "float32")
 
 Floats = npt.NDArray[np.floating]
@@ -152,17 +154,18 @@ def read(store: "Store", layer: int, stored: str) -> dict[str, Floats]:
     """Return the vectors of each kind, (N, D) in float32, as a store of this type has them."""
     names = (f"contextual_{layer}", "static")
     contextual_ND, static_ND = (np.concatenate([*store.column(name).batches()]) for name in names)
-    if stored == "float16":
-        return kinds_of(halved(contextual_ND), halved(static_ND))
+    dtype = stored.removesuffix("*")
+    if dtype == stored:
+        return kinds_of(rounded_to(dtype, contextual_ND), rounded_to(dtype, static_ND))
     kinds = kinds_of(contextual_ND, static_ND)
-    if stored == "float16*":
-        return {name: halved(kinds[name]) for name in SHIFTS}
-    return kinds
+    return {name: rounded_to(dtype, kinds[name]) for name in SHIFTS}
 
 
-def halved(vectors_ND: Floats) -> Floats:
-    """Return vectors rounded to float16."""
-    return vectors_ND.astype(np.float16).astype(np.float32)
+def rounded_to(dtype: str, vectors_ND: Floats) -> Floats:
+    """Return float32 vectors as a store of this type gives them back."""
+    if dtype == "int8":
+        return Int8Vectors.of(vectors_ND.astype(np.float32))[:]
+    return vectors_ND.astype(dtype).astype(np.float32)
 
 
 def neighbours(vectors_ND: Floats, key_N: Ints, queries_Q: Ints) -> Neighbours:
@@ -204,7 +207,7 @@ def report(machine: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     print(f"{facts['model']}, {n_rows:,} rows, {n_queries} queries; neighbours of fp32, float32 kept")
     for layer in sorted({row["layer"] for row in facts["rows"]}):
         print(f"\n{table([row for row in facts['rows'] if row['layer'] == layer], layer)}")
-    print("\nfloat16*: shifts computed from float32 and stored in float16; else from vectors as stored\n")
+    print("\nfloat16*, int8*: shifts computed from float32 and stored so; else from vectors as stored\n")
 
 
 def table(rows: Sequence[Mapping[str, Any]], layer: int) -> str:

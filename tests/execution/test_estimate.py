@@ -143,7 +143,7 @@ def test_the_command_prints_a_page_or_json_and_writes_nothing(tmp_path, tiny, cl
     assert shown.returncode == 0, shown.stderr
     names = [line.split("  ")[0] for line in shown.stdout.splitlines()]
     assert names == [
-        *("sources", "", "sample", "records", "sentences", "words", "fit", "", "on disk", "", "time"),
+        *("sources", "", "sample", "records", "sentences", "words", "fit", "", "on disk", "", "", "time"),
         "free disk",
     ]
     assert "unknown: no run with this model and device is remembered" in shown.stdout
@@ -219,6 +219,25 @@ def test_an_estimate_says_what_stored_shifts_take_that_could_be_computed(corpus,
     whole, less, other = of.values()
     assert whole.bytes_of_shifts == whole.rows * 2 * 32 * 2 == whole.bytes_on_disk - less.bytes_on_disk
     assert less.bytes_of_shifts == other.bytes_of_shifts == 0
+
+
+def test_an_estimate_says_what_each_stored_type_takes(corpus, tiny, cli, tmp_path):
+    fields = {"model": str(tiny()), "layers": (1, 3)}
+    types = ("float16", "float32", "int8")
+    of = {dtype: ctxbatch.estimate(corpus, config=RunConfig(**fields, dtype=dtype)) for dtype in types}
+    sizes = {dtype: estimate.bytes_on_disk for dtype, estimate in of.items()}
+    for dtype, found in of.items():
+        assert found.bytes_on_disk_as == {each: size for each, size in sizes.items() if each != dtype}
+    half, full = (of[dtype].rows * 5 * 32 * size for dtype, size in (("float16", 2), ("float32", 4)))
+    assert sizes["float32"] - sizes["float16"] == full - half
+    assert sizes["float16"] - sizes["int8"] == half - of["int8"].rows * 5 * (32 + 4)
+    store = make_store(tmp_path / "out", [corpus], RunConfig(**fields, dtype="int8"))
+    assert sum(commit.size for commit in store.commits.values()) == pytest.approx(sizes["int8"], rel=0.15)
+    ratios = ctxbatch.estimate(corpus, config=RunConfig(**fields, shift="log_ratio"))
+    assert list(ratios.bytes_on_disk_as) == ["float32"]
+    said = cli("plan", corpus, "--model", tiny()).stdout
+    assert re.search(r"^ +with another --dtype: float32 [\d.]+ .B, int8 [\d.]+ .B$", said, re.M)
+    assert "another --dtype" not in cli("plan", corpus, "-o", store.path, "--model", tiny()).stdout
 
 
 def test_a_plan_for_a_store_that_exists_does_not_say_to_leave_its_shifts_out(corpus, tiny, tmp_path, cli):

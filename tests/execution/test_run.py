@@ -22,7 +22,7 @@ TOTALS = """
 records sentences words rows wordpieces tokens rejected rejected_words unknown_words
 control_tokens fit shards shards_planned shards_short_of_memory bytes_written seconds tokens_per_second
 padding stages bottleneck peak_memory_bytes model columns word_rule selection salience_layer salience_head
-precision runtime fidelity fingerprint devices versions
+precision runtime fidelity dtype int8 fingerprint devices versions
 """
 
 

@@ -32,7 +32,7 @@ OPTIONS = [
     {"precision": "fp16", "pool": "first", "dtype": "float32", "shift": "difference"},
     {"precision": "bf16", "layers": "all", "shift": "asinh", "static": "lookup"},
     {"precision": "fp32", "layers": (1,), "vectors": ("contextual",), "pool": "none"},
-    {"precision": "bf16", "salience": True, "salience_head": 2},
+    {"precision": "bf16", "salience": True, "salience_head": 2, "dtype": "int8"},
     {"precision": "bf16", "top_salient": 2, "layers": "all"},
     {"precision": "fp16", "top_salient": 1, "pool": "first", "salience_layer": 1},
 ]

@@ -41,7 +41,7 @@ def test_all_of_a_batch_is_computed_on_the_gpu_and_only_what_is_stored_leaves_it
         for batch in batches_of(config):
             n_rows = len(batch.rows_N)
             n_kept = n_rows if batch.places_R is None else len(batch.places_R)
-            vectors = [f"torch.{config.dtype}", [len(config.columns), n_kept, config.hidden_size]]
+            vectors = [f"torch.{config.value_type}", [len(config.columns), n_kept, config.hidden_size]]
             expected.append([vectors, ["torch.bool", [n_kept]]])
             if config.salience_layer is not None:
                 expected[-1].append(["torch.float32", [n_rows]])

@@ -46,10 +46,13 @@ def test_the_whole_on_a_tiny_model(tiny, tmp_path, monkeypatch, capsys):
         for row in found["rows"]
     }
     assert {layer for *_, layer in shares} == {2, 3}
-    halves = [("fp32", "float16"), ("bf16", "float32"), ("bf16", "float16")]
-    columns = [("fp32", "float16*"), ("bf16", "float16*")]
-    assert {key[:2] for key in shares} == {*halves, *columns}
-    assert len(shares) == 2 * (3 * 4 + 2 * 3)
+    types = ("float32", "float16", "int8")
+    vectors = {(precision, stored) for precision in ("fp32", "bf16") for stored in types}
+    vectors -= {("fp32", "float32")}
+    columns = {(precision, f"{stored}*") for precision in ("fp32", "bf16") for stored in types[1:]}
+    assert {key[:2] for key in shares} == vectors | columns
+    assert len(shares) == 2 * (5 * 4 + 4 * 3)
+    assert shares["fp32", "int8", "contextual", 3] > (0.9, 0.9)
     assert shares["fp32", "float16", "contextual", 3] > (0.95, 0.95)
     assert shares["bf16", "float32", "difference", 3][0] < 1
     assert json.loads(run_script(monkeypatch, capsys, *arguments, "--json"))["rows"] == found["rows"]

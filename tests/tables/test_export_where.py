@@ -51,6 +51,6 @@ def test_another_condition_is_another_export(kept, tmp_path):
 def test_a_condition_that_selects_other_rows_each_time_does_not_go_on(kept, tmp_path, monkeypatch):
     export(kept, tmp_path / "to", ExportOptions(where="word = 'apple'"))
     found = conditions.matching_rows(kept, "word = 'orange'")
-    monkeypatch.setattr(conditions, "matching_rows", lambda *_: found)
+    monkeypatch.setattr("ctxbatch.tables.export.matching_rows", lambda *_: found)
     with pytest.raises(StoreError, match="--where selects other rows than when the export was begun"):
         export(kept, tmp_path / "to", ExportOptions(where="word = 'apple'"))

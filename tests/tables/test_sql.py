@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import ctxbatch
-from ctxbatch import InputError
+from ctxbatch import InputError, RunConfig
 from ctxbatch.tables import database
 from ctxbatch.tables.database import names_of, open_database
+from ctxbatch.tables.export import export
 from tests.helpers.running import start
-from tests.helpers.stores import rows_of
+from tests.helpers.stores import make_store, rows_of
 
 
 @pytest.fixture(scope="session")
@@ -225,3 +226,22 @@ def test_without_duckdb_one_line_names_the_extra(dated, monkeypatch):
         InputError, match=r"duckdb, which is not installed: pip install 'ctxbatch\[analytics\]'"
     ):
         ask([dated], "SELECT 1")
+
+
+def test_int8_vectors_are_read_with_their_scales(dated, tiny, tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("The bank of the river wants a card.\n" * 3)
+    config = RunConfig(model=str(tiny()), precision="fp32", dtype="int8", index=False)
+    store = make_store(tmp_path / "small", [path], config)
+    found = ask([store], "SELECT static, shift_2 FROM words ORDER BY row_id")
+    for name in ("static", "shift_2"):
+        right = np.concatenate([np.asarray(batch) for batch in store.vectors(name)])
+        assert np.allclose([row[name] for row in found], right, rtol=1e-6)
+    (columns,) = ask([dated, store], "SELECT list(column_name) AS names FROM (DESCRIBE words)")
+    assert not [name for name in columns["names"] if name.endswith("_scale")]
+    both = ask([dated, store], "SELECT store, count(static) AS n FROM words GROUP BY ALL")
+    assert sum(row["n"] for row in both) == dated.n_rows + store.n_rows
+    export(store, tmp_path / "tables")
+    table = pq.read_table(tmp_path / "tables" / "words")
+    assert not [name for name in table.column_names if name.endswith("_scale")]
+    assert np.allclose(table.column("static").to_pylist(), [row["static"] for row in found], rtol=1e-6)

@@ -237,8 +237,9 @@ def test_layers_stored_together_are_the_bits_of_layers_stored_one_by_one(tiny, t
                 assert np.array_equal(one, other), (family, name)
 
 
-def test_vectors_that_wait_on_the_disk_are_the_same_bytes(tiny, text, tmp_path, monkeypatch):
-    config = options(tiny(), layers="all", salience=True)
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_vectors_that_wait_on_the_disk_are_the_same_bytes(dtype, tiny, text, tmp_path, monkeypatch):
+    config = options(tiny(), layers="all", salience=True, dtype=dtype)
     make_store(tmp_path / "memory", [text], config)
     monkeypatch.setattr(unbatch, "IN_MEMORY", 1000)
     make_store(tmp_path / "disk", [text], config)
