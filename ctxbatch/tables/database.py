@@ -7,7 +7,7 @@ import contextlib
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +28,8 @@ _BATCH_ROWS = 10_000
 _Found = TypeVar("_Found")
 # Of a sentence, what a row of `occurrences` has besides its word.
 _OF_SENTENCE = ("source", "record", "byte_start", "doc_id", "text")
+# What else it has that no kept field is.
+_NOT_JOINED = ("sentence_id", "char_start", "n_words", "n_pieces")
 
 
 class _Widened(ds.Dataset):  # type: ignore[misc]  # pyarrow has no types
@@ -70,19 +72,19 @@ class Database:
     def __init__(self, stores: Sequence[Store], memory: int, spill: Path) -> None:
         self._connection = _connect(memory, spill)
         run = self._connection.execute
+        taken = {"store", "left_context", "right_context", *_OF_SENTENCE, *_NOT_JOINED}
+        taken |= {name for store in stores for name in store.words.schema.names}
         selects: dict[str, list[str]] = {"words": [], "sentences": []}
         for number, (name, store) in enumerate(zip(names_of(stores), stores, strict=True)):
             for table, dataset in (("words", store.words), ("sentences", store.sentences)):
                 self._connection.register(f"_{table}_{number}", _Widened(dataset))
-                read = _columns_of(store) if table == "words" else "*"
+                read = _columns_of_words(store) if table == "words" else _columns_of_sentences(store, taken)
                 select = f"SELECT {_text(name)} AS store, {read} FROM _{table}_{number}"  # noqa: S608 (names are quoted)
                 selects[table].append(select)
         for table, each in selects.items():
             run(f"CREATE TEMP VIEW {table} AS {' UNION ALL BY NAME '.join(each)}")
-        kept = {name for store in stores for name in store.sentences.schema.names}
-        kept -= {*_OF_SENTENCE, "sentence_id", "char_start", "n_words", "n_pieces"}
-        of_words = {name for store in stores for name in store.words.schema.names}
-        columns = [f"sentences.{_name(each)}" for each in (*_OF_SENTENCE, *sorted(kept - of_words))]
+        kept = {_renamed(name, taken) for store in stores for name in _fields_kept(store)}
+        columns = [f"sentences.{_name(each)}" for each in (*_OF_SENTENCE, *sorted(kept))]
         columns += ["substring(text, 1, words.char_start) AS left_context"]
         columns += ["substring(text, words.char_end + 1) AS right_context"]
         both = "words JOIN sentences USING (store, sentence_id)"
@@ -177,7 +179,24 @@ def open_database(stores: Sequence[Store], memory: int = DEFAULT_MEMORY) -> Iter
             database.close()
 
 
-def _columns_of(store: Store) -> str:
+def _fields_kept(store: Store) -> list[str]:
+    return [name for name in store.sentences.schema.names if name not in (*_OF_SENTENCE, *_NOT_JOINED)]
+
+
+def _renamed(name: str, taken: Collection[str]) -> str:
+    """Return the name of a field that was kept; one that a column has too gets an underscore."""
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _columns_of_sentences(store: Store, taken: Collection[str]) -> str:
+    clashing = [name for name in _fields_kept(store) if name in taken]
+    renamed = ", ".join(f"{_name(name)} AS {_name(_renamed(name, taken))}" for name in clashing)
+    return f"* RENAME ({renamed})" if renamed else "*"
+
+
+def _columns_of_words(store: Store) -> str:
     """Return the columns of a store's words; int8 vectors that are read are multiplied by their scales."""
     if store.config.dtype != "int8":
         return "*"

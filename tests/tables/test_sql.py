@@ -245,3 +245,18 @@ def test_int8_vectors_are_read_with_their_scales(dated, tiny, tmp_path):
     table = pq.read_table(tmp_path / "tables" / "words")
     assert not [name for name in table.column_names if name.endswith("_scale")]
     assert np.allclose(table.column("static").to_pylist(), [row["static"] for row in found], rtol=1e-6)
+
+
+def test_kept_fields_with_the_names_of_columns_get_an_underscore(tiny, tmp_path):
+    path = tmp_path / "text.jsonl"
+    record = {"text": "The bank.", "store": "Aldi", "word": "w", "left_context": "l", "year": 1}
+    path.write_text(json.dumps(record) + "\n")
+    config = RunConfig(model=str(tiny()), index=False, keep_field=("store", "word", "left_context", "year"))
+    store = make_store(tmp_path / "out", [path], config)
+    for table in ("occurrences", "sentences"):
+        rows = ask([store], f"SELECT store, store_, word_, left_context_, year FROM {table}")
+        assert {tuple(row.values()) for row in rows} == {("out", "Aldi", "w", "l", 1)}
+    assert [row["word"] for row in ask([store], "SELECT word FROM occurrences ORDER BY row_id")] == [
+        "The",
+        "bank",
+    ]
