@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("ctxbatch")
 _SHOWN_ROWS = 40
 _SHOWN_VALUES = 3
+# Rows that are made into Python's values at a time: of vectors, these take much more memory.
+_ROWS_AT_ONCE = 256
 # Columns of the terminal between those of a table, and to which these are cut.
 _GAP, _NARROW = 3, 8
 
@@ -33,7 +35,12 @@ def sql(
         str, Parameter(metavar="OUT... QUERY", help="Folders of stores, and a query in SQL.", required=True)
     ],
     file: Annotated[
-        str | None, Parameter(metavar="FILE", help="Read the query from a file; - is standard input.")
+        str | None,
+        Parameter(
+            metavar="FILE",
+            allow_leading_hyphen=True,
+            help="Read the query from a file; - is standard input.",
+        ),
     ] = None,
     memory: Annotated[
         str, Parameter(metavar="SIZE", help="Memory for the query; beyond it, DuckDB writes to disk.")
@@ -73,7 +80,8 @@ def sql(
         elif as_csv:
             _print_csv(reader.schema.names, batches)
         elif as_json:
-            terminal.show(_json(row) for batch in batches for row in batch.to_pylist())
+            keys = _distinct(reader.schema.names)
+            terminal.show(_json(dict(zip(keys, row, strict=True))) for row in _rows(batches))
         else:
             terminal.show(_table(reader.schema.names, batches, rows))
 
@@ -121,7 +129,26 @@ def _print_csv(names: Sequence[str], batches: "Iterable[pa.RecordBatch]") -> Non
 
 def _rows(batches: "Iterable[pa.RecordBatch]") -> Iterator[Sequence[Any]]:
     for batch in batches:
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        for begin in range(0, len(batch), _ROWS_AT_ONCE):
+            some = batch.slice(begin, _ROWS_AT_ONCE)
+            yield from zip(*map(_values, some.schema.names, some.columns), strict=True)
+
+
+def _values(name: str, column: "pa.Array") -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError) as error:
+        raise InputError(f"the column {name} cannot be shown ({error}): cast it to VARCHAR") from None
+    return values
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Return names of columns, numbered where they repeat, so that JSON keeps all."""
+    found: list[str] = []
+    for name in names:
+        unique = next(each for n in itertools.count() if (each := f"{name}_{n}" if n else name) not in found)
+        found.append(unique)
+    return found
 
 
 def _table(names: Sequence[str], batches: "Iterable[pa.RecordBatch]", most: int) -> Iterator[str]:
@@ -131,8 +158,11 @@ def _table(names: Sequence[str], batches: "Iterable[pa.RecordBatch]", most: int)
     from rich.table import Table
     from rich.text import Text
 
-    rows = _rows(batches)
-    shown = list(itertools.islice(rows, most))
+    shown: list[Sequence[Any]] = []
+    n_rows = 0
+    for batch in batches:
+        shown += _rows([batch.slice(0, most - len(shown))])
+        n_rows += len(batch)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     heads = [terminal.flat(name) for name in names]
     cells = [[_cell(value) for value in row] for row in shown]
@@ -152,7 +182,7 @@ def _table(names: Sequence[str], batches: "Iterable[pa.RecordBatch]", most: int)
     yield from (line.rstrip() for line in out.getvalue().splitlines())
     if hidden := len(names) - len(table.columns):
         log.info("%d more columns do not fit the terminal: %s", hidden, ", ".join(heads[-hidden:]))
-    if more := sum(1 for _ in rows):
+    if more := n_rows - len(shown):
         log.info("%s more rows: --csv, --json or --parquet gives all, --rows N shows more", f"{more:,}")
 
 
@@ -161,6 +191,7 @@ def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
     from wcwidth import wcswidth
 
     widths = [max(max(0, wcswidth(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    widths = [min(width, room) for width in widths]
     while sum(widths) + _GAP * (len(widths) - 1) > room:
         widest = widths.index(max(widths))
         if widths[widest] > _NARROW:
@@ -178,4 +209,4 @@ def _cell(value: Any) -> str:  # noqa: ANN401 (any value of a column)
     if isinstance(value, list | tuple):
         some = ", ".join(_cell(each) for each in value[:_SHOWN_VALUES])
         return f"[{some}, … {len(value)}]" if len(value) > _SHOWN_VALUES else f"[{some}]"
-    return terminal.flat(str(value))
+    return terminal.flat(str(value)[: 4 * terminal.columns()])

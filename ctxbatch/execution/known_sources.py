@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from ctxbatch.corpus.records import Reader, Segment, place_of
@@ -37,12 +37,25 @@ def check_sources(out: Path | str, manifest: Manifest, sources: Sequence[Source]
 
 
 def new_sources(
-    out: Path | str, manifest: Manifest, sources: Sequence[Source], *, skip_changed: bool
+    out: Path | str,
+    manifest: Manifest,
+    committed: Collection[int],
+    sources: Sequence[Source],
+    *,
+    skip_changed: bool,
 ) -> tuple[Source, ...]:
     """Return the sources that a store does not have yet, and say what became of the others.
 
+    Args:
+        out: The store's name.
+        manifest: Its manifest.
+        committed: Its committed shards.
+        sources: What a run names.
+        skip_changed: Whether sources that have changed are skipped.
+
     Raises:
-        StoreError: A source of the store has changed, and such are not to be skipped.
+        StoreError: A source of the store has changed, and such are not to be skipped; or one has changed or
+            is gone whose rows are not stored yet, so that the store cannot be finished.
     """
     unknown = {*_unknown(out, manifest, sources)}
     known = [source for source in sources if source.path not in unknown]
@@ -54,12 +67,14 @@ def new_sources(
                 "--skip-changed"
             )
     elif skipped := [*changes]:
+        _check_stored(out, manifest, committed, {source.path for source in known}, skipped)
         log.warning(
             "kept the rows of %d sources that have changed: %s", len(skipped), shortened(skipped, _SHOWN)
         )
     asked = {source.path for source in known}
     gone = [each.path for each in manifest.sources if each.path not in asked and _is_gone(each.path)]
     if gone:
+        _check_stored(out, manifest, committed, {*gone}, [f"{path} is gone" for path in gone])
         log.warning("kept the rows of %d sources that are gone: %s", len(gone), shortened(gone, _SHOWN))
     return tuple(source for source in sources if source.path in unknown)
 
@@ -103,5 +118,24 @@ def _changes(out: Path | str, manifest: Manifest, sources: Sequence[Source]) -> 
         reader.close()
 
 
+def _check_stored(
+    out: Path | str,
+    manifest: Manifest,
+    committed: Collection[int],
+    paths: Collection[str],
+    why: Sequence[str],
+) -> None:
+    """Refuse if rows of some of these sources are not stored yet; ``why`` begins with their paths."""
+    unfinished = (spec for spec in manifest.shards if spec.shard not in committed)
+    numbers = {segment.source for spec in unfinished for segment in spec.segments}
+    needed = {manifest.sources[number].path for number in numbers}.intersection(paths)
+    for each in why:
+        if any(each.startswith(f"{path} ") for path in needed):
+            raise StoreError(f"{each}, before its rows were stored in {out}: restore it, or use another -o")
+
+
 def _is_gone(path: str) -> bool:
-    return not is_remote(path) and not Path(path).exists()
+    try:
+        return not is_remote(path) and not Path(path).exists()
+    except OSError:  # a name that is too long, or a folder that may not be entered
+        return False

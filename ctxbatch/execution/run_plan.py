@@ -163,15 +163,19 @@ def find_corpus(
     if stored is not None:
         reading = reading_as_stored(reading, stored.reading, config.given)
     if stored is not None and config.append:
-        new = new_sources(location.out, stored, sources, skip_changed=config.skip_changed)
-        return Corpus(new, _reading_to_append(location.out, stored, new, reading), tuple(left_out))
+        new = new_sources(
+            location.out, stored, location.commits(stored), sources, skip_changed=config.skip_changed
+        )
+        sized = "shard_size" in config.given
+        reading = _reading_to_append(location.out, stored, new, reading, sized=sized)
+        return Corpus(new, reading, tuple(left_out))
     return Corpus(tuple(sources), reading, tuple(left_out))
 
 
 def _reading_to_append(
-    out: Path | str, stored: Manifest, sources: Sequence[Source], reading: Reading
+    out: Path | str, stored: Manifest, sources: Sequence[Source], reading: Reading, *, sized: bool
 ) -> Reading:
-    """Return how sources are read that are appended to a store.
+    """Return how sources are read that are appended to a store; ``sized`` if the size of shards is given.
 
     Raises:
         StoreError: The store cannot hold what they are.
@@ -186,7 +190,7 @@ def _reading_to_append(
             f"{annotated[0].path} says lemmas and parts of speech, and {out} has no columns for them: use "
             "another -o"
         )
-    if sources and reading.tapered:  # else the store says the size of its shards
+    if sources and reading.tapered and not sized:  # else the store says the size of its shards
         reading = replace(reading, shard_size=default_shard_size(sources))
     return replace(reading, annotated=stored.reading.annotated)
 

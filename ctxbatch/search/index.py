@@ -185,10 +185,13 @@ class Index:
         appended_N = np.arange(self._n_indexed, len(self._column))
         if selection is not None:
             appended_N = appended_N[selection.mask_N[self._n_indexed :]]
-        found = self._nearest_indexed(queries_QD, min(k, n_rows - len(appended_N)), selection, effort)
         if not len(appended_N):
+            return self._nearest_indexed(queries_QD, k, selection, effort)
+        found = scan_rows(self._column, queries_QD, k, appended_N)
+        if n_rows == len(appended_N):
             return found
-        return _merged(found, scan_rows(self._column, queries_QD, k, appended_N), k)
+        indexed = self._nearest_indexed(queries_QD, min(k, n_rows - len(appended_N)), selection, effort)
+        return _merged(indexed, found, k)
 
     def _nearest_indexed(
         self, queries_QD: Floats, k: int, selection: Selection | None, effort: Effort

@@ -103,6 +103,8 @@ def _damage(facts: FileOrigin, path: Path, manifest: Manifest) -> str | None:
     file = path.parent / facts.file
     if not is_intact(file, facts.bytes, facts.sha256):
         return f"{file} is damaged: its content does not match its checksum"
+    if len(facts.built_from) > len(manifest.shards):
+        return None  # appended to, and indexed, since the store was opened: it is of no use here
     now = built_from(FolderLocation(path.parent.parent).commits(manifest))
     if facts.built_from != dict(itertools.islice(now.items(), len(facts.built_from))):
         return f"{file} was built from other shards than the store has now"
@@ -180,6 +182,11 @@ def open_index(store: Store, column: str) -> Index | None:
     """
     facts = _intact_facts(store, column)
     if not isinstance(facts, IndexFacts):
+        return None
+    if len(facts.built_from) > len(store.manifest.shards):
+        log.info(
+            "the index on %s is newer than this view of %s: the search reads all rows", column, store.path
+        )
         return None
     n_indexed = sum(commit.counts.rows for commit in [*store.commits.values()][: len(facts.built_from)])
     index = _load(store, column, store.path / INDEX / facts.file, n_indexed)

@@ -68,7 +68,11 @@ class Manifest:
 
     def write(self, out: Path) -> None:
         """Write the manifest and the plans that were appended to it."""
-        for name, content in self.files().items():
+        files = self.files()
+        for path in out.glob(PLAN.format(0).replace("0000", "*")):
+            if path.name not in files:  # of another store that was here: copies of those on object storage
+                path.unlink()
+        for name, content in files.items():
             write_atomically(out / name, content)
 
     def create(self, out: Path) -> bool:
@@ -168,9 +172,12 @@ class Manifest:
     def _with_file(self, raw: bytes, name: str) -> "Manifest":
         """Return the manifest with a plan that was appended, in a file's content."""
         try:
-            plan = typed(unseal(raw, name), _AppendedPlan, name)
+            content = unseal(raw, name)
+            plan = typed(content, _AppendedPlan, name)
         except StoreError as error:
             raise _untrusted(error) from error
+        if (content.get("format"), content.get("format_version")) != (STORE_FORMAT, FORMAT_VERSION):
+            raise StoreError(f"{name} has another format than this program reads: install a newer ctxbatch")
         if plan.follows != self._digest(len(self.sources), len(self.shards)):
             raise _untrusted(f"{name} is damaged: it does not follow the plan before it")
         more = Appended(len(plan.sources), len(plan.shards))

@@ -70,6 +70,11 @@ class Database:
     """
 
     def __init__(self, stores: Sequence[Store], memory: int, spill: Path) -> None:
+        places = [store.path.resolve() for store in stores]
+        if twice := next(
+            (store.path for store, at in zip(stores, places, strict=True) if places.count(at) > 1), None
+        ):
+            raise InputError(f"{twice} is given twice: give every store once")
         self._connection = _connect(memory, spill)
         run = self._connection.execute
         taken = {"store", "left_context", "right_context", *_OF_SENTENCE, *_NOT_JOINED}
@@ -220,7 +225,7 @@ def names_of(stores: Sequence[Store]) -> list[str]:
     """Return a name for each store: that of its folder, with as many parents as make it distinct."""
     parts = [store.path.resolve().parts for store in stores]
     for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(each[-depth:]) for each in parts]
+        names = [str(Path(*each[-depth:])) for each in parts]
         if max(Counter(names).values()) == 1:
             break
     return [name.encode("utf-8", "backslashreplace").decode() for name in names]

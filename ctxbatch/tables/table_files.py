@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ctxbatch.errors import InputError
+from ctxbatch.errors import InputError, one_line
 from ctxbatch.files import as_resource_error, replacing
 
 log = logging.getLogger("ctxbatch")
@@ -71,6 +71,8 @@ class TableFiles:
                 for batch in batches:
                     writer.write_batch(batch)
                     n_rows += len(batch)
+        except pa.ArrowNotImplementedError as error:
+            raise InputError(f"--parquet {path}: {one_line(error)}: cast the column to VARCHAR") from None
         except OSError as error:
             raise as_resource_error(error, path) from error
         log.info("wrote %s rows to %s", f"{n_rows:,}", path)

@@ -20,6 +20,8 @@ def matching_rows(store: Store, where: str) -> Mask:
     """
     from ctxbatch.tables.database import open_database  # pyarrow's data sets are slow to import
 
+    if not where.strip():
+        raise InputError("--where is empty: give a condition, such as \"word = 'bank'\"")
     marked_N = np.zeros(store.n_rows, np.bool_)
     with open_database([store]) as database:
         try:

@@ -156,6 +156,29 @@ def replaced(config, **changes):
     return RunConfig(**{"model": config.model, "shard_size": config.shard_size, "workers": 1, **changes})
 
 
+@pytest.mark.parametrize("harm", ["change", "remove"])
+def test_a_source_that_changes_or_goes_before_its_rows_are_stored_is_named(harm, folder, config):
+    appended("out", config, "b", "a")
+    shutil.rmtree("out/shards/000004")
+    path = folder / "a.txt"
+    if harm == "change":
+        path.write_text("other")
+    else:
+        path.unlink()
+    write(folder, "c")
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"in/a.txt .*, before its rows were stored in out: restore it"):
+            ctxbatch.run("in", "out", replaced(config, append=True, skip_changed=True))
+    assert not Path("out/plan-0002.json").exists()
+
+
+def test_another_size_of_shards_is_refused(folder, config):
+    ctxbatch.run(write(Path("in"), "b"), "out", RunConfig(model=config.model, workers=1))
+    write(folder, "a")
+    with pytest.raises(StoreError, match=r"out was made .*--shard-size"):
+        ctxbatch.run("in", "out", RunConfig(model=config.model, shard_size=100, append=True))
+
+
 def test_a_vanished_source_is_reported_and_its_rows_stay(folder, config, caplog):
     appended("out", config, "b", "a")
     (folder / "b.txt").unlink()
@@ -277,6 +300,28 @@ def test_a_search_finds_appended_rows_beside_an_index(on, standardise, indexed, 
             assert np.allclose(ours[1][:, 0], right[1][:, 0], atol=1e-5)
     assert (ranking.nearest(0, queries, 10, None)[0] >= n_indexed).any()
     assert cli("verify", "out").returncode == 0
+
+
+def test_filters_that_leave_only_appended_rows_find_them(indexed, config):
+    store = appended("out", config, "a")
+    searcher = ctxbatch.searcher(store, "shift")
+    found = searcher.search("I want the [bank].", 7, ctxbatch.Filters(sources=("*a.txt",)))
+    assert len(found) == 7
+    assert all(hit.source == "in/a.txt" and hit.row_id >> 32 >= 3 for hit in found)
+    assert indexed.n_rows < store.n_rows
+
+
+def test_an_open_store_is_searched_after_its_index_was_built_anew(indexed, config):
+    right = [hit.row_id for hit in ctxbatch.searcher(indexed, "shift").search("I want the [bank].", 5)]
+    store = appended("out", config, "a")
+    index_build.build(store, "shift_2", IndexOptions(factory="IVF4,Flat"))
+    found = ctxbatch.searcher(indexed, "shift").search(
+        "I want the [bank].", 5, ctxbatch.Filters(words=("bank",))
+    )
+    assert all(hit.row_id in indexed.row_ids() for hit in found)
+    assert [
+        hit.row_id for hit in ctxbatch.searcher(indexed, "shift").search("I want the [bank].", 5)
+    ] == right
 
 
 def test_an_index_that_lacks_rows_is_built_anew(indexed, config):

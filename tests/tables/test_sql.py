@@ -220,6 +220,35 @@ def test_a_query_can_come_from_a_file(dated, cli, tmp_path):
         assert len(found.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("SELECT TIMESTAMP 'infinity' AS t", "the column t cannot be shown"),
+        ("SELECT '-infinity'::DATE AS t", "the column t cannot be shown"),
+    ],
+)
+@pytest.mark.parametrize("option", [None, "--csv", "--json"])
+def test_values_that_python_cannot_hold_are_told(query, said, option, dated, cli):
+    found = cli("sql", dated.path, query, *([option] if option else []))
+    assert (found.returncode, len(found.stderr.splitlines())) == (2, 1)
+    assert said in found.stderr
+
+
+def test_what_parquet_cannot_hold_is_told_and_leaves_no_file(dated, cli, tmp_path):
+    found = cli("sql", dated.path, "SELECT INTERVAL '1 month' AS i", "--parquet", tmp_path / "x.parquet")
+    assert (found.returncode, len(found.stderr.splitlines())) == (2, 1)
+    assert "cast the column to VARCHAR" in found.stderr
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_columns_of_one_name_are_all_in_json_and_a_store_is_given_once(dated, cli):
+    found = cli("sql", dated.path, "SELECT 1 AS a, 2 AS a", "--json")
+    assert json.loads(found.stdout) == {"a": 1, "a_1": 2}
+    found = cli("sql", dated.path, dated.path, "SELECT 1")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert "is given twice" in found.stderr
+
+
 def test_without_duckdb_one_line_names_the_extra(dated, monkeypatch):
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(

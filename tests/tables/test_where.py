@@ -60,7 +60,7 @@ def test_senses_are_of_matching_occurrences(dated, cli):
         ("true) GROUP BY (row_id", "it is not one condition"),
         ("word IN (SELECT content FROM read_text('/etc/passwd'))", "file system operations are disabled"),
         ("word::INT = 3", "Could not convert string"),
-        ("", "--where ''"),
+        (" ", "--where is empty"),
     ],
 )
 def test_what_is_no_condition_is_told_in_one_line(where, said, dated, cli):
