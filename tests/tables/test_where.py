@@ -34,7 +34,8 @@ def test_matching_rows_are_those_of_a_slow_filter(where, dated):
 def test_a_search_finds_only_matching_rows_and_the_nearest_of_them(where, dated):
     searcher = ctxbatch.searcher(dated)
     every = searcher.search("The [bank] of the river.", dated.n_rows)
-    right = [hit for hit in every if matching_rows(dated, where)[dated.positions(np.array([hit.row_id]))[0]]]
+    marked = matching_rows(dated, where)
+    right = [hit for hit in every if marked[dated.positions(np.array([hit.row_id]))[0]]]
     assert searcher.search("The [bank] of the river.", 9, Filters(where=where)) == right[:9]
     both = Filters(where=where, words=("bank",))
     assert searcher.search("The [bank] of the river.", 9, both) == [h for h in right if h.word == "bank"][:9]
