@@ -1,0 +1,171 @@
+"""Opens stores as one locked DuckDB database with the views words, sentences and occurrences.
+
+Row and sentence ids repeat from store to store, so every view has the column ``store``. Half floats become
+floats as they are read, and only those vectors are read that a query names.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ctxbatch.errors import InputError, StoreError
+from ctxbatch.store.arrow_files import is_vector
+from ctxbatch.store.reader import Store
+from ctxbatch.store.schema import kept_columns
+from ctxbatch.tables.engine import MEMORY, connection, lock
+
+if TYPE_CHECKING:
+    import duckdb
+
+log = logging.getLogger("ctxbatch")
+# The schema of the views that read files, one of each kind for each store; SHOW TABLES leaves it out.
+_SCANS = "stores"
+_OF_SENTENCE = ("source", "record", "byte_start", "doc_id", "n_words", "text")
+_CONTEXTS = {
+    "left_context": "substring(text, 1, w.char_start)",  # counts code points, as offsets do
+    "right_context": "substring(text, w.char_end + 1)",
+}
+
+
+@contextmanager
+def opened(stores: Sequence[Store], memory: int = MEMORY) -> Iterator["duckdb.DuckDBPyConnection"]:
+    """Yield the stores as one database, which is gone with its temporary files when the block ends.
+
+    `ctxbatch.tables.engine.batches` queries it. The views hold the rows of committed shards.
+
+    Args:
+        stores: Stores of one configuration.
+        memory: How many bytes DuckDB may take.
+
+    Raises:
+        InputError: A store is given twice, or DuckDB is not installed.
+        StoreError: A store is of another configuration than the first, or it is damaged.
+    """
+    _check(stores)
+    with connection(memory) as connected:
+        _create_views(connected, stores)
+        lock(connected)
+        yield connected
+
+
+def _check(stores: Sequence[Store]) -> None:
+    first = stores[0].config.meaning()
+    for number, store in enumerate(stores):
+        if store.path.resolve() in (other.path.resolve() for other in stores[:number]):
+            raise InputError(f"{store.path} is given twice: give every store once")
+        meaning = store.config.meaning()
+        if meaning != first:
+            name = next(name for name in first if meaning[name] != first[name])
+            how = f"{name.replace('_', ' ')}: {first[name]} and {meaning[name]}"
+            raise StoreError(f"{stores[0].path} and {store.path} cannot be read as one: {how}")
+
+
+def store_names(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each of several folders: its last part, and those before it that tell it apart."""
+    parts = [path.resolve().parts for path in paths]
+    lengths = [1] * len(parts)
+    while True:
+        names = ["/".join(each[-length:]) for each, length in zip(parts, lengths, strict=True)]
+        alike = [number for number, name in enumerate(names) if names.count(name) > 1]
+        if not alike:
+            return names
+        for number in alike:
+            lengths[number] += 1
+
+
+# --- the views ------------------------------------------------------------------------------------
+
+
+def _create_views(connected: "duckdb.DuckDBPyConnection", stores: Sequence[Store]) -> None:
+    names = store_names([store.path for store in stores])
+    connected.execute(f"CREATE SCHEMA {_SCANS}; USE {_SCANS}")
+    for number, store in enumerate(stores):
+        connected.from_arrow(_widened(store.words)).create_view(f"words_{number}")
+        connected.from_arrow(store.sentences).create_view(f"sentences_{number}")
+    connected.execute("USE main")
+    kept = [_kept(connected, store, number) for number, store in enumerate(stores)]
+    types = _common_types(kept, names)
+    views: dict[str, list[str]] = {"words": [], "sentences": [], "occurrences": []}
+    for number, name in enumerate(names):
+        own = f"'{_escaped(name, chr(39))}' AS store"
+        fields = [
+            f"CAST({_quoted(column)} AS {types[field]}) AS {_quoted(field)}"
+            for field, (column, _) in kept[number].items()
+        ]
+        columns = _columns(connected, f"sentences_{number}")
+        plain = [_quoted(column) for column in [*columns][: len(columns) - len(fields)]]
+        contexts = [f"{how} AS {context}" for context, how in _CONTEXTS.items()]
+        words, sentences = f"{_SCANS}.words_{number} w", f"{_SCANS}.sentences_{number} s"
+        views["words"].append(f"SELECT {own}, * FROM {words}")
+        views["sentences"].append(f"SELECT {', '.join([own, *plain, *fields])} FROM {sentences}")
+        joined = ", ".join([own, "w.*", *(f"s.{name}" for name in _OF_SENTENCE), *fields, *contexts])
+        views["occurrences"].append(f"SELECT {joined} FROM {words} JOIN {sentences} USING (sentence_id)")
+    for view, parts in views.items():
+        connected.execute(f"CREATE VIEW {view} AS {' UNION ALL BY NAME '.join(parts)}")
+
+
+def _columns(connected: "duckdb.DuckDBPyConnection", view: str) -> dict[str, str]:
+    """Return the columns of a scan by their names in DuckDB, with their types."""
+    return {row[0]: row[1] for row in connected.execute(f"DESCRIBE {_SCANS}.{view}").fetchall()}
+
+
+def _kept(connected: "duckdb.DuckDBPyConnection", store: Store, number: int) -> dict[str, tuple[str, str]]:
+    """Return the fields that a store keeps by their names in the views, each with its column and type.
+
+    A field that has the name of another column of the views gets an underscore.
+    """
+    sentences = [*_columns(connected, f"sentences_{number}").items()]
+    n_plain = len(sentences) - len(kept_columns(store.manifest.reading))
+    others = ["store", *_CONTEXTS, *_columns(connected, f"words_{number}"), *dict(sentences[:n_plain])]
+    taken = {name.casefold() for name in others}  # DuckDB's names have no case
+    fields: dict[str, tuple[str, str]] = {}
+    for column, kind in sentences[n_plain:]:
+        name = column
+        while name.casefold() in taken:
+            name += "_"
+        taken.add(name.casefold())
+        fields[name] = column, kind
+    return fields
+
+
+def _common_types(kept: Sequence[dict[str, tuple[str, str]]], names: Sequence[str]) -> dict[str, str]:
+    """Return one type for each field; where stores differ, numbers become DOUBLE, all else VARCHAR."""
+    types: dict[str, str] = {}
+    for field in dict.fromkeys(field for fields in kept for field in fields):
+        of_store = {
+            name: fields[field][1] for name, fields in zip(names, kept, strict=True) if field in fields
+        }
+        kinds = set(of_store.values())
+        if len(kinds) == 1:
+            types[field] = kinds.pop()
+            continue
+        types[field] = "DOUBLE" if kinds == {"BIGINT", "DOUBLE"} else "VARCHAR"
+        told = ", ".join(f"{kind} in {name}" for name, kind in of_store.items())
+        log.warning("field %s is %s: it is read as %s", field, told, types[field])
+    return types
+
+
+def _quoted(name: str) -> str:
+    return f'"{_escaped(name, chr(34))}"'
+
+
+def _escaped(text: str, quote: str) -> str:
+    return text.replace(quote, quote * 2)
+
+
+def _widened(words: Any) -> Any:  # noqa: ANN401 (pyarrow.dataset.Dataset, slow to import)
+    """Return the dataset of words with floats for half floats; Arrow casts those columns that are read."""
+    import pyarrow.dataset as ds
+    from pyarrow.fs import LocalFileSystem
+
+    fields = [
+        field.with_type(pa.list_(pa.float32(), field.type.list_size)) if is_vector(field) else field
+        for field in words.schema
+    ]
+    return ds.dataset(
+        words.files, schema=pa.schema(fields), format="ipc", filesystem=LocalFileSystem(use_mmap=True)
+    )

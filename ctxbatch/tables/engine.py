@@ -1,0 +1,132 @@
+"""Runs SQL in a DuckDB that reads nothing but the views it is given, writes nothing, and stops at once.
+
+DuckDB's own settings lock it: no files, no network, no extensions, no variables of Python, and no change of
+these settings. A query may be anybody's text.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import pyarrow as pa
+
+from ctxbatch.cores import count_cores
+from ctxbatch.errors import SHOWN_REASON, CtxbatchError, InputError, ResourceError
+
+if TYPE_CHECKING:
+    import duckdb
+
+_Result = TypeVar("_Result")
+# How much memory DuckDB may take, in bytes, unless told otherwise.
+MEMORY = 1 << 30
+_LOCKS = ("enable_external_access=false", "lock_configuration=true")
+# At the start of a message, what DuckDB could not get from this machine.
+_RESOURCES = ("Out of Memory Error", "IO Error")
+_ROWS_AT_ONCE = 8_192
+_INTERRUPT_EVERY = 0.02  # seconds: an interrupt that comes before the query starts is lost
+
+
+class QueryError(InputError):
+    """DuckDB refuses a query; ``place`` are the lines that show where, as DuckDB draws them."""
+
+    def __init__(self, message: str, place: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.place = place
+
+
+@contextmanager
+def connection(memory: int = MEMORY) -> Iterator["duckdb.DuckDBPyConnection"]:
+    """Yield a DuckDB of at most ``memory`` bytes, which spills to a temporary folder until the block ends.
+
+    Raises:
+        InputError: DuckDB is not installed.
+        ResourceError: There is no room for the temporary folder.
+    """
+    try:
+        import duckdb
+    except ImportError:
+        raise InputError("queries need DuckDB: pip install 'ctxbatch[analytics]'") from None
+    with tempfile.TemporaryDirectory(prefix="ctxbatch-", ignore_cleanup_errors=True) as folder:
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": f"{memory}B",
+            "threads": count_cores(),
+            "temp_directory": folder,
+            "python_enable_replacements": False,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_community_extensions": False,
+        }
+        connected = duckdb.connect(":memory:", config=config)
+        try:
+            yield connected
+        finally:
+            connected.close()
+
+
+def lock(connected: "duckdb.DuckDBPyConnection") -> None:
+    """Refuse files, networks, extensions and changes of settings from now on."""
+    for setting in _LOCKS:
+        connected.execute(f"SET {setting}")
+
+
+def batches(connected: "duckdb.DuckDBPyConnection", query: str) -> Iterator[pa.RecordBatch]:
+    """Yield the rows that a query selects, as they are found; at least one batch, which tells the columns.
+
+    Raises:
+        QueryError: The query is not a single SELECT, or DuckDB refuses it.
+        ResourceError: The query needs more memory or disk than there is.
+    """
+    _check_single(connected, query)
+    reader = _interruptible(connected, lambda: _started(connected, query))
+    yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+    while (batch := _interruptible(connected, lambda: next(reader, None))) is not None:
+        yield batch
+
+
+def _started(connected: "duckdb.DuckDBPyConnection", query: str) -> pa.RecordBatchReader:
+    return connected.sql(query).to_arrow_reader(_ROWS_AT_ONCE)
+
+
+def _check_single(connected: "duckdb.DuckDBPyConnection", query: str) -> None:
+    statements = _interruptible(connected, lambda: connected.extract_statements(query))
+    kinds = [statement.type.name for statement in statements]
+    if len(kinds) != 1:
+        said = "there is none" if not kinds else f"these are {len(kinds)}"
+        raise QueryError(f"give one SELECT: {said}")
+    if kinds[0] not in ("SELECT", "EXPLAIN"):
+        raise QueryError(f"give a SELECT, DESCRIBE, SHOW or EXPLAIN: tables are only read, not {kinds[0]}")
+
+
+def _interruptible(connected: "duckdb.DuckDBPyConnection", work: Callable[[], _Result]) -> _Result:
+    """Return what DuckDB does in a thread, so that a signal, which reaches this one, interrupts it."""
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(work)
+        try:
+            return future.result()
+        except Exception as error:
+            raise as_error(error) from error
+        finally:
+            while not future.done():
+                connected.interrupt()
+                wait([future], _INTERRUPT_EVERY)
+
+
+def as_error(error: Exception) -> CtxbatchError | Exception:
+    """Return an error of DuckDB, or of Arrow for DuckDB, as one of the project's; any other as it is."""
+    import duckdb
+
+    from_arrow = isinstance(error, pa.ArrowException | OSError) and getattr(error, "errno", None) is None
+    if not isinstance(error, duckdb.Error) and not from_arrow:
+        return error
+    message = str(error).strip()
+    said, _, place = message.partition("\nLINE ")
+    said = " ".join(said.split())[: 2 * SHOWN_REASON]
+    if said.startswith(_RESOURCES[0]):
+        return ResourceError(f"the query needs more memory: give it more, or fewer columns ({said})")
+    if said.startswith(_RESOURCES[1]):
+        return ResourceError(f"{said}: make room and run again")
+    lines = f"LINE {place}".split("\n")[:2] if place else []
+    return QueryError(re.sub(r"^(TransactionContext )?Error: ", "", said), tuple(lines))
