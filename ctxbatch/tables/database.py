@@ -1,22 +1,19 @@
 """Opens stores as one locked DuckDB database with the views words, sentences and occurrences.
 
-Row and sentence ids repeat from store to store, so every view has the column ``store``. Half floats become
-floats as they are read, and only those vectors are read that a query names.
+Row and sentence ids repeat from store to store, so every view has the column ``store``.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from ctxbatch.errors import InputError, StoreError
-from ctxbatch.store.arrow_files import is_vector
 from ctxbatch.store.reader import Store
 from ctxbatch.store.schema import kept_columns
 from ctxbatch.tables.engine import MEMORY, connection, lock
+from ctxbatch.tables.mapped import FLOATS, add_floats, half_floats, sentences_table, words_table
 
 if TYPE_CHECKING:
     import duckdb
@@ -26,8 +23,8 @@ log = logging.getLogger("ctxbatch")
 _SCANS = "stores"
 _OF_SENTENCE = ("source", "record", "byte_start", "doc_id", "n_words", "text")
 _CONTEXTS = {
-    "left_context": "substring(text, 1, w.char_start)",  # counts code points, as offsets do
-    "right_context": "substring(text, w.char_end + 1)",
+    "left_context": "substring(s.text, 1, w.char_start)",  # counts code points, as offsets do
+    "right_context": "substring(s.text, w.char_end + 1)",
 }
 
 
@@ -66,7 +63,7 @@ def _check(stores: Sequence[Store]) -> None:
 
 def store_names(paths: Sequence[Path]) -> list[str]:
     """Return a name for each of several folders: its last part, and those before it that tell it apart."""
-    parts = [path.resolve().parts for path in paths]
+    parts = [str(path.resolve()).encode(errors="backslashreplace").decode().split("/") for path in paths]
     lengths = [1] * len(parts)
     while True:
         names = ["/".join(each[-length:]) for each, length in zip(parts, lengths, strict=True)]
@@ -84,28 +81,47 @@ def _create_views(connected: "duckdb.DuckDBPyConnection", stores: Sequence[Store
     names = store_names([store.path for store in stores])
     connected.execute(f"CREATE SCHEMA {_SCANS}; USE {_SCANS}")
     for number, store in enumerate(stores):
-        connected.from_arrow(_widened(store.words)).create_view(f"words_{number}")
-        connected.from_arrow(store.sentences).create_view(f"sentences_{number}")
+        connected.from_arrow(words_table(store)).create_view(f"words_{number}")
+        connected.from_arrow(sentences_table(store)).create_view(f"sentences_{number}")
     connected.execute("USE main")
+    add_floats(connected, stores[0].config.hidden_size)
     kept = [_kept(connected, store, number) for number, store in enumerate(stores)]
     types = _common_types(kept, names)
-    views: dict[str, list[str]] = {"words": [], "sentences": [], "occurrences": []}
-    for number, name in enumerate(names):
-        own = f"'{_escaped(name, chr(39))}' AS store"
-        fields = [
-            f"CAST({_quoted(column)} AS {types[field]}) AS {_quoted(field)}"
-            for field, (column, _) in kept[number].items()
-        ]
-        columns = _columns(connected, f"sentences_{number}")
-        plain = [_quoted(column) for column in [*columns][: len(columns) - len(fields)]]
-        contexts = [f"{how} AS {context}" for context, how in _CONTEXTS.items()]
-        words, sentences = f"{_SCANS}.words_{number} w", f"{_SCANS}.sentences_{number} s"
-        views["words"].append(f"SELECT {own}, * FROM {words}")
-        views["sentences"].append(f"SELECT {', '.join([own, *plain, *fields])} FROM {sentences}")
-        joined = ", ".join([own, "w.*", *(f"s.{name}" for name in _OF_SENTENCE), *fields, *contexts])
-        views["occurrences"].append(f"SELECT {joined} FROM {words} JOIN {sentences} USING (sentence_id)")
-    for view, parts in views.items():
+    selects = [
+        _selects(connected, store, number, names[number], kept[number], types)
+        for number, store in enumerate(stores)
+    ]
+    for view, parts in zip(("words", "sentences", "occurrences"), zip(*selects, strict=True), strict=True):
         connected.execute(f"CREATE VIEW {view} AS {' UNION ALL BY NAME '.join(parts)}")
+
+
+def _selects(
+    connected: "duckdb.DuckDBPyConnection",
+    store: Store,
+    number: int,
+    name: str,
+    kept: dict[str, tuple[str, str]],
+    types: dict[str, str],
+) -> tuple[str, str, str]:
+    """Return what selects the words, the sentences and the occurrences of one store."""
+    own = f"'{_escaped(name, chr(39))}' AS store"
+    vectors = [f"{FLOATS}(w.{vector}) AS {vector}" for vector in half_floats(store)]
+    words = f"w.* REPLACE ({', '.join(vectors)})" if vectors else "w.*"
+    columns = [*_columns(connected, f"sentences_{number}")]
+    plain = [f"s.{column}" for column in columns[: len(columns) - len(kept)]]
+    fields = [
+        f"CAST(s.{_quoted(column)} AS {types[field]}) AS {_quoted(field)}"
+        for field, (column, _) in kept.items()
+    ]
+    of_sentence = [f"s.{column}" for column in _OF_SENTENCE]
+    contexts = [f"{how} AS {context}" for context, how in _CONTEXTS.items()]
+    joined = ", ".join([own, words, *of_sentence, *fields, *contexts])
+    from_words, from_sentences = f"{_SCANS}.words_{number} w", f"{_SCANS}.sentences_{number} s"
+    return (
+        f"SELECT {own}, {words} FROM {from_words}",
+        f"SELECT {', '.join([own, *plain, *fields])} FROM {from_sentences}",
+        f"SELECT {joined} FROM {from_words} JOIN {from_sentences} USING (sentence_id)",
+    )
 
 
 def _columns(connected: "duckdb.DuckDBPyConnection", view: str) -> dict[str, str]:
@@ -155,17 +171,3 @@ def _quoted(name: str) -> str:
 
 def _escaped(text: str, quote: str) -> str:
     return text.replace(quote, quote * 2)
-
-
-def _widened(words: Any) -> Any:  # noqa: ANN401 (pyarrow.dataset.Dataset, slow to import)
-    """Return the dataset of words with floats for half floats; Arrow casts those columns that are read."""
-    import pyarrow.dataset as ds
-    from pyarrow.fs import LocalFileSystem
-
-    fields = [
-        field.with_type(pa.list_(pa.float32(), field.type.list_size)) if is_vector(field) else field
-        for field in words.schema
-    ]
-    return ds.dataset(
-        words.files, schema=pa.schema(fields), format="ipc", filesystem=LocalFileSystem(use_mmap=True)
-    )

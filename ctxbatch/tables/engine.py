@@ -79,19 +79,29 @@ def batches(connected: "duckdb.DuckDBPyConnection", query: str) -> Iterator[pa.R
         QueryError: The query is not a single SELECT, or DuckDB refuses it.
         ResourceError: The query needs more memory or disk than there is.
     """
-    _check_single(connected, query)
-    reader = _interruptible(connected, lambda: _started(connected, query))
-    yield pa.RecordBatch.from_pylist([], schema=reader.schema)
-    while (batch := _interruptible(connected, lambda: next(reader, None))) is not None:
-        yield batch
+    with ThreadPoolExecutor(1) as thread:
+
+        def run(work: Callable[[], _Result]) -> _Result:
+            return _interruptible(connected, thread, work)
+
+        _check_single(run(lambda: connected.extract_statements(query)))
+        reader = run(lambda: _started(connected, query))
+        yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+        while (batch := run(lambda: next(reader, None))) is not None:
+            yield batch
 
 
 def _started(connected: "duckdb.DuckDBPyConnection", query: str) -> pa.RecordBatchReader:
-    return connected.sql(query).to_arrow_reader(_ROWS_AT_ONCE)
+    import duckdb
+
+    try:
+        return connected.sql(query).to_arrow_reader(_ROWS_AT_ONCE)
+    except duckdb.ProgrammingError:
+        connected.execute(query)  # which fails alike, and says where; but its rows would be copied once more
+        raise
 
 
-def _check_single(connected: "duckdb.DuckDBPyConnection", query: str) -> None:
-    statements = _interruptible(connected, lambda: connected.extract_statements(query))
+def _check_single(statements: "list[duckdb.Statement]") -> None:
     kinds = [statement.type.name for statement in statements]
     if len(kinds) != 1:
         said = "there is none" if not kinds else f"these are {len(kinds)}"
@@ -100,21 +110,22 @@ def _check_single(connected: "duckdb.DuckDBPyConnection", query: str) -> None:
         raise QueryError(f"give a SELECT, DESCRIBE, SHOW or EXPLAIN: tables are only read, not {kinds[0]}")
 
 
-def _interruptible(connected: "duckdb.DuckDBPyConnection", work: Callable[[], _Result]) -> _Result:
+def _interruptible(
+    connected: "duckdb.DuckDBPyConnection", thread: ThreadPoolExecutor, work: Callable[[], _Result]
+) -> _Result:
     """Return what DuckDB does in a thread, so that a signal, which reaches this one, interrupts it."""
-    with ThreadPoolExecutor(1) as thread:
-        future = thread.submit(work)
-        try:
-            return future.result()
-        except Exception as error:
-            raise as_error(error) from error
-        finally:
-            while not future.done():
-                connected.interrupt()
-                wait([future], _INTERRUPT_EVERY)
+    future = thread.submit(work)
+    try:
+        return future.result()
+    except Exception as error:
+        raise _as_error(error) from error
+    finally:
+        while not future.done():
+            connected.interrupt()
+            wait([future], _INTERRUPT_EVERY)
 
 
-def as_error(error: Exception) -> CtxbatchError | Exception:
+def _as_error(error: Exception) -> CtxbatchError | Exception:
     """Return an error of DuckDB, or of Arrow for DuckDB, as one of the project's; any other as it is."""
     import duckdb
 
@@ -125,7 +136,8 @@ def as_error(error: Exception) -> CtxbatchError | Exception:
     said, _, place = message.partition("\nLINE ")
     said = " ".join(said.split())[: 2 * SHOWN_REASON]
     if said.startswith(_RESOURCES[0]):
-        return ResourceError(f"the query needs more memory: give it more, or fewer columns ({said})")
+        why = said.partition(" Possible solutions")[0]
+        return ResourceError(f"the query needs more memory: give --memory more, or select less ({why})")
     if said.startswith(_RESOURCES[1]):
         return ResourceError(f"{said}: make room and run again")
     lines = f"LINE {place}".split("\n")[:2] if place else []
