@@ -24,6 +24,7 @@ from ctxbatch.search.row_filter import known_rows
 from ctxbatch.search.searcher import check_searchable, hit_of_row
 from ctxbatch.store.columns import Column
 from ctxbatch.store.reader import Store
+from ctxbatch.tables.where import matching_rows
 
 # Of more occurrences than this a random sample is grouped, and the others join the nearest group.
 SAMPLE = 2_000
@@ -140,6 +141,7 @@ def find_senses(
     delta: float | None = None,
     floor: float | None = None,
     standardise: bool = False,
+    where: str | None = None,
 ) -> Senses:
     """Group a word's occurrences by their vectors.
 
@@ -153,11 +155,12 @@ def find_senses(
         delta: As in `ctxbatch.searcher`.
         floor: Likewise.
         standardise: Group standardised vectors, as in `ctxbatch.searcher`.
+        where: Group only occurrences for which this condition in SQL is true.
 
     Raises:
         InputError: The word is none of the store's, unknown to the model or has no vectors to group, there
-            are fewer different ones than groups, the store holds no such vectors, or scikit-learn is not
-            installed.
+            are fewer different ones than groups, the store holds no such vectors, the condition is wrong, or
+            scikit-learn is not installed.
         StoreError: The store is unfinished, empty or damaged.
     """
     if n_lines < 0:
@@ -167,7 +170,7 @@ def find_senses(
     column = store.config.column(
         on or _default_kind(store.config), layer, delta=delta, floor=floor, standardise=standardise
     )
-    every, occurrences = _occurrences(store, store.column(column), word)
+    every, occurrences = _occurrences(store, store.column(column), word, where)
     grouped = occurrences.not_zero()
     if not len(grouped):
         raise InputError(f"every {column} vector of {word!r} is zero: choose another kind with --on")
@@ -195,13 +198,22 @@ def _default_kind(config: ResolvedConfig) -> VectorKind:
     return next(kind for kind in by_purity if kind in config.vectors)
 
 
-def _occurrences(store: Store, column: Column, word: str) -> tuple[_Occurrences, _Occurrences]:
-    """Return all occurrences of a word, and those that the model knows: of wordpieces, only known ones."""
+def _occurrences(
+    store: Store, column: Column, word: str, where: str | None
+) -> tuple[_Occurrences, _Occurrences]:
+    """Return a word's occurrences, and those that the model knows: of wordpieces, only known ones.
+
+    ``where`` is the condition that all of them meet.
+    """
     positions_R = open_postings(store).positions(word)
     if not len(positions_R):
         if len(word.split()) != 1:
             raise InputError(f"{word!r} is not one word: name a single word of the store")
         raise InputError(f"{store.path} has no word {word!r}: name a word as the text has it")
+    if where is not None:
+        positions_R = positions_R[matching_rows(store, where)[positions_R]]
+        if not len(positions_R):
+            raise InputError(f"--where {where!r} is true for no occurrence of {word!r}: relax it")
     every = _Occurrences(store, column, positions_R)
     known_N = known_rows(store)
     if known_N is None:

@@ -39,6 +39,10 @@ def senses(
     delta: Delta = None,
     floor: Floor = None,
     standardise: Standardise = False,
+    where: Annotated[
+        str | None,
+        Parameter(metavar="SQL", help='Only occurrences for which this is true, such as "year >= 1900".'),
+    ] = None,
     lines: Annotated[
         int, Parameter(name=["--lines", "-n"], metavar="N", help="Example lines per group.")
     ] = 5,
@@ -50,7 +54,16 @@ def senses(
     store = ctxbatch.open(out)
     store.check_is_here()
     found = find_senses(
-        store, word, groups, lines, on, layer, delta=delta, floor=floor, standardise=standardise
+        store,
+        word,
+        groups,
+        lines,
+        on,
+        layer,
+        delta=delta,
+        floor=floor,
+        standardise=standardise,
+        where=where,
     )
     _tell_positions(store, found.column)
     tell_standardised(store, [found.column])

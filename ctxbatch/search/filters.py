@@ -44,6 +44,9 @@ class Filters:
     docs: Annotated[tuple[str, ...], _option("--doc", "ID")] = ()
     """Only from the document with this id; may be repeated."""
 
+    where: Annotated[str | None, _option("--where", "SQL")] = None
+    """Only rows for which this is true, such as "year >= 1900 AND upos = 'NOUN'"."""
+
     unknown: Annotated[bool, _option("--unknown")] = False
     """Also occurrences of words that the model does not know."""
 
