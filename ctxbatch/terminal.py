@@ -133,6 +133,16 @@ def show(lines: Iterable[str]) -> None:
             sys.stdout.write(f"{printable(line)}\n")
 
 
+def show_data(lines: Iterable[str]) -> None:
+    """Print data, exactly unless they go to a terminal; raise what `show` raises."""
+    if has_terminal():
+        show(lines)
+        return
+    for line in lines:
+        with _writing():
+            sys.stdout.write(f"{line}\n")
+
+
 def show_paged(lines: Sequence[Styled]) -> None:
     """Print lines, through the user's pager if they do not fit; raise what `show` raises."""
     if len(lines) < shutil.get_terminal_size((100, 24)).lines:
@@ -154,7 +164,7 @@ def show_paged(lines: Sequence[Styled]) -> None:
 def drawn(draw: "Callable[[Console], None]", width: int) -> list[Styled]:
     """Return what rich draws on a console of this width, as lines, styled if results go to a terminal.
 
-    Only for text that ships with the program: nothing in it is escaped.
+    Only for text that ships with the program, or that `printable` has escaped.
     """
     from rich.console import Console
 

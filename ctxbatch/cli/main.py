@@ -26,6 +26,7 @@ from ctxbatch.cli.layers import layers
 from ctxbatch.cli.run import plan, run
 from ctxbatch.cli.search import search
 from ctxbatch.cli.senses import senses
+from ctxbatch.cli.sql import sql
 from ctxbatch.cli.store import index, pull, stats, status, verify
 from ctxbatch.errors import CtxbatchError, InputError, Stopped
 
@@ -80,7 +81,7 @@ app["--help"].help = "Show this message and exit."
 app["--version"].help = "Print the version and exit."
 _Command = Callable[..., int | None]
 _ON_TEXT: tuple[_Command, ...] = (run, plan)
-_ON_STORES: tuple[_Command, ...] = (search, layers, senses, index, pull, stats, verify, status)
+_ON_STORES: tuple[_Command, ...] = (search, sql, layers, senses, index, pull, stats, verify, status)
 for _number, _command in enumerate((*_ON_TEXT, *_ON_STORES, cache, guide)):
     app.command(_command, sort_key=_number, help_epilogue="", group_parameters=_OPTIONS)
 
