@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,8 +68,8 @@ def sql(
     if parquet is not None:
         _check_target(parquet, [store.path for store in stores])
     try:
-        with opened(stores, n_bytes) as connected:
-            _show(batches(connected, query), parquet, as_csv=as_csv, as_json=as_json)
+        with opened(stores, n_bytes) as connected, closing(batches(connected, query)) as found:
+            _show(found, parquet, as_csv=as_csv, as_json=as_json)
     except QueryError as error:
         terminal.tell(f"ctxbatch: {error}")
         for line in error.place:

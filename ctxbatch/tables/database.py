@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.store.reader import Store
 from ctxbatch.store.schema import kept_columns
-from ctxbatch.tables.engine import MEMORY, connection, lock
+from ctxbatch.tables.engine import MEMORY, as_error, connection, lock
 from ctxbatch.tables.mapped import FLOATS, add_floats, half_floats, sentences_table, words_table
 
 if TYPE_CHECKING:
@@ -41,11 +41,15 @@ def opened(stores: Sequence[Store], memory: int = MEMORY) -> Iterator["duckdb.Du
     Raises:
         InputError: A store is given twice, or DuckDB is not installed.
         StoreError: A store is of another configuration than the first, or it is damaged.
+        ResourceError: The memory is not enough.
     """
     _check(stores)
     with connection(memory) as connected:
-        _create_views(connected, stores)
-        lock(connected)
+        try:
+            _create_views(connected, stores)
+            lock(connected)
+        except Exception as error:
+            raise as_error(error) from error
         yield connected
 
 

@@ -6,7 +6,7 @@ these settings. A query may be anybody's text.
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -72,8 +72,10 @@ def lock(connected: "duckdb.DuckDBPyConnection") -> None:
         connected.execute(f"SET {setting}")
 
 
-def batches(connected: "duckdb.DuckDBPyConnection", query: str) -> Iterator[pa.RecordBatch]:
+def batches(connected: "duckdb.DuckDBPyConnection", query: str) -> Generator[pa.RecordBatch, None, None]:
     """Yield the rows that a query selects, as they are found; at least one batch, which tells the columns.
+
+    Whoever does not read to the end closes the generator before the connection.
 
     Raises:
         QueryError: The query is not a single SELECT, or DuckDB refuses it.
@@ -86,9 +88,12 @@ def batches(connected: "duckdb.DuckDBPyConnection", query: str) -> Iterator[pa.R
 
         _check_single(run(lambda: connected.extract_statements(query)))
         reader = run(lambda: _started(connected, query))
-        yield pa.RecordBatch.from_pylist([], schema=reader.schema)
-        while (batch := run(lambda: next(reader, None))) is not None:
-            yield batch
+        try:
+            yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+            while (batch := run(lambda: next(reader, None))) is not None:
+                yield batch
+        finally:
+            reader.close()  # a reader that outlives its connection crashes the program
 
 
 def _started(connected: "duckdb.DuckDBPyConnection", query: str) -> pa.RecordBatchReader:
@@ -118,14 +123,14 @@ def _interruptible(
     try:
         return future.result()
     except Exception as error:
-        raise _as_error(error) from error
+        raise as_error(error) from error
     finally:
         while not future.done():
             connected.interrupt()
             wait([future], _INTERRUPT_EVERY)
 
 
-def _as_error(error: Exception) -> CtxbatchError | Exception:
+def as_error(error: Exception) -> CtxbatchError | Exception:
     """Return an error of DuckDB, or of Arrow for DuckDB, as one of the project's; any other as it is."""
     import duckdb
 

@@ -1,6 +1,7 @@
 """Selects the rows of a store that meet a condition in SQL."""
 
 import json
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,8 +50,8 @@ def matching_rows(store: Store, where: str) -> Mask:
         try:
             _check_expression(connected, where)
             # On lines of its own: a comment ends there.
-            found = batches(connected, f"SELECT row_id FROM occurrences WHERE (\n{where}\n)")
-            row_ids = np.concatenate([batch["row_id"].to_numpy() for batch in found])
+            with closing(batches(connected, f"SELECT row_id FROM occurrences WHERE (\n{where}\n)")) as found:
+                row_ids = np.concatenate([batch["row_id"].to_numpy() for batch in found])
         except QueryError as error:
             raise InputError(f"--where {where!r}: {error}") from error
     positions = store.positions(row_ids)

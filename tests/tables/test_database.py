@@ -1,6 +1,7 @@
 """Stores are one database, whose views hold what the stores hold."""
 
 import shutil
+from contextlib import closing
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,8 @@ from tests.tables.conftest import records
 
 
 def found(stores, query):
-    with opened(stores) as connected:
-        return pa.Table.from_batches(batches(connected, query)).to_pylist()
+    with opened(stores) as connected, closing(batches(connected, query)) as rows:
+        return pa.Table.from_batches(rows).to_pylist()
 
 
 def test_views_hold_the_rows_and_sentences_of_a_store_in_order(store):

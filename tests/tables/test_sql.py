@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -231,9 +232,10 @@ def test_a_file_of_a_store_is_not_replaced(store, cli):
 # --- memory and signals ---------------------------------------------------------------------------
 
 
-def test_more_memory_than_allowed_is_told_and_leaves_nothing(store, cli, tmp_path, monkeypatch):
+@pytest.mark.parametrize("memory", ["20MB", "1"])
+def test_more_memory_than_allowed_is_told_and_leaves_nothing(store, cli, tmp_path, monkeypatch, memory):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    result = cli("sql", store.path, "SELECT list(i) FROM range(100_000_000) t(i)", "--memory", "20MB")
+    result = cli("sql", store.path, "SELECT list(i) FROM range(100_000_000) t(i)", "--memory", memory)
     assert (result.returncode, result.stderr.count("\n")) == (4, 1)
     assert "the query needs more memory: give --memory more" in result.stderr
     assert not [*tmp_path.iterdir()]
@@ -269,6 +271,17 @@ def test_a_reader_that_has_gone_ends_the_query(store):
     arguments = shlex.join(map(str, command("sql", store.path, "FROM range(10_000_000_000)", "--csv")))
     result = subprocess.run(f"{arguments} | head -3", shell=True, capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("range\n0\n1\n", "")
+
+
+@pytest.mark.parametrize("output", [[], ["--csv"], ["--json"]])
+def test_a_full_disk_is_told_in_one_line(store, output):
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            command("sql", store.path, "SELECT repeat('x', 1000) FROM words, range(9)", *output),
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert result.returncode == 4
+    assert result.stderr.splitlines()[-1].startswith("ctxbatch: standard output cannot be written to")
 
 
 def test_the_help_does_not_load_duckdb():
