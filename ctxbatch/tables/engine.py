@@ -48,7 +48,7 @@ def connection(memory: int = MEMORY) -> Iterator["duckdb.DuckDBPyConnection"]:
     try:
         import duckdb
     except ImportError:
-        raise InputError("queries need DuckDB: pip install 'ctxbatch[analytics]'") from None
+        raise InputError("SQL needs DuckDB: pip install 'ctxbatch[analytics]'") from None
     with tempfile.TemporaryDirectory(prefix="ctxbatch-", ignore_cleanup_errors=True) as folder:
         config: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{memory}B",

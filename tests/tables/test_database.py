@@ -157,3 +157,21 @@ def test_only_the_vectors_that_a_query_names_are_read(store, monkeypatch):
 
 def test_show_tables_names_the_three_views(store):
     assert [row["name"] for row in found([store], "SHOW TABLES")] == ["occurrences", "sentences", "words"]
+
+
+def test_fields_of_all_types_keep_them_and_names_that_differ_in_case_are_two(store_of):
+    row = {"Year": 1, "year": 2, "a.b": True, "day": "1900-01-02", "at": "1900-01-02T03:04:05", "x": 0.5}
+    keep = ("Year:integer", "year:integer", "a.b:boolean", "day:date", "at:time", "x:number")
+    store = store_of([{"text": "a bank", **row}], keep_field=keep)
+    types = {each["column_name"]: each["column_type"] for each in found([store], "DESCRIBE occurrences")}
+    names = ["Year", "year_1", "a.b", "day", "at", "x"]
+    assert [types[name] for name in names] == ["BIGINT", "BIGINT", "BOOLEAN", "DATE", "TIMESTAMP", "DOUBLE"]
+    (sentence,) = found([store], "FROM sentences")
+    assert [str(sentence[name]) for name in names] == [
+        "1",
+        "2",
+        "True",
+        "1900-01-02",
+        "1900-01-02 03:04:05",
+        "0.5",
+    ]

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -220,6 +221,25 @@ def test_wrong_options_are_refused_in_one_line(store, cli, arguments, said, tmp_
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
     assert said in result.stderr
     assert not [*tmp_path.iterdir()]
+
+
+def test_an_unfinished_store_is_refused(store, cli, tmp_path):
+    shutil.copytree(store.path, tmp_path / "out")
+    (tmp_path / "out" / "shards" / "000001" / "shard.json").unlink()
+    result = cli("sql", tmp_path / "out", "FROM words")
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert "is unfinished" in result.stderr
+
+
+def test_what_to_install_is_told_where_duckdb_is_not(store, cli, monkeypatch):
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    for command_line in (
+        ["sql", store.path, "FROM words"],
+        ["search", store.path, "a [b]", "--where", "true"],
+    ):
+        result = cli(*command_line)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr == "ctxbatch: SQL needs DuckDB: pip install 'ctxbatch[analytics]'\n"
 
 
 def test_a_file_of_a_store_is_not_replaced(store, cli):
