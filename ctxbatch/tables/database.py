@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.store.reader import Store
 from ctxbatch.store.schema import kept_columns
-from ctxbatch.tables.engine import MEMORY, as_error, connection, lock
+from ctxbatch.tables.engine import MEMORY, connection, interruptible, lock
 from ctxbatch.tables.mapped import FLOATS, add_floats, half_floats, sentences_table, words_table
 
 if TYPE_CHECKING:
@@ -45,11 +45,8 @@ def opened(stores: Sequence[Store], memory: int = MEMORY) -> Iterator["duckdb.Du
     """
     _check(stores)
     with connection(memory) as connected:
-        try:
-            _create_views(connected, stores)
-            lock(connected)
-        except Exception as error:
-            raise as_error(error) from error
+        interruptible(connected, lambda: _create_views(connected, stores))
+        interruptible(connected, lambda: lock(connected))
         yield connected
 
 

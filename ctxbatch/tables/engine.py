@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
@@ -46,6 +47,8 @@ def connection(memory: int = MEMORY) -> Iterator["duckdb.DuckDBPyConnection"]:
         ResourceError: There is no room for the temporary folder.
     """
     try:
+        with ThreadPoolExecutor(1) as thread:  # a signal during this import would crash the program
+            thread.submit(import_module, "duckdb").result()
         import duckdb
     except ImportError:
         raise InputError("SQL needs DuckDB: pip install 'ctxbatch[analytics]'") from None
@@ -64,6 +67,19 @@ def connection(memory: int = MEMORY) -> Iterator["duckdb.DuckDBPyConnection"]:
             yield connected
         finally:
             connected.close()
+
+
+def interruptible(connected: "duckdb.DuckDBPyConnection", work: Callable[[], _Result]) -> _Result:
+    """Return what DuckDB does in ``work``; a signal interrupts it.
+
+    DuckDB runs in a thread of its own: in that of the signals' handler it would hide what that raises.
+
+    Raises:
+        QueryError: DuckDB refuses it.
+        ResourceError: DuckDB needs more memory or disk than there is.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return _interruptible(connected, thread, work)
 
 
 def lock(connected: "duckdb.DuckDBPyConnection") -> None:
@@ -118,25 +134,27 @@ def _check_single(statements: "list[duckdb.Statement]") -> None:
 def _interruptible(
     connected: "duckdb.DuckDBPyConnection", thread: ThreadPoolExecutor, work: Callable[[], _Result]
 ) -> _Result:
-    """Return what DuckDB does in a thread, so that a signal, which reaches this one, interrupts it."""
     future = thread.submit(work)
     try:
         return future.result()
     except Exception as error:
-        raise as_error(error) from error
+        known = _as_error(error)
+        if known is None:
+            raise
+        raise known from error
     finally:
         while not future.done():
             connected.interrupt()
             wait([future], _INTERRUPT_EVERY)
 
 
-def as_error(error: Exception) -> CtxbatchError | Exception:
-    """Return an error of DuckDB, or of Arrow for DuckDB, as one of the project's; any other as it is."""
+def _as_error(error: Exception) -> CtxbatchError | None:
+    """Return an error of DuckDB, or of Arrow for DuckDB, as one of the project's; ``None`` for any other."""
     import duckdb
 
     from_arrow = isinstance(error, pa.ArrowException | OSError) and getattr(error, "errno", None) is None
     if not isinstance(error, duckdb.Error) and not from_arrow:
-        return error
+        return None
     message = str(error).strip()
     said, _, place = message.partition("\nLINE ")
     said = " ".join(said.split())[: 2 * SHOWN_REASON]

@@ -11,7 +11,7 @@ from ctxbatch.errors import InputError
 from ctxbatch.store.commits import damaged
 from ctxbatch.store.reader import Store
 from ctxbatch.tables.database import opened
-from ctxbatch.tables.engine import QueryError, batches
+from ctxbatch.tables.engine import QueryError, batches, interruptible
 
 if TYPE_CHECKING:
     import duckdb
@@ -66,7 +66,8 @@ def _check_expression(connected: "duckdb.DuckDBPyConnection", where: str) -> Non
     """Check with DuckDB's own parser that a text is one expression, and nothing follows it."""
     if not where.strip():
         raise QueryError(_WANTED)
-    (text,) = connected.execute("SELECT json_serialize_sql(?)", [f"SELECT\n{where}\n"]).fetchall()[0]
+    parse, given = "SELECT json_serialize_sql(?)", [f"SELECT\n{where}\n"]
+    ((text,),) = interruptible(connected, lambda: connected.execute(parse, given).fetchall())
     parsed: dict[str, Any] = json.loads(text)
     if parsed["error"]:
         raise QueryError(" ".join(str(parsed["error_message"]).split()))
