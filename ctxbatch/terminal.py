@@ -133,13 +133,14 @@ def show(lines: Iterable[str]) -> None:
             sys.stdout.write(f"{printable(line)}\n")
 
 
-def write(text: str) -> None:
-    """Print text for programs as it is; to a terminal, print it as `show` does, which raises the same."""
+def show_data(lines: Iterable[str]) -> None:
+    """Print data, exactly unless they go to a terminal; raise what `show` raises."""
     if has_terminal():
-        show([text.rstrip("\r\n")])
+        show(lines)
         return
-    with _writing():
-        sys.stdout.write(text)
+    for line in lines:
+        with _writing():
+            sys.stdout.write(f"{line}\n")
 
 
 def show_paged(lines: Sequence[Styled]) -> None:
@@ -163,7 +164,7 @@ def show_paged(lines: Sequence[Styled]) -> None:
 def drawn(draw: "Callable[[Console], None]", width: int) -> list[Styled]:
     """Return what rich draws on a console of this width, as lines, styled if results go to a terminal.
 
-    Only for text that ships with the program: nothing in it is escaped.
+    Only for text that ships with the program, or that `printable` has escaped.
     """
     from rich.console import Console
 

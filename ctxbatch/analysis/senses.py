@@ -155,12 +155,12 @@ def find_senses(
         delta: As in `ctxbatch.searcher`.
         floor: Likewise.
         standardise: Group standardised vectors, as in `ctxbatch.searcher`.
-        where: A condition in SQL; only occurrences for which it holds are grouped and counted.
+        where: Group only occurrences for which this condition in SQL is true.
 
     Raises:
         InputError: The word is none of the store's, unknown to the model or has no vectors to group, there
-            are fewer different ones than groups, the store holds no such vectors, or scikit-learn is not
-            installed.
+            are fewer different ones than groups, the store holds no such vectors, the condition is wrong, or
+            scikit-learn is not installed.
         StoreError: The store is unfinished, empty or damaged.
     """
     if n_lines < 0:
@@ -201,7 +201,10 @@ def _default_kind(config: ResolvedConfig) -> VectorKind:
 def _occurrences(
     store: Store, column: Column, word: str, where: str | None
 ) -> tuple[_Occurrences, _Occurrences]:
-    """Return all occurrences of a word, and those that the model knows: of wordpieces, only known ones."""
+    """Return a word's occurrences, and those that the model knows: of wordpieces, only known ones.
+
+    ``where`` is the condition that all of them meet.
+    """
     positions_R = open_postings(store).positions(word)
     if not len(positions_R):
         if len(word.split()) != 1:
@@ -210,7 +213,7 @@ def _occurrences(
     if where is not None:
         positions_R = positions_R[matching_rows(store, where)[positions_R]]
         if not len(positions_R):
-            raise InputError(f"no occurrence of {word!r} matches --where {where!r}")
+            raise InputError(f"--where {where!r} is true for no occurrence of {word!r}: relax it")
     every = _Occurrences(store, column, positions_R)
     known_N = known_rows(store)
     if known_N is None:

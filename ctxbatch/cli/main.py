@@ -82,7 +82,7 @@ app["--help"].help = "Show this message and exit."
 app["--version"].help = "Print the version and exit."
 _Command = Callable[..., int | None]
 _ON_TEXT: tuple[_Command, ...] = (run, plan)
-_ON_STORES: tuple[_Command, ...] = (search, layers, senses, sql, export, index, pull, stats, verify, status)
+_ON_STORES: tuple[_Command, ...] = (search, sql, layers, senses, export, index, pull, stats, verify, status)
 for _number, _command in enumerate((*_ON_TEXT, *_ON_STORES, cache, guide)):
     app.command(_command, sort_key=_number, help_epilogue="", group_parameters=_OPTIONS)
 

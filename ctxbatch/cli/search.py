@@ -146,7 +146,7 @@ def _split_queries(
     """Return the stores, and the queries with their line numbers."""
     if row is not None and queries is not None:
         raise InputError("--row and --queries exclude each other: give one")
-    if (row is not None or queries is not None) and not _is_store(arguments[-1]) and " " in arguments[-1]:
+    if (row is not None or queries is not None) and not is_store(arguments[-1]) and " " in arguments[-1]:
         option = "--row" if row is not None else "--queries"
         raise InputError(f"give either {option} or the query {arguments[-1]!r}, not both")
     if row is not None:
@@ -156,7 +156,7 @@ def _split_queries(
         if not asked:
             raise InputError(f"--queries {queries} holds no queries: write one per line")
         return arguments, asked
-    if len(arguments) < 2 or _is_store(arguments[-1]):
+    if len(arguments) < 2 or is_store(arguments[-1]):
         raise InputError(
             'a query is missing: add a sentence with a word marked, as "I will send her a [card].", '
             "or --row or --queries"
@@ -171,7 +171,8 @@ def _split_queries(
     return arguments[:-1], [(1, arguments[-1])]
 
 
-def _is_store(argument: str) -> bool:
+def is_store(argument: str) -> bool:
+    """Return True if an argument names a store rather than a query."""
     from ctxbatch.corpus.store_marker import MANIFEST
     from ctxbatch.filesystem import is_remote  # which loads pyarrow
 

@@ -40,7 +40,8 @@ def senses(
     floor: Floor = None,
     standardise: Standardise = False,
     where: Annotated[
-        str | None, Parameter(metavar="SQL", help="Only occurrences for which a condition holds.")
+        str | None,
+        Parameter(metavar="SQL", help='Only occurrences for which this is true, such as "year >= 1900".'),
     ] = None,
     lines: Annotated[
         int, Parameter(name=["--lines", "-n"], metavar="N", help="Example lines per group.")

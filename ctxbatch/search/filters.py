@@ -45,7 +45,7 @@ class Filters:
     """Only from the document with this id; may be repeated."""
 
     where: Annotated[str | None, _option("--where", "SQL")] = None
-    """Only rows for which a condition holds, such as "year >= 1900 AND upos = 'NOUN'"."""
+    """Only rows for which this is true, such as "year >= 1900 AND upos = 'NOUN'"."""
 
     unknown: Annotated[bool, _option("--unknown")] = False
     """Also occurrences of words that the model does not know."""

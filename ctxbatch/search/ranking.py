@@ -118,6 +118,15 @@ class Ranking:
         """Return the normalised vectors (len(positions), D) of the rows at these positions of a store."""
         return normalised(self._columns[number].take(positions))
 
+    def prepare(self, filters: Filters) -> None:
+        """Find the rows that meet the filters' condition in SQL.
+
+        Raises:
+            InputError: The condition is wrong.
+        """
+        for selector in self._selectors:
+            selector.prepare(filters)
+
     def best(self, questions: Sequence[Question], k: int, filters: Filters) -> list[Ranked]:
         """Return the best k rows for each question that the filters allow; fewer if fewer qualify."""
         groups: dict[str, list[int]] = {}

@@ -5,7 +5,7 @@ Compares words by their keys, and sources by the paths in the store's manifest.
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from functools import cached_property, lru_cache, partial, reduce
+from functools import cached_property, lru_cache, reduce
 from pathlib import PurePath
 
 import numpy as np
@@ -36,9 +36,9 @@ class Selector:
     def __init__(self, store: Store, postings: Postings) -> None:
         self._store = store
         self._postings = postings
-        # The queries of a batch have the same sources and documents.
+        # The queries of a batch have the same sources, documents and condition.
         self._from_places = lru_cache(maxsize=4)(self._select_places)
-        self._matching = lru_cache(maxsize=4)(partial(matching_rows, store))
+        self._from_condition = lru_cache(maxsize=4)(self._select_matching)
 
     @cached_property
     def known(self) -> Selection | None:
@@ -46,16 +46,21 @@ class Selector:
         known_N = known_rows(self._store)
         return None if known_N is None else Selection(known_N)
 
+    def prepare(self, filters: Filters) -> None:
+        """Find and keep the rows that meet the condition in SQL, so that a wrong one is told early.
+
+        Raises:
+            InputError: The condition is wrong.
+        """
+        self._from_condition(filters.where)
+
     def select(self, filters: Filters, word: str) -> Selection | None:
         """Return the rows that the filters allow for a query of this word; ``None`` if they allow all.
 
         Return ``known`` itself if they leave out only what the model does not know.
         """
         known = None if filters.unknown else self.known
-        mask_N = self._from_places(filters.sources, filters.docs)
-        if filters.where is not None:
-            where_N = self._matching(filters.where)
-            mask_N = where_N if mask_N is None else mask_N & where_N
+        mask_N = _both(self._from_places(filters.sources, filters.docs), self._from_condition(filters.where))
         wanted = [self._rows_of(filters.words)] if filters.words else []
         if filters.same_word:
             wanted.append(self._postings.positions(word))
@@ -76,6 +81,9 @@ class Selector:
     def _rows_of(self, words: Sequence[str]) -> Ints:
         distinct = {word_key(word) for word in words}
         return np.concatenate([np.zeros(0, np.int64), *map(self._postings.positions, sorted(distinct))])
+
+    def _select_matching(self, where: str | None) -> Mask | None:
+        return None if where is None else matching_rows(self._store, where)
 
     def _select_places(self, sources: tuple[str, ...], docs: tuple[str, ...]) -> Mask | None:
         if not sources and not docs:
@@ -122,6 +130,13 @@ def check_sources(stores: Sequence[Store], globs: Sequence[str]) -> None:
         if not any(_matches(path, [glob]) for path in paths):
             known = shortened(paths, _SHOWN_SOURCES)
             raise InputError(f"--source {glob!r} matches no source of the store: its sources are {known}")
+
+
+def _both(one_N: Mask | None, other_N: Mask | None) -> Mask | None:
+    if one_N is None or other_N is None:
+        return one_N if other_N is None else other_N
+    both_N: Mask = one_N & other_N
+    return both_N
 
 
 def _is_in(texts: pa.ChunkedArray, values: Sequence[str]) -> Mask:

@@ -193,6 +193,7 @@ class Searcher:
         filters = filters or Filters()
         check_sources(self._stores, filters.sources)
         vectors = self._vectors(self.column_for(filters))
+        vectors.ranking.prepare(filters)  # before a model is loaded
         answers = []
         for begin in range(0, len(queries), _GROUP):
             questions = self._questions(vectors, begin, queries[begin : begin + _GROUP], on_reject or _raise)

@@ -36,7 +36,7 @@ def scan(words: Any, config: ResolvedConfig, columns: Sequence[str] | None) -> A
     for of in computed.values():
         vectors = {*_sources_of(of, config)}
         needed |= {name: name for name in sorted(vectors | {*map(scale_of, vectors & quantised)})}
-    scanner = words.scanner(columns=as_floats(words.schema, needed))
+    scanner = words.scanner(columns=_as_floats(words.schema, needed))
     if not computed:
         return scanner
     import pyarrow.dataset as ds
@@ -66,7 +66,7 @@ def _full_name(name: str, config: ResolvedConfig) -> str:
     return full
 
 
-def as_floats(schema: pa.Schema, sources: Mapping[str, str]) -> "dict[str, pc.Expression]":
+def _as_floats(schema: pa.Schema, sources: Mapping[str, str]) -> "dict[str, pc.Expression]":
     """Return columns for a scanner by their names, each with that of its source; half floats are widened."""
     projection: dict[str, pc.Expression] = {}
     for name, source in sources.items():

@@ -1,21 +1,19 @@
 """Writes a table of results into a CSV or a Parquet file, whole or not at all."""
 
-import csv
-import io
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ctxbatch.errors import InputError, one_line
+from ctxbatch.errors import InputError
 from ctxbatch.files import as_resource_error, replacing
+from ctxbatch.tables.csv_cells import csv_row
+from ctxbatch.tables.results import json_rows
 
 log = logging.getLogger("ctxbatch")
-# A spreadsheet runs a cell that begins so as a formula (OWASP, "CSV Injection").
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class TableFiles:
@@ -56,45 +54,8 @@ class TableFiles:
                 raise as_resource_error(error, path) from error
             log.info("wrote %s rows to %s", f"{table.num_rows:,}", path)
 
-    def write_batches(self, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-        """Write record batches into the Parquet file.
-
-        Raises:
-            ResourceError: The disk refuses.
-        """
-        path, n_rows = self._paths["--parquet"], 0
-        try:
-            with (
-                replacing(path) as beside,
-                pq.ParquetWriter(beside, schema, compression="zstd") as writer,
-            ):
-                for batch in batches:
-                    writer.write_batch(batch)
-                    n_rows += len(batch)
-        except pa.ArrowNotImplementedError as error:
-            raise InputError(f"--parquet {path}: {one_line(error)}: cast the column to VARCHAR") from None
-        except OSError as error:
-            raise as_resource_error(error, path) from error
-        log.info("wrote %s rows to %s", f"{n_rows:,}", path)
-
 
 def csv_of(table: pa.Table) -> str:
-    """Return a table as CSV with a header, as in RFC 4180; the texts of a list are joined by spaces.
-
-    An apostrophe stands before a text that a spreadsheet would run as a formula.
-    """
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow([csv_cell(name) for name in table.column_names])
-    for batch in table.to_batches(max_chunksize=10_000):
-        writer.writerows([csv_cell(value) for value in row.values()] for row in batch.to_pylist())
-    return out.getvalue()
-
-
-def csv_cell(value: Any) -> Any:  # noqa: ANN401 (a value of any column)
-    """Return a value as a cell that no spreadsheet runs."""
-    if isinstance(value, list):
-        value = " ".join(map(str, value))
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
-    return value
+    """Return a table as CSV with a header; an apostrophe keeps text from being run as a formula."""
+    rows = (row for batch in table.to_batches(max_chunksize=10_000) for row in json_rows(batch))
+    return "".join(f"{csv_row(row)}\r\n" for row in itertools.chain([table.column_names], rows))

@@ -6,27 +6,58 @@ from ctxbatch import RunConfig
 from tests.helpers.models import PLAIN_TEXT
 from tests.helpers.stores import make_store
 
-RECORDS = [
-    {
-        "id": f"d{n % 3}",
-        "year": 1890 + n,
-        "text": f"The bank {n} of the river 😀 e\u0301 wants the card.\nI play.",
-    }
-    for n in range(40)
-] + [{"id": "d9", "text": "A bank\twithout a year."}]
+LINES = [line for line in PLAIN_TEXT.splitlines() if line.strip()]
+CONLLU = """\
+# year = 1901
+1\tWe\twe\tPRON\t_\t_\t_\t_\t_\t_
+2\tsat\tsit\tVERB\t_\t_\t_\t_\t_\t_
+3\tbanks\tbank\tNOUN\t_\t_\t_\t_\t_\t_
+
+# year = 1950
+1\tbanks\tbank\tNOUN\t_\t_\t_\t_\t_\t_
+2\tsit\tsit\tVERB\t_\t_\t_\t_\t_\t_
+
+1\tThe\tthe\tDET\t_\t_\t_\t_\t_\t_
+2\triver\triver\tNOUN\t_\t_\t_\t_\t_\t_
+
+"""
+
+
+def records(n, **fields):
+    """Records of text with fields, some of them null."""
+    for number in range(n):
+        text = f"{LINES[number % len(LINES)]} {number}"
+        year = None if number % 7 == 3 else 1890 + number % 20
+        yield {"text": text, "id": f"d{number % 5}", "year": year, "author": f"Author {number % 3}", **fields}
 
 
 @pytest.fixture(scope="session")
-def dated(tiny, tmp_path_factory):
-    """A store of two sources with a kept field, float16."""
-    folder = tmp_path_factory.mktemp("dated")
-    for name, records in (("old", RECORDS[:15]), ("new", RECORDS[15:])):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
-    config = RunConfig(model=str(tiny()), precision="fp32", keep_field=("year",), shard_size=900, index=False)
-    return make_store(folder / "out", [folder / "old.jsonl", folder / "new.jsonl"], config)
+def store_of(tiny, tmp_path_factory):
+    """Make a store of records, in a folder of this name; its fields are kept."""
+
+    def make(rows, name="out", **options):
+        folder = tmp_path_factory.mktemp("tables")
+        (folder / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        keep = tuple(field for field in next(iter(rows)) if field not in ("text", "id"))
+        config = RunConfig(model=str(tiny()), shard_size=3000, **{"keep_field": keep, **options})
+        return make_store(folder / name, [folder / "a.jsonl"], config)
+
+    return make
 
 
-LINES = [line for line in PLAIN_TEXT.splitlines() if line.strip()]
+@pytest.fixture(scope="session")
+def store(store_of):
+    """A store of several shards, with a year and an author for each sentence."""
+    return store_of([*records(80)])
+
+
+@pytest.fixture(scope="session")
+def treebank(tiny, tmp_path_factory):
+    """A store of sentences with lemmas and parts of speech."""
+    folder = tmp_path_factory.mktemp("treebank")
+    (folder / "a.conllu").write_text(CONLLU)
+    config = RunConfig(model=str(tiny()), keep_field=("year",))
+    return make_store(folder / "trees", [folder / "a.conllu"], config)
 
 
 @pytest.fixture(scope="module")

@@ -1,130 +1,120 @@
-"""Stores answer in SQL what a slow loop finds, are only read, and mistakes are told in one line."""
+"""`ctxbatch sql` shows what a query finds, and a query can do nothing but read the stores."""
 
 import csv
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import time
-from collections import Counter
+from pathlib import Path
 
-import duckdb
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from wcwidth import wcswidth
 
-import ctxbatch
-from ctxbatch import InputError, RunConfig
-from ctxbatch.tables import database
-from ctxbatch.tables.database import names_of, open_database
-from ctxbatch.tables.export import export
-from tests.helpers.running import start
-from tests.helpers.stores import make_store, rows_of
+from ctxbatch.tables.csv_cells import csv_row
+from tests.helpers.running import command
+from tests.helpers.stores import rows_of
 
-
-@pytest.fixture(scope="session")
-def twin(dated, tmp_path_factory):
-    """A second store of the same name, whose ids are the same."""
-    path = tmp_path_factory.mktemp("twin") / "out"
-    shutil.copytree(dated.path, path)
-    return ctxbatch.open(path)
+COUNTS = "SELECT word, count(*) AS n FROM words GROUP BY word ORDER BY n DESC, word"
 
 
-def ask(stores, query, **options):
-    with open_database(stores, **options) as opened:
-        reader = opened.query(query)
-        return [row for batch in opened.batches(reader) for row in batch.to_pylist()]
+def counts(store):
+    words = [row["word"] for row in rows_of(store)]
+    return sorted(((word, words.count(word)) for word in set(words)), key=lambda pair: (-pair[1], pair[0]))
 
 
-def test_counts_and_contexts_are_those_of_a_slow_loop(dated):
-    rows = rows_of(dated)
-    counted = ask([dated], "SELECT word, count(*) AS n FROM words GROUP BY word")
-    assert {row["word"]: row["n"] for row in counted} == Counter(row["word"] for row in rows)
-    found = ask([dated], "SELECT * EXCLUDE (static) FROM occurrences ORDER BY row_id")
-    assert len(found) == len(rows)
-    for one, right in zip(found, rows, strict=True):
-        text = right["sentence"]["text"]
-        assert one["left_context"] == text[: right["char_start"]]
-        assert one["right_context"] == text[right["char_end"] :]
-        assert one["left_context"] + one["word"] + one["right_context"] == one["text"] == text
-        assert (one["year"], one["source"]) == (right["sentence"]["year"], right["sentence"]["source"])
+# --- output ---------------------------------------------------------------------------------------
 
 
-def test_vectors_are_those_of_the_store_and_a_query_by_them_is_brute_force(dated):
-    rows = rows_of(dated)
-    column = dated.config.columns[1]
-    found = ask([dated], f"SELECT {column} AS v FROM words ORDER BY row_id")
-    assert np.array_equal(np.array([row["v"] for row in found], np.float32), [row[column] for row in rows])
-    vectors = np.stack([row[column] for row in rows]).astype(np.float64)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    nearest = ask(
-        [dated],
-        f"SELECT b.row_id, list_cosine_similarity(a.{column}, b.{column}) AS score FROM words a, words b "
-        "WHERE a.row_id = 5 ORDER BY score DESC, b.row_id LIMIT 12",
-    )
-    assert [row["score"] for row in nearest] == pytest.approx(
-        np.sort(vectors @ vectors[5])[::-1][:12], abs=1e-5
-    )
+def test_a_table_shows_the_first_rows_and_says_how_to_get_all(store, cli):
+    result = cli("sql", store.path, COUNTS)
+    assert result.returncode == 0
+    heading, line, *rows = result.stdout.splitlines()
+    assert heading.split() == ["word", "n"]
+    assert set(line) == {"─"}
+    assert [row.split() for row in rows] == [[word, str(n)] for word, n in counts(store)[:40]]
+    assert "only the first 40 rows: all with --csv, --json or --parquet FILE" in result.stderr
+    assert cli("sql", store.path, f"{COUNTS} LIMIT 3").stderr == ""
 
 
-def test_only_the_columns_that_a_query_names_are_read(dated, monkeypatch):
-    asked, plain = [], database._Widened.scanner
-
-    def scanner(self, columns=None, **options):
-        asked.extend(columns)
-        return plain(self, columns, **options)
-
-    monkeypatch.setattr(database._Widened, "scanner", scanner)
-    ask([dated], "SELECT word, year, count(*) FROM occurrences GROUP BY ALL")
-    assert {*asked} == {"sentence_id", "word", "year"}
-
-
-def test_stores_of_one_name_are_told_apart_and_joined_by_store(dated, twin):
-    names = names_of([dated, twin])
-    assert len({*names}) == 2
-    both = ask([dated, twin], "SELECT store, count(*) AS n FROM occurrences GROUP BY store ORDER BY store")
-    assert {row["store"]: row["n"] for row in both} == dict.fromkeys(names, dated.n_rows)
+def test_json_csv_and_parquet_hold_all_rows(store, cli, tmp_path):
+    expected = counts(store)
+    as_json = cli("sql", store.path, COUNTS, "--json")
+    assert [tuple(json.loads(line).values()) for line in as_json.stdout.splitlines()] == expected
+    as_csv = list(csv.reader(io.StringIO(cli("sql", store.path, COUNTS, "--csv").stdout)))
+    assert as_csv == [["word", "n"], *([word, str(n)] for word, n in expected)]
+    path = tmp_path / "counts.parquet"
+    path.write_text("of before")
+    result = cli("sql", store.path, COUNTS, "--parquet", path)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert [tuple(row.values()) for row in pq.read_table(path).to_pylist()] == expected
+    assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
+    assert [*tmp_path.iterdir()] == [path]
 
 
-@pytest.mark.parametrize(
-    ("query", "said"),
-    [
-        ("COPY (SELECT 1) TO 'x.csv'", "the query is COPY, but stores are only read"),
-        ("ATTACH 'x.db'", "the query is ATTACH"),
-        ("INSTALL httpfs", "the query is LOAD"),
-        ("CREATE TABLE x AS SELECT 1", "the query is CREATE"),
-        ("SET memory_limit = '9GB'", "the query is SET"),
-        ("PRAGMA database_list", "the query is PRAGMA"),
-        ("EXPORT DATABASE 'x'", "the query is EXPORT"),
-        ("SELECT 1; SELECT 2", "the query has 2 statements"),
-        ("", "the query has 0 statements"),
-        ("SELECT * FROM read_csv('/etc/passwd')", "file system operations are disabled"),
-        ("SELECT * FROM read_text('/etc/passwd')", "file system operations are disabled"),
-        ("SELECT * FROM read_parquet('x.parquet')", "file system operations are disabled"),
-        ("SELECT * FROM glob('*')", "file system operations are disabled"),
-        ("SELECT * FROM sniff_csv('/etc/passwd')", "file system operations are disabled"),
-        ("SELECT * FROM '/etc/passwd'", "does not exist"),
-        ("SELECT * FROM sys", "does not exist"),
-        (
-            "SELECT nothing\nFROM words",
-            'Referenced column "nothing" not found in FROM clause! (LINE 1: SELECT nothing)',
-        ),
-        ("SELEC 1", 'syntax error at or near "SELEC"'),
-        ("SELECT CAST(word AS INT) FROM words", "Could not convert string"),
-        ("SELECT error('one\ntwo')", "one"),
-    ],
-)
-def test_what_does_not_only_read_and_mistakes_are_refused_in_one_line(
-    query, said, dated, cli, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    found = cli("sql", dated.path, query)
-    assert (found.returncode, found.stdout) == (2, "")
-    assert said in found.stderr
-    assert len(found.stderr.splitlines()) == 1
-    assert [*tmp_path.iterdir()] == []
+def test_a_table_fits_the_terminal_and_names_what_it_leaves_out(store, cli, monkeypatch):
+    for columns in ("30", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        result = cli("sql", store.path, "FROM occurrences")
+        assert max(map(wcswidth, result.stdout.splitlines())) <= int(columns)
+        assert "not shown: " in result.stderr
+        assert "contextual_2" in result.stderr
+    result = cli("sql", store.path, "SELECT static FROM words LIMIT 1")
+    assert result.stdout.count(",") == 3
+    assert "… 29 more]" in result.stdout
+
+
+def test_values_of_every_type_have_a_form_in_json(store, cli):
+    query = """
+        SELECT [1.5::FLOAT, 0.1::FLOAT, 'nan'::FLOAT] AS floats, sum(i) AS total, 0.25::DECIMAL(4, 2) AS part,
+            DATE '1900-01-02' AS day, TIMESTAMP '1900-01-02 03:04:05' AS at, TIME '03:04:05' AS hour,
+            {'a': 1} AS object, MAP {'k': 2} AS map, 'ab'::BLOB AS bytes, INTERVAL 2 DAY AS days,
+            NULL AS nothing, 'x'::ENUM ('x') AS enum
+        FROM range(4) numbers(i)"""
+    result = cli("sql", store.path, query, "--json")
+    assert result.returncode == 0, result.stderr
+    value = json.loads(result.stdout)
+    assert value.pop("days")
+    assert value == {
+        "floats": [1.5, 0.1, None],
+        "total": 6,
+        "part": 0.25,
+        "day": "1900-01-02",
+        "at": "1900-01-02T03:04:05",
+        "hour": "03:04:05",
+        "object": {"a": 1},
+        "map": {"k": 2},
+        "bytes": b"ab".hex(),
+        "nothing": None,
+        "enum": "x",
+    }
+
+
+def test_control_characters_do_not_reach_a_terminal_but_csv_is_exact(store, cli):
+    query = "SELECT 'a' || chr(27) || '[31m' || chr(10) || 'b' AS text"
+    assert "a\\x1b[31m\\nb" in cli("sql", store.path, query).stdout
+    exact = cli("sql", store.path, query, "--csv").stdout
+    assert list(csv.reader(io.StringIO(exact, newline=""))) == [["text"], ["a\x1b[31m\nb"]]
+    assert json.loads(cli("sql", store.path, query, "--json").stdout) == {"text": "a\x1b[31m\nb"}
+
+
+def test_csv_holds_no_formula_that_a_spreadsheet_would_run():
+    texts = ["=1+1", "+1", "-1", "@sum", "\tx", "\rx", "plain", "a=b", ""]
+    cells = next(csv.reader(io.StringIO(csv_row(texts), newline="")))
+    assert cells == ["'=1+1", "'+1", "'-1", "'@sum", "'\tx", "'\rx", "plain", "a=b", ""]
+    assert csv_row([-1, -0.5, None, True, [1.5, -2]]) == '-1,-0.5,,true,"[1.5, -2]"'
+
+
+def test_a_query_may_come_from_a_file(store, cli, tmp_path):
+    (tmp_path / "query.sql").write_text("-- words\nSELECT 1 AS one;\n")
+    assert cli("sql", store.path, "--file", tmp_path / "query.sql", "--json").stdout == '{"one": 1}\n'
+    missing = cli("sql", store.path, "--file", tmp_path / "none.sql")
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -132,160 +122,188 @@ def test_what_does_not_only_read_and_mistakes_are_refused_in_one_line(
     [
         "DESCRIBE words",
         "SHOW TABLES",
-        "EXPLAIN SELECT 1",
-        "FROM words LIMIT 1",
-        "SUMMARIZE SELECT 1",
-        "VALUES (1)",
+        "EXPLAIN FROM words",
+        "SUMMARIZE sentences",
+        "WITH a AS (VALUES (1)) FROM a",
     ],
 )
-def test_whatever_only_reads_is_allowed(query, dated):
-    assert ask([dated], query)
+def test_statements_that_only_read_are_run(store, cli, query):
+    result = cli("sql", store.path, query)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
 
 
-def test_a_query_that_needs_more_memory_spills_and_leaves_nothing_behind(dated, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    query = "SELECT count(*) AS n FROM (SELECT md5(range::VARCHAR) AS m FROM range(3000000) ORDER BY m)"
-    assert ask([dated], query, memory=60_000_000) == [{"n": 3_000_000}]
-    with pytest.raises(InputError, match="Out of Memory"):
-        ask([dated], "SELECT list(range) AS n FROM range(30000000)", memory=60_000_000)
-    assert [*tmp_path.iterdir()] == []
+# --- refusals -------------------------------------------------------------------------------------
 
 
-def test_a_signal_ends_a_query_at_once(dated, tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    process = start(
-        "sql", dated.path, "SELECT sum(a.range * b.range % 7) FROM range(9000000) a, range(900000) b"
-    )
-    while not [*tmp_path.glob("ctxbatch-sql-*")]:
-        assert process.poll() is None
-        time.sleep(0.05)
-    time.sleep(1)
-    os.killpg(process.pid, signal.SIGINT)
-    out, errors = process.communicate()
-    assert (process.returncode, out) == (130, "")
-    assert errors.splitlines() == ["ctxbatch: stopped by SIGINT"]
-    assert [*tmp_path.iterdir()] == []
-
-
-# --- what is printed ------------------------------------------------------------------------------
-
-QUERY = "SELECT word, count(*) AS n, any_value(text) AS text, any_value(static) AS v FROM occurrences GROUP BY ALL ORDER BY n DESC, word"  # noqa: E501
-
-
-def test_a_table_fits_the_terminal_and_tells_what_it_leaves_out(dated, cli):
-    found = cli("sql", dated.path, QUERY, "-n", "3")
-    assert found.returncode == 0
-    lines = found.stdout.splitlines()
-    assert len(lines) == 5
-    assert max(map(len, lines)) <= 100
-    assert "more rows: --csv, --json or --parquet gives all" in found.stderr
-    wide = cli("sql", dated.path, "SELECT *, * FROM occurrences LIMIT 2")
-    assert max(map(len, wide.stdout.splitlines())) <= 100
-    assert "more columns do not fit the terminal" in wide.stderr
-    odd = cli("sql", dated.path, "SELECT chr(27) || '[31mred' AS a, chr(8238) AS b")
-    assert "\x1b" not in odd.stdout
-    assert "\u202e" not in odd.stdout
-
-
-def test_csv_json_and_parquet_hold_all_rows(dated, cli, tmp_path):
-    rows = [json.loads(line) for line in cli("sql", dated.path, QUERY, "--json").stdout.splitlines()]
-    assert [(row["word"], row["n"]) for row in rows[:2]] == [("the", 80), ("The", 40)] or rows[0][
-        "n"
-    ] >= rows[1]["n"]
-    table = [*csv.reader(io.StringIO(cli("sql", dated.path, QUERY, "--csv").stdout, newline=""))]
-    assert table[0] == ["word", "n", "text", "v"]
-    assert [row[:2] for row in table[1:]] == [[row["word"], str(row["n"])] for row in rows]
-    found = cli("sql", dated.path, QUERY, "--parquet", tmp_path / "x.parquet")
-    assert f"wrote {len(rows)} rows to {tmp_path / 'x.parquet'}" in found.stderr
-    assert pq.read_table(tmp_path / "x.parquet").column("word").to_pylist() == [row["word"] for row in rows]
-    assert duckdb.sql(f"SELECT count(*) FROM '{tmp_path}/x.parquet'").fetchall() == [(len(rows),)]
-
-
-def test_a_query_can_come_from_a_file(dated, cli, tmp_path):
-    path = tmp_path / "q.sql"
-    path.write_text("-- how many\nSELECT count(*) AS n\nFROM words;\n")
-    found = cli("sql", dated.path, "--file", path, "--json")
-    assert json.loads(found.stdout) == {"n": dated.n_rows}
-    for arguments, said in (
-        ([dated.path], "a query is missing"),
-        ([dated.path, "--file", tmp_path / "none"], "cannot be read: No such file"),
-        ([dated.path, "SELECT 1", "--csv", "--json"], "--csv and --json exclude each other"),
-        ([dated.path, "SELECT 1", "--memory", "much"], "--memory 'much' must be a size"),
-        ([dated.path, "SELECT 1", "-n", "-1"], "--rows -1 must be 0 or more"),
-        ([tmp_path, "SELECT 1"], "is not a ctxbatch store"),
-    ):
-        found = cli("sql", *arguments)
-        assert (found.returncode, found.stdout) == (2, "")
-        assert said in found.stderr
-        assert len(found.stderr.splitlines()) == 1
+def test_an_error_is_of_duckdb_and_shows_its_place(store, cli):
+    result = cli("sql", store.path, "SELECT word,\n wrod FROM words")
+    assert (result.returncode, result.stdout) == (2, "")
+    said, line, caret = result.stderr.splitlines()
+    assert said.startswith('ctxbatch: Binder Error: Referenced column "wrod" not found')
+    assert (line, caret) == ("LINE 2:  wrod FROM words", "         ^^^^")
+    hostile = cli("sql", store.path, "SELECT \x1b[31m")
+    assert hostile.returncode == 2
+    assert "\x1b" not in hostile.stderr
 
 
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ("SELECT TIMESTAMP 'infinity' AS t", "the column t cannot be shown"),
-        ("SELECT '-infinity'::DATE AS t", "the column t cannot be shown"),
+        ("", "give one SELECT"),
+        ("SELECT 1; SELECT 2", "these are 2"),
+        ("COPY words TO '{file}'", "not COPY"),
+        ("CREATE TABLE t AS FROM words", "not CREATE"),
+        ("DROP VIEW words", "not DROP"),
+        ("INSERT INTO words VALUES (1)", "not INSERT"),
+        ("ATTACH '{file}'", "not ATTACH"),
+        ("EXPORT DATABASE '{file}'", "not EXPORT"),
+        ("INSTALL httpfs", "not LOAD"),
+        ("LOAD httpfs", "not LOAD"),
+        ("SET memory_limit = '9GB'", "not SET"),
+        ("RESET memory_limit", "not SET"),
+        ("PRAGMA enable_profiling", "not PRAGMA"),
+        ("CALL enable_logging()", "not CALL"),
+        ("USE stores", "not SET"),
+        ("VACUUM", "not VACUUM"),
+        ("CHECKPOINT", "not CALL"),
+        ("EXPLAIN ANALYZE COPY words TO '{file}'", "disabled by configuration"),
+        ("FROM enable_profiling(save_location = '{file}')", "has been locked"),
+        ("FROM enable_logging(storage_path = '{file}')", "has been locked"),
+        ("FROM query('COPY words TO ''{file}''')", "Expected a single SELECT"),
+        ("FROM '{there}'", "disabled by configuration"),
+        ("FROM read_csv('{there}')", "disabled by configuration"),
+        ("FROM read_text('{there}')", "disabled by configuration"),
+        ("FROM read_blob('{there}')", "disabled by configuration"),
+        ("FROM read_json('{there}')", "disabled by configuration"),
+        ("FROM read_parquet('{there}')", "disabled by configuration"),
+        ("FROM parquet_metadata('{there}')", "disabled by configuration"),
+        ("FROM sniff_csv('{there}')", "disabled by configuration"),
+        ("FROM glob('/*')", "disabled by configuration"),
+        ("FROM '*.csv'", "disabled by configuration"),
+        ("FROM 'https://example.org/a.parquet'", "disabled by configuration"),
+        ("FROM read_csv('s3://bucket/a.csv')", "disabled by configuration"),
+        ("FROM stores", "Table with name stores does not exist"),
+        ("SELECT getenv('HOME')", "getenv does not exist"),
+        ("FROM sqlite_scan('{there}', 't')", "sqlite_scan"),
     ],
 )
-@pytest.mark.parametrize("option", [None, "--csv", "--json"])
-def test_values_that_python_cannot_hold_are_told(query, said, option, dated, cli):
-    found = cli("sql", dated.path, query, *([option] if option else []))
-    assert (found.returncode, len(found.stderr.splitlines())) == (2, 1)
-    assert said in found.stderr
+def test_a_query_can_only_read_the_stores(store, cli, tmp_path, query, said):
+    (tmp_path / "there.csv").write_text("a,b\nsecret,2\n")
+    query = query.format(file=tmp_path / "written", there=tmp_path / "there.csv")
+    result = cli("sql", store.path, query)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert "secret" not in result.stderr
+    assert [*tmp_path.iterdir()] == [tmp_path / "there.csv"]
 
 
-def test_what_parquet_cannot_hold_is_told_and_leaves_no_file(dated, cli, tmp_path):
-    found = cli("sql", dated.path, "SELECT INTERVAL '1 month' AS i", "--parquet", tmp_path / "x.parquet")
-    assert (found.returncode, len(found.stderr.splitlines())) == (2, 1)
-    assert "cast the column to VARCHAR" in found.stderr
-    assert [*tmp_path.iterdir()] == []
+def test_variables_of_the_program_are_no_tables(store, cli):
+    for name in ("stores", "connected", "batch", "found", "query"):
+        assert cli("sql", store.path, f"FROM {name}").returncode == 2
 
 
-def test_columns_of_one_name_are_all_in_json_and_a_store_is_given_once(dated, cli):
-    found = cli("sql", dated.path, "SELECT 1 AS a, 2 AS a", "--json")
-    assert json.loads(found.stdout) == {"a": 1, "a_1": 2}
-    found = cli("sql", dated.path, dated.path, "SELECT 1")
-    assert (found.returncode, found.stdout) == (2, "")
-    assert "is given twice" in found.stderr
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "a query is missing"),
+        (["FROM words", "--csv", "--json"], "exclude each other"),
+        (["FROM words", "--memory", "much"], "--memory 'much' must be a size"),
+        (["FROM words", "--parquet", "."], "exists and is not a file"),
+        (["FROM words", "--parquet", "/nowhere/a.parquet"], "make /nowhere"),
+        (["SELECT INTERVAL 1 DAY AS day", "--parquet", "a.parquet"], "CAST it"),
+        (["SELECT 1 AS a, 2 AS a", "--json"], "two columns are named 'a'"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(store, cli, arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = cli("sql", store.path, *arguments)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert said in result.stderr
+    assert not [*tmp_path.iterdir()]
 
 
-def test_without_duckdb_one_line_names_the_extra(dated, monkeypatch):
+def test_an_unfinished_store_is_refused(store, cli, tmp_path):
+    shutil.copytree(store.path, tmp_path / "out")
+    (tmp_path / "out" / "shards" / "000001" / "shard.json").unlink()
+    result = cli("sql", tmp_path / "out", "FROM words")
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert "is unfinished" in result.stderr
+
+
+def test_what_to_install_is_told_where_duckdb_is_not(store, cli, monkeypatch):
     monkeypatch.setitem(sys.modules, "duckdb", None)
-    with pytest.raises(
-        InputError, match=r"duckdb, which is not installed: pip install 'ctxbatch\[analytics\]'"
+    for command_line in (
+        ["sql", store.path, "FROM words"],
+        ["search", store.path, "a [b]", "--where", "true"],
     ):
-        ask([dated], "SELECT 1")
+        result = cli(*command_line)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr == "ctxbatch: SQL needs DuckDB: pip install 'ctxbatch[analytics]'\n"
 
 
-def test_int8_vectors_are_read_with_their_scales(dated, tiny, tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("The bank of the river wants a card.\n" * 3)
-    config = RunConfig(model=str(tiny()), precision="fp32", dtype="int8", index=False)
-    store = make_store(tmp_path / "small", [path], config)
-    found = ask([store], "SELECT static, shift_2 FROM words ORDER BY row_id")
-    for name in ("static", "shift_2"):
-        right = np.concatenate([np.asarray(batch) for batch in store.vectors(name)])
-        assert np.allclose([row[name] for row in found], right, rtol=1e-6)
-    (columns,) = ask([dated, store], "SELECT list(column_name) AS names FROM (DESCRIBE words)")
-    assert not [name for name in columns["names"] if name.endswith("_scale")]
-    both = ask([dated, store], "SELECT store, count(static) AS n FROM words GROUP BY ALL")
-    assert sum(row["n"] for row in both) == dated.n_rows + store.n_rows
-    export(store, tmp_path / "tables")
-    table = pq.read_table(tmp_path / "tables" / "words")
-    assert not [name for name in table.column_names if name.endswith("_scale")]
-    assert np.allclose(table.column("static").to_pylist(), [row["static"] for row in found], rtol=1e-6)
+def test_a_file_of_a_store_is_not_replaced(store, cli):
+    manifest = (store.path / "manifest.json").read_bytes()
+    result = cli("sql", store.path, "FROM words", "--parquet", store.path / "manifest.json")
+    assert (result.returncode, "is inside the store" in result.stderr) == (2, True)
+    assert (store.path / "manifest.json").read_bytes() == manifest
 
 
-def test_kept_fields_with_the_names_of_columns_get_an_underscore(tiny, tmp_path):
-    path = tmp_path / "text.jsonl"
-    record = {"text": "The bank.", "store": "Aldi", "word": "w", "left_context": "l", "year": 1}
-    path.write_text(json.dumps(record) + "\n")
-    config = RunConfig(model=str(tiny()), index=False, keep_field=("store", "word", "left_context", "year"))
-    store = make_store(tmp_path / "out", [path], config)
-    for table in ("occurrences", "sentences"):
-        rows = ask([store], f"SELECT store, store_, word_, left_context_, year FROM {table}")
-        assert {tuple(row.values()) for row in rows} == {("out", "Aldi", "w", "l", 1)}
-    assert [row["word"] for row in ask([store], "SELECT word FROM occurrences ORDER BY row_id")] == [
-        "The",
-        "bank",
-    ]
+# --- memory and signals ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("memory", ["20MB", "1"])
+def test_more_memory_than_allowed_is_told_and_leaves_nothing(store, cli, tmp_path, monkeypatch, memory):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = cli("sql", store.path, "SELECT list(i) FROM range(100_000_000) t(i)", "--memory", memory)
+    assert (result.returncode, result.stderr.count("\n")) == (4, 1)
+    assert "the query needs more memory: give --memory more" in result.stderr
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_large_result_spills_to_a_temporary_folder_that_is_removed(store, cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    query = "SELECT i, count(*) FROM range(5_000_000) t(i) GROUP BY i ORDER BY i DESC LIMIT 1"
+    result = cli("sql", store.path, query, "--memory", "60MB")
+    assert result.returncode == 0, result.stderr
+    assert "4999999" in result.stdout
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_query_and_removes_what_it_spilled(store, tmp_path, signum):
+    query = "SELECT i, count(*) FROM range(100_000_000_000) t(i) GROUP BY i ORDER BY 2"
+    arguments = command("sql", store.path, query, "--memory", "60MB")
+    process = subprocess.Popen(
+        arguments, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    while not list(tmp_path.glob("ctxbatch-*/duckdb_temp*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signum)
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signum
+    assert errors == f"ctxbatch: stopped by {signum.name}\n"
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_reader_that_has_gone_ends_the_query(store):
+    arguments = shlex.join(map(str, command("sql", store.path, "FROM range(10_000_000_000)", "--csv")))
+    result = subprocess.run(f"{arguments} | head -3", shell=True, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("range\n0\n1\n", "")
+
+
+@pytest.mark.parametrize("output", [[], ["--csv"], ["--json"]])
+def test_a_full_disk_is_told_in_one_line(store, output):
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            command("sql", store.path, "SELECT repeat('x', 1000) FROM words, range(9)", *output),
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert result.returncode == 4
+    assert result.stderr.splitlines()[-1].startswith("ctxbatch: standard output cannot be written to")
+
+
+def test_the_help_does_not_load_duckdb():
+    code = "import sys, ctxbatch.cli.main; sys.exit(not {'duckdb', 'pyarrow'}.isdisjoint(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

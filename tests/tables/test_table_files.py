@@ -119,7 +119,7 @@ def test_no_cell_begins_as_a_formula_and_numbers_stay_numbers():
     assert rows[0][0] == "'=name"
     assert all(not cell.startswith(("=", "+", "@", "\t", "\r")) for row in rows for cell in row)
     assert {row[1] for row in rows[1:]} == {"-1.5"}
-    assert {row[2] for row in rows[1:]} == {"'=a b"}
+    assert {row[2] for row in rows[1:]} == {'["=a", "b"]'}
 
 
 def test_tables_without_a_file_are_not_made():

@@ -1,73 +1,98 @@
-"""A condition in SQL selects the rows that a slow filter does, and can be nothing else than a condition."""
-
-import json
+"""A condition in SQL selects the rows for which it is true, and can do nothing else."""
 
 import numpy as np
 import pytest
 
-import ctxbatch
-from ctxbatch import Filters, InputError
+from ctxbatch.errors import InputError
 from ctxbatch.tables.where import matching_rows
 from tests.helpers.stores import rows_of
 
-CONDITIONS = {
-    "year >= 1900 AND word = 'bank'": lambda r: (r["sentence"]["year"] or 0) >= 1900 and r["word"] == "bank",
-    "year IS NULL": lambda r: r["sentence"]["year"] is None,
-    "NOT year < 1900": lambda r: r["sentence"]["year"] is not None and not r["sentence"]["year"] < 1900,
-    "left_context LIKE '%the ' OR doc_id = 'd1' -- so": lambda r: (
-        r["sentence"]["text"][: r["char_start"]].endswith("the ") or r["sentence"]["doc_id"] == "d1"
-    ),
-    "source LIKE '%new.jsonl' AND word ILIKE 'THE'": lambda r: (
-        r["sentence"]["source"].endswith("new.jsonl") and r["word"].lower() == "the"
-    ),
-    "false": lambda _: False,
-}
+
+def after(row, year):
+    return row["sentence"]["year"] is not None and row["sentence"]["year"] >= year
 
 
-@pytest.mark.parametrize("where", CONDITIONS)
-def test_matching_rows_are_those_of_a_slow_filter(where, dated):
-    marked = matching_rows(dated, where)
-    assert marked.tolist() == [bool(CONDITIONS[where](row)) for row in rows_of(dated)]
+def cosine(one, other):
+    return float(one @ other / np.sqrt((one @ one) * (other @ other)))
 
 
-@pytest.mark.parametrize("where", [*CONDITIONS][:4])
-def test_a_search_finds_only_matching_rows_and_the_nearest_of_them(where, dated):
-    searcher = ctxbatch.searcher(dated)
-    every = searcher.search("The [bank] of the river.", dated.n_rows)
-    marked = matching_rows(dated, where)
-    right = [hit for hit in every if marked[dated.positions(np.array([hit.row_id]))[0]]]
-    assert searcher.search("The [bank] of the river.", 9, Filters(where=where)) == right[:9]
-    both = Filters(where=where, words=("bank",))
-    assert searcher.search("The [bank] of the river.", 9, both) == [h for h in right if h.word == "bank"][:9]
+@pytest.mark.parametrize(
+    ("where", "holds"),
+    [
+        ("true", lambda _: True),
+        ("NULL", lambda _: False),
+        ("false", lambda _: False),
+        ("word = 'bank'", lambda row: row["word"] == "bank"),
+        ("year >= 1900", lambda row: after(row, 1900)),
+        ("NOT year < 1900 AND author = 'Author 1'", lambda row: after(row, 1900) and by(row, 1)),
+        ("year IS NULL OR word ILIKE 'b%'", lambda row: no_year(row) or row["word"][:1] in "bB"),
+        ("doc_id IN ('d1', 'd3') -- a comment", lambda row: row["sentence"]["doc_id"] in ("d1", "d3")),
+        ("known AND n_pieces > 1", lambda row: row["known"] and row["n_pieces"] > 1),
+        ("right_context = ''", lambda row: row["char_end"] == len(row["sentence"]["text"])),
+        ("length(left_context) > 20", lambda row: row["char_start"] > 20),
+        (
+            "list_cosine_similarity(static, contextual_2) > 0.1",
+            lambda row: cosine(row["static"], row["contextual_2"]) > 0.1,
+        ),
+    ],
+)
+def test_the_rows_are_those_that_meet_the_condition_one_by_one(store, where, holds):
+    expected = [bool(holds(row)) for row in rows_of(store)]
+    assert matching_rows(store, where).tolist() == expected
 
 
-def test_senses_are_of_matching_occurrences(dated, cli):
-    found = cli("senses", dated.path, "bank", "--where", "year >= 1900", "--groups", "1", "--json")
-    assert found.returncode == 0, found.stderr
-    assert json.loads(found.stdout)["occurrences"] == 30
-    none = cli("senses", dated.path, "bank", "--where", "year > 3000")
-    assert (none.returncode, none.stdout) == (2, "")
-    assert "no occurrence of 'bank' matches --where 'year > 3000'" in none.stderr
+def by(row, number):
+    return row["sentence"]["author"] == f"Author {number}"
+
+
+def no_year(row):
+    return row["sentence"]["year"] is None
+
+
+def test_a_condition_may_look_into_the_tables(store):
+    words = [row["word"] for row in rows_of(store)]
+    found = matching_rows(store, "word IN (FROM words SELECT word GROUP BY word HAVING count(*) > 20)")
+    assert found.tolist() == [words.count(word) > 20 for word in words]
+
+
+def test_lemmas_and_parts_of_speech_are_columns(treebank):
+    found = matching_rows(treebank, "lemma = 'bank' AND upos = 'NOUN' AND year >= 1920")
+    places = [(row["word"], row["sentence"]["year"]) for row in rows_of(treebank)]
+    assert found.tolist() == [place == ("banks", 1950) for place in places]
 
 
 @pytest.mark.parametrize(
     ("where", "said"),
     [
-        ("nothing > 3", 'Referenced column "nothing" not found'),
-        ("year >", "syntax error"),
-        ("true; SELECT 1", "syntax error"),
-        ("true) UNION ALL SELECT 1 FROM (SELECT 1 AS row_id", "it is not one condition"),
-        ("true) ORDER BY (row_id", "it is not one condition"),
-        ("true) GROUP BY (row_id", "it is not one condition"),
-        ("word IN (SELECT content FROM read_text('/etc/passwd'))", "file system operations are disabled"),
-        ("word::INT = 3", "Could not convert string"),
-        (" ", "--where is empty"),
+        ("", "give one condition"),
+        ("  -- nothing", "SELECT clause without selection list"),
+        ("true; DROP VIEW words", "Only SELECT statements"),
+        ("true; SELECT true", "give one condition"),
+        ("true) ; DROP VIEW words", 'syntax error at or near ")"'),
+        ("true) OR (true", 'syntax error at or near ")"'),
+        ("true) --", 'syntax error at or near ")"'),
+        ("true /*", "unterminated /* comment"),
+        ("true FROM words", "give one condition"),
+        ("true AS yes", "give one condition"),
+        ("true, true", "give one condition"),
+        ("true WHERE true", "give one condition"),
+        ("true LIMIT 1", "give one condition"),
+        ("true ORDER BY 1", "give one condition"),
+        ("true UNION ALL SELECT true", "give one condition"),
+        ("DISTINCT true", "give one condition"),
+        ("count(*) > 1", "WHERE clause cannot contain aggregates"),
+        ("$1", "Values were not provided"),
+        ("wrod = 'bank'", 'Referenced column "wrod" not found'),
+        ("word::INT = 5", "Could not convert string"),
+        ("EXISTS (FROM read_csv('/etc/passwd'))", "file system operations are disabled"),
+        ("EXISTS (FROM '/etc/passwd.csv')", "file system operations are disabled"),
+        ("EXISTS (COPY words TO '/tmp/x')", "syntax error"),
     ],
 )
-def test_what_is_no_condition_is_told_in_one_line(where, said, dated, cli):
-    found = cli("search", dated.path, "The [bank].", "--where", where)
-    assert (found.returncode, found.stdout) == (2, "")
-    assert said in found.stderr
-    assert len(found.stderr.splitlines()) == 1
-    with pytest.raises(InputError, match="--where"):
-        matching_rows(dated, where)
+def test_what_is_no_condition_is_refused_in_one_line_that_names_the_option(store, where, said):
+    with pytest.raises(InputError) as refused:
+        matching_rows(store, where)
+    message = str(refused.value)
+    assert message.startswith(f"--where {where!r}: ")
+    assert said in message
+    assert "\n" not in message
