@@ -13,7 +13,7 @@ import logging
 import re
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
-from ctxbatch.errors import SHOWN_REASON, one_line
+from ctxbatch.errors import SHOWN_REASON, InputError, ResourceError, one_line
 from ctxbatch.storage_backends import arrow_file_system, fsspec_file_system
 
 log = logging.getLogger("ctxbatch")
@@ -89,6 +89,21 @@ def check_name(url: str) -> None:
     user = host.rpartition("@")[0]
     if ":" in user or (scheme == "s3" and user):
         raise RemoteError(errno.EINVAL, f"a URL must not hold credentials: {_credentials(url)}")
+
+
+@contextlib.contextmanager
+def naming(place: object) -> Iterator[None]:
+    """Turn an error of a remote file into one of the project's that names a place, a store or an export.
+
+    Raises:
+        InputError: The place is not there, or its name is malformed.
+        ResourceError: The network fails, or access is denied.
+    """
+    try:
+        yield
+    except RemoteError as error:
+        kind = InputError if error.errno in (errno.ENOENT, errno.EINVAL) else ResourceError
+        raise kind(f"{place}: {error.strerror}") from error
 
 
 def look_up(url: str) -> Entry:

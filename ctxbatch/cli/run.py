@@ -47,7 +47,7 @@ class TypedOptions(RunConfig):
 
     __slots__ = ()
 
-    def __init__(self, *, explicit: frozenset[str] | None = None, **typed: Any) -> None:  # noqa: ANN401
+    def __init__(self, *, explicit: frozenset[str] | None = None, **typed: Any) -> None:  # noqa: ANN401 (of any option)
         super().__init__(explicit=frozenset(typed) if explicit is None else explicit, **typed)
 
 

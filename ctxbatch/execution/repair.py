@@ -71,8 +71,9 @@ def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = Tru
         ResourceError: The disk, a permission or another run stands in the way.
     """
     location = location_of(out)
-    manifest = manifest_of(location)
+    manifest_of(location)  # refuses what is no store before a lock is put there
     with writing_to(location, quiet=quiet) as session:
+        manifest = manifest_of(location)  # which another run may have appended to meanwhile
         found = list(find_damage(out))
         for damage in found:
             log.debug("to repair: %s", damage.text)

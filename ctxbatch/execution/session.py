@@ -85,10 +85,13 @@ def plan_again(location: StoreLocation, manifest: Manifest, why: str) -> Manifes
     Shards whose text is planned as before count on; the others are made again.
 
     Raises:
-        StoreError: The store was appended to since, so that its shards cannot be numbered anew.
+        StoreError: Sources were appended to the store since, whose shards are numbered after these.
     """
     if manifest.appended:
-        raise StoreError(f"{why}, and {location.out} was appended to since: run again with another -o")
+        raise StoreError(
+            f"{why}, but it cannot be planned again, for sources were appended to {location.out} since: run "
+            "again with another -o"
+        )
     log.warning("%s: planning the sources again", why)
     manifest = replace(manifest, shards=tuple(plan(manifest.sources, manifest.reading)))
     location.begin(manifest, first=False)

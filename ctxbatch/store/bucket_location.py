@@ -24,7 +24,7 @@ from pathlib import Path
 
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.store_marker import MANIFEST
-from ctxbatch.errors import InputError, ResourceError, StoreError
+from ctxbatch.errors import ResourceError, StoreError
 from ctxbatch.files import cache_folder, remove, replacing
 from ctxbatch.filesystem import (
     OF_BUCKETS,
@@ -34,6 +34,7 @@ from ctxbatch.filesystem import (
     download,
     list_folder,
     look_up,
+    naming,
     read_file,
     upload,
     write_file,
@@ -73,7 +74,7 @@ class BucketLocation:
             StoreError: The URL holds objects, but no store.
             ResourceError: The network fails, or access is denied.
         """
-        with self._naming_errors():
+        with naming(self.out):
             try:
                 entries = list_folder(self.out, recursive=False)
             except RemoteError as error:
@@ -99,14 +100,19 @@ class BucketLocation:
         """
         return Manifest.from_files(self._read, self.out)
 
-    def begin(self, manifest: Manifest, *, first: bool) -> bool:  # noqa: ARG002 (object storage cannot tell)
-        """Create the store by writing its manifest, or append a plan by writing that; return True.
+    def begin(self, manifest: Manifest, *, first: bool) -> bool:
+        """Create the store by writing its manifest, or append a plan by writing that, and return True.
+
+        Return False if ``first`` is asked for and the store has it already. Two runs that begin in the same
+        moment can both write: object storage offers no lock.
 
         Raises:
             ResourceError: The network fails, or access is denied.
         """
-        name, content = [*manifest.files().items()][-1]
-        with self._naming_errors():
+        name, content = manifest.last_file()
+        if first and self._read(name) is not None:
+            return False
+        with naming(self.out):
             write_file(f"{self.out}/{name}", content)
         return True
 
@@ -138,7 +144,7 @@ class BucketLocation:
             for name, entry in self._objects(SHARDS).items()
             if _ATTEMPT.fullmatch(name) and name not in kept and 0 < entry.mtime_ns <= settled
         ]
-        with self._naming_errors(), ThreadPoolExecutor(_AT_ONCE) as threads:
+        with naming(self.out), ThreadPoolExecutor(_AT_ONCE) as threads:
             list(threads.map(lambda name: delete_file(f"{self.out}/{name}"), left))
 
     def remove_unclaimed(self, claims: Claims) -> None:
@@ -202,7 +208,7 @@ class BucketLocation:
         """
         published = replace(commit, attempt=uuid.uuid4().hex[:12])
         shard, folder = commit.shard, shard_folder(self.folder, commit.shard)
-        with self._naming_errors():
+        with naming(self.out):
             for name in commit.files:
                 upload(folder / name, f"{self.out}/{self._object(shard, name, published.attempt)}")
             write_file(f"{self.out}/{self._object(shard, COMMIT)}", seal(published.as_dict()))
@@ -219,7 +225,7 @@ class BucketLocation:
         Raises:
             ResourceError: The network fails, or access is denied.
         """
-        with self._naming_errors():
+        with naming(self.out):
             for name in names:
                 upload(self.folder / name, f"{self.out}/{name}")
 
@@ -232,7 +238,7 @@ class BucketLocation:
         for name in names:
             if not (self.folder / name).exists():
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                with self._naming_errors(), _ignoring_missing(), replacing(self.folder / name) as beside:
+                with naming(self.out), _ignoring_missing(), replacing(self.folder / name) as beside:
                     download(f"{self.out}/{name}", beside)
 
     @contextlib.contextmanager
@@ -265,7 +271,7 @@ class BucketLocation:
         except StoreError:
             return True
         for name in commit.files:
-            with self._naming_errors(), _ignoring_missing():
+            with naming(self.out), _ignoring_missing():
                 download(f"{self.out}/{self._object(shard, name, commit.attempt)}", folder / name)
         return True
 
@@ -276,25 +282,16 @@ class BucketLocation:
 
     def _objects(self, under: str) -> dict[str, Entry]:
         """Return the objects in a folder of the store by their names relative to the URL."""
-        with self._naming_errors(), _ignoring_missing():
+        with naming(self.out), _ignoring_missing():
             entries = list_folder(f"{self.out}/{under}", recursive=True)
             return {entry.url[len(self.out) + 1 :]: entry for entry in entries if not entry.is_folder}
         return {}
 
     def _read(self, name: str) -> bytes | None:
         """Return the bytes of a small object; ``None`` if it does not exist."""
-        with self._naming_errors(), _ignoring_missing():
+        with naming(self.out), _ignoring_missing():
             return read_file(f"{self.out}/{name}")
         return None
-
-    @contextlib.contextmanager
-    def _naming_errors(self) -> Iterator[None]:
-        """Turn an error of object storage into one of the project's that names the store."""
-        try:
-            yield
-        except RemoteError as error:
-            kind = InputError if error.errno in (errno.ENOENT, errno.EINVAL) else ResourceError
-            raise kind(f"{self.out}: {error.strerror}") from error
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ctxbatch.errors import InputError
-from ctxbatch.filesystem import RemoteError, check_name, is_remote, without_password
+from ctxbatch.filesystem import check_name, is_remote, naming, without_password
 from ctxbatch.store.bucket_location import BucketLocation
 from ctxbatch.store.commits import Commit
 from ctxbatch.store.folder_location import FolderLocation
@@ -27,10 +27,8 @@ def location_of(out: str | Path) -> StoreLocation:
         raise InputError(f"{out} is a path: give a URL as a string, {scheme[1]}//...")
     if not is_remote(str(out)):
         return FolderLocation(Path(out))
-    try:
+    with naming(without_password(str(out))):
         check_name(str(out))
-    except RemoteError as error:
-        raise InputError(f"{without_password(str(out))}: {error.strerror}") from error
     return BucketLocation(str(out))
 
 

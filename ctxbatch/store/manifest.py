@@ -77,23 +77,31 @@ class Manifest:
 
     def create(self, out: Path) -> bool:
         """Write the last of the manifest's files and return True; return False if the store has one."""
-        name, content = [*self.files().items()][-1]
+        name, content = self.last_file()
         return create(out / name, content)
 
     def files(self) -> dict[str, bytes]:
         """Return the content of the manifest's file, and of those of the plans appended to it, by name."""
+        return {part.name: self._sealed(part) for part in self._parts()}
+
+    def last_file(self) -> tuple[str, bytes]:
+        """Return the name and the content of the last of these files."""
+        *_, last = self._parts()
+        return last.name, self._sealed(last)
+
+    def _parts(self) -> Iterator["_Part"]:
         n_sources = len(self.sources) - sum(each.n_sources for each in self.appended)
         n_shards = len(self.shards) - sum(each.n_shards for each in self.appended)
-        files = {MANIFEST: self._as_bytes(self.sources[:n_sources], self.shards[:n_shards])}
+        part = _Part(MANIFEST, self.sources[:n_sources], self.shards[:n_shards])
+        digest = _Digest(self.config.fingerprint)
         for number, each in enumerate(self.appended, 1):
+            yield part
+            digest.add(part.sources, part.shards)
             sources = self.sources[n_sources : n_sources + each.n_sources]
             shards = self.shards[n_shards : n_shards + each.n_shards]
-            follows = self._digest(n_sources, n_shards)
-            plan = _AppendedPlan(follows, sources, shards)
-            content = {"format": STORE_FORMAT, "format_version": FORMAT_VERSION, **asdict(plan)}
-            files[PLAN.format(number)] = seal(content)
+            part = _Part(PLAN.format(number), sources, shards, digest.value())
             n_sources, n_shards = n_sources + each.n_sources, n_shards + each.n_shards
-        return files
+        yield part
 
     def append(self, sources: Sequence[Source], shards: Sequence[ShardSpec]) -> "Manifest":
         """Return the manifest with more sources, and shards planned from these alone, numbered from 0."""
@@ -105,21 +113,18 @@ class Manifest:
             appended=(*self.appended, more),
         )
 
-    def _digest(self, n_sources: int, n_shards: int) -> str:
-        """Return a digest of the first sources and shards, by which a plan knows what it was appended to."""
-        paths = [source.path for source in self.sources[:n_sources]]
-        content = canonical_json([self.config.fingerprint, paths, n_shards])
-        return hashlib.sha256(content.encode()).hexdigest()
-
-    def _as_bytes(self, sources: Sequence[Source], shards: Sequence[ShardSpec]) -> bytes:
+    def _sealed(self, part: "_Part") -> bytes:
+        if part.follows:
+            plan = _AppendedPlan(part.follows, part.sources, part.shards)
+            return seal({"format": STORE_FORMAT, "format_version": FORMAT_VERSION, **asdict(plan)})
         content = {
             "format": STORE_FORMAT,
             "format_version": FORMAT_VERSION,
             "fingerprint": self.config.fingerprint,
             "config": self.config.as_dict(),
             "reading": asdict(self.reading),
-            "sources": [asdict(source) for source in sources],
-            "shards": [asdict(shard) for shard in shards],
+            "sources": [asdict(source) for source in part.sources],
+            "shards": [asdict(shard) for shard in part.shards],
         }
         if self.fidelity is not None:
             content["fidelity"] = asdict(self.fidelity)
@@ -163,33 +168,26 @@ class Manifest:
         if raw is None:
             return None
         manifest = cls._from_bytes(raw, out)
-        number = 1
-        while (raw := read(PLAN.format(number))) is not None:
-            manifest = manifest._with_file(raw, f"{out}/{PLAN.format(number)}")
-            number += 1
-        return manifest
-
-    def _with_file(self, raw: bytes, name: str) -> "Manifest":
-        """Return the manifest with a plan that was appended, in a file's content."""
-        try:
-            content = unseal(raw, name)
-            plan = typed(content, _AppendedPlan, name)
-        except StoreError as error:
-            raise _untrusted(error) from error
-        if (content.get("format"), content.get("format_version")) != (STORE_FORMAT, FORMAT_VERSION):
-            raise StoreError(f"{name} has another format than this program reads: install a newer ctxbatch")
-        if plan.follows != self._digest(len(self.sources), len(self.shards)):
-            raise _untrusted(f"{name} is damaged: it does not follow the plan before it")
-        more = Appended(len(plan.sources), len(plan.shards))
-        whole = replace(
-            self,
-            sources=self.sources + plan.sources,
-            shards=self.shards + plan.shards,
-            appended=(*self.appended, more),
-        )
-        if problem := _contradiction(whole):
-            raise _untrusted(f"{name} is damaged: {problem}")
-        return whole
+        digest = _Digest(manifest.config.fingerprint)
+        digest.add(manifest.sources, manifest.shards)
+        sources, shards, appended = [*manifest.sources], [*manifest.shards], list[Appended]()
+        paths = {source.path for source in sources}
+        while (raw := read(PLAN.format(len(appended) + 1))) is not None:
+            name = f"{out}/{PLAN.format(len(appended) + 1)}"
+            plan = _plan(raw, name)
+            problem = _plan_contradiction(plan.sources, plan.shards, len(sources), len(shards))
+            if plan.follows != digest.value():
+                problem = "it does not follow the plan before it"
+            elif not paths.isdisjoint(source.path for source in plan.sources):
+                problem = "it names a source that the store has"
+            if problem:
+                raise _untrusted(f"{name} is damaged: {problem}")
+            digest.add(plan.sources, plan.shards)
+            sources += plan.sources
+            shards += plan.shards
+            appended.append(Appended(len(plan.sources), len(plan.shards)))
+            paths.update(source.path for source in plan.sources)
+        return replace(manifest, sources=(*sources,), shards=(*shards,), appended=(*appended,))
 
     @classmethod
     def _from_bytes(cls, raw: bytes, out: object) -> "Manifest":
@@ -222,6 +220,51 @@ class Manifest:
         return manifest
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The sources and shards of one of a manifest's files; ``follows`` as in an appended plan, or empty."""
+
+    name: str
+    sources: tuple[Source, ...]
+    shards: tuple[ShardSpec, ...]
+    follows: str = ""
+
+
+class _Digest:
+    """A digest of the configuration, sources and shards so far; a plan knows by it what it was appended to.
+
+    It is the SHA-256 of the canonical JSON of ``[fingerprint, [path, ...], n_shards]``.
+    """
+
+    def __init__(self, fingerprint: str) -> None:
+        self._so_far = hashlib.sha256(f"[{canonical_json(fingerprint)},[".encode())
+        self._separator = ""
+        self._n_shards = 0
+
+    def add(self, sources: Iterable[Source], shards: Sequence[ShardSpec]) -> None:
+        for source in sources:
+            self._so_far.update(f"{self._separator}{canonical_json(source.path)}".encode())
+            self._separator = ","
+        self._n_shards += len(shards)
+
+    def value(self) -> str:
+        whole = self._so_far.copy()
+        whole.update(f"],{self._n_shards}]".encode())
+        return whole.hexdigest()
+
+
+def _plan(raw: bytes, name: str) -> _AppendedPlan:
+    """Return the plan that was appended, from the content of its file."""
+    try:
+        content = unseal(raw, name)
+        plan = typed(content, _AppendedPlan, name)
+    except StoreError as error:
+        raise _untrusted(error) from error
+    if (content.get("format"), content.get("format_version")) != (STORE_FORMAT, FORMAT_VERSION):
+        raise StoreError(f"{name} has another format than this program reads: install a newer ctxbatch")
+    return plan
+
+
 def not_a_store(out: object) -> StoreError:
     """Return the error for a folder or URL without a manifest."""
     return StoreError(f"{out} is not {A_STORE}: it has no {MANIFEST}")
@@ -246,19 +289,33 @@ def _numbered_on(shards: Sequence[ShardSpec], n_shards: int, n_sources: int) -> 
 
 def _contradiction(manifest: Manifest) -> str | None:
     """Return how the fields of a manifest contradict each other; ``None`` if they do not."""
-    config, reading = manifest.config, manifest.reading
-    if problem := config.contradiction():
+    if problem := manifest.config.contradiction():
         return problem
-    if [spec.shard for spec in manifest.shards] != list(range(len(manifest.shards))):
-        return "its shards are not numbered from 0"
-    for segment in itertools.chain.from_iterable(spec.segments for spec in manifest.shards):
-        if segment.source >= len(manifest.sources) or segment.start > segment.end:
+    if manifest.reading.encoding and (problem := _unknown_encoding(manifest.reading.encoding)):
+        return problem
+    return _plan_contradiction(manifest.sources, manifest.shards, 0, 0)
+
+
+def _plan_contradiction(
+    sources: Sequence[Source], shards: Sequence[ShardSpec], n_sources: int, n_shards: int
+) -> str | None:
+    """Return what is wrong with a plan that follows so many sources and shards; ``None`` if nothing is."""
+    if [spec.shard for spec in shards] != [*range(n_shards, n_shards + len(shards))]:
+        return f"its shards are not numbered from {n_shards}"
+    for segment in itertools.chain.from_iterable(spec.segments for spec in shards):
+        if not n_sources <= segment.source < n_sources + len(sources) or segment.start > segment.end:
             return "a shard covers text that no source has"
-    for encoding in {reading.encoding, *(source.encoding for source in manifest.sources)} - {None}:
-        try:
-            check_encoding(encoding or "")
-        except InputError as error:
-            return str(error)
+    for encoding in {source.encoding for source in sources}:
+        if encoding and (problem := _unknown_encoding(encoding)):
+            return problem
+    return None
+
+
+def _unknown_encoding(encoding: str) -> str | None:
+    try:
+        check_encoding(encoding)
+    except InputError as error:
+        return str(error)
     return None
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctxbatch.corpus.store_marker import MANIFEST
-from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError, shortened
+from ctxbatch.errors import CtxbatchError, ResourceError, StoreError, shortened
 from ctxbatch.files import as_resource_error, cache_folder, check_room, remove, replacing, write_atomically
 from ctxbatch.filesystem import (
     OF_BUCKETS,
@@ -24,6 +24,7 @@ from ctxbatch.filesystem import (
     is_remote,
     list_folder,
     look_up,
+    naming,
     open_file,
     read_file,
     upload,
@@ -160,7 +161,7 @@ class BucketDestination:
             StoreError: It is a store, or holds other objects.
             ResourceError: The network fails, or access is denied.
         """
-        with self._naming_errors():
+        with naming(self.dest):
             try:
                 entries = list_folder(str(self.dest), recursive=False)
             except RemoteError as error:
@@ -187,7 +188,7 @@ class BucketDestination:
         Raises:
             ResourceError: The network fails, or access is denied.
         """
-        with self._naming_errors():
+        with naming(self.dest):
             try:
                 return read_file(f"{self.dest}/{name}")
             except RemoteError as error:
@@ -202,7 +203,7 @@ class BucketDestination:
             ResourceError: The network fails, or access is denied.
         """
         url = f"{self.dest}/{name}"
-        with self._naming_errors():
+        with naming(self.dest):
             try:
                 with open_file(url) as file:
                     return FileFound(pq.read_metadata(file).num_rows, look_up(url).size)
@@ -225,21 +226,13 @@ class BucketDestination:
         with tempfile.TemporaryDirectory(prefix="export-", dir=cache_folder()) as scratch:
             path = Path(scratch) / Path(name).name
             yield path
-            with self._naming_errors():
+            with naming(self.dest):
                 upload(path, f"{self.dest}/{name}")
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small object whole or not at all."""
-        with self._naming_errors():
+        with naming(self.dest):
             write_file(f"{self.dest}/{name}", content)
-
-    @contextlib.contextmanager
-    def _naming_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except RemoteError as error:
-            kind = InputError if error.errno in (errno.ENOENT, errno.EINVAL) else ResourceError
-            raise kind(f"{self.dest}: {error.strerror}") from error
 
 
 Destination = FolderDestination | BucketDestination
@@ -253,10 +246,8 @@ def destination_of(dest: str | Path) -> Destination:
     """
     if not is_remote(str(dest)):
         return FolderDestination(Path(dest))
-    try:
+    with naming(without_password(str(dest))):
         check_name(str(dest))
-    except RemoteError as error:
-        raise InputError(f"{without_password(str(dest))}: {error.strerror}") from error
     return BucketDestination(str(dest))
 
 

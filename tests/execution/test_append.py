@@ -1,5 +1,6 @@
 """What is appended to a store is there once, as if it had been there from the beginning, whatever happens."""
 
+import hashlib
 import json
 import os
 import random
@@ -14,7 +15,7 @@ import pytest
 import ctxbatch
 from ctxbatch import InputError, RunConfig, StoreError
 from ctxbatch.execution.repair import find_damage
-from ctxbatch.sealed import seal
+from ctxbatch.sealed import canonical_json, seal
 from ctxbatch.search import index_build
 from ctxbatch.search.exact import exact, normalised
 from ctxbatch.search.index import IndexOptions
@@ -246,6 +247,11 @@ def test_appended_shards_are_verified_and_repaired(config, cli):
 def test_a_plan_that_is_damaged_or_of_another_store_is_told(config):
     appended("out", config, "b", "a", "c")
     appended("other", config, "a", "c")
+    manifest = ctxbatch.open("out").manifest
+    sources = [source.path for source in manifest.sources]
+    before = [manifest.config.fingerprint, sources[:2], manifest.appended[0].n_shards * 2]
+    last = json.loads(Path("out/plan-0002.json").read_bytes())
+    assert last["follows"] == hashlib.sha256(canonical_json(before).encode()).hexdigest()
     path = Path("out/plan-0001.json")
     intact = path.read_bytes()
     path.write_bytes(intact.replace(b"a.txt", b"d.txt"))
@@ -261,6 +267,12 @@ def test_a_plan_that_is_damaged_or_of_another_store_is_told(config):
     with pytest.raises(
         StoreError, match=r"plan-0001.json is damaged: a shard covers text that no source has"
     ):
+        ctxbatch.open("out")
+    content = json.loads(intact)
+    del content["checksum"]
+    content["sources"][0]["path"] = sources[0]
+    path.write_bytes(seal(content))
+    with pytest.raises(StoreError, match=r"plan-0001.json is damaged: it names a source that the store has"):
         ctxbatch.open("out")
 
 
