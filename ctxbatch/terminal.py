@@ -23,6 +23,7 @@ from ctxbatch.errors import ResourceError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from tqdm import tqdm
 
 # Control characters (C0, DEL, C1), Unicode's Bidi_Control, line and paragraph separators, and surrogates:
 # bytes of a file name that are not UTF-8, or halves of characters.
@@ -171,6 +172,22 @@ def drawn(draw: "Callable[[Console], None]", width: int) -> list[Styled]:
     file = io.StringIO()
     draw(Console(file=file, force_terminal=has_terminal(), no_color=not has_colors(), width=width))
     return [Styled(line.rstrip()) for line in file.getvalue().splitlines()]
+
+
+def bar_of_bytes(total: int, *, quiet: bool) -> "tqdm[None]":
+    """Return a bar on standard error that counts bytes and tells the time left; none where no terminal is."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        unit="B",
+        unit_scale=True,
+        dynamic_ncols=True,
+        file=sys.stderr,
+        leave=False,
+        disable=quiet or not sys.stderr.isatty(),
+        bar_format="{percentage:3.0f}% {bar} {n_fmt}B/{total_fmt}B, {remaining} left{postfix}",
+    )
 
 
 def flush() -> None:

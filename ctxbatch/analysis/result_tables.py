@@ -7,25 +7,10 @@ import pyarrow as pa
 
 from ctxbatch.analysis.layers import Trends
 from ctxbatch.analysis.senses import Senses
-from ctxbatch.search.hits import around_word
+from ctxbatch.search.hits import OCCURRENCE_FIELDS, around_word
 from ctxbatch.store.reader import Store
 
-_SENSES = pa.schema(
-    [
-        ("group", pa.int32()),
-        ("row_id", pa.int64()),
-        ("word", pa.string()),
-        ("char_start", pa.int32()),
-        ("char_end", pa.int32()),
-        ("left_context", pa.string()),
-        ("right_context", pa.string()),
-        ("text", pa.string()),
-        ("source", pa.string()),
-        ("record", pa.int64()),
-        ("doc_id", pa.string()),
-        ("sentence_id", pa.int64()),
-    ]
-)
+_SENSES = pa.schema([("group", pa.int32()), *OCCURRENCE_FIELDS])
 
 
 def senses_table(store: Store, found: Senses) -> pa.Table:

@@ -4,8 +4,6 @@ import logging
 import sys
 import time
 
-from tqdm import tqdm
-
 from ctxbatch.execution.messages import (
     Committed,
     Found,
@@ -17,6 +15,7 @@ from ctxbatch.execution.messages import (
     Retried,
     Taken,
 )
+from ctxbatch.terminal import bar_of_bytes
 
 _LOG_SECONDS = 60.0
 log = logging.getLogger("ctxbatch")
@@ -38,16 +37,7 @@ class ProgressBar:
         self._logged = 0.0
         self._terminal = not quiet and sys.stderr.isatty()
         self._lines = not quiet and not self._terminal
-        self._bar = tqdm(
-            total=total,
-            unit="B",
-            unit_scale=True,
-            dynamic_ncols=True,
-            disable=not self._terminal,
-            file=sys.stderr,
-            leave=False,
-            bar_format="{percentage:3.0f}% {bar} {n_fmt}B/{total_fmt}B, {remaining} left{postfix}",
-        )
+        self._bar = bar_of_bytes(total, quiet=quiet)
 
     def on_message(self, message: Message) -> None:
         """Take note of what is said of a shard."""
@@ -99,7 +89,7 @@ class ProgressBar:
                 100 * share,
                 f"{sentences:,}",
                 f"{rate:,.0f}",
-                tqdm.format_interval(left) if share else "unknown time",
+                self._bar.format_interval(left) if share else "unknown time",
             )
 
     def close(self) -> None:

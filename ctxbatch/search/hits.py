@@ -105,6 +105,20 @@ def around_word(row: Mapping[str, Any]) -> dict[str, str]:
     return {"left_context": row["text"][: row["char_start"]], "right_context": row["text"][row["char_end"] :]}
 
 
+# Of the tables of hits and of senses: an occurrence in its sentence.
+OCCURRENCE_FIELDS = (
+    ("row_id", pa.int64()),
+    ("word", pa.string()),
+    ("char_start", pa.int32()),
+    ("char_end", pa.int32()),
+    ("left_context", pa.string()),
+    ("right_context", pa.string()),
+    ("text", pa.string()),
+    ("source", pa.string()),
+    ("record", pa.int64()),
+    ("doc_id", pa.string()),
+    ("sentence_id", pa.int64()),
+)
 _HITS = pa.schema(
     [
         ("query", pa.int64()),
@@ -115,17 +129,7 @@ _HITS = pa.schema(
         ("query_widened", pa.bool_()),
         ("rank", pa.int64()),
         ("score", pa.float32()),
-        ("row_id", pa.int64()),
-        ("word", pa.string()),
-        ("char_start", pa.int32()),
-        ("char_end", pa.int32()),
-        ("left_context", pa.string()),
-        ("right_context", pa.string()),
-        ("text", pa.string()),
-        ("source", pa.string()),
-        ("record", pa.int64()),
-        ("doc_id", pa.string()),
-        ("sentence_id", pa.int64()),
+        *OCCURRENCE_FIELDS,
         ("store", pa.string()),
     ]
 )

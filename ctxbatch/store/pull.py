@@ -1,11 +1,8 @@
 """Copies a store from object storage into a folder, shard by shard, and skips shards copied before."""
 
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-
-from tqdm import tqdm
 
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.files import as_resource_error, check_room, sync, temporary_name, write_json
@@ -18,6 +15,7 @@ from ctxbatch.store.locks import locked
 from ctxbatch.store.manifest import SHARDS, Manifest, check_folder
 from ctxbatch.store.shard_writer import put_in_place
 from ctxbatch.store.verify import file_damage
+from ctxbatch.terminal import bar_of_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +67,7 @@ def _copy(source: BucketLocation, target: FolderLocation, manifest: Manifest, qu
     check_room(target.folder, size, "make room, or name another folder")
     damaged = damaged_shards(source, manifest, commits)
     copied = 0
-    with tqdm(
-        total=size,
-        unit="B",
-        unit_scale=True,
-        dynamic_ncols=True,
-        leave=False,
-        disable=quiet or not sys.stderr.isatty(),
-        bar_format="{percentage:3.0f}% {bar} {n_fmt}B/{total_fmt}B, {remaining} left",
-    ) as bar:
+    with bar_of_bytes(size, quiet=quiet) as bar:
         for shard, commit in todo.items():
             damage = _copy_shard(source, target, shard)
             damaged += damage

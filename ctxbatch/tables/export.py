@@ -1,6 +1,5 @@
 """Exports a store as a folder of Parquet files: plans them, writes the missing ones, compares each."""
 
-import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -36,7 +35,7 @@ from ctxbatch.tables.exported_rows import (
 )
 from ctxbatch.tables.parquet_files import Cancelled, difference, write_file
 from ctxbatch.tables.where import matching_rows
-from ctxbatch.terminal import readable_size
+from ctxbatch.terminal import bar_of_bytes, readable_size
 
 # Each file on the way takes the memory of about three row groups.
 _MOST_AT_ONCE = 8
@@ -179,7 +178,7 @@ def _write_missing(
     at_once = max(1, min(count_cores(), _MOST_AT_ONCE))
     destination.make_ready([file.name for *_, file in every], needed, at_once)
     stop = threading.Event()
-    with _bar(needed, quiet) as bar, ThreadPoolExecutor(at_once) as threads:
+    with bar_of_bytes(needed, quiet=quiet) as bar, ThreadPoolExecutor(at_once) as threads:
         writer = _Writer(destination, bar, stop)
         futures = [threads.submit(writer.write, *each) for each in todo]
         _wait_for(futures, stop)
@@ -223,18 +222,6 @@ class _Writer:
             write_file(path, table, rows, planned.rows_per_group, self._stop, advance)
             if why := difference(path, table, rows, planned.rows_per_group, self._stop):
                 raise written_wrong(self._destination.dest, file.name, why)
-
-
-def _bar(n_bytes: int, quiet: bool) -> "tqdm[None]":
-    return tqdm(
-        total=n_bytes,
-        unit="B",
-        unit_scale=True,
-        dynamic_ncols=True,
-        leave=False,
-        disable=quiet or not sys.stderr.isatty(),
-        bar_format="{percentage:3.0f}% {bar} {n_fmt}B/{total_fmt}B, {remaining} left",
-    )
 
 
 def _checked(destination: Destination, table: PlannedTable, found: dict[str, FileFound | None]) -> int:

@@ -1,6 +1,7 @@
 """Makes stores inside the test's own process, and reads their rows and checksums."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,18 @@ def make_store(out: Path, inputs: list[Path], config: RunConfig, device: str = "
     for _ in pipeline.run_shards([spec.shard for spec in Manifest.read(out).shards], lambda _: None):
         pass
     return Store(out)
+
+
+def store_maker(model: Path, folder: Callable[[], Path], lines: str, **defaults) -> Callable[..., Store]:
+    """Return a function that makes a store of these lines, each in a new folder, with more options."""
+
+    def make(**options):
+        parent = folder()
+        (parent / "text.txt").write_text(options.pop("lines", lines))
+        fields = {"model": str(model), "precision": "fp32", "layers": (3, 1), **defaults, **options}
+        return make_store(parent / "out", [parent / "text.txt"], RunConfig(**fields))
+
+    return make
 
 
 def arrow_digests(out: Path) -> dict[str, str]:

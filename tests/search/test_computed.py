@@ -12,7 +12,7 @@ from ctxbatch.analysis.senses import find_senses
 from ctxbatch.formulas import ShiftFormula
 from ctxbatch.search import index_build
 from ctxbatch.search.index import IndexOptions
-from tests.helpers.stores import make_store
+from tests.helpers.stores import make_store, store_maker
 
 SHIFTS = {"log_ratio": "log_ratio_{}@0.001", "asinh": "asinh_{}@0.1", "difference": "difference_{}"}
 LINES = "".join(f"I want {n} cards and the bank of the river {n % 7}.\n" for n in range(120))
@@ -20,13 +20,7 @@ LINES = "".join(f"I want {n} cards and the bank of the river {n % 7}.\n" for n i
 
 @pytest.fixture(scope="module")
 def make(tiny, tmp_path_factory):
-    def make(**options):
-        folder = tmp_path_factory.mktemp("computed")
-        (folder / "text.txt").write_text(LINES)
-        fields = {"model": str(tiny()), "precision": "fp32", "layers": (3, 1), "dtype": "float32", **options}
-        return make_store(folder / "out", [folder / "text.txt"], RunConfig(**fields))
-
-    return make
+    return store_maker(tiny(), lambda: tmp_path_factory.mktemp("computed"), LINES, dtype="float32")
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 import ctxbatch
-from ctxbatch import Filters, RunConfig, StoreError
+from ctxbatch import Filters, StoreError
 from ctxbatch.analysis.senses import find_senses
 from ctxbatch.execution.repair import find_damage, repair_store
 from ctxbatch.files import write_json
 from ctxbatch.sealed import read_json
 from ctxbatch.search import index_build
 from ctxbatch.search.index import IndexOptions
-from tests.helpers.stores import make_store
+from tests.helpers.stores import store_maker
 
 LINES = [f"I want {n} cards and the bank of the river {n % 7}.\n" for n in range(160)]
 COLUMNS = ["contextual_3", "shift_3", "static", "difference_1", "log_ratio_3@0.001"]
@@ -21,13 +21,7 @@ COLUMNS = ["contextual_3", "shift_3", "static", "difference_1", "log_ratio_3@0.0
 
 @pytest.fixture(scope="module")
 def make(tiny, tmp_path_factory):
-    def make(lines=LINES, **options):
-        folder = tmp_path_factory.mktemp("standardised")
-        (folder / "text.txt").write_text("".join(lines))
-        fields = {"model": str(tiny()), "precision": "fp32", "layers": (3, 1), "shift": "asinh", **options}
-        return make_store(folder / "out", [folder / "text.txt"], RunConfig(**fields))
-
-    return make
+    return store_maker(tiny(), lambda: tmp_path_factory.mktemp("standardised"), "".join(LINES), shift="asinh")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +64,7 @@ def test_a_sentence_of_the_store_finds_its_own_row(name, store):
 
 
 def test_several_stores_are_standardised_by_all_their_rows(make):
-    stores = [make(LINES[::2]), make(LINES[1::2])]
+    stores = [make(lines="".join(LINES[::2])), make(lines="".join(LINES[1::2]))]
     units = by_hand(stores, "shift_3")
     searcher = ctxbatch.searcher(stores, "shift", standardise=True)
     hits = searcher.search(int(stores[0].row_ids(np.array([7]))[0]), 200, Filters(unknown=True))
@@ -102,7 +96,7 @@ def test_an_index_freezes_its_moments_is_checked_and_rebuilt(name, make):
 
 def test_indexes_of_other_moments_are_set_aside_and_those_of_equal_ones_used(make, caplog):
     caplog.set_level("INFO")
-    one, other = make(LINES[:100]), make(LINES[60:])
+    one, other = make(lines="".join(LINES[:100])), make(lines="".join(LINES[60:]))
     column = one.config.column("contextual", standardise=True)
     for store in (one, other):
         index_build.build(store, column, IndexOptions(factory="IVF4,Flat"))
@@ -113,7 +107,7 @@ def test_indexes_of_other_moments_are_set_aside_and_those_of_equal_ones_used(mak
     assert "standardised by all their rows" in caplog.text
     assert not searcher.unindexed(column)
     caplog.clear()
-    twin = make(LINES[:100])
+    twin = make(lines="".join(LINES[:100]))
     index_build.build(twin, column, IndexOptions(factory="IVF4,Flat"))
     ctxbatch.searcher([one, twin], "contextual", standardise=True)
     assert not caplog.text
@@ -176,8 +170,8 @@ def test_among_other_words_a_search_goes_by_contextual_vectors_unless_it_is_told
 
 def test_stores_that_hold_other_kinds_and_layers_are_searched_together_on_what_both_have(make):
     one, other = (
-        make(LINES[::2]),
-        make(LINES[1::2], vectors=("static", "contextual"), layers=(1, 3), shift=None),
+        make(lines="".join(LINES[::2])),
+        make(lines="".join(LINES[1::2]), vectors=("static", "contextual"), layers=(1, 3), shift=None),
     )
     for on in ("asinh_3", "contextual_3", "static", "difference_1"):
         units = np.concatenate([np.concatenate([*store.vectors(on)]) for store in (one, other)])

@@ -23,20 +23,14 @@ from ctxbatch.store.stats import totals
 from tests.helpers.brute import cosines, known
 from tests.helpers.int8 import quantised
 from tests.helpers.running import committed, start, wait_for
-from tests.helpers.stores import arrow_digests, make_store
+from tests.helpers.stores import arrow_digests, make_store, store_maker
 
 LINES = "".join(f"I want {n} cards and the bank of the river {n % 7}.\n" for n in range(120))
 
 
 @pytest.fixture(scope="module")
 def make(tiny, tmp_path_factory):
-    def make(**options):
-        folder = tmp_path_factory.mktemp("int8")
-        (folder / "text.txt").write_text(LINES)
-        fields = {"model": str(tiny()), "precision": "fp32", "layers": (3, 1), "shard_size": 2000, **options}
-        return make_store(folder / "out", [folder / "text.txt"], RunConfig(**fields))
-
-    return make
+    return store_maker(tiny(), lambda: tmp_path_factory.mktemp("int8"), LINES, shard_size=2000)
 
 
 @pytest.fixture(scope="module")

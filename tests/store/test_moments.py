@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ctxbatch
-from ctxbatch import InputError, RunConfig
+from ctxbatch import InputError
 from ctxbatch.execution.repair import find_damage, repair_store
 from ctxbatch.files import write_json
 from ctxbatch.sealed import read_json
@@ -18,20 +18,14 @@ from ctxbatch.search import index_build
 from ctxbatch.search.index import IndexOptions
 from ctxbatch.store.anisotropy import measure_anisotropy
 from ctxbatch.store.moments import Moments, Standardiser
-from tests.helpers.stores import make_store
+from tests.helpers.stores import store_maker
 
 LINES = "".join(f"I want {n} cards and the bank of the river {n % 7}.\n" for n in range(120))
 
 
 @pytest.fixture(scope="module")
 def make(tiny, tmp_path_factory):
-    def make(**options):
-        folder = tmp_path_factory.mktemp("moments")
-        (folder / "text.txt").write_text(LINES)
-        fields = {"model": str(tiny()), "precision": "fp32", "layers": (3, 1), "shift": "asinh", **options}
-        return make_store(folder / "out", [folder / "text.txt"], RunConfig(**fields))
-
-    return make
+    return store_maker(tiny(), lambda: tmp_path_factory.mktemp("moments"), LINES, shift="asinh")
 
 
 @pytest.fixture(scope="module")
