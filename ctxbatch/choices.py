@@ -12,8 +12,6 @@ QuoteKind = Literal["csv", "none"]
 Quoting = Literal["auto", "csv", "none"]
 SplitKind = Literal["sentence", "none"]
 StoredType = Literal["float16", "float32", "int8"]
-# What other programs read without a scale.
-ExportedType = Literal["float16", "float32"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Arithmetic = Literal["fp32", "bf16", "fp16", "int8"]
 FormatName = Literal[

@@ -59,7 +59,7 @@ def check_stored(kind: ShiftKind, dtype: StoredType) -> None:
     if (kind, dtype) == ("log_ratio", "int8"):
         raise InputError(
             "log_ratio cannot be used with --dtype int8, whose steps are above its floor: use difference or "
-            "asinh, or store float16"
+            "asinh, or --dtype float16"
         )
 
 

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
-from ctxbatch.choices import ExportedType
+from ctxbatch.choices import StoredType
 from ctxbatch.cli.options import AsJson, Quiet, StoreHere
 from ctxbatch.errors import InputError, resumable
 from ctxbatch.option_values import check_positive, names
@@ -43,7 +43,8 @@ def export(
         ),
     ] = False,
     dtype: Annotated[
-        ExportedType, Parameter(help="Type of the vectors; not all programs read float16.")
+        StoredType,
+        Parameter(help="Type of the vectors; not all programs read float16; int8 has columns of scales."),
     ] = "float32",
     file_size: Annotated[
         str, Parameter(metavar="BYTES", help="About how large a file gets (1 MB is 1024 x 1024 bytes).")
@@ -66,6 +67,8 @@ def export(
     options = ExportOptions(columns=chosen, where=where, join=join, dtype=dtype, file_bytes=file_bytes)
     with resumable("finished files are kept; to go on, run the same command again"):
         report = export(ctxbatch.open(out), dest, options, quiet=quiet)
+    if dtype == "int8":
+        log.info("int8: a vector is its values times the row's <column>_scale")
     if dtype == "float16":
         log.info("half floats: DuckDB before 1.3 and Spark cannot read them; Polars, pandas and datasets do")
     if as_json:

@@ -48,8 +48,9 @@ class StoredColumn:
 
     def __init__(self, views: Sequence[Vectors | Int8Vectors], dimension: int, dtype: npt.DTypeLike) -> None:
         self.views = views
+        self.holds_int8 = bool(views) and isinstance(views[0], Int8Vectors)
         # A copy of more rows leaves the cache: a search for one vector takes twice as long.
-        self.rows_at_once = 1_024 if views and isinstance(views[0], Int8Vectors) else 2_048
+        self.rows_at_once = 1_024 if self.holds_int8 else 2_048
         self.dimension = dimension
         self._dtype = dtype
         self._firsts = np.cumsum([0, *map(len, views)], dtype=np.int64)
@@ -71,13 +72,27 @@ class StoredColumn:
     def take(self, positions: Ints) -> Vectors:
         """Return a copy of the vectors at these positions."""
         taken = np.empty((len(positions), self.dimension), self._dtype)
+        for view, inside, places in self._places(positions):
+            taken[places] = view[inside]
+        return taken
+
+    def take_int8(self, positions: Ints) -> Int8Vectors:
+        """Return a copy of the int8 vectors at these positions, as they are stored."""
+        values_ND = np.empty((len(positions), self.dimension), np.int8)
+        scale_N = np.empty(len(positions), np.float32)
+        for view, inside, places in self._places(positions):
+            assert isinstance(view, Int8Vectors)
+            values_ND[places], scale_N[places] = view.values_ND[inside], view.scale_N[inside]
+        return Int8Vectors(values_ND, scale_N)
+
+    def _places(self, positions: Ints) -> Iterator[tuple[Vectors | Int8Vectors, Ints, Ints]]:
+        """Yield each record batch that has some of the positions, their rows in it, and their places."""
         order = np.argsort(positions, kind="stable")
         ordered = positions[order]
         edges = np.searchsorted(ordered, self._firsts)
         for number in np.flatnonzero(np.diff(edges)).tolist():
             mine = slice(edges[number], edges[number + 1])
-            taken[order[mine]] = self.views[number][ordered[mine] - self._firsts[number]]
-        return taken
+            yield self.views[number], ordered[mine] - self._firsts[number], order[mine]
 
 
 class ComputedColumn:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.formulas import ComputedShift, kind_and_layer
 from ctxbatch.store.commits import WORDS, FileName
+from ctxbatch.store.int8_vectors import is_scale
 from ctxbatch.store.reader import Store
 from ctxbatch.tables.export_plan import ExportPlan
 from ctxbatch.tables.exported_rows import ExportedRows
@@ -65,6 +66,7 @@ words = load_dataset(folder, "words", split="train")
 ```
 """
 _FLOATS_32 = "Spark has a type for each column (vectors are `array<float>`), but this was not tried."
+_INT8 = "A vector is its int8 values times the scale in the next column, `<column>_scale`."
 _FLOATS_16 = "DuckDB before 1.3 and Spark cannot read the vectors, which are half floats (float16)."
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
 _SYNTAX = re.compile(r"([\\`*_{}\[\]<>()#!|~&:@]|(?<=www)\.)", re.IGNORECASE)
@@ -96,7 +98,7 @@ def _lines(store: Store, plan: ExportPlan, tables: Sequence[ExportedRows]) -> It
     if len(tables) > 1:
         yield "`sentence_id` joins the tables. Read `sentences` in the same way as `words`."
         yield ""
-    yield _FLOATS_16 if plan.options.dtype == "float16" else _FLOATS_32
+    yield {"float16": _FLOATS_16, "float32": _FLOATS_32, "int8": f"{_INT8} {_FLOATS_32}"}[plan.options.dtype]
 
 
 def _facts(config: ResolvedConfig, plan: ExportPlan) -> Iterator[str]:
@@ -126,10 +128,13 @@ def _columns(table: ExportedRows, config: ResolvedConfig) -> Iterator[str]:
     yield ""
 
 
+_TYPES = {pa.float16(): "float16", pa.float32(): "float32", pa.int8(): "int8"}
+
+
 def _type(field: pa.Field) -> str:
     kind = field.type
     if pa.types.is_fixed_size_list(kind):
-        return f"list of {kind.list_size} {'float16' if kind.value_type == pa.float16() else 'float32'}"
+        return f"list of {kind.list_size} {_TYPES[kind.value_type]}"
     return f"{kind}{' or null' if field.nullable else ''}"
 
 
@@ -138,6 +143,8 @@ def _meaning(file: FileName, source: str, config: ResolvedConfig) -> str:
         return _OF_SENTENCES.get(source, "a field of the records")
     if source in _OF_WORDS:
         return _OF_WORDS[source]
+    if is_scale(source):
+        return "what the int8 values before it are multiplied by"
     kind, layer = kind_and_layer(source)
     if source == "static":
         where = "the output of the embedding layer" if config.static == "embeddings" else "its embedding"

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ctxbatch.arrays import Ints
-from ctxbatch.choices import ExportedType
+from ctxbatch.choices import StoredType
 from ctxbatch.errors import StoreError
 from ctxbatch.sealed import Count, Positive, Sha256, canonical_json, seal, typed, unseal
 from ctxbatch.store.reader import Store
@@ -37,7 +37,7 @@ class ExportOptions:
     columns: tuple[str, ...] | None = None
     where: str | None = None
     join: bool = False
-    dtype: ExportedType = "float32"
+    dtype: StoredType = "float32"
     file_bytes: Positive = DEFAULT_FILE_BYTES
 
 

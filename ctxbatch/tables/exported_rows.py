@@ -1,6 +1,7 @@
 """Reads rows of a store as Arrow tables, with the columns and types in which they are exported.
 
-Vectors are widened to float32, or rounded to float16 if asked for. Shifts that are not stored are computed.
+Vectors are widened to float32, or rounded to float16 or to int8 with a scale for each if asked for. Shifts
+that are not stored are computed.
 """
 
 import difflib
@@ -12,12 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctxbatch.arrays import Ints, Vectors
-from ctxbatch.choices import ExportedType
+from ctxbatch.choices import StoredType
 from ctxbatch.errors import InputError, ResourceError
-from ctxbatch.formulas import plain
+from ctxbatch.formulas import ComputedShift, check_stored, kind_and_layer, plain
 from ctxbatch.store.arrow_files import is_vector
+from ctxbatch.store.columns import Column, StoredColumn
 from ctxbatch.store.commits import SENTENCES, WORDS, FileName
-from ctxbatch.store.int8_vectors import scale_of
+from ctxbatch.store.int8_vectors import Int8Vectors, scale_of
 from ctxbatch.store.reader import Store
 
 # The columns of a table by their names, in order, each with its file and its name in the store.
@@ -65,13 +67,13 @@ class ExportedWords:
         store: The store.
         sources: The names to export, in order, each with its file and its name there, or with ``words.arrow``
             and the full name of its vectors.
-        dtype: The type of the vectors.
+        dtype: The type of the vectors; after each column of int8 vectors stands one of their scales.
         positions: The positions of the rows to export (N,); ``None`` for all.
     """
 
     name = "words"
 
-    def __init__(self, store: Store, sources: Sources, dtype: ExportedType, positions: Ints | None) -> None:
+    def __init__(self, store: Store, sources: Sources, dtype: StoredType, positions: Ints | None) -> None:
         self.sources = sources
         self._store = store
         self._positions = positions
@@ -84,9 +86,12 @@ class ExportedWords:
         vectors = {name: of for name, of in of_words.items() if of not in plain_fields}
         self._vectors = {name: store.column(of) for name, of in vectors.items()}
         self._stored = [name for name, of in vectors.items() if of in store.config.columns]
+        if self._dtype == np.int8:
+            self.sources = sources = _with_scales(store, sources, vectors)
         item = pa.field("item", pa.from_numpy_dtype(self._dtype), nullable=False)
         kind = pa.list_(item, store.config.hidden_size)
         fields = {name: pa.field(name, kind, nullable=False) for name in vectors}
+        fields |= {scale_of(name): pa.field(scale_of(name), pa.float32(), nullable=False) for name in vectors}
         fields |= {name: plain_fields[of].with_name(name) for name, of in self._plain.items()}
         of_sentences = store.schema(SENTENCES)
         fields |= {name: of_sentences.field(of).with_name(name) for name, of in self._joined.items()}
@@ -98,14 +103,15 @@ class ExportedWords:
 
     @property
     def without_vectors(self) -> list[str]:
-        """The columns that hold no vectors, as Parquet names them."""
-        return [name for name in self.schema.names if name not in self._vectors]
+        """The columns that hold neither vectors nor scales of such, as Parquet names them."""
+        return [*self._plain, *self._joined]
 
     @property
     def repeating(self) -> list[str]:
-        """The columns that hold no vectors, and half floats as float32: there are few half floats."""
+        """These, int8 values, and half floats as float32: there are few half floats."""
         of_halves = self._store.config.dtype == "float16" and self._dtype == np.float32
-        return self.without_vectors + [f"{name}.list.element" for name in self._stored if of_halves]
+        few = self._vectors if self._dtype == np.int8 else self._stored if of_halves else ()
+        return self.without_vectors + [f"{name}.list.element" for name in few]
 
     def table(self, first: int, last: int) -> pa.Table:
         """Return the rows from ``first`` up to ``last``, which is not one of them.
@@ -122,7 +128,12 @@ class ExportedWords:
             )
             columns |= {name: rows[of] for name, of in self._plain.items()}
         for name, column in self._vectors.items():
-            columns[name] = self._lists(name, column.take(positions))
+            if self._dtype == np.int8:
+                vectors = _int8(column, positions)
+                columns[name] = self._lists(name, vectors.values_ND)
+                columns[scale_of(name)] = pa.array(vectors.scale_N)
+            else:
+                columns[name] = self._lists(name, column.take(positions))
         if self._joined:
             ids, of_row = np.unique(self._store.sentence_ids_at(positions), return_inverse=True)
             sentences = self._store.gather(SENTENCES, ids, [*dict.fromkeys(self._joined.values())])
@@ -140,6 +151,33 @@ class ExportedWords:
             )
         kind = self.schema.field(name).type
         return pa.FixedSizeListArray.from_arrays(pa.array(cast_ND.reshape(-1)), type=kind)
+
+
+def _int8(column: Column, positions: Ints) -> Int8Vectors:
+    """Return the vectors at these positions as int8, those that are stored so as they are."""
+    if isinstance(column, StoredColumn) and column.holds_int8:
+        return column.take_int8(positions)
+    return Int8Vectors.of(column.take(positions).astype(np.float32))
+
+
+def _with_scales(store: Store, sources: Sources, vectors: Mapping[str, str]) -> Sources:
+    """Return the columns of an export of int8 vectors (their names in it and in the store), with the scales.
+
+    Raises:
+        InputError: A column has the name of a scale, or a shift cannot be stored so.
+    """
+    of: dict[str, tuple[FileName, str]] = {}
+    for name, source in sources.items():
+        of[name] = source
+        if name not in vectors:
+            continue
+        if (scale := scale_of(name)) in sources:
+            raise InputError(f"{scale} is a field, and the scales of {name} need this name: leave one out")
+        kind, _ = kind_and_layer(vectors[name])
+        if kind not in ("static", "contextual"):
+            check_stored(ComputedShift.parse(store.config.identity(vectors[name])).formula.kind, "int8")
+        of[scale] = (WORDS, scale_of(vectors[name]))
+    return of
 
 
 class ExportedSentences:

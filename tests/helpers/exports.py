@@ -25,4 +25,4 @@ def vectors_of(table, name):
 
 def bits(vectors):
     """Return the bits of vectors, in their own type."""
-    return vectors.view({2: np.uint16, 4: np.uint32}[vectors.dtype.itemsize])
+    return vectors.view({1: np.uint8, 2: np.uint16, 4: np.uint32}[vectors.dtype.itemsize])

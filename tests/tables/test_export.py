@@ -20,6 +20,7 @@ import ctxbatch
 from ctxbatch import InputError, RunConfig, StoreError
 from ctxbatch.files import write_json
 from ctxbatch.sealed import read_json
+from ctxbatch.store.int8_vectors import Int8Vectors
 from ctxbatch.tables.export import export
 from ctxbatch.tables.export_plan import ExportOptions
 from tests.helpers.exports import bits, files_of, table_of, vectors_of
@@ -159,11 +160,13 @@ def test_what_is_not_written_as_it_should_be_is_noticed_and_does_not_stay(kept, 
 # --- readers --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_duckdb_polars_pandas_and_datasets_read_it_as_it_is(dtype, kept, tmp_path):
     dest = tmp_path / "to"
     export(kept, dest, ExportOptions(file_bytes=SMALL, dtype=dtype))
-    wanted = stored(kept, "static").astype(dtype)
+    vectors = stored(kept, "static")
+    of_int8 = Int8Vectors.of(vectors.astype(np.float32)).values_ND
+    wanted = of_int8 if dtype == "int8" else vectors.astype(dtype)
     n_with_rows = len(kept.words.to_table()["sentence_id"].unique())
     n, n_sentences = kept.n_rows, kept.sentences.count_rows()
 
