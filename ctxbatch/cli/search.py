@@ -72,6 +72,9 @@ def search(
     filters: Annotated[Filters, Parameter(name="*")] = _NO_FILTERS,
     context: Annotated[int, Parameter(metavar="N", help="Also show N sentences before and after.")] = 0,
     explain: Annotated[bool, Parameter(help="Show the dimensions that a score comes from.")] = False,
+    exact: Annotated[
+        bool, Parameter(help="Compare all rows, rather than those that the index proposes.")
+    ] = False,
     model: StoredModel = None,
     as_json: AsJson = False,
     as_csv: CsvFile = None,
@@ -111,7 +114,9 @@ def search(
     lines, wanted = [number for number, _ in asked], [query for _, query in asked]
     answers = [
         dataclasses.replace(answer, query=lines[answer.query] - 1)
-        for answer in searcher.ask(wanted, k, filters, context=context, explain=explain, on_reject=reject)
+        for answer in searcher.ask(
+            wanted, k, filters, context=context, explain=explain, exact=exact, on_reject=reject
+        )
     ]
     if queries is None and answers and answers[0].salient:
         word_of_it = answers[0].word

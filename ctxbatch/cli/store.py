@@ -16,6 +16,7 @@ from ctxbatch.cli.options import (
     Layer,
     Quiet,
     Standardise,
+    StoredModel,
     StoreHere,
     StoreName,
     VectorKind,
@@ -53,9 +54,13 @@ def index(
         str | None,
         Parameter(metavar="STRING", help="FAISS factory string of the index to build, such as IVF1024,Flat."),
     ] = None,
+    model: StoredModel = None,
     quiet: Quiet = False,
 ) -> None:
-    """Build the search index on one kind of vector."""
+    """Build the search index on one kind of vector.
+
+    The model encodes new sentences, with which the index is tuned beside stored rows.
+    """
     from ctxbatch.search.index import IndexOptions
     from ctxbatch.search.index_build import build
     from ctxbatch.store.checks import check_finished
@@ -71,7 +76,7 @@ def index(
         check_finished(store)
         tell_standardised(store, [column])
         remove_leftovers(store.path)
-        report = build(store, column, options, quiet=quiet)
+        report = build(store, column, options, model, quiet=quiet)
     if not quiet:
         terminal.show([str(report)])
 

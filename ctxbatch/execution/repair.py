@@ -96,7 +96,7 @@ def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = Tru
             )
         store = Store(out)
         stale = _stale_indexes(store, manifest, rebuilt=bool(damaged)) if location.is_here else []
-        indexes = index_build.rebuild(store, stale, quiet=quiet)
+        indexes = index_build.rebuild(store, stale, model, quiet=quiet)
         warn_of_mixture(store.commits.values())
     return RepairReport(tuple(spec.shard for spec in todo), indexes)
 

@@ -70,6 +70,12 @@ class Filters:
             raise InputError(f"--distinct {self.distinct!r} must be one of {', '.join(get_args(Distinct))}")
 
     @property
+    def narrow(self) -> bool:
+        """True if they leave out rows, other than those whose words the model does not know."""
+        by_row = self.words or self.exclude_words or self.sources or self.docs or self.where is not None
+        return bool(self.by_word or by_row)
+
+    @property
     def by_word(self) -> bool:
         """True if the allowed rows depend on the query's word."""
         return self.same_word or self.other_words

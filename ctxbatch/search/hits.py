@@ -6,6 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from ctxbatch.search.best_scores import NOTHING_LIKE_THIS
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -54,6 +56,8 @@ class Answer:
     the full name of the vectors that are compared. ``salient`` is true if the query marked no word, so that
     its most salient word was chosen. ``known`` is false if the model does not know the word, so that its
     vector is that of any unknown text. ``widened`` is true if the mark covered only a part of the word.
+    ``share_below`` is the share of the store's own rows whose best hit in another sentence is farther than
+    the best hit here, ``None`` where filters leave out rows or no index knows it.
     """
 
     query: int
@@ -66,6 +70,12 @@ class Answer:
     hits: Sequence[Hit]
     known: bool = True
     widened: bool = False
+    share_below: float | None = None
+
+    @property
+    def nothing_like_this(self) -> bool:
+        """True if even the best hit is farther than those of nearly all rows of the store itself."""
+        return self.share_below is not None and self.share_below < NOTHING_LIKE_THIS
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the hits as JSON objects, each with its query, and its rank from 1."""
@@ -82,6 +92,7 @@ class Answer:
                 "query_salient": self.salient,
                 "query_known": self.known,
                 "query_widened": self.widened,
+                "query_share_below": None if self.share_below is None else round(self.share_below, 4),
             }
             yield {**asked, "rank": rank, **fields}
 
@@ -127,6 +138,7 @@ _HITS = pa.schema(
         ("query_salient", pa.bool_()),
         ("query_known", pa.bool_()),
         ("query_widened", pa.bool_()),
+        ("query_share_below", pa.float32()),
         ("rank", pa.int64()),
         ("score", pa.float32()),
         *OCCURRENCE_FIELDS,

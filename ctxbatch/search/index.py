@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import faiss
 import numpy as np
@@ -17,6 +17,7 @@ from ctxbatch.arrays import Floats, Ints
 from ctxbatch.cores import count_cores
 from ctxbatch.errors import SHOWN_REASON, InputError, StoreError
 from ctxbatch.sealed import Positive
+from ctxbatch.search.best_scores import BestScores
 from ctxbatch.search.exact import Selection, among, exact, scan_rows
 from ctxbatch.store.columns import Column
 from ctxbatch.store.moments import Standardiser
@@ -65,15 +66,59 @@ class Effort:
     A search probes the lists whose centroid's cosine is within ``margin`` of the nearest centroid's: few if
     many stored rows resemble the query, many if none do. For ten hits it takes the best ``depth`` proposals,
     and compares exactly those whose estimated cosine is within ``slack`` of the tenth best estimate.
+    ``most_lists`` limits the lists to the nearest of these.
     """
 
     margin: float
     depth: Positive
     slack: float
+    most_lists: Positive | None = None
 
     def candidates(self, k: int) -> int:
         """Return the number of proposals that a search for k hits requests."""
         return self.depth + _PROPOSALS_PER_HIT * max(0, k - 10)
+
+
+# How much of an index to read: as many queries at once may cost, as a few may cost, or all vectors instead.
+SearchMode = Literal["many", "few", "exact"]
+
+
+@dataclass(frozen=True, slots=True)
+class Efforts:
+    """The efforts of an index: of a search among all rows and of a filtered one, whose hits are farther away.
+
+    Many queries at once take ``plain`` and ``filtered``, tuned to be fast at a recall that was asked for. A
+    few are not to miss a row, and take ``thorough`` and ``thorough_filtered``.
+    """
+
+    plain: Effort
+    filtered: Effort
+    thorough: Effort
+    thorough_filtered: Effort
+
+
+@dataclass(frozen=True, slots=True)
+class Recalls:
+    """The recall@10 of an index: the share of the ten nearest rows that its searches find.
+
+    ``stored`` is that of rows of the store as queries, ``other_words`` that of these among the rows of other
+    words, ``new`` that of sentences that are not in the store; ``None`` if there was no model to encode some.
+    The thorough ones are those of a few queries at once.
+    """
+
+    stored: float
+    other_words: float
+    new: float | None = None
+    thorough_stored: float | None = None
+    thorough_new: float | None = None
+
+    def __str__(self) -> str:
+        new = "" if self.new is None else f", {self.new:.3f} for new sentences"
+        few = "" if self.thorough_stored is None else f"; of a few queries at once {self.thorough_stored:.3f}"
+        if self.thorough_new is not None:
+            few += f" and {self.thorough_new:.3f}"
+        among_others = f"({self.other_words:.3f} among other words)"
+        return f"recall@10 {self.stored:.3f} for stored rows {among_others}{new}{few}"
 
 
 def said_by_faiss(error: Exception) -> str:
@@ -93,15 +138,20 @@ class Proposer:
         quantizer = faiss.downcast_index(index.quantizer)
         self._centroids_LD: Floats = quantizer.reconstruct_n(0, index.nlist)
 
+    @property
+    def n_lists(self) -> int:
+        """The number of lists."""
+        return len(self._centroids_LD)
+
     def share_probed(self, queries_QD: Floats, margin: float) -> float:
-        """Return the share of the lists that a query probes, averaged over the queries."""
+        """Return the share of the lists within a margin of the nearest one, averaged over the queries."""
         coarse_QL = queries_QD @ self._centroids_LD.T
         return float(np.mean(coarse_QL >= coarse_QL.max(axis=1, keepdims=True) - margin))
 
     def propose(
         self,
         queries_QD: Floats,
-        margin: float,
+        effort: Effort,
         n_candidates: int,
         selection: Selection | None,
         take: Callable[[int, Floats, Ints], None],
@@ -116,7 +166,7 @@ class Proposer:
         n_candidates = min(n_candidates, self._index.ntotal)
 
         def run(first: int, queries_QD: Floats, coarse_QL: Floats) -> None:
-            lists_QL, coarse_QL = _probed(coarse_QL, margin)
+            lists_QL, coarse_QL = _probed(coarse_QL, effort)
             options: Any = faiss.SearchParametersIVF(nprobe=lists_QL.shape[1], sel=selector)  # type: ignore[call-arg]  # FAISS wraps it
             estimates_QC = np.empty((len(queries_QD), n_candidates), np.float32)
             found_QC = np.empty((len(queries_QD), n_candidates), np.int64)
@@ -146,41 +196,44 @@ class Index:
     Args:
         proposer: The index that proposes rows.
         column: The stored vectors, for exact cosines.
-        plain: The effort of a search among all rows.
-        filtered: The effort of a filtered search, whose hits are farther from the query.
+        efforts: How much of it a search reads.
         standardiser: What standardised the vectors, if it is a column of standardised ones.
         n_indexed: How many rows the index has; those behind them were appended, and are compared one by one.
             By default it has all.
+        best_scores: How near the best hits of the store's own rows are, if that is known.
     """
 
     def __init__(
         self,
         proposer: Proposer,
         column: Column,
-        plain: Effort,
-        filtered: Effort,
+        efforts: Efforts,
         standardiser: Standardiser | None = None,
         n_indexed: int | None = None,
+        best_scores: BestScores | None = None,
     ) -> None:
         self._proposer = proposer
         self._column = column
-        self.plain = plain
-        self.filtered = filtered
+        self.efforts = efforts
         self.standardiser = standardiser
+        self.best_scores = best_scores
         self._n_indexed = len(column) if n_indexed is None else n_indexed
 
-    def nearest(self, queries_QD: Floats, k: int, selection: Selection | None = None) -> tuple[Ints, Floats]:
+    def nearest(
+        self, queries_QD: Floats, k: int, selection: Selection | None = None, mode: SearchMode = "many"
+    ) -> tuple[Ints, Floats]:
         """Return positions and cosines (Q, K) of the nearest rows, best first; K < k if there are fewer rows.
 
         Args:
             queries_QD: Normalised queries.
             k: The number of rows to find.
             selection: The rows to search; by default, all.
+            mode: How much to read.
         """
         n_rows = len(self._column) if selection is None else selection.n
         k = min(k, n_rows)
-        effort = self.plain if selection is None else self.filtered
-        if n_rows <= max(_SCANNED_ROWS, _SCANNED_SHARE * effort.candidates(k)):
+        effort = self._effort(selection is not None, mode)
+        if mode == "exact" or n_rows <= max(_SCANNED_ROWS, _SCANNED_SHARE * effort.candidates(k)):
             return exact(self._column, queries_QD, k, selection)
         appended_N = np.arange(self._n_indexed, len(self._column))
         if selection is not None:
@@ -192,6 +245,11 @@ class Index:
             return found
         indexed = self._nearest_indexed(queries_QD, min(k, n_rows - len(appended_N)), selection, effort)
         return _merged(indexed, found, k)
+
+    def _effort(self, filtered: bool, mode: SearchMode) -> Effort:
+        if mode == "few":
+            return self.efforts.thorough_filtered if filtered else self.efforts.thorough
+        return self.efforts.filtered if filtered else self.efforts.plain
 
     def _nearest_indexed(
         self, queries_QD: Floats, k: int, selection: Selection | None, effort: Effort
@@ -217,7 +275,7 @@ class Index:
                 found = among(self._column, queries_QD[here], query_C, candidates_C, k)
                 positions_QK[here], scores_QK[here] = found
 
-        self._proposer.propose(queries_QD, effort.margin, effort.candidates(k), selection, decide)
+        self._proposer.propose(queries_QD, effort, effort.candidates(k), selection, decide)
         short = np.flatnonzero((positions_QK < 0).any(axis=1))
         if len(short):  # the probed lists hold fewer than k rows
             rows_N = np.arange(self._n_indexed)
@@ -235,9 +293,13 @@ def _merged(one: tuple[Ints, Floats], other: tuple[Ints, Floats], k: int) -> tup
     return np.take_along_axis(positions_QK, order_QK, 1), np.take_along_axis(scores_QK, order_QK, 1)
 
 
-def _probed(coarse_QL: Floats, margin: float) -> tuple[Ints, Floats]:
+def _probed(coarse_QL: Floats, effort: Effort) -> tuple[Ints, Floats]:
     """Return the lists to probe for each query, padded with -1, and the cosines of their centroids."""
-    query, found = np.nonzero(coarse_QL >= coarse_QL.max(axis=1, keepdims=True) - margin)
+    least_Q = coarse_QL.max(axis=1) - effort.margin
+    if effort.most_lists is not None and effort.most_lists < coarse_QL.shape[1]:
+        at = coarse_QL.shape[1] - effort.most_lists
+        least_Q = np.maximum(least_Q, np.partition(coarse_QL, at, axis=1)[:, at])
+    query, found = np.nonzero(coarse_QL >= least_Q[:, None])
     counts_Q = np.bincount(query, minlength=len(coarse_QL))
     column = np.arange(len(query)) - np.repeat(np.cumsum(counts_Q) - counts_Q, counts_Q)
     lists_QL = np.full((len(coarse_QL), counts_Q.max()), -1, np.int64)

@@ -18,7 +18,8 @@ from ctxbatch.errors import SHOWN_REASON, StoreError, cannot_be_read, out_of_mem
 from ctxbatch.files import refused_link
 from ctxbatch.formulas import plain
 from ctxbatch.sealed import Count, Sha256, is_intact, is_there, read_json, typed
-from ctxbatch.search.index import Effort, Index, IndexOptions, Proposer, said_by_faiss
+from ctxbatch.search.best_scores import BestScores
+from ctxbatch.search.index import Effort, Efforts, Index, IndexOptions, Proposer, Recalls, said_by_faiss
 from ctxbatch.search.postings import Postings, is_current
 from ctxbatch.store.commits import built_from
 from ctxbatch.store.folder_location import FolderLocation
@@ -31,6 +32,16 @@ log = logging.getLogger("ctxbatch")
 _NOT_READ = re.compile(r"could not open .* for reading|read error in .*\((?!Success\))")
 # The name of the table of each word's rows.
 WORD_ROWS = "words"
+# The names of recalls in the JSON file of an index.
+_RECALLS = {
+    "stored": "recall_at_10",
+    "other_words": "filtered_recall_at_10",
+    "new": "new_recall_at_10",
+    "thorough_stored": "thorough_recall_at_10",
+    "thorough_new": "thorough_new_recall_at_10",
+}
+# Of a few queries to an index that was not tuned for such: all lists.
+_THOROUGH = Effort(margin=2.0, depth=3200, slack=2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +67,7 @@ class IndexFacts(FileOrigin):
     """The content of the JSON file of a column's index.
 
     ``standardiser`` is that of standardised vectors, as `ctxbatch.store.moments.Standardiser.as_text` has it.
+    The recalls are those of `ctxbatch.search.index.Recalls`. Indexes of before have no thorough efforts.
     """
 
     column: str
@@ -69,6 +81,22 @@ class IndexFacts(FileOrigin):
     seconds: float
     faiss_version: str
     standardiser: str | None = None
+    thorough: Effort = _THOROUGH
+    thorough_filtered: Effort = _THOROUGH
+    new_recall_at_10: float | None = None
+    thorough_recall_at_10: float | None = None
+    thorough_new_recall_at_10: float | None = None
+    best_scores: BestScores | None = None
+
+    @property
+    def efforts(self) -> Efforts:
+        """How much of the index a search reads."""
+        return Efforts(self.plain, self.filtered, self.thorough, self.thorough_filtered)
+
+    @property
+    def recalls(self) -> Recalls:
+        """How much of what exact search finds its searches found when it was built."""
+        return Recalls(**{name: getattr(self, field) for name, field in _RECALLS.items()})
 
 
 def facts_path(out: Path, name: str) -> Path:
@@ -201,7 +229,7 @@ def open_index(store: Store, column: str) -> Index | None:
             store.path,
             rebuild_command(facts_path(store.path, column)),
         )
-    return Index(Proposer(index), vectors, facts.plain, facts.filtered, standardiser, n_indexed)
+    return Index(Proposer(index), vectors, facts.efforts, standardiser, n_indexed, facts.best_scores)
 
 
 def _load(store: Store, column: str, path: Path, n_rows: int) -> Any:  # noqa: ANN401 (any FAISS index)
@@ -255,6 +283,6 @@ def open_postings(store: Store) -> Postings:
     return Postings(store, None)
 
 
-def effort_facts(index: Index) -> dict[str, Any]:
-    """Return the efforts of an index as its JSON file holds them."""
-    return {"plain": asdict(index.plain), "filtered": asdict(index.filtered)}
+def efforts_and_recalls(efforts: Efforts, recalls: Recalls) -> dict[str, Any]:
+    """Return them as the JSON file of an index holds them."""
+    return {**asdict(efforts), **{_RECALLS[name]: value for name, value in asdict(recalls).items()}}

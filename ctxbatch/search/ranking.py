@@ -15,6 +15,7 @@ from ctxbatch.arrays import Floats, Ints, Mask
 from ctxbatch.formulas import plain
 from ctxbatch.search.exact import Selection, exact, normalised
 from ctxbatch.search.filters import Filters
+from ctxbatch.search.index import SearchMode
 from ctxbatch.search.index_files import open_index, open_postings
 from ctxbatch.search.queries import QueryWord
 from ctxbatch.search.row_filter import Selector
@@ -114,6 +115,16 @@ class Ranking:
         both = zip(self._stores, self._indexes, strict=True)
         return [store for store, index in both if index is None and store not in self._set_aside]
 
+    def share_below(self, question: Question, found: Ranked) -> float | None:
+        """Return the share of a store's own rows whose best hit is farther than that of a question.
+
+        Return ``None`` if nothing is found, or the index of the best hit's store does not say.
+        """
+        index = self._indexes[int(found.stores[0])] if len(found) else None
+        if index is None or index.best_scores is None or not question.word.known:
+            return None
+        return index.best_scores.share_below(question.word.word, float(found.scores[0]))
+
     def vectors(self, number: int, positions: Ints) -> Floats:
         """Return the normalised vectors (len(positions), D) of the rows at these positions of a store."""
         return normalised(self._columns[number].take(positions))
@@ -127,7 +138,7 @@ class Ranking:
         for selector in self._selectors:
             selector.prepare(filters)
 
-    def best(self, questions: Sequence[Question], k: int, filters: Filters) -> list[Ranked]:
+    def best(self, questions: Sequence[Question], k: int, filters: Filters, mode: SearchMode) -> list[Ranked]:
         """Return the best k rows for each question that the filters allow; fewer if fewer qualify."""
         groups: dict[str, list[int]] = {}
         for number, question in enumerate(questions):
@@ -142,7 +153,8 @@ class Ranking:
                 ]
             waiting, depth = numbers, k * (_DEPTH_FACTOR if filters.distinct else 1)
             while waiting:
-                ranked = list(self._ranked([questions[number] for number in waiting], depth, selections))
+                asked = [questions[number] for number in waiting]
+                ranked = list(self._ranked(asked, depth, selections, mode))
                 for number, rows in zip(waiting, ranked, strict=True):
                     found[number] = self._kept(rows, k, filters)
                 waiting = [
@@ -154,15 +166,23 @@ class Ranking:
         return [found[number] for number in range(len(questions))]
 
     def _ranked(
-        self, questions: Sequence[Question], depth: int, selections: Sequence[Selection | None]
+        self,
+        questions: Sequence[Question],
+        depth: int,
+        selections: Sequence[Selection | None],
+        mode: SearchMode,
     ) -> Iterator[Ranked]:
         """Yield the best ``depth`` rows of all stores for each question, without the question's own row."""
         at_once = max(1, _RANKED_ROWS // depth)
         for begin in range(0, len(questions), at_once):
-            yield from self._ranked_together(questions[begin : begin + at_once], depth, selections)
+            yield from self._ranked_together(questions[begin : begin + at_once], depth, selections, mode)
 
     def _ranked_together(
-        self, questions: Sequence[Question], depth: int, selections: Sequence[Selection | None]
+        self,
+        questions: Sequence[Question],
+        depth: int,
+        selections: Sequence[Selection | None],
+        mode: SearchMode,
     ) -> list[Ranked]:
         owner_Q = np.repeat(np.arange(len(questions)), [len(each.word.vectors_VD) for each in questions])
         queries_QD = np.concatenate([each.word.vectors_VD for each in questions])
@@ -171,10 +191,10 @@ class Ranking:
         for number, selection in enumerate(selections):
             if selection is not None and selection is self._selectors[number].known:
                 is_known_Q = np.array([questions[owner].word.known for owner in owner_Q.tolist()])
-                found = self._nearest_known(number, queries_QD, is_known_Q, depth + 1, selection)
+                found = self._nearest_known(number, queries_QD, is_known_Q, depth + 1, selection, mode)
                 positions_QK, scores_QK = found
             else:
-                positions_QK, scores_QK = self.nearest(number, queries_QD, depth + 1, selection)
+                positions_QK, scores_QK = self.nearest(number, queries_QD, depth + 1, selection, mode)
             rows = self._stores[number].n_rows if selection is None else selection.n
             exhausted &= positions_QK.shape[1] >= rows
             for query, owner in enumerate(owner_Q.tolist()):
@@ -186,16 +206,22 @@ class Ranking:
         return [_merged(each, depth, exhausted) for each in parts]
 
     def nearest(
-        self, number: int, queries_QD: Floats, k: int, selection: Selection | None
+        self, number: int, queries_QD: Floats, k: int, selection: Selection | None, mode: SearchMode
     ) -> tuple[Ints, Floats]:
         """Return the best rows of one store for each vector, from its index or from an exact scan."""
         index = self._indexes[number]
         if index is not None:
-            return index.nearest(queries_QD, k, selection)
+            return index.nearest(queries_QD, k, selection, mode)
         return exact(self._columns[number], queries_QD, k, selection)
 
     def _nearest_known(
-        self, number: int, queries_QD: Floats, is_known_Q: Mask, k: int, known: Selection
+        self,
+        number: int,
+        queries_QD: Floats,
+        is_known_Q: Mask,
+        k: int,
+        known: Selection,
+        mode: SearchMode,
     ) -> tuple[Ints, Floats]:
         """Return what `nearest` does for the rows that the model knows.
 
@@ -208,14 +234,14 @@ class Ranking:
         is_found_Q = np.zeros(len(queries_QD), np.bool_)
         tried = np.flatnonzero(is_known_Q if 2 * known.n > self._stores[number].n_rows else is_found_Q)
         if len(tried):
-            among_all = self.nearest(number, queries_QD[tried], k + _SPARE, None)
+            among_all = self.nearest(number, queries_QD[tried], k + _SPARE, None, mode)
             passes_TK = known.mask_N[among_all[0]]
             first_TK = np.argsort(~passes_TK, axis=1, kind="stable")[:, :k]
             positions_QK[tried], scores_QK[tried] = (np.take_along_axis(x, first_TK, 1) for x in among_all)
             is_found_Q[tried] = np.count_nonzero(passes_TK, axis=1) >= k
         left = np.flatnonzero(~is_found_Q)
         if len(left):
-            positions_QK[left], scores_QK[left] = self.nearest(number, queries_QD[left], k, known)
+            positions_QK[left], scores_QK[left] = self.nearest(number, queries_QD[left], k, known, mode)
         return positions_QK, scores_QK
 
     def _kept(self, rows: Ranked, k: int, filters: Filters) -> Ranked:

@@ -14,12 +14,15 @@ from ctxbatch.model.hub import model_of_store
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.filters import Filters
 from ctxbatch.search.hits import Answer, Explanation, Hit
+from ctxbatch.search.index import SearchMode
 from ctxbatch.search.queries import MarkedSentence, QueryEncoder, QueryWord, parse_query
 from ctxbatch.search.ranking import Question, Ranked, Ranking
 from ctxbatch.search.row_filter import check_sources
 from ctxbatch.store.checks import check_finished, check_has_rows
 from ctxbatch.store.reader import Store
 
+# Up to this many queries are a few.
+_FEW = 32
 # How many queries to encode and answer together.
 _GROUP = 128
 # How many dimensions an explanation names.
@@ -139,6 +142,7 @@ class Searcher:
         *,
         context: int = 0,
         explain: bool = False,
+        exact: bool = False,
     ) -> list[Hit]:
         """Find the rows whose vectors are nearest to a word's.
 
@@ -149,13 +153,14 @@ class Searcher:
             filters: The conditions on hits.
             context: How many sentences before and after each hit to return.
             explain: Add to each hit the dimensions that contribute most to its score.
+            exact: Compare all rows, rather than those that an index proposes.
 
         Raises:
             InputError: The query marks several words or none of the sentence's, its vector is zero, the row
                 does not exist, an argument is wrong, or the given model cannot be found.
             StoreError: The model that the store names cannot be found or used, or a store is damaged.
         """
-        answers = self.ask([query], k, filters, context=context, explain=explain)
+        answers = self.ask([query], k, filters, context=context, explain=explain, exact=exact)
         if len(answers) > 1:
             names = ", ".join(repr(answer.word) for answer in answers)
             raise InputError(f"{query!r} marks several words ({names}): mark one, or use Searcher.ask")
@@ -169,9 +174,12 @@ class Searcher:
         *,
         context: int = 0,
         explain: bool = False,
+        exact: bool = False,
         on_reject: Callable[[int, InputError], None] | None = None,
     ) -> list[Answer]:
         """Answer many queries, which may mark several words; return an answer for each word, in order.
+
+        Of at most 32 queries, each is searched for as thoroughly as a single one; see guide/searching.md.
 
         Args:
             queries: As in `search`.
@@ -179,6 +187,7 @@ class Searcher:
             filters: As in `search`.
             context: As in `search`.
             explain: As in `search`.
+            exact: As in `search`.
             on_reject: Called for each wrong mark with the number of its query and the error; without it, the
                 first such query raises.
 
@@ -194,15 +203,17 @@ class Searcher:
         check_sources(self._stores, filters.sources)
         vectors = self._vectors(self.column_for(filters))
         vectors.ranking.prepare(filters)  # before a model is loaded
+        mode: SearchMode = "exact" if exact else _mode(len(queries))
         answers = []
         for begin in range(0, len(queries), _GROUP):
             questions = self._questions(vectors, begin, queries[begin : begin + _GROUP], on_reject or _raise)
-            found = vectors.ranking.best(questions, k, filters)
+            found = vectors.ranking.best(questions, k, filters, mode)
             hits = list(self._hits(found, context))
-            for asked, its_hits in zip(questions, hits, strict=True):
+            for asked, rows, its_hits in zip(questions, found, hits, strict=True):
                 if explain:
                     its_hits = [self._explained(vectors, asked, hit) for hit in its_hits]
-                answers.append(_answer(asked, vectors.column, its_hits))
+                share = None if filters.narrow else vectors.ranking.share_below(asked, rows)
+                answers.append(_answer(asked, vectors.column, its_hits, share))
         return answers
 
     def nearest(self, vectors_QD: Floats, k: int = 10) -> tuple[Ints, Floats]:
@@ -225,7 +236,8 @@ class Searcher:
         if vectors_QD.ndim != 2 or vectors_QD.shape[1] != dimension:
             raise InputError(f"vectors of shape {vectors_QD.shape} must have shape (Q, {dimension})")
         ranking = self._vectors(self.column).ranking
-        positions_QK, scores_QK = ranking.nearest(0, normalised(vectors_QD), k, None)
+        found = ranking.nearest(0, normalised(vectors_QD), k, None, _mode(len(vectors_QD)))
+        positions_QK, scores_QK = found
         return self._stores[0].row_ids(positions_QK), scores_QK
 
     # --- queries ----------------------------------------------------------------------------------
@@ -315,9 +327,15 @@ class Searcher:
         return replace(hit, explanation=Explanation(dimensions, shared, len(row_D)))
 
 
-def _answer(asked: Question, column: str, hits: Sequence[Hit]) -> Answer:
+def _answer(asked: Question, column: str, hits: Sequence[Hit], share_below: float | None) -> Answer:
     word = asked.word
-    return Answer(asked.query, *word.place, column, word.salient, hits, word.known, word.widened)
+    place = asked.query, *word.place
+    return Answer(*place, column, word.salient, hits, word.known, word.widened, share_below)
+
+
+def _mode(n_queries: int) -> SearchMode:
+    """Return how to search for so many queries: who waits for a single answer is not to miss a row."""
+    return "few" if n_queries <= _FEW else "many"
 
 
 def _check_k(k: int) -> None:

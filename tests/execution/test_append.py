@@ -282,7 +282,7 @@ def test_a_plan_that_is_damaged_or_of_another_store_is_told(config):
 @pytest.fixture
 def indexed(folder, config, monkeypatch):  # noqa: ARG001 (a fixture takes others only so)
     monkeypatch.setattr(index_build, "SCAN_ROWS", 100)
-    monkeypatch.setattr(index_build, "_LEAST_ROWS", 100)
+    monkeypatch.setattr("ctxbatch.search.index_choice.LEAST_ROWS", 100)
     monkeypatch.setattr("ctxbatch.search.index._SCANNED_ROWS", 10)
     monkeypatch.setattr("ctxbatch.search.index._SCANNED_SHARE", 0)
     store = appended("out", config, "b")

@@ -19,7 +19,7 @@ import ctxbatch
 from ctxbatch import Filters, InputError, RunConfig, StoreError
 from ctxbatch.files import write_json
 from ctxbatch.sealed import read_json
-from ctxbatch.search import index, index_build, index_files
+from ctxbatch.search import index, index_build, index_choice, index_files
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.index import IndexOptions
 from ctxbatch.search.searcher import Searcher
@@ -141,7 +141,7 @@ def test_what_recall_is_said_is_what_is_found(indexed):
 
 
 def test_more_memory_gives_a_more_exact_index_and_too_little_is_refused():
-    choices = [index_build.choose(10**6, 384, IndexOptions(memory=size << 20)) for size in (4096, 80, 64)]
+    choices = [index_choice.choose(10**6, 384, IndexOptions(memory=size << 20)) for size in (4096, 80, 64)]
     assert [choice.factory for choice in choices] == [
         "IVF1024,PQ96x4fs",
         "IVF1024,PQ48x4fs",
@@ -149,14 +149,14 @@ def test_more_memory_gives_a_more_exact_index_and_too_little_is_refused():
     ]
     assert all(choice.bytes <= size << 20 for choice, size in zip(choices, (4096, 80, 64), strict=True))
     with pytest.raises(InputError, match=r"--memory 10MB is too little .* give --memory \d+MB") as refused:
-        index_build.choose(10**6, 384, IndexOptions(memory=10 << 20))
+        index_choice.choose(10**6, 384, IndexOptions(memory=10 << 20))
     needed = int(re.findall(r"give --memory (\d+)MB", str(refused.value))[0]) << 20
-    assert index_build.choose(10**6, 384, IndexOptions(memory=needed)).bytes <= needed
+    assert index_choice.choose(10**6, 384, IndexOptions(memory=needed)).bytes <= needed
 
 
 @pytest.mark.parametrize("dimension", [30, 7, 1, 768, 1000])
 def test_any_dimension_has_an_index(dimension):
-    factory = index_build.choose(10**6, dimension, IndexOptions()).factory
+    factory = index_choice.choose(10**6, dimension, IndexOptions()).factory
     assert faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT).d == dimension
 
 
@@ -196,7 +196,7 @@ def test_a_factory_string_is_taken_or_refused(store, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(store.path, out)
     report = index_build.build(Store(out), "contextual_1", IndexOptions(factory="IVF16,Flat"))
-    assert report.recall >= 0.95
+    assert report.recalls.stored >= 0.95
     assert index_files.open_index(Store(out), "contextual_1") is not None
     for wrong in ("HNSW32", "IVF0,Flat", "IVF16,PQ7x4fs", "nonsense", "IVF99999,Flat"):
         with pytest.raises(InputError, match=f"--factory '{wrong}'"):
