@@ -124,12 +124,19 @@ def search(
     else:
         terminal.show(_lines(answers, headings=queries is not None or len(answers) > 1))
     if not any(answer.hits for answer in answers) and answers:
-        unknown = "" if filters.unknown else ", add --unknown if the model may not know the words"
-        log.warning("no hit: relax the filters%s, or mark another word", unknown)
+        log.warning("no hit: %s", _why_no_hit(answers, filters))
     if rejected:
         log.warning("%d of %d queries have errors", len(set(rejected)), len(wanted))
         return 3
     return 0
+
+
+def _why_no_hit(answers: "Sequence[Answer]", filters: Filters) -> str:
+    scores = [answer.best_score for answer in answers if answer.best_score is not None]
+    if scores and filters.min_score is not None:
+        return f"the best score is {max(scores)}, below --min-score {filters.min_score}"
+    unknown = "" if filters.unknown else ", add --unknown if the model may not know the words"
+    return f"relax the filters{unknown}, or mark another word"
 
 
 def _tell_word(answer: "Answer", place: str) -> None:

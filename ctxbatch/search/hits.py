@@ -54,6 +54,8 @@ class Answer:
     the full name of the vectors that are compared. ``salient`` is true if the query marked no word, so that
     its most salient word was chosen. ``known`` is false if the model does not know the word, so that its
     vector is that of any unknown text. ``widened`` is true if the mark covered only a part of the word.
+    ``best_score`` is the cosine of the nearest row that the other filters allow, also if it is below
+    ``min_score``; ``None`` if they allow no row.
     """
 
     query: int
@@ -66,6 +68,7 @@ class Answer:
     hits: Sequence[Hit]
     known: bool = True
     widened: bool = False
+    best_score: float | None = None
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the hits as JSON objects, each with its query, and its rank from 1."""

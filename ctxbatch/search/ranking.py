@@ -6,7 +6,7 @@ shape: Q vectors, T some of them, K rows, V vectors of a word, D hidden size.
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,19 +46,24 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Rows of all stores, best first; ``exhausted`` is true if no other rows qualify."""
+    """Rows of all stores, best first; ``exhausted`` is true if no other rows qualify.
+
+    ``best`` is the score of the nearest row, also where ``min_score`` left it out; ``None`` if there is none.
+    """
 
     stores: Ints
     positions: Ints
     scores: Floats
     exhausted: bool
+    best: float | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def take(self, chosen: Ints) -> "Ranked":
         """Return the chosen rows, in the order of ``chosen``."""
-        return Ranked(self.stores[chosen], self.positions[chosen], self.scores[chosen], self.exhausted)
+        stores, positions, scores = self.stores[chosen], self.positions[chosen], self.scores[chosen]
+        return replace(self, stores=stores, positions=positions, scores=scores)
 
 
 class Ranking:
@@ -259,11 +264,12 @@ def _merged(parts: Sequence[tuple[Ints, Ints, Floats]], depth: int, exhausted: b
         _, first = np.unique(places, axis=1, return_index=True)
         order = order[np.sort(first)]
     order = order[:depth] if not exhausted else order
-    return Ranked(stores[order], positions[order], scores[order], exhausted)
+    best = float(scores[order[0]]) if len(order) else None
+    return Ranked(stores[order], positions[order], scores[order], exhausted, best)
 
 
 def _at_end(rows: Ranked, filters: Filters) -> bool:
     """Return True if no row after these can be a hit."""
     if rows.exhausted or not len(rows):
         return True
-    return filters.min_score is not None and float(rows.scores[-1]) < filters.min_score
+    return filters.min_score is not None and bool(rows.scores[-1] < filters.min_score)

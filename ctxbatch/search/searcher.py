@@ -199,10 +199,10 @@ class Searcher:
             questions = self._questions(vectors, begin, queries[begin : begin + _GROUP], on_reject or _raise)
             found = vectors.ranking.best(questions, k, filters)
             hits = list(self._hits(found, context))
-            for asked, its_hits in zip(questions, hits, strict=True):
+            for asked, rows, its_hits in zip(questions, found, hits, strict=True):
                 if explain:
                     its_hits = [self._explained(vectors, asked, hit) for hit in its_hits]
-                answers.append(_answer(asked, vectors.column, its_hits))
+                answers.append(_answer(asked, vectors.column, its_hits, rows.best))
         return answers
 
     def nearest(self, vectors_QD: Floats, k: int = 10) -> tuple[Ints, Floats]:
@@ -315,9 +315,10 @@ class Searcher:
         return replace(hit, explanation=Explanation(dimensions, shared, len(row_D)))
 
 
-def _answer(asked: Question, column: str, hits: Sequence[Hit]) -> Answer:
+def _answer(asked: Question, column: str, hits: Sequence[Hit], best: float | None) -> Answer:
     word = asked.word
-    return Answer(asked.query, *word.place, column, word.salient, hits, word.known, word.widened)
+    best_score = None if best is None else round(best, 6)
+    return Answer(asked.query, *word.place, column, word.salient, hits, word.known, word.widened, best_score)
 
 
 def _check_k(k: int) -> None:
