@@ -83,9 +83,8 @@ class Senses:
         if self.best is not None:
             n_groups, silhouette = self.best
             fields["best"] = {"groups": n_groups, "silhouette": silhouette}
-        for group in fields["groups"]:
-            for line in group["lines"]:
-                del line["before"], line["after"], line["explanation"]
+        for shown, group in zip(fields["groups"], self.groups, strict=True):
+            shown["lines"] = [hit.as_dict() for hit in group.lines]
         return fields
 
 

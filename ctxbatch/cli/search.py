@@ -122,7 +122,8 @@ def search(
     if as_json:
         terminal.show(terminal.json_line(row) for answer in answers for row in answer.rows())
     else:
-        terminal.show(_lines(answers, headings=queries is not None or len(answers) > 1))
+        with_headings = queries is not None or len(answers) > 1
+        terminal.show(_lines(answers, str(stores[0].path), headings=with_headings))
     if not any(answer.hits for answer in answers) and answers:
         log.warning("no hit: %s", _why_no_hit(answers, filters))
     if rejected:
@@ -223,7 +224,8 @@ def _tell_unindexed(stores: "Sequence[Store]", names: Mapping[Path, str]) -> Non
             )
 
 
-def _lines(answers: "Sequence[Answer]", *, headings: bool) -> Iterator[str]:
+def _lines(answers: "Sequence[Answer]", first_store: str, *, headings: bool) -> Iterator[str]:
+    """Yield the lines of answers; only hits of the first store show their row ids, as --row takes these."""
     from ctxbatch.search.concordance import heading, keyword_in_context
 
     width, color = terminal.columns(), terminal.has_colors()
@@ -232,4 +234,4 @@ def _lines(answers: "Sequence[Answer]", *, headings: bool) -> Iterator[str]:
             if number:
                 yield ""
             yield heading(answer, width, color=color)
-        yield from keyword_in_context(answer.hits, width, color=color)
+        yield from keyword_in_context(answer.hits, width, color=color, numbered=first_store)

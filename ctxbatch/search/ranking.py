@@ -49,6 +49,8 @@ class Ranked:
     """Rows of all stores, best first; ``exhausted`` is true if no other rows qualify.
 
     ``best`` is the score of the nearest row, also where ``min_score`` left it out; ``None`` if there is none.
+    If the rows are of distinct texts, ``copies`` says for each how many further sentences have its text and a
+    row that scores at least as high as the last of these rows.
     """
 
     stores: Ints
@@ -56,6 +58,7 @@ class Ranked:
     scores: Floats
     exhausted: bool
     best: float | None = None
+    copies: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -153,7 +156,7 @@ class Ranking:
                 waiting = [
                     number
                     for number, rows in zip(waiting, ranked, strict=True)
-                    if len(found[number]) < k and not _at_end(rows, filters)
+                    if not _is_settled(found[number], rows, k, filters)
                 ]
                 depth *= _DEPTH_FACTOR
         return [found[number] for number in range(len(questions))]
@@ -229,13 +232,21 @@ class Ranking:
             rows = rows.take(np.flatnonzero(rows.scores >= filters.min_score))
         if filters.distinct is None:
             return rows.take(np.arange(min(k, len(rows))))
-        seen: set[Any] = set()
-        chosen = []
+        first: dict[Any, int] = {}
         for number, key in enumerate(self._keys(rows, filters.distinct)):
-            if key not in seen:
-                seen.add(key)
-                chosen.append(number)
-        return rows.take(np.array(chosen[:k], np.int64))
+            first.setdefault(key, number)
+        kept = rows.take(np.array([*first.values()][:k], np.int64))
+        return replace(kept, copies=self._copies(kept, rows)) if filters.distinct == "text" else kept
+
+    def _copies(self, kept: Ranked, rows: Ranked) -> Ints:
+        """Return how many further sentences have the text of each row that is kept of the best rows."""
+        if not len(kept):
+            return np.zeros(0, np.int64)
+        near = rows.take(np.flatnonzero(rows.scores >= kept.scores[-1]))
+        sentences: dict[str, set[tuple[int, int]]] = {}
+        for text, sentence in zip(self._keys(near, "text"), self._keys(near, "sentence"), strict=True):
+            sentences.setdefault(text, set()).add(sentence)
+        return np.array([len(sentences[text]) - 1 for text in self._keys(kept, "text")])
 
     def _keys(self, rows: Ranked, distinct: str) -> list[Any]:
         """Return the key of each row; rows with equal keys are not distinct."""
@@ -248,6 +259,8 @@ class Ranking:
                 values = map(word_key, store.words_at(positions))
             elif distinct == "sentence":
                 values = ((number, sentence) for sentence in store.sentence_ids_at(positions).tolist())
+            elif distinct == "text":
+                values = store.texts_at(positions)
             else:
                 values = ((number, *document) for document in store.documents_at(positions))
             for at, value in zip(mine.tolist(), values, strict=True):
@@ -268,8 +281,10 @@ def _merged(parts: Sequence[tuple[Ints, Ints, Floats]], depth: int, exhausted: b
     return Ranked(stores[order], positions[order], scores[order], exhausted, best)
 
 
-def _at_end(rows: Ranked, filters: Filters) -> bool:
-    """Return True if no row after these can be a hit."""
+def _is_settled(found: Ranked, rows: Ranked, k: int, filters: Filters) -> bool:
+    """Return True if rows after those ranked change nothing that was found among these."""
     if rows.exhausted or not len(rows):
+        return True
+    if len(found) == k and (filters.distinct != "text" or rows.scores[-1] < found.scores[-1]):
         return True
     return filters.min_score is not None and bool(rows.scores[-1] < filters.min_score)

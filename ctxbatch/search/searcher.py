@@ -299,7 +299,11 @@ class Searcher:
                     hits[at] = replace(hits[at], before=before, after=after)
         first = 0
         for rows in found:
-            yield hits[first : first + len(rows)]
+            its_hits = hits[first : first + len(rows)]
+            if rows.copies is not None:
+                both = zip(its_hits, rows.copies.tolist(), strict=True)
+                its_hits = [replace(hit, copies=copies) for hit, copies in both]
+            yield its_hits
             first += len(rows)
 
     def _explained(self, vectors: _Vectors, question: Question, hit: Hit) -> Hit:

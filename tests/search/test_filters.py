@@ -25,7 +25,7 @@ CONDITIONS = (
     ({}, {"docs": ("d1", "d3")}),
     ({}, {"unknown": True}),
     ({}, {"min_score": 0.2}),
-    ({}, {"distinct": "sentence"}, {"distinct": "document"}, {"distinct": "word"}),
+    ({}, {"distinct": "sentence"}, {"distinct": "text"}, {"distinct": "document"}, {"distinct": "word"}),
     ({}, {"same_word": True}, {"other_words": True}),
 )
 COMBINATIONS = [
@@ -65,6 +65,7 @@ def brute(rows, every, word, k, same_word=False, other_words=False, words=(), ex
         key = {
             None: number,
             "sentence": row["sentence_id"],
+            "text": row["text"],
             "document": (row["source"], row["doc_id"]),
             "word": row["folded"],
         }[distinct]
@@ -90,7 +91,7 @@ def check(searcher, store, rows, tolerance=0.0):
     assert 0 < sum(not row["known"] for row in rows) < len(rows) / 10
     for number, (query, word) in enumerate(QUERIES.items()):
         every = cosines(store, searcher.column, query_vectors(searcher, query)[0])
-        for combination in COMBINATIONS[number % 2 :: 5]:  # every condition meets every query
+        for combination in COMBINATIONS[number % 2 :: 7]:  # every condition meets every query
             hits = searcher.search(query, 12, Filters(**combination))
             expected = brute(rows, every, word, 12, **combination)
             for hit in hits:
@@ -187,7 +188,7 @@ def test_the_command_names_the_best_score_that_was_too_low(store, cli):
     [
         ({"same_word": True, "other_words": True}, "exclude each other"),
         ({"min_score": 1.5}, "--min-score 1.5 must be a cosine"),
-        ({"distinct": "line"}, "--distinct 'line' must be one of sentence, document, word"),
+        ({"distinct": "line"}, "--distinct 'line' must be one of sentence, text, document, word"),
     ],
 )
 def test_impossible_filters_are_refused(filters, message):
