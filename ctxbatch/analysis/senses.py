@@ -18,10 +18,10 @@ from ctxbatch.choices import VectorKind
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.search.exact import normalised
-from ctxbatch.search.hits import Hit
+from ctxbatch.search.hits import Hit, hit_of_row
 from ctxbatch.search.index_files import open_postings
 from ctxbatch.search.row_filter import known_rows
-from ctxbatch.search.searcher import check_searchable, hit_of_row
+from ctxbatch.search.searcher import check_searchable
 from ctxbatch.store.columns import Column
 from ctxbatch.store.reader import Store
 from ctxbatch.tables.where import matching_rows

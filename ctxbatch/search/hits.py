@@ -6,6 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from ctxbatch.store.reader import Store
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -51,6 +53,23 @@ class Hit:
         fields = asdict(self)
         on_request = ("before", "after", "copies", "explanation")
         return {name: value for name, value in fields.items() if name not in on_request or value is not None}
+
+
+def hit_of_row(store: Store, row: dict[str, Any], score: float) -> Hit:
+    """Return a row of `Store.rows` as a hit."""
+    return Hit(
+        score=round(score, 6),
+        row_id=row["row_id"],
+        word=row["word"],
+        char_start=row["char_start"],
+        char_end=row["char_end"],
+        text=row["text"],
+        source=row["source"],
+        record=row["record"],
+        doc_id=row["doc_id"],
+        sentence_id=row["sentence_id"],
+        store=str(store.path),
+    )
 
 
 @dataclass(frozen=True, slots=True)

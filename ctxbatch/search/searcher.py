@@ -13,7 +13,7 @@ from ctxbatch.errors import InputError, StoreError
 from ctxbatch.model.hub import model_of_store
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.filters import Filters
-from ctxbatch.search.hits import Answer, Explanation, Hit
+from ctxbatch.search.hits import Answer, Explanation, Hit, hit_of_row
 from ctxbatch.search.queries import MarkedSentence, QueryEncoder, QueryWord, parse_query
 from ctxbatch.search.ranking import Question, Ranked, Ranking
 from ctxbatch.search.row_filter import check_sources
@@ -130,6 +130,15 @@ class Searcher:
             if column not in self._kinds:
                 self._kinds[column] = _Vectors(self._stores, column, self._model)
             return self._kinds[column]
+
+    def warm_up(self, filters: Filters | None = None) -> None:
+        """Load the model, so that the first query in words with these filters waits no longer than others.
+
+        Raises:
+            InputError: The given model cannot be found.
+            StoreError: The model that the store names cannot be found or used.
+        """
+        self._encode(self._vectors(self.column_for(filters or Filters())), [(0, parse_query("a [word]"))])
 
     def search(
         self,
@@ -378,20 +387,3 @@ def _difference(one: Store, other: Store, identity: str) -> str:
 def _word_rule(store: Store) -> str:
     rule = store.config.word_rule
     return "the tokenizer" if rule is None else f"rule {rule} of Unicode's word boundaries"
-
-
-def hit_of_row(store: Store, row: dict[str, Any], score: float) -> Hit:
-    """Return a row of `Store.rows` as a hit."""
-    return Hit(
-        score=round(score, 6),
-        row_id=row["row_id"],
-        word=row["word"],
-        char_start=row["char_start"],
-        char_end=row["char_end"],
-        text=row["text"],
-        source=row["source"],
-        record=row["record"],
-        doc_id=row["doc_id"],
-        sentence_id=row["sentence_id"],
-        store=str(store.path),
-    )
