@@ -234,6 +234,26 @@ def test_the_exact_scan_is_brute_force_over_any_blocks(k):
             assert len(set(positions[query].tolist())) == len(order)
 
 
+@pytest.mark.parametrize("k", [1, 30, 2500])
+@pytest.mark.parametrize("n_queries", [1, 4, 5])
+@pytest.mark.parametrize("share", [0.02, 0.6, 0.99])
+def test_the_exact_scan_of_a_selection_is_brute_force(k, n_queries, share):
+    chance = np.random.default_rng(5)
+    rows = chance.standard_normal((2500, 6)).astype(np.float16)
+    column = StoredColumn([rows[:700], rows[700:]], 6, np.float16)
+    queries = exact.normalised(chance.standard_normal((n_queries, 6)).astype(np.float32))
+    selection = exact.Selection(chance.random(2500) < share)
+    some = np.flatnonzero(selection.mask_N)
+    scores_QN = (queries @ exact.normalised(rows[some]).T).round(6)
+    positions, scores = exact.exact(column, queries, k, selection)
+    assert positions.shape == (n_queries, min(k, len(some)))
+    for query in range(n_queries):
+        np.testing.assert_allclose(scores[query], np.sort(scores_QN[query])[::-1][:k], atol=2e-6)
+        place = np.searchsorted(some, positions[query])
+        np.testing.assert_allclose(scores[query], scores_QN[query, place], atol=2e-6)
+        assert len({*positions[query].tolist()} & {*some.tolist()}) == positions.shape[1]
+
+
 def test_zero_vectors_score_zero_and_a_zero_query_is_an_error(tiny, tmp_path):
     (tmp_path / "a.txt").write_text("one two three\n")
     # A floor above everything: no ratio is defined, every shift is zero.
