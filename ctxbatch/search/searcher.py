@@ -132,7 +132,7 @@ class Searcher:
             return self._kinds[column]
 
     def warm_up(self, filters: Filters | None = None) -> None:
-        """Load the model and answer a query, so that the first with these filters waits no longer than others.
+        """Load the model and answer a query, so that the first with these filters comes as fast as others.
 
         Raises:
             InputError: A filter is wrong, or the given model cannot be found.
