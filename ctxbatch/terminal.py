@@ -221,6 +221,12 @@ def tell(message: str) -> None:
     _write_to_stderr(f"{printable(message)}\n")
 
 
+def prompt(text: str) -> None:
+    """Write a prompt to standard error, if that is a terminal."""
+    if sys.stderr.isatty():
+        _write_to_stderr(printable(text))
+
+
 def _write_to_stderr(text: str) -> None:
     with contextlib.suppress(OSError):
         sys.stderr.write(text)

@@ -18,10 +18,10 @@ from ctxbatch.choices import VectorKind
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.search.exact import normalised
-from ctxbatch.search.hits import Hit
+from ctxbatch.search.hits import Hit, hit_of_row
 from ctxbatch.search.index_files import open_postings
 from ctxbatch.search.row_filter import known_rows
-from ctxbatch.search.searcher import check_searchable, hit_of_row
+from ctxbatch.search.searcher import check_searchable
 from ctxbatch.store.columns import Column
 from ctxbatch.store.reader import Store
 from ctxbatch.tables.where import matching_rows
@@ -83,9 +83,8 @@ class Senses:
         if self.best is not None:
             n_groups, silhouette = self.best
             fields["best"] = {"groups": n_groups, "silhouette": silhouette}
-        for group in fields["groups"]:
-            for line in group["lines"]:
-                del line["before"], line["after"], line["explanation"]
+        for shown, group in zip(fields["groups"], self.groups, strict=True):
+            shown["lines"] = [hit.as_dict() for hit in group.lines]
         return fields
 
 

@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,8 @@ from cyclopts import Parameter
 
 import ctxbatch
 from ctxbatch import terminal
+from ctxbatch.cli.answers import json_lines, tell_no_hit, tell_salient, tell_standing, tell_word
+from ctxbatch.cli.answers import lines as lines_of
 from ctxbatch.cli.options import (
     AsJson,
     CsvFile,
@@ -25,13 +28,14 @@ from ctxbatch.cli.options import (
     StoredModel,
     VectorKind,
 )
+from ctxbatch.cli.resident import answer_each
 from ctxbatch.cli.standardised import tell_standardised
 from ctxbatch.errors import InputError
 from ctxbatch.option_values import not_a_text
 from ctxbatch.search.filters import Filters
 
 if TYPE_CHECKING:
-    from ctxbatch.search.hits import Answer
+    from ctxbatch.search.searcher import Searcher
     from ctxbatch.store.reader import Store
 
 log = logging.getLogger("ctxbatch")
@@ -64,6 +68,10 @@ def search(
             help="Answer the queries of a file, one per line; - is standard input.",
         ),
     ] = None,
+    typed: Annotated[
+        bool,
+        Parameter(name="-", help="Read queries from a terminal or a pipe, and answer each at once."),
+    ] = False,
     on: VectorKind = None,
     layer: Layer = None,
     delta: Delta = None,
@@ -87,22 +95,24 @@ def search(
     from ctxbatch.search.hits import hits_table
     from ctxbatch.tables.table_files import TableFiles
 
-    folders, asked = _split_queries(list(out_and_query), row, queries)
     files = TableFiles({"--csv": as_csv, "--parquet": as_parquet})
+    if typed:
+        _check_typed({"--row": row, "--queries": queries, "--csv": as_csv, "--parquet": as_parquet})
+    folders, asked = _split_queries(list(out_and_query), row, queries, typed=typed)
     stores = [ctxbatch.open(folder) for folder in folders]
     is_ours = filters.other_words and (on, delta, floor) == (None, None, None)
     kind = stores[0].config.kind_of_search(among_other_words=True) if is_ours else on
     searcher = ctxbatch.searcher(
         stores, kind, layer, model, delta=delta, floor=floor, standardise=standardise
     )
-    column = searcher.column
-    _tell_cost(stores[0], column)
-    if is_ours and kind != stores[0].config.kind_of_search(among_other_words=False):
-        log.info("among other words the search goes by %s; name another with --on", column)
-    names = {store.path: store.config.column(stores[0].config.identity(column)) for store in stores}
-    for store in stores:
-        tell_standardised(store, [names[store.path]])
-    _tell_unindexed(searcher.unindexed(), names)
+    _tell_column(stores, searcher, is_ours=is_ours)
+    ask = partial(searcher.ask, k=k, filters=filters, context=context, explain=explain, exact=exact)
+    first_store = str(stores[0].path)
+    if typed:
+        ask([])  # wrong options are told before a query is asked for
+        searcher.warm_up(filters)
+        return answer_each(ask, first_store, filters, as_json=as_json)
+    lines, wanted = [number for number, _ in asked], [query for _, query in asked]
     rejected: list[int] = []
 
     def reject(number: int, error: InputError) -> None:
@@ -111,52 +121,66 @@ def search(
         rejected.append(number)
         log.warning("%s, line %d: %s", queries, lines[number], error)
 
-    lines, wanted = [number for number, _ in asked], [query for _, query in asked]
     answers = [
-        dataclasses.replace(answer, query=lines[answer.query] - 1)
-        for answer in searcher.ask(
-            wanted, k, filters, context=context, explain=explain, exact=exact, on_reject=reject
-        )
+        dataclasses.replace(answer, query=lines[answer.query] - 1) for answer in ask(wanted, on_reject=reject)
     ]
-    if queries is None and answers and answers[0].salient:
-        word_of_it = answers[0].word
-        log.info("no word is marked: searching for %r, the most salient of the sentence", word_of_it)
+    if queries is None and answers:
+        tell_salient(answers[0])
     for answer in answers:
-        _tell_word(answer, "" if queries is None else f"{queries}, line {answer.query + 1}: ")
+        tell_word(answer, "" if queries is None else f"{queries}, line {answer.query + 1}: ")
     files.write(lambda: hits_table(answers))  # first, as who reads the lines may stop
-    if as_json:
-        terminal.show(terminal.json_line(row) for answer in answers for row in answer.rows())
-    else:
-        terminal.show(_lines(answers, headings=queries is not None or len(answers) > 1))
-    if not any(answer.hits for answer in answers) and answers:
-        unknown = "" if filters.unknown else ", add --unknown if the model may not know the words"
-        log.warning("no hit: relax the filters%s, or mark another word", unknown)
+    headings = queries is not None or len(answers) > 1
+    if not headings:
+        for answer in answers:
+            tell_standing(answer)
+    terminal.show(json_lines(answers) if as_json else lines_of(answers, first_store, headings=headings))
+    tell_no_hit(answers, filters)
     if rejected:
         log.warning("%d of %d queries have errors", len(set(rejected)), len(wanted))
         return 3
     return 0
 
 
-def _tell_word(answer: "Answer", place: str) -> None:
-    if answer.widened:
-        log.info("%sthe mark is a part of %r: searching for the whole word", place, answer.word)
-    if not answer.known:
-        what = "the model does not know %r: its vector is that of any unknown text"
-        log.warning(f"%s{what}", place, answer.word)
+def _tell_column(stores: "Sequence[Store]", searcher: "Searcher", *, is_ours: bool) -> None:
+    """Say what is to know about the vectors that the search goes by; ``is_ours`` if it chose them."""
+    column, config = searcher.column, stores[0].config
+    _tell_cost(stores[0], column)
+    if is_ours and config.kind_of_search(among_other_words=True) != config.kind_of_search(
+        among_other_words=False
+    ):
+        log.info("among other words the search goes by %s; name another with --on", column)
+    names = {store.path: store.config.column(config.identity(column)) for store in stores}
+    for store in stores:
+        tell_standardised(store, [names[store.path]])
+    _tell_unindexed(searcher.unindexed(), names)
+
+
+def _check_typed(others: Mapping[str, object]) -> None:
+    """Refuse options that cannot be used with queries from a terminal or a pipe."""
+    for option, value in others.items():
+        if value is not None:
+            raise InputError(f"{option} and - exclude each other, as - reads queries one by one: give one")
+
+
+def _only_stores(arguments: list[str], instead: str) -> list[str]:
+    """Return the arguments, which must be stores, as what is given instead of a query says."""
+    if not is_store(arguments[-1]) and " " in arguments[-1]:
+        raise InputError(f"give either {instead} or the query {arguments[-1]!r}, not both")
+    return arguments
 
 
 def _split_queries(
-    arguments: list[str], row: int | None, queries: str | None
+    arguments: list[str], row: int | None, queries: str | None, *, typed: bool
 ) -> tuple[list[str], list[tuple[int, str | int]]]:
     """Return the stores, and the queries with their line numbers."""
     if row is not None and queries is not None:
         raise InputError("--row and --queries exclude each other: give one")
-    if (row is not None or queries is not None) and not is_store(arguments[-1]) and " " in arguments[-1]:
-        option = "--row" if row is not None else "--queries"
-        raise InputError(f"give either {option} or the query {arguments[-1]!r}, not both")
+    if typed:
+        return _only_stores(arguments, "-"), []
     if row is not None:
-        return arguments, [(1, row)]
+        return _only_stores(arguments, "--row"), [(1, row)]
     if queries is not None:
+        _only_stores(arguments, "--queries")
         asked = list(_read_queries(queries))
         if not asked:
             raise InputError(f"--queries {queries} holds no queries: write one per line")
@@ -164,7 +188,7 @@ def _split_queries(
     if len(arguments) < 2 or is_store(arguments[-1]):
         raise InputError(
             'a query is missing: add a sentence with a word marked, as "I will send her a [card].", '
-            "or --row or --queries"
+            "or --row, --queries or -"
         )
     from ctxbatch.search.queries import parse_query
 
@@ -219,15 +243,3 @@ def _tell_unindexed(stores: "Sequence[Store]", names: Mapping[Path, str]) -> Non
                 name,
                 rebuild_command(facts_path(store.path, name)),
             )
-
-
-def _lines(answers: "Sequence[Answer]", *, headings: bool) -> Iterator[str]:
-    from ctxbatch.search.concordance import heading, keyword_in_context
-
-    width, color = terminal.columns(), terminal.has_colors()
-    for number, answer in enumerate(answers):
-        if headings:
-            if number:
-                yield ""
-            yield heading(answer, width, color=color)
-        yield from keyword_in_context(answer.hits, width, color=color)

@@ -10,30 +10,36 @@ from pathlib import PurePath
 from wcwidth import wcswidth, wcwidth, wrap
 
 from ctxbatch.search.hits import Answer, Explanation, Hit
-from ctxbatch.terminal import flat, styled
+from ctxbatch.terminal import Styled, flat, styled
 
 # How many characters to consider for each column of the terminal, since some take no column.
 _CHARS_PER_COLUMN = 4
+# Row ids, and then copies, that would leave fewer columns to the text are not shown.
+_LEAST_TEXT = 24
 _EMPHASIS, _DIM = "\x1b[1;32m", "\x1b[2m"
 
 
-def keyword_in_context(hits: Sequence[Hit], width: int, *, color: bool = False) -> Iterator[str]:
-    """Yield a line for each hit, aligned on the word, with its score and source:line.
+def keyword_in_context(
+    hits: Sequence[Hit], width: int, *, color: bool = False, numbered: str | None = None
+) -> Iterator[str]:
+    """Yield a line for each hit, aligned on the word, with its score, source:line, copies and row id.
 
     If a hit has surrounding sentences or an explanation, they follow on lines of their own.
 
     Args:
         hits: The hits.
         width: The columns of the terminal.
-        color: Show the word in colour.
+        color: Show the word in colour, and copies and row ids dim.
+        numbered: The store whose hits show their row ids.
     """
     places = [_tail(place, max(12, width // 3)) for place in _places(hits)]
     longest = max(map(_columns, places), default=0)
-    room = max(12, width - longest - 10)
+    numbers = _numbers(hits, numbered, width - longest - 10 - _LEAST_TEXT)
+    room = max(12, width - longest - 10 - max(map(len, numbers), default=0))
     word_room = max((_columns(flat(hit.word)) for hit in hits), default=0)
     left_room = max(6, (room - word_room) // 2)
     right_room = max(6, room - word_room - left_room)
-    for hit, place in zip(hits, places, strict=True):
+    for hit, place, numbers_of_it in zip(hits, places, numbers, strict=True):
         before = _cut_between_words(flat(hit.text[: hit.char_start])[::-1], left_room)[::-1]
         word = _cut(flat(hit.text[hit.char_start : hit.char_end]), word_room + right_room)
         room_after = word_room + right_room - _columns(word)
@@ -41,7 +47,11 @@ def keyword_in_context(hits: Sequence[Hit], width: int, *, color: bool = False) 
         padding = " " * (word_room + right_room - _columns(word) - _columns(after))
         indent = " " * (left_room - _columns(before))
         first, last = f"{hit.score:6.3f}  {indent}{before}", f"{after}{padding}  {place}"
-        yield styled(_EMPHASIS, word, first, last) if color else f"{first}{word}{last}"
+        edge = (" " * (longest - _columns(place)) + numbers_of_it).rstrip()
+        if color:
+            yield Styled(styled(_EMPHASIS, word, first, last) + (styled(_DIM, edge) if edge else ""))
+        else:
+            yield f"{first}{word}{last}{edge}"
         yield from _around(hit, width)
         if hit.explanation is not None:
             yield from _indented(_explained(hit.explanation), width)
@@ -50,8 +60,9 @@ def keyword_in_context(hits: Sequence[Hit], width: int, *, color: bool = False) 
 def heading(answer: Answer, width: int, *, color: bool = False) -> str:
     """Return the query of an answer on one line, its word in brackets; cut a long query around the word."""
     start, end = answer.char_start, answer.char_end
-    note = " (its most salient word)" if answer.salient else ""
+    note = (" (its most salient word)" if answer.salient else "") + _standing(answer)
     word = _cut(f"[{flat(answer.text[start:end])}]", width)
+    note = note if _columns(word) + _columns(note) < width else ""
     # A query can be as long as a book and have an answer for each of its words, so most of it is skipped.
     begin = max(0, start - _CHARS_PER_COLUMN * width)
     before = flat(answer.text[begin:start])
@@ -61,6 +72,13 @@ def heading(answer: Answer, width: int, *, color: bool = False) -> str:
         before = _tail(f"…{before}" if begin else before, max(1, room // 2))
     line = before + word + _cut(after, max(0, room - _columns(before))).rstrip() + note
     return styled(_DIM, line) if color else line
+
+
+def _standing(answer: Answer) -> str:
+    """Return how near the best hit is, compared with those of the store's own rows, if that is known."""
+    if answer.share_below is None:
+        return ""
+    return " (nothing like this)" if answer.nothing_like_this else f" (nearer than {answer.share_below:.0%})"
 
 
 def _around(hit: Hit, width: int) -> Iterator[str]:
@@ -86,6 +104,21 @@ def _places(hits: Sequence[Hit]) -> list[str]:
     sources = {hit.source: os.path.abspath(hit.source) for hit in hits}  # noqa: PTH100 (follows no links)
     shared = os.path.commonpath([str(PurePath(path).parent) for path in sources.values()] or [""])
     return [f"{flat(os.path.relpath(sources[hit.source], shared))}:{hit.record + 1}" for hit in hits]
+
+
+def _numbers(hits: Sequence[Hit], numbered: str | None, at_most: int) -> list[str]:
+    """Return the copies and the row id of each hit, in columns; only what fits."""
+    copies = _right_aligned([f"+{hit.copies}" if hit.copies else "" for hit in hits])
+    row_ids = _right_aligned([str(hit.row_id) if hit.store == numbered else "" for hit in hits])
+    both = [one + other for one, other in zip(copies, row_ids, strict=True)]
+    fitting = (each for each in (both, copies) if all(len(text) <= at_most for text in each))
+    return next(fitting, [""] * len(hits))
+
+
+def _right_aligned(texts: Sequence[str]) -> list[str]:
+    """Return texts as a column after two spaces; no column if all are empty."""
+    longest = max(map(len, texts), default=0)
+    return [f"  {text:>{longest}}" if longest else "" for text in texts]
 
 
 def _columns(text: str) -> int:

@@ -10,7 +10,7 @@ from cyclopts import Group, Parameter
 
 from ctxbatch.errors import InputError
 
-Distinct = Literal["sentence", "document", "word"]
+Distinct = Literal["sentence", "text", "document", "word"]
 _GROUP = Group("Filters", sort_key=2)
 
 
@@ -54,7 +54,8 @@ class Filters:
     """Only cosines of X or more."""
 
     distinct: Annotated[Distinct | None, _option("--distinct")] = None
-    """Only the best hit of each sentence, document (or source, if documents have no ids) or word."""
+    """Only the best hit of each sentence, text of a sentence, document (or source, if documents have no ids)
+    or word."""
 
     def __post_init__(self) -> None:
         for name in ("words", "exclude_words", "sources", "docs"):

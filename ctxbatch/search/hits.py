@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from ctxbatch.search.best_scores import NOTHING_LIKE_THIS
+from ctxbatch.store.reader import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class Hit:
 
     ``char_start`` and ``char_end`` are the word's offsets in ``text``, the sentence, in code points.
     ``store`` is the folder of the row's store. On request, ``before`` and ``after`` are the surrounding
-    sentences, and ``explanation`` explains the score.
+    sentences, ``copies`` is the number of further sentences with this text, of those that score at least as
+    high as the last hit, and ``explanation`` explains the score.
     """
 
     score: float
@@ -44,7 +46,31 @@ class Hit:
     store: str
     before: tuple[str, ...] | None = None
     after: tuple[str, ...] | None = None
+    copies: int | None = None
     explanation: Explanation | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values, without those that were not asked for."""
+        fields = asdict(self)
+        on_request = ("before", "after", "copies", "explanation")
+        return {name: value for name, value in fields.items() if name not in on_request or value is not None}
+
+
+def hit_of_row(store: Store, row: dict[str, Any], score: float) -> Hit:
+    """Return a row of `Store.rows` as a hit."""
+    return Hit(
+        score=round(score, 6),
+        row_id=row["row_id"],
+        word=row["word"],
+        char_start=row["char_start"],
+        char_end=row["char_end"],
+        text=row["text"],
+        source=row["source"],
+        record=row["record"],
+        doc_id=row["doc_id"],
+        sentence_id=row["sentence_id"],
+        store=str(store.path),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +84,8 @@ class Answer:
     vector is that of any unknown text. ``widened`` is true if the mark covered only a part of the word.
     ``share_below`` is the share of the store's own rows whose best hit in another sentence is farther than
     the best hit here, ``None`` where filters leave out rows or no index knows it.
+    ``best_score`` is the cosine of the nearest row that the other filters allow, also if it is below
+    ``min_score``; ``None`` if they allow no row.
     """
 
     query: int
@@ -71,6 +99,7 @@ class Answer:
     known: bool = True
     widened: bool = False
     share_below: float | None = None
+    best_score: float | None = None
 
     @property
     def nothing_like_this(self) -> bool:
@@ -80,11 +109,6 @@ class Answer:
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the hits as JSON objects, each with its query, and its rank from 1."""
         for rank, hit in enumerate(self.hits, 1):
-            fields = asdict(hit)
-            if hit.explanation is None:
-                del fields["explanation"]
-            if hit.before is None:
-                del fields["before"], fields["after"]
             asked = {
                 "query": self.query,
                 "query_word": self.word,
@@ -94,21 +118,21 @@ class Answer:
                 "query_widened": self.widened,
                 "query_share_below": None if self.share_below is None else round(self.share_below, 4),
             }
-            yield {**asked, "rank": rank, **fields}
+            yield {**asked, "rank": rank, **hit.as_dict()}
 
 
 def hits_table(answers: Iterable[Answer]) -> pa.Table:
     """Return the hits of the answers as an Arrow table, a row for each hit, with its query and rank.
 
     ``left_context`` and ``right_context`` are the sentence before and after the word. The surrounding
-    sentences, ``before`` and ``after``, are there if they were asked for. The table has no explanations.
+    sentences, ``before`` and ``after``, and ``copies`` are there if they were asked for. The table has no
+    explanations.
     """
     rows = [{**around_word(row), **row} for answer in answers for row in answer.rows()]
     for row in rows:  # a folder's name need not be text
         row["store"] = row["store"].encode("utf-8", "backslashreplace").decode()
-    asked = [name for name in ("before", "after") if rows and name in rows[0]]
-    around = [pa.field(name, pa.list_(pa.string())) for name in asked]
-    return pa.Table.from_pylist(rows, pa.schema([*_HITS, *around]))
+    asked = [field for field in _ON_REQUEST if rows and field.name in rows[0]]
+    return pa.Table.from_pylist(rows, pa.schema([*_HITS, *asked]))
 
 
 def around_word(row: Mapping[str, Any]) -> dict[str, str]:
@@ -144,4 +168,9 @@ _HITS = pa.schema(
         *OCCURRENCE_FIELDS,
         ("store", pa.string()),
     ]
+)
+_ON_REQUEST = (
+    pa.field("before", pa.list_(pa.string())),
+    pa.field("after", pa.list_(pa.string())),
+    pa.field("copies", pa.int64()),
 )

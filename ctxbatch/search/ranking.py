@@ -6,7 +6,7 @@ shape: Q vectors, T some of them, K rows, V vectors of a word, D hidden size.
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,19 +47,27 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Rows of all stores, best first; ``exhausted`` is true if no other rows qualify."""
+    """Rows of all stores, best first; ``exhausted`` is true if no other rows qualify.
+
+    ``best`` is the score of the nearest row, also where ``min_score`` left it out; ``None`` if there is none.
+    If the rows are of distinct texts, ``copies`` says for each how many further sentences have its text and a
+    row that scores at least as high as the last of these rows.
+    """
 
     stores: Ints
     positions: Ints
     scores: Floats
     exhausted: bool
+    best: float | None = None
+    copies: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def take(self, chosen: Ints) -> "Ranked":
         """Return the chosen rows, in the order of ``chosen``."""
-        return Ranked(self.stores[chosen], self.positions[chosen], self.scores[chosen], self.exhausted)
+        stores, positions, scores = self.stores[chosen], self.positions[chosen], self.scores[chosen]
+        return replace(self, stores=stores, positions=positions, scores=scores)
 
 
 class Ranking:
@@ -160,7 +168,7 @@ class Ranking:
                 waiting = [
                     number
                     for number, rows in zip(waiting, ranked, strict=True)
-                    if len(found[number]) < k and not _at_end(rows, filters)
+                    if not _is_settled(found[number], rows, k, filters)
                 ]
                 depth *= _DEPTH_FACTOR
         return [found[number] for number in range(len(questions))]
@@ -250,13 +258,21 @@ class Ranking:
             rows = rows.take(np.flatnonzero(rows.scores >= filters.min_score))
         if filters.distinct is None:
             return rows.take(np.arange(min(k, len(rows))))
-        seen: set[Any] = set()
-        chosen = []
+        first: dict[Any, int] = {}
         for number, key in enumerate(self._keys(rows, filters.distinct)):
-            if key not in seen:
-                seen.add(key)
-                chosen.append(number)
-        return rows.take(np.array(chosen[:k], np.int64))
+            first.setdefault(key, number)
+        kept = rows.take(np.array([*first.values()][:k], np.int64))
+        return replace(kept, copies=self._copies(kept, rows)) if filters.distinct == "text" else kept
+
+    def _copies(self, kept: Ranked, rows: Ranked) -> Ints:
+        """Return how many further sentences have the text of each row that is kept of the best rows."""
+        if not len(kept):
+            return np.zeros(0, np.int64)
+        near = rows.take(np.flatnonzero(rows.scores >= kept.scores[-1]))
+        sentences: dict[str, set[tuple[int, int]]] = {}
+        for text, sentence in zip(self._keys(near, "text"), self._keys(near, "sentence"), strict=True):
+            sentences.setdefault(text, set()).add(sentence)
+        return np.array([len(sentences[text]) - 1 for text in self._keys(kept, "text")])
 
     def _keys(self, rows: Ranked, distinct: str) -> list[Any]:
         """Return the key of each row; rows with equal keys are not distinct."""
@@ -269,6 +285,8 @@ class Ranking:
                 values = map(word_key, store.words_at(positions))
             elif distinct == "sentence":
                 values = ((number, sentence) for sentence in store.sentence_ids_at(positions).tolist())
+            elif distinct == "text":
+                values = store.texts_at(positions)
             else:
                 values = ((number, *document) for document in store.documents_at(positions))
             for at, value in zip(mine.tolist(), values, strict=True):
@@ -285,11 +303,14 @@ def _merged(parts: Sequence[tuple[Ints, Ints, Floats]], depth: int, exhausted: b
         _, first = np.unique(places, axis=1, return_index=True)
         order = order[np.sort(first)]
     order = order[:depth] if not exhausted else order
-    return Ranked(stores[order], positions[order], scores[order], exhausted)
+    best = float(scores[order[0]]) if len(order) else None
+    return Ranked(stores[order], positions[order], scores[order], exhausted, best)
 
 
-def _at_end(rows: Ranked, filters: Filters) -> bool:
-    """Return True if no row after these can be a hit."""
+def _is_settled(found: Ranked, rows: Ranked, k: int, filters: Filters) -> bool:
+    """Return True if rows after those ranked change nothing that was found among these."""
     if rows.exhausted or not len(rows):
         return True
-    return filters.min_score is not None and float(rows.scores[-1]) < filters.min_score
+    if len(found) == k and (filters.distinct != "text" or rows.scores[-1] < found.scores[-1]):
+        return True
+    return filters.min_score is not None and bool(rows.scores[-1] < filters.min_score)

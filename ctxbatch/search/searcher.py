@@ -4,20 +4,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
 from ctxbatch.arrays import Floats, Ints
-from ctxbatch.errors import InputError, StoreError
+from ctxbatch.errors import InputError
 from ctxbatch.model.hub import model_of_store
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.filters import Filters
-from ctxbatch.search.hits import Answer, Explanation, Hit
+from ctxbatch.search.hits import Answer, Explanation, Hit, hit_of_row
 from ctxbatch.search.index import SearchMode
 from ctxbatch.search.queries import MarkedSentence, QueryEncoder, QueryWord, parse_query
 from ctxbatch.search.ranking import Question, Ranked, Ranking
 from ctxbatch.search.row_filter import check_sources
+from ctxbatch.search.same_vectors import check_comparable, name_in
 from ctxbatch.store.checks import check_finished, check_has_rows
 from ctxbatch.store.reader import Store
 
@@ -43,10 +43,9 @@ class _Vectors:
 
     def __init__(self, stores: Sequence[Store], column: str, model: str | None) -> None:
         identity = stores[0].config.identity(column)
-        names = [_name_in(store, identity) for store in stores]
+        names = [name_in(store, identity) for store in stores]
         for store in stores:
-            if _meaning(store, identity) != _meaning(stores[0], identity):
-                raise StoreError(_difference(stores[0], store, identity))
+            check_comparable(stores[0], store, identity)
         self.column = column
         self.ranking = Ranking(stores, names)
         self._stores = stores
@@ -134,6 +133,15 @@ class Searcher:
                 self._kinds[column] = _Vectors(self._stores, column, self._model)
             return self._kinds[column]
 
+    def warm_up(self, filters: Filters | None = None) -> None:
+        """Load the model and answer a query, so that the first with these filters comes as fast as others.
+
+        Raises:
+            InputError: A filter is wrong, or the given model cannot be found.
+            StoreError: The model that the store names cannot be found or used, or a store is damaged.
+        """
+        self.ask(["a [word]"], filters=filters, on_reject=lambda *_: None)
+
     def search(
         self,
         query: str | int,
@@ -213,7 +221,7 @@ class Searcher:
                 if explain:
                     its_hits = [self._explained(vectors, asked, hit) for hit in its_hits]
                 share = None if filters.narrow else vectors.ranking.share_below(asked, rows)
-                answers.append(_answer(asked, vectors.column, its_hits, share))
+                answers.append(_answer(asked, vectors.column, its_hits, share, rows.best))
         return answers
 
     def nearest(self, vectors_QD: Floats, k: int = 10) -> tuple[Ints, Floats]:
@@ -311,7 +319,11 @@ class Searcher:
                     hits[at] = replace(hits[at], before=before, after=after)
         first = 0
         for rows in found:
-            yield hits[first : first + len(rows)]
+            its_hits = hits[first : first + len(rows)]
+            if rows.copies is not None:
+                both = zip(its_hits, rows.copies.tolist(), strict=True)
+                its_hits = [replace(hit, copies=copies) for hit, copies in both]
+            yield its_hits
             first += len(rows)
 
     def _explained(self, vectors: _Vectors, question: Question, hit: Hit) -> Hit:
@@ -327,10 +339,13 @@ class Searcher:
         return replace(hit, explanation=Explanation(dimensions, shared, len(row_D)))
 
 
-def _answer(asked: Question, column: str, hits: Sequence[Hit], share_below: float | None) -> Answer:
+def _answer(
+    asked: Question, column: str, hits: Sequence[Hit], share_below: float | None, best: float | None
+) -> Answer:
     word = asked.word
     place = asked.query, *word.place
-    return Answer(*place, column, word.salient, hits, word.known, word.widened, share_below)
+    best_score = None if best is None else round(best, 6)
+    return Answer(*place, column, word.salient, hits, word.known, word.widened, share_below, best_score)
 
 
 def _mode(n_queries: int) -> SearchMode:
@@ -355,56 +370,3 @@ def check_searchable(store: Store) -> None:
     """
     check_finished(store)
     check_has_rows(store)
-
-
-def _name_in(store: Store, identity: str) -> str:
-    """Return the full name of vectors in a store."""
-    try:
-        return store.config.column(identity)
-    except InputError as error:
-        raise InputError(f"{store.path}: {error}") from None
-
-
-def _meaning(store: Store, identity: str) -> dict[str, Any]:
-    """Return what has to be equal in two stores whose rows are compared on these vectors.
-
-    Not what else they hold: other kinds of vectors, other layers, and what only those need.
-    """
-    meaning = store.config.meaning()
-    others = ["vectors", "layers", "shift", "floor", "delta"]
-    if identity.startswith("contextual"):
-        others.append("static")
-    return {name: value for name, value in meaning.items() if name not in others}
-
-
-def _difference(one: Store, other: Store, identity: str) -> str:
-    """Return the message that says why two stores cannot be searched together."""
-    first, second = _meaning(one, identity), _meaning(other, identity)
-    name = next(name for name in first if first[name] != second[name])
-    if name == "word_rule":
-        how = f"their words were found by {_word_rule(one)} and by {_word_rule(other)}"
-    else:
-        how = f"{name.replace('_', ' ')}: {first[name]} and {second[name]}"
-    return f"{one.path} and {other.path} cannot be searched together: {how}"
-
-
-def _word_rule(store: Store) -> str:
-    rule = store.config.word_rule
-    return "the tokenizer" if rule is None else f"rule {rule} of Unicode's word boundaries"
-
-
-def hit_of_row(store: Store, row: dict[str, Any], score: float) -> Hit:
-    """Return a row of `Store.rows` as a hit."""
-    return Hit(
-        score=round(score, 6),
-        row_id=row["row_id"],
-        word=row["word"],
-        char_start=row["char_start"],
-        char_end=row["char_end"],
-        text=row["text"],
-        source=row["source"],
-        record=row["record"],
-        doc_id=row["doc_id"],
-        sentence_id=row["sentence_id"],
-        store=str(store.path),
-    )

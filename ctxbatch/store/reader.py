@@ -312,6 +312,12 @@ class Store:
         documents = [(each["source"], each["doc_id"]) for each in found]
         return [documents[number] for number in of_row.tolist()]
 
+    def texts_at(self, positions: Ints) -> list[str]:
+        """Return the sentences of the rows at these positions."""
+        ids, of_row = np.unique(self.sentence_ids_at(positions), return_inverse=True)
+        texts = self.gather(SENTENCES, ids, ["text"])["text"].to_pylist()
+        return [texts[number] for number in of_row.tolist()]
+
     def sentences_around(self, sentence_id: int, n: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the texts of up to n sentences before and after one, from the same source and document."""
         own = self.gather(SENTENCES, np.array([sentence_id])).to_pylist()[0]

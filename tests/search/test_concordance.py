@@ -1,5 +1,8 @@
 """Keyword in context fits the terminal and is aligned on the word, whatever the text."""
 
+import re
+from dataclasses import replace
+
 import pytest
 from wcwidth import wcswidth
 
@@ -102,6 +105,13 @@ def test_a_heading_is_the_query_with_its_word_marked():
     assert heading(answer, 20) == "…ith a [word] in it"
 
 
+def test_a_heading_says_where_the_best_hit_stands():
+    answer = Answer(0, "A word", "word", 2, 6, "shift_3", False, [])
+    assert heading(replace(answer, share_below=0.41), 80) == "A [word] (nearer than 41%)"
+    assert heading(replace(answer, share_below=0.04), 80) == "A [word] (nothing like this)"
+    assert wcswidth(heading(replace(answer, share_below=0.04), 12)) <= 12
+
+
 @pytest.mark.parametrize("length", [0, 10, 100, 100_000])
 @pytest.mark.parametrize("salient", [False, True])
 def test_a_heading_shows_the_word_of_a_query_of_any_length(length, salient):
@@ -112,3 +122,32 @@ def test_a_heading_shows_the_word_of_a_query_of_any_length(length, salient):
     assert line.endswith(" (its most salient word)") == salient
     assert wcswidth(line) <= 60
     assert line.startswith("…") == (length >= (10 if salient else 100))
+
+
+def test_row_ids_stand_at_the_right_edge_where_text_keeps_room():
+    long = hit("A rather long beginning of a ", "word", " and as long an end of it")
+    hits = [
+        replace(long, row_id=7),
+        replace(long, row_id=42 << 32, record=12345, copies=3),
+        replace(long, row_id=9, store="other", copies=0),
+        replace(long, row_id=0, copies=17),
+    ]
+    for width in (80, 100, 200):
+        lines = list(keyword_in_context(hits, width, numbered="out"))
+        assert max(map(wcswidth, lines)) <= width
+        assert [line.split("one.txt:")[1].split() for line in lines] == [
+            ["7", "7"],
+            ["12346", "+3", str(42 << 32)],
+            ["7"],
+            ["7", "+17", "0"],
+        ]
+        assert len({len(lines[number]) for number in (0, 1, 3)}) == 1
+        colored = list(keyword_in_context(hits, width, numbered="out", color=True))
+        assert [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in colored] == lines
+        assert "\x1b[2m" in colored[0]
+    for width, last in ((40, "one.txt:12346"), (60, "+3")):
+        narrow = list(keyword_in_context(hits, width, numbered="out"))
+        assert max(map(wcswidth, narrow)) <= width
+        assert narrow[1].split()[-1] == last
+    without = list(keyword_in_context(hits, 100))
+    assert [line.split()[-1] for line in without] == ["one.txt:7", "+3", "one.txt:7", "+17"]

@@ -208,6 +208,22 @@ def test_an_answer_says_where_its_best_hit_stands():
     assert scores.share_below("bank", 1.0) == 1
 
 
+def test_the_command_says_where_the_best_hit_stands(store, tmp_path, cli):
+    row = int(store.row_ids()[np.flatnonzero(known(store))[5]])
+    share = ctxbatch.searcher(store).ask([row])[0].share_below
+    assert share >= 0.05
+    found = cli("search", store.path, "--row", row)
+    assert f"nearer than those of {100 * share:.0f} % of the corpus's own words" in found.stderr
+    shutil.copytree(store.path, tmp_path / "out")
+    path = tmp_path / "out" / "index" / f"{COLUMN}.json"
+    content = read_json(path)
+    content["best_scores"] = {"every": [1.0] * 101, "by_word": {}}
+    write_json(path, content)
+    found = cli("search", tmp_path / "out", QUERIES[3])
+    assert "nothing like this in the corpus: the best hit is farther than those of 100 % of" in found.stderr
+    assert len(found.stdout.splitlines()) == 10
+
+
 def test_only_searches_among_all_rows_say_it(store):
     searcher = ctxbatch.searcher(store)
     (answer,) = searcher.ask([QUERIES[1]])

@@ -25,7 +25,7 @@ CONDITIONS = (
     ({}, {"docs": ("d1", "d3")}),
     ({}, {"unknown": True}),
     ({}, {"min_score": 0.2}),
-    ({}, {"distinct": "sentence"}, {"distinct": "document"}, {"distinct": "word"}),
+    ({}, {"distinct": "sentence"}, {"distinct": "text"}, {"distinct": "document"}, {"distinct": "word"}),
     ({}, {"same_word": True}, {"other_words": True}),
 )
 COMBINATIONS = [
@@ -65,6 +65,7 @@ def brute(rows, every, word, k, same_word=False, other_words=False, words=(), ex
         key = {
             None: number,
             "sentence": row["sentence_id"],
+            "text": row["text"],
             "document": (row["source"], row["doc_id"]),
             "word": row["folded"],
         }[distinct]
@@ -90,7 +91,7 @@ def check(searcher, store, rows, tolerance=0.0):
     assert 0 < sum(not row["known"] for row in rows) < len(rows) / 10
     for number, (query, word) in enumerate(QUERIES.items()):
         every = cosines(store, searcher.column, query_vectors(searcher, query)[0])
-        for combination in COMBINATIONS[number % 2 :: 5]:  # every condition meets every query
+        for combination in COMBINATIONS[number % 2 :: 7]:  # every condition meets every query
             hits = searcher.search(query, 12, Filters(**combination))
             expected = brute(rows, every, word, 12, **combination)
             for hit in hits:
@@ -140,12 +141,54 @@ def test_hits_of_several_stores_are_distinct_together(store, tmp_path):
     np.testing.assert_allclose([hit.score for hit in hits], alone, atol=1e-6)
 
 
+@pytest.mark.parametrize("others", [{}, {"same_word": True}, {"sources": ("*.txt",), "distinct": "word"}])
+def test_only_hits_of_at_least_the_score_are_found_in_several_stores(store, rows, tmp_path, others):
+    shutil.copytree(store.path, tmp_path / "copy")
+    both = Searcher([store, Store(tmp_path / "copy")])
+    for query, word in QUERIES.items():
+        every = cosines(store, both.column, query_vectors(both, query)[0])
+        expected = brute(rows, every, word, store.n_rows, **others)
+        copies = 1 if "distinct" in others else 2
+        expected = [score for score in expected for _ in range(copies)]
+        for score in {0.0, *(round(score, 6) for score in expected[:: len(expected) // 4 + 1])}:
+            (answer,) = both.ask([query], 10**5, Filters(min_score=score, **others))
+            assert all(hit.score >= score for hit in answer.hits)
+            # A float64 score this near to the limit may round to either side.
+            assert len(answer.hits) >= sum(each >= score + 1e-5 for each in expected)
+            assert len(answer.hits) <= sum(each >= score - 1e-5 for each in expected)
+
+
+def test_an_answer_knows_the_best_score_that_was_too_low(store, rows):
+    searcher = ctxbatch.searcher(store, "shift")
+    (query, word), *_ = QUERIES.items()
+    every = cosines(store, searcher.column, query_vectors(searcher, query)[0])
+    for others in ({"other_words": True}, {"docs": ("d1",), "distinct": "word"}):
+        best, *_ = brute(rows, every, word, 1, **others)
+        (answer,) = searcher.ask([query], 10, Filters(min_score=1.0, **others))
+        assert not answer.hits
+        assert abs(answer.best_score - best) < 1e-5
+        (same,) = searcher.ask([query], 10, Filters(min_score=answer.best_score, **others))
+        assert same.hits[0].score == same.best_score == answer.best_score
+    (none,) = searcher.ask([query], 10, Filters(min_score=1.0, words=("no such word",)))
+    assert (none.hits, none.best_score) == ([], None)
+
+
+def test_the_command_names_the_best_score_that_was_too_low(store, cli):
+    query, *_ = QUERIES
+    asked = ("search", store.path, query, "--other-words", "--json")
+    best = json.loads(cli(*asked, "-k", 1).stdout)["score"]
+    none = cli(*asked, "--min-score", 1)
+    assert (none.returncode, none.stdout) == (0, "")
+    assert f"no hit: the best score is {best}, below --min-score 1.0" in none.stderr
+    assert json.loads(cli(*asked, "--min-score", best).stdout.splitlines()[0])["score"] == best
+
+
 @pytest.mark.parametrize(
     ("filters", "message"),
     [
         ({"same_word": True, "other_words": True}, "exclude each other"),
         ({"min_score": 1.5}, "--min-score 1.5 must be a cosine"),
-        ({"distinct": "line"}, "--distinct 'line' must be one of sentence, document, word"),
+        ({"distinct": "line"}, "--distinct 'line' must be one of sentence, text, document, word"),
     ],
 )
 def test_impossible_filters_are_refused(filters, message):
