@@ -7,7 +7,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ from ctxbatch.search.index_files import (
     check_index,
     efforts_and_recalls,
     facts_path,
+    load,
     read_facts,
+    rebuild_command,
 )
 from ctxbatch.search.index_tuning import choose_rows, hold_out, measure_all, tune_all
 from ctxbatch.search.new_queries import new_queries
@@ -47,6 +49,8 @@ SCAN_ROWS = 50_000
 _TRAIN_ROWS_PER_LIST = 64
 _ADD_ROWS = 65_536
 _SEED = 20_240_607
+# An index of so many times the rows that it was trained for may be worth building anew.
+_GROWN = 2
 # Room on the disk that a row takes in the table of words.
 _WORD_BYTES = 5
 # Seconds a core needs for a row of one dimension, roughly: what is said before a build begins.
@@ -59,10 +63,7 @@ _NONE = Recalls(0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class IndexReport:
-    """What a build did. ``path`` is ``None`` where the rows are few enough to be compared one by one.
-
-    ``appended`` rows were appended to the store since, and are not in the index.
-    """
+    """What a build did. ``path`` is ``None`` where the rows are few enough to be compared one by one."""
 
     column: str
     rows: int
@@ -70,15 +71,13 @@ class IndexReport:
     bytes: int = 0
     seconds: float = 0.0
     recalls: Recalls = _NONE
-    appended: int = 0
 
     def __str__(self) -> str:
         if self.path is None:
             return f"{self.column}: {self.rows:,} rows are searched exactly, no index needed"
-        appended = f"; {self.appended:,} appended rows are not in it" if self.appended else ""
         return (
             f"{self.column}: {self.rows:,} rows indexed in {self.seconds:.0f} s, "
-            f"{self.bytes / self.rows:.0f} bytes per vector, {self.recalls}{appended}"
+            f"{self.bytes / self.rows:.0f} bytes per vector, {self.recalls}"
         )
 
 
@@ -95,22 +94,60 @@ def expected_bytes(rows: int, dimension: int) -> int:
 
 
 def ensure(store: Store, column: str, model: str | None = None, *, quiet: bool = True) -> IndexReport:
-    """Like `build`, but leaves alone an index that is intact, also if shards were appended since."""
+    """Like `build`, but leaves alone what is intact: rows that were appended are added without training."""
     path = facts_path(store.path, column)
     if not path.exists() or any(check_index(path, store.manifest)):
         return build(store, column, recorded_options(path), model, quiet=quiet)
-    _ensure_words(store)
     facts = read_facts(path)
     assert isinstance(facts, IndexFacts)
-    return IndexReport(
-        column,
-        facts.rows,
-        path.parent / facts.file,
-        facts.bytes,
-        facts.seconds,
-        facts.recalls,
-        store.n_rows - facts.rows,
+    if facts.bytes * store.n_rows / facts.rows > facts.options.memory:  # a smaller kind of index is needed
+        return build(store, column, facts.options, model, quiet=quiet)
+    _ensure_words(store)
+    if facts.rows == store.n_rows:
+        return _report(store, facts)
+    return _grow(store, facts, quiet)
+
+
+def _grow(store: Store, facts: IndexFacts, quiet: bool) -> IndexReport:
+    """Add the rows that were appended to an index; lists, codes and efforts stay as they are."""
+    started = time.monotonic()
+    index, vectors = load(store, facts)
+    new_N = np.arange(facts.rows, store.n_rows)
+    with _progress(len(new_N), quiet) as progress:
+        for first in range(0, len(new_N), _ADD_ROWS):
+            some_N = new_N[first : first + _ADD_ROWS]
+            index.add(normalised(vectors.take(some_N)))
+            progress.update(len(some_N))
+    path = facts_path(store.path, facts.column)
+    _write_index(index, path.parent / facts.file, path)
+    grown = replace(
+        facts,
+        rows=store.n_rows,
+        seconds=round(time.monotonic() - started, 1),
+        trained_rows=facts.trained_rows or facts.rows,
+        **_facts_of_file(store, path.parent / facts.file),
     )
+    write_json(path, asdict(grown))
+    if store.n_rows >= _GROWN * (grown.trained_rows or 0):
+        log.info(
+            "the index on %s was made for %s rows and has %s now: a new one may be faster: `%s`",
+            facts.column,
+            f"{grown.trained_rows:,}",
+            f"{store.n_rows:,}",
+            rebuild_command(path),
+        )
+    return _report(store, grown)
+
+
+def _report(store: Store, facts: IndexFacts) -> IndexReport:
+    path = store.path / INDEX / facts.file
+    return IndexReport(facts.column, facts.rows, path, facts.bytes, facts.seconds, facts.recalls)
+
+
+def _facts_of_file(store: Store, path: Path) -> dict[str, Any]:
+    """Return what every JSON file of an index says of its file."""
+    built = built_from(store.commits)
+    return {"built_from": built, "bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
 def rebuild(
@@ -204,9 +241,7 @@ def _build(store: Store, column: str, options: IndexOptions, model: str | None, 
         "best_scores": None if of_own_rows is None else asdict(of_own_rows),
         "seconds": seconds,
         "faiss_version": faiss.__version__,
-        "built_from": built_from(store.commits),
-        "bytes": size,
-        "sha256": file_digest(path),
+        **_facts_of_file(store, path),
     }
     if standardiser is not None:
         facts["standardiser"] = standardiser.as_text()
@@ -261,13 +296,7 @@ def _ensure_words(store: Store) -> Postings:
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as beside, beside.open("wb") as stream:
             write(store, stream)
-        facts = {
-            "file": path.name,
-            "built_from": built_from(store.commits),
-            "bytes": path.stat().st_size,
-            "sha256": file_digest(path),
-        }
-        write_json(facts_file, facts)
+        write_json(facts_file, {"file": path.name, **_facts_of_file(store, path)})
     return Postings(store, path)
 
 
@@ -286,9 +315,11 @@ def _fill(
         raise InputError(
             f"--factory {options.factory!r} cannot be trained: {said_by_faiss(error)}: choose another"
         ) from None
-    with tqdm(
-        total=len(column), unit=" rows", desc="indexing", disable=quiet or None, leave=False
-    ) as progress:
+    with _progress(len(column), quiet) as progress:
         for _, block in column.blocks(_ADD_ROWS):
             empty.add(normalised(block))
             progress.update(len(block))
+
+
+def _progress(n_rows: int, quiet: bool) -> "tqdm[None]":
+    return tqdm(total=n_rows, unit=" rows", desc="indexing", disable=quiet or None, leave=False)

@@ -21,6 +21,7 @@ from ctxbatch.sealed import Count, Sha256, is_intact, is_there, read_json, typed
 from ctxbatch.search.best_scores import BestScores
 from ctxbatch.search.index import Effort, Efforts, Index, IndexOptions, Proposer, Recalls, said_by_faiss
 from ctxbatch.search.postings import Postings, is_current
+from ctxbatch.store.columns import Column
 from ctxbatch.store.commits import built_from
 from ctxbatch.store.folder_location import FolderLocation
 from ctxbatch.store.manifest import INDEX, Manifest
@@ -68,6 +69,7 @@ class IndexFacts(FileOrigin):
 
     ``standardiser`` is that of standardised vectors, as `ctxbatch.store.moments.Standardiser.as_text` has it.
     The recalls are those of `ctxbatch.search.index.Recalls`. Indexes of before have no thorough efforts.
+    ``trained_rows`` are the rows of the store when the index was made, if it has grown since.
     """
 
     column: str
@@ -87,6 +89,7 @@ class IndexFacts(FileOrigin):
     thorough_recall_at_10: float | None = None
     thorough_new_recall_at_10: float | None = None
     best_scores: BestScores | None = None
+    trained_rows: Count | None = None
 
     @property
     def efforts(self) -> Efforts:
@@ -216,10 +219,8 @@ def open_index(store: Store, column: str) -> Index | None:
             "the index on %s is newer than this view of %s: the search reads all rows", column, store.path
         )
         return None
-    n_indexed = sum(commit.counts.rows for commit in [*store.commits.values()][: len(facts.built_from)])
-    index = _load(store, column, store.path / INDEX / facts.file, n_indexed)
-    standardiser = _standardiser(store, facts)
-    vectors = store.column(column, standardiser)
+    index, vectors = load(store, facts)
+    n_indexed = index.ntotal
     if n_indexed < store.n_rows:
         log.info(
             "the index on %s lacks the %s rows that were appended to %s since: the search reads these; index "
@@ -229,7 +230,21 @@ def open_index(store: Store, column: str) -> Index | None:
             store.path,
             rebuild_command(facts_path(store.path, column)),
         )
-    return Index(Proposer(index), vectors, facts.efforts, standardiser, n_indexed, facts.best_scores)
+    return Index(
+        Proposer(index), vectors, facts.efforts, _standardiser(store, facts), n_indexed, facts.best_scores
+    )
+
+
+def load(store: Store, facts: IndexFacts) -> tuple[Any, Column]:
+    """Return the FAISS index of intact facts, and the column that it is on, of all rows of the store.
+
+    Raises:
+        StoreError: It is no index of the store's first rows.
+        ResourceError: The disk, a permission or a lack of memory prevents loading.
+    """
+    rows = [commit.counts.rows for commit in store.commits.values()][: len(facts.built_from)]
+    index = _load(store, facts.column, store.path / INDEX / facts.file, sum(rows))
+    return index, store.column(facts.column, _standardiser(store, facts))
 
 
 def _load(store: Store, column: str, path: Path, n_rows: int) -> Any:  # noqa: ANN401 (any FAISS index)

@@ -7,8 +7,10 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ from ctxbatch.sealed import canonical_json, seal
 from ctxbatch.search import index_build
 from ctxbatch.search.exact import exact, normalised
 from ctxbatch.search.index import IndexOptions
+from ctxbatch.search.index_files import open_index
 from tests.helpers.running import committed, start
 from tests.helpers.stores import arrow_digests
 
@@ -40,7 +43,8 @@ def write(folder: Path, *names: str) -> list[Path]:
 
 @pytest.fixture
 def config(tiny):
-    return RunConfig(model=str(tiny()), shard_size=SHARD_SIZE, workers=1, append=True, precision="fp32")
+    fields = {"shard_size": SHARD_SIZE, "workers": 1, "append": True, "precision": "fp32", "index": False}
+    return RunConfig(model=str(tiny()), **fields)
 
 
 @pytest.fixture
@@ -304,13 +308,16 @@ def test_a_search_finds_appended_rows_beside_an_index(on, standardise, indexed, 
     some = ranking._selectors[0].select(ctxbatch.Filters(words=("cards",)), "x")
     for selection in (None, some):
         for k in (1, 10, n_indexed + 5):
-            ours, right = ranking.nearest(0, queries, k, selection), exact(column, queries, k, selection)
+            ours, right = (
+                ranking.nearest(0, queries, k, selection, "many"),
+                exact(column, queries, k, selection),
+            )
             assert ours[0].shape == right[0].shape
             both = zip(ours[0].tolist(), right[0].tolist(), strict=True)
             same = [len({*one} & {*other}) / len(one) for one, other in both]
             assert np.mean(same) > 0.9
             assert np.allclose(ours[1][:, 0], right[1][:, 0], atol=1e-5)
-    assert (ranking.nearest(0, queries, 10, None)[0] >= n_indexed).any()
+    assert (ranking.nearest(0, queries, 10, None, "many")[0] >= n_indexed).any()
     assert cli("verify", "out").returncode == 0
 
 
@@ -336,14 +343,43 @@ def test_an_open_store_is_searched_after_its_index_was_built_anew(indexed, confi
     ] == right
 
 
-def test_an_index_that_lacks_rows_is_built_anew(indexed, config):
-    appended("out", config, "a")
-    report = index_build.ensure(ctxbatch.open("out"), "shift_2")
-    assert (report.rows, report.appended) == (indexed.n_rows, indexed.n_rows)
-    assert "appended rows are not in it" in str(report)
-    store = ctxbatch.open("out")
-    assert index_build.build(store, "shift_2", IndexOptions(factory="IVF4,Flat")).appended == 0
-    assert index_build.ensure(store, "shift_2").rows == store.n_rows
+def centroids():
+    index = faiss.read_index("out/index/shift_2.faiss")  # which owns its quantizer
+    return faiss.downcast_index(index.quantizer).reconstruct_n(0, 4)
+
+
+def test_an_index_grows_with_its_store_without_training(indexed, config, caplog, cli):
+    before = centroids()
+    store = appended("out", config, "a")
+    with caplog.at_level("INFO", "ctxbatch"):
+        report = index_build.ensure(store, "shift_2")
+    assert report.rows == store.n_rows > indexed.n_rows
+    assert f"was made for {indexed.n_rows:,} rows and has {store.n_rows:,} now" in caplog.text
+    np.testing.assert_array_equal(centroids(), before)
+    queries = normalised(store.column("shift_2").take(np.arange(0, store.n_rows, 97)))
+    found = open_index(store, "shift_2").nearest(queries, 10, None, "few")
+    np.testing.assert_allclose(found[1], exact(store.column("shift_2"), queries, 10, None)[1], atol=1e-5)
+    assert cli("verify", "out").returncode == 0
+    whole = index_build.ensure(appended("out", config, "c"), "shift_2")
+    content = Path("out/index/shift_2.faiss").read_bytes()
+    assert index_build.ensure(ctxbatch.open("out"), "shift_2") == whole
+    assert Path("out/index/shift_2.faiss").read_bytes() == content
+
+
+def test_an_index_that_outgrows_its_memory_is_built_anew(indexed, config):
+    index_build.build(indexed, "shift_2", IndexOptions(factory="IVF4,Flat", memory=150_000))
+    store = appended("out", config, "a")
+    with pytest.raises(InputError, match="more than --memory"):
+        index_build.ensure(store, "shift_2")
+
+
+def test_a_run_that_appends_ends_with_an_index_of_all_rows(config, folder, monkeypatch):  # noqa: ARG001
+    monkeypatch.setattr(index_build, "SCAN_ROWS", 100)
+    monkeypatch.setattr("ctxbatch.search.index_choice.LEAST_ROWS", 100)
+    for name in NAMES:
+        report = ctxbatch.run(write(Path("in"), name), "out", replace(config, index=True))
+        assert report.index.rows == ctxbatch.open("out").n_rows
+    assert not ctxbatch.searcher(ctxbatch.open("out")).unindexed()
 
 
 # --- object storage -------------------------------------------------------------------------------
