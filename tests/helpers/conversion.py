@@ -1,4 +1,4 @@
-"""Converts models in the tests' own process, which has imported torch; a process of its own imports for seconds."""
+"""Converts models in the tests' own process: one of its own would import torch for seconds."""
 
 import contextlib
 import io
