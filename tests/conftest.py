@@ -16,15 +16,33 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # its workers share what it keeps: 
     _cache = tempfile.TemporaryDirectory(prefix="ctxbatch-tests-")
     os.environ["XDG_CACHE_HOME"] = _cache.name
 os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # one worker where no test says how many: each imports for seconds
+os.environ["OMP_NUM_THREADS"] = "1"  # models are tiny: threads would wait for each other most of the time
 
 import ctxbatch
 import ctxbatch.cli.main
+from ctxbatch.model import graphs
+from tests.helpers.conversion import convert_here
 from tests.helpers.models import TEXT, make_model, numbered_lines
 from tests.helpers.oracle import Oracle
 from tests.helpers.running import command
 from tests.helpers.stores import make_store
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+_convert_elsewhere = graphs._convert
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _conversions_here():
+    """Models are converted in this process, unless it is one of the command line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs, "_convert", convert_here)
+        yield
+
+
+@pytest.fixture
+def conversions_elsewhere(monkeypatch):
+    """Models are converted as for a user: in a process of its own."""
+    monkeypatch.setattr(graphs, "_convert", _convert_elsewhere)
 
 
 @pytest.fixture(scope="session")

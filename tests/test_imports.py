@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import os
 import pkgutil
 import subprocess
 import sys
@@ -61,8 +62,9 @@ print(json.dumps({name: [before[name], after[name]] for name in before if before
 
 def test_importing_every_module_changes_nothing_of_the_process():
     assert {"ctxbatch.model.resolve", "ctxbatch.corpus.raw_records", "ctxbatch.cli.main"} <= {*MODULES}
+    usual = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
-        [sys.executable, "-c", IMPORTS, *MODULES], capture_output=True, text=True, check=True
+        [sys.executable, "-c", IMPORTS, *MODULES], env=usual, capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout) == {}
 

@@ -4,6 +4,7 @@ Shares no code with the package. Follows the definitions of word, window, poolin
 README.md and the guide.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,12 +115,20 @@ class Oracle:
 
     def _words(self, text, spans):
         """Return (char_start, char_end, pieces) of every word."""
+        begin, cover = (
+            defaultdict(list),
+            defaultdict(list),
+        )  # the pieces that begin at a place, or lie around it
+        for n, (first, last) in enumerate(spans):
+            if last > first:
+                begin[first].append(n)
+            for place in range(first + 1, last):
+                cover[place].append(n)
         found, end = [], 0
         for cell in WordBreaker(text, "en"):
             start, end = end, end + len(cell)
-            begun = [n for n, (first, last) in enumerate(spans) if last > first and start <= first < end]
-            covering = [n for n, (first, last) in enumerate(spans) if first < start < last]
-            pieces = [*range(begun[0], begun[-1] + 1)] if begun else covering[-1:]
+            begun = sorted(n for place in range(start, end) for n in begin[place])
+            pieces = [*range(begun[0], begun[-1] + 1)] if begun else cover[start][-1:]
             if pieces and any(c.isprintable() and c != " " for c in cell):
                 found.append((start, end, pieces))
         return found

@@ -22,6 +22,10 @@ def text_file(tmp_path):
     return path
 
 
+def stacked(rows, column):
+    return np.stack([row[column] for row in rows])
+
+
 def assert_equal_rows(store, oracle, *, layers, **options):
     """Compare a float32 store made in fp32 with the oracle, row by row."""
     found, floor = rows_of(store), store.config.floor
@@ -33,21 +37,22 @@ def assert_equal_rows(store, oracle, *, layers, **options):
     assert [(r["word_index"], r["char_start"], r["char_end"], r["n_pieces"]) for r in found] == [
         (row.word_index, row.char_start, row.char_end, row.n_pieces) for _, row in expected
     ]
-    for got, (sentence, row) in zip(found, expected, strict=True):
-        assert got["sentence_id"] == sentence["sentence_id"]
-        assert got["word"] == row.word
-        np.testing.assert_allclose(got["static"], row.static, atol=1e-4, rtol=1e-4)
-        for layer in layers:
-            contextual = row.contextual[layer]
-            np.testing.assert_allclose(got[f"contextual_{layer}"], contextual, atol=1e-4, rtol=1e-4)
-            if floor is None:
-                difference = contextual - row.static
-                np.testing.assert_allclose(got[f"shift_{layer}"], difference, atol=2e-4, rtol=1e-4)
-                continue
-            shift = slow.log_ratio(contextual, row.static, floor)
-            # Away from the floor and from zero, where a rounding cannot decide whether the ratio is defined.
-            clear = (np.abs(contextual) > 2 * floor) & (np.abs(row.static) > 2 * floor)
-            np.testing.assert_allclose(got[f"shift_{layer}"][clear], shift[clear], atol=2e-2, rtol=1e-3)
+    assert [(r["sentence_id"], r["word"]) for r in found] == [
+        (sentence["sentence_id"], row.word) for sentence, row in expected
+    ]
+    static = np.stack([row.static for _, row in expected])
+    np.testing.assert_allclose(stacked(found, "static"), static, atol=1e-4, rtol=1e-4)
+    for layer in layers:
+        contextual = np.stack([row.contextual[layer] for _, row in expected])
+        np.testing.assert_allclose(stacked(found, f"contextual_{layer}"), contextual, atol=1e-4, rtol=1e-4)
+        shifts = stacked(found, f"shift_{layer}")
+        if floor is None:
+            np.testing.assert_allclose(shifts, contextual - static, atol=2e-4, rtol=1e-4)
+            continue
+        ratios = np.stack([slow.log_ratio(c, s, floor) for c, s in zip(contextual, static, strict=True)])
+        # Away from the floor and from zero, where a rounding cannot decide whether the ratio is defined.
+        clear = (np.abs(contextual) > 2 * floor) & (np.abs(static) > 2 * floor)
+        np.testing.assert_allclose(shifts[clear], ratios[clear], atol=2e-2, rtol=1e-3)
     return rejected
 
 

@@ -97,6 +97,7 @@ def test_a_model_that_cannot_work_is_refused_in_one_line(what, model):
     assert str(refused.value).count("--model") == 1
 
 
+@pytest.mark.usefixtures("conversions_elsewhere")
 @pytest.mark.parametrize("what", ["no layers", "a tensor is missing", "an empty file"])
 def test_it_is_refused_before_anything_runs(what, model):
     spoil, said = SPOILED[what]

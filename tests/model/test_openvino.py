@@ -86,6 +86,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+@pytest.mark.usefixtures("conversions_elsewhere")
 def test_a_model_is_converted_once_and_again_where_its_graphs_are_damaged(tiny, cache, caplog):
     model = find_model(str(tiny()), None)
     caplog.set_level("INFO", "ctxbatch")

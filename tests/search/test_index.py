@@ -38,22 +38,34 @@ def store(tiny, tmp_path_factory):
     return make_store(out, [path], RunConfig(model=str(tiny()), shard_size=2000, layers=(3, 1)))
 
 
+def have_small_indexed(patch):
+    """Have stores of a few hundred rows indexed, and filters go through the index."""
+    patch.setattr(index_build, "SCAN_ROWS", 100)
+    patch.setattr(index, "_SCANNED_ROWS", 0)
+    patch.setattr(index, "_SCANNED_SHARE", 0)
+
+
 @pytest.fixture
 def small(monkeypatch):
-    """Stores of a few hundred rows are indexed, and filters go through the index."""
-    monkeypatch.setattr(index_build, "SCAN_ROWS", 100)
-    monkeypatch.setattr(index, "_SCANNED_ROWS", 0)
-    monkeypatch.setattr(index, "_SCANNED_SHARE", 0)
+    have_small_indexed(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def whole(store, tmp_path_factory):
+    """A copy of the store with an index, made although its rows are few; not to be changed."""
+    out = tmp_path_factory.mktemp("indexed") / "out"
+    shutil.copytree(store.path, out)
+    with pytest.MonkeyPatch.context() as patch:
+        have_small_indexed(patch)
+        report = index_build.build(Store(out), "shift_3")
+    assert report.path == out / "index" / "shift_3.faiss"
+    return out
 
 
 @pytest.fixture
-def indexed(store, tmp_path, small):  # noqa: ARG001 (what it sets is wanted)
-    """A copy of the store with an index, made although its rows are few."""
-    out = tmp_path / "out"
-    shutil.copytree(store.path, out)
-    report = index_build.build(Store(out), "shift_3")
-    assert report.path == out / "index" / "shift_3.faiss"
-    return Store(out)
+def indexed(whole, tmp_path, small):  # noqa: ARG001 (what it sets is wanted)
+    """A copy of the store with an index for a test alone."""
+    return Store(shutil.copytree(whole, tmp_path / "out"))
 
 
 def test_the_index_proposes_and_the_exact_cosine_decides(indexed):

@@ -16,7 +16,7 @@ from ctxbatch import InputError, ResourceError, RunConfig, StoreError
 from ctxbatch.execution.repair import find_damage, repair_store
 from ctxbatch.files import write_json
 from ctxbatch.sealed import file_digest, read_json
-from ctxbatch.search.index_build import SCAN_ROWS
+from ctxbatch.search import index_build
 from tests.helpers.models import TEXT
 from tests.helpers.mounts import may_mount
 from tests.helpers.running import command, committed, start, wait_for
@@ -30,12 +30,20 @@ def write_corpus(path, n_lines):
     return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small_indexes():
+    """A store of five thousand rows has an index; training one of fifty thousand takes many seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_build, "SCAN_ROWS", 5_000)
+        yield
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     # Enough rows for an index, and some records that are rejected.
     path = tmp_path_factory.mktemp("corpus") / "long.jsonl"
-    rows = [json.dumps({"text": f"{n}: {LINES[n % len(LINES)]}"}) for n in range(4_200)]
-    rows[5::1000] = ["{"] * len(rows[5::1000])
+    rows = [json.dumps({"text": f"{n}: {LINES[n % len(LINES)]}"}) for n in range(420)]
+    rows[5::100] = ["{"] * len(rows[5::100])
     path.write_text("\n".join(rows), encoding="utf-8")
     return path
 
@@ -44,10 +52,10 @@ def corpus(tmp_path_factory):
 def finished(corpus, tiny, cli, tmp_path_factory):
     """A store with several shards, rejects and an index."""
     out = tmp_path_factory.mktemp("finished") / "out"
-    result = cli("run", corpus, "-o", out, "--model", tiny(), "--shard-size", "100000")
+    result = cli("run", corpus, "-o", out, "--model", tiny(), "--shard-size", "10000")
     assert result.returncode == 3, result.stderr
     store = ctxbatch.open(out)
-    assert store.n_rows >= SCAN_ROWS
+    assert store.n_rows >= index_build.SCAN_ROWS
     assert len(store.commits) >= 4
     return out
 
@@ -184,7 +192,7 @@ def test_an_interrupted_index_build_is_made_up_for(copy, corpus, tiny, cli):
     for path in (copy / "index").iterdir():
         path.unlink()
     (copy / "index" / ".shift_2.faiss.999999.tmp").write_bytes(b"half")
-    result = cli("run", corpus, "-o", copy, "--model", tiny(), "--shard-size", "100000")
+    result = cli("run", corpus, "-o", copy, "--model", tiny(), "--shard-size", "10000")
     assert result.returncode == 3
     assert {p.name for p in (copy / "index").iterdir()} == {
         "shift_2.faiss",
