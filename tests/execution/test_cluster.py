@@ -5,6 +5,7 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -105,6 +106,24 @@ def test_nodes_die_and_join_and_the_bytes_are_those_of_a_local_run(ray, cluster,
     assert set(commits_in_log(out).values()) == {1}
     assert len(commits_in_log(out)) == committed(reference)
     assert not list(out.glob("shards/.*"))
+
+
+def test_a_cluster_and_parts_append_what_a_local_run_appends(ray, local, reference, tmp_path, cli):
+    more = tmp_path / "more.txt"
+    more.write_text("".join(f"The bank of river {n} wants an apple.\n" for n in range(900)))
+    runs = {
+        "local": [local("local", "--append", more)],
+        "cluster": [ray("cluster", "--append", more)],
+        "parts": [local("parts", "--append", "--shard-range", f"{n}/3", more) for n in (2, 1, 3)],
+    }
+    for name, commands in runs.items():
+        shutil.copytree(reference, tmp_path / name)
+        for command in commands:
+            done = cli(*(tmp_path / name if part == name else part for part in command))
+            assert done.returncode == 0, done.stderr
+    expected = arrow_digests(tmp_path / "local")
+    assert committed(tmp_path / "local") > committed(reference) + 2
+    assert arrow_digests(tmp_path / "cluster") == arrow_digests(tmp_path / "parts") == expected
 
 
 # Ray's own server of a client dies now and then as it starts, where the machine is busy.
