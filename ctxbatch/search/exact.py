@@ -20,8 +20,8 @@ _FIRST_ROWS = 512
 _BLOCK_ROWS = 2_048
 # Rows of a block for each query, so that what a query costs for a block does not matter.
 _ROWS_PER_QUERY = 8
-# Products of so few queries take less time than the threads that a matrix product would wait for: on a machine
-# that computes something else too, these made a search of 60,787 rows ten times slower.
+# Products of so few queries take less time than the threads that a matrix product would wait for: on a busy
+# machine these made a search of 60,787 rows ten times slower.
 _FEW_QUERIES = 4
 # Decimals of a score. Equal texts get equal scores despite the rounding errors of matrix products.
 _DECIMALS = 6

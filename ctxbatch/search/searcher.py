@@ -132,13 +132,13 @@ class Searcher:
             return self._kinds[column]
 
     def warm_up(self, filters: Filters | None = None) -> None:
-        """Load the model, so that the first query in words with these filters waits no longer than others.
+        """Load the model and answer a query, so that the first with these filters comes as fast as others.
 
         Raises:
-            InputError: The given model cannot be found.
-            StoreError: The model that the store names cannot be found or used.
+            InputError: A filter is wrong, or the given model cannot be found.
+            StoreError: The model that the store names cannot be found or used, or a store is damaged.
         """
-        self._encode(self._vectors(self.column_for(filters or Filters())), [(0, parse_query("a [word]"))])
+        self.ask(["a [word]"], filters=filters, on_reject=lambda *_: None)
 
     def search(
         self,
