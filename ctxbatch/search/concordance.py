@@ -47,7 +47,7 @@ def keyword_in_context(
         padding = " " * (word_room + right_room - _columns(word) - _columns(after))
         indent = " " * (left_room - _columns(before))
         first, last = f"{hit.score:6.3f}  {indent}{before}", f"{after}{padding}  {place}"
-        edge = " " * (longest - _columns(place)) + numbers_of_it if numbers_of_it.strip() else ""
+        edge = (" " * (longest - _columns(place)) + numbers_of_it).rstrip()
         if color:
             yield Styled(styled(_EMPHASIS, word, first, last) + (styled(_DIM, edge) if edge else ""))
         else:
