@@ -7,7 +7,7 @@ the program and keeps its traceback. Also owns wordings that several packages sh
 import contextlib
 from collections.abc import Iterable, Iterator
 
-# The most characters that a message quotes from a library's error.
+# The most characters that a message quotes from a library's error, or from a text.
 SHOWN_REASON = 200
 
 
@@ -91,6 +91,16 @@ def out_of_memory(path: object, why: str = "") -> ResourceError:
 def one_line(error: object) -> str:
     """Return an error's message on one line."""
     return " ".join(str(error).split())
+
+
+def beginning(text: str) -> str:
+    """Return a text; of a long one the beginning, and an ellipsis."""
+    return text if len(text) <= SHOWN_REASON else f"{text[:SHOWN_REASON]}…"
+
+
+def quoted(text: str) -> str:
+    """Return a text, or the beginning of a long one, in quotes as Python writes it."""
+    return repr(beginning(text))
 
 
 def shortened(names: Iterable[str], at_most: int) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ctxbatch import terminal
+from ctxbatch.errors import quoted
 from ctxbatch.search.filters import Filters
 
 if TYPE_CHECKING:
@@ -34,16 +35,16 @@ def json_lines(answers: "Sequence[Answer]") -> Iterator[str]:
 def tell_salient(answer: "Answer") -> None:
     """Say which word was chosen if none was marked."""
     if answer.salient:
-        log.info("no word is marked: searching for %r, the most salient of the sentence", answer.word)
+        log.info("no word is marked: searching for %s, the most salient of the sentence", quoted(answer.word))
 
 
 def tell_word(answer: "Answer", place: str = "") -> None:
     """Say if the word is more than was marked, or unknown to the model; ``place`` is that of the query."""
     if answer.widened:
-        log.info("%sthe mark is a part of %r: searching for the whole word", place, answer.word)
+        log.info("%sthe mark is a part of %s: searching for the whole word", place, quoted(answer.word))
     if not answer.known:
-        what = "the model does not know %r: its vector is that of any unknown text"
-        log.warning(f"%s{what}", place, answer.word)
+        what = "the model does not know %s: its vector is that of any unknown text"
+        log.warning(f"%s{what}", place, quoted(answer.word))
 
 
 def tell_no_hit(answers: "Sequence[Answer]", filters: Filters, place: str = "") -> None:

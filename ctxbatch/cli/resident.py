@@ -82,7 +82,7 @@ def _show(answers: "list[Answer]", first_store: str, *, is_first: bool, is_typed
     if not with_headings:
         for answer in answers:
             tell_salient(answer)
-    elif answers and not is_first:
+    elif answers and not is_first and not is_typed:
         terminal.show([""])
     terminal.show(lines(answers, first_store, headings=with_headings))
 

@@ -30,7 +30,7 @@ from ctxbatch.cli.options import (
 )
 from ctxbatch.cli.resident import answer_each
 from ctxbatch.cli.standardised import tell_standardised
-from ctxbatch.errors import InputError
+from ctxbatch.errors import InputError, beginning, quoted
 from ctxbatch.option_values import not_a_text
 from ctxbatch.search.filters import Filters
 
@@ -159,7 +159,7 @@ def _check_typed(others: Mapping[str, object]) -> None:
 def _only_stores(arguments: list[str], instead: str) -> list[str]:
     """Return the arguments, which must be stores, as what is given instead of a query says."""
     if not is_store(arguments[-1]) and " " in arguments[-1]:
-        raise InputError(f"give either {instead} or the query {arguments[-1]!r}, not both")
+        raise InputError(f"give either {instead} or the query {quoted(arguments[-1])}, not both")
     return arguments
 
 
@@ -189,7 +189,8 @@ def _split_queries(
     query = parse_query(arguments[-1])  # a wrong one is told at once, before the model is loaded
     if not query.marks and " " not in query.text.strip():
         raise InputError(
-            f"{query.text!r} is neither a store nor a sentence: mark a word alone, as [{query.text}]"
+            f"{quoted(query.text)} is neither a store nor a sentence: mark a word alone, as "
+            f"[{beginning(query.text)}]"
         )
     return arguments[:-1], [(1, arguments[-1])]
 

@@ -14,6 +14,9 @@ from ctxbatch.terminal import Styled, flat, styled
 
 # How many characters to consider for each column of the terminal, since some take no column.
 _CHARS_PER_COLUMN = 4
+# Beside row ids and copies, source:line is cut to leave so many columns to the text, but not below its least.
+_ENOUGH_TEXT = 40
+_LEAST_PLACE = 12
 # Row ids, and then copies, that would leave fewer columns to the text are not shown.
 _LEAST_TEXT = 24
 _EMPHASIS, _DIM = "\x1b[1;32m", "\x1b[2m"
@@ -32,10 +35,12 @@ def keyword_in_context(
         color: Show the word in colour, and copies and row ids dim.
         numbered: The store whose hits show their row ids.
     """
-    places = [_tail(place, max(12, width // 3)) for place in _places(hits)]
+    numbers = _numbers(hits, numbered, width - _LEAST_PLACE - 10 - _LEAST_TEXT)
+    numbers_room = max(map(len, numbers), default=0)
+    most = min(width // 3, width - numbers_room - 10 - _ENOUGH_TEXT) if numbers_room else width // 3
+    places = [_tail(place, max(_LEAST_PLACE, most)) for place in _places(hits)]
     longest = max(map(_columns, places), default=0)
-    numbers = _numbers(hits, numbered, width - longest - 10 - _LEAST_TEXT)
-    room = max(12, width - longest - 10 - max(map(len, numbers), default=0))
+    room = max(12, width - longest - 10 - numbers_room)
     word_room = max((_columns(flat(hit.word)) for hit in hits), default=0)
     left_room = max(6, (room - word_room) // 2)
     right_room = max(6, room - word_room - left_room)

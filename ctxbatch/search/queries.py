@@ -14,7 +14,7 @@ import numpy as np
 from ctxbatch.arrays import Floats, Ints, as_floats
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.records import Record
-from ctxbatch.errors import InputError
+from ctxbatch.errors import InputError, beginning, quoted
 from ctxbatch.formulas import ComputedShift, plain
 from ctxbatch.model.families import family_of
 from ctxbatch.model.hub import ModelFolder
@@ -68,15 +68,15 @@ def parse_query(query: str) -> MarkedSentence:
     try:
         query.encode()
     except UnicodeEncodeError:
-        raise InputError(f"{query!r} is not Unicode text: fix its encoding") from None
+        raise InputError(f"{quoted(query)} is not Unicode text: fix its encoding") from None
     parts = re.split(r"(?<!\\)([\[\]])", query)
     texts = [part.replace("\\[", "[").replace("\\]", "]") for part in parts[::2]]
     if parts[1::2] != ["[", "]"] * (len(parts) // 4):
         raise InputError(
-            f"the brackets in {query!r} do not pair up (write literal ones as \\[ and \\]): {_EXAMPLE}"
+            f"the brackets in {quoted(query)} do not pair up (write literal ones as \\[ and \\]): {_EXAMPLE}"
         )
     if not all(text.strip() for text in texts[1::2]):
-        raise InputError(f"the brackets in {query!r} are empty: {_EXAMPLE}")
+        raise InputError(f"the brackets in {quoted(query)} are empty: {_EXAMPLE}")
     ends = [0, *itertools.accumulate(map(len, texts))]
     return MarkedSentence("".join(texts), tuple((ends[n], ends[n + 1]) for n in range(1, len(texts), 2)))
 
@@ -180,20 +180,20 @@ class QueryEncoder:
             why = "and it contains no word that the store would keep"
             if not self._shows_attention:
                 why = f"and models of the family {self._config.model_type} do not show which word is salient"
-            yield InputError(f"no word is marked in {sentence.text!r}, {why}: {_EXAMPLE}")
+            yield InputError(f"no word is marked in {quoted(sentence.text)}, {why}: {_EXAMPLE}")
         lead = len(sentence.text) - len(sentence.text.lstrip())
         starts, ends = [word.char_start for word in words], [word.char_end for word in words]
         for start, end in sentence.marks:
             inside = words[bisect_right(ends, start - lead) : bisect_left(starts, end - lead)]
             if not inside:
-                marked = sentence.text[start:end]
+                marked = beginning(sentence.text[start:end])
                 yield InputError(f"[{marked}] contains no word that the store would keep: mark a word")
             for word in inside:
                 if len(word.vectors_VD):
                     is_widened = start - lead > word.char_start or end - lead < word.char_end
                     yield replace(word, widened=is_widened)
                 else:
-                    zero = f"the {self._column} vector of {word.word!r} is zero in this sentence"
+                    zero = f"the {self._column} vector of {quoted(word.word)} is zero in this sentence"
                     yield InputError(f"{zero}: nothing is near it")
 
 

@@ -158,4 +158,4 @@ def test_the_python_examples_run(example, tiny, tmp_path):
 
 def test_recipes_and_examples_are_found():
     assert [block.id for block in EXAMPLES] == ["README-0", "python-0"]
-    assert [block.id for block in RECIPES] == [f"analytics-{number}" for number in range(4)]
+    assert [block.id for block in RECIPES] == [*(f"analytics-{number}" for number in range(4)), "searching-0"]

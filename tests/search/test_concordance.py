@@ -125,7 +125,7 @@ def test_row_ids_stand_at_the_right_edge_where_text_keeps_room():
         replace(long, row_id=9, store="other", copies=0),
         replace(long, row_id=0, copies=17),
     ]
-    for width in (80, 100, 200):
+    for width in (90, 100, 200):
         lines = list(keyword_in_context(hits, width, numbered="out"))
         assert max(map(wcswidth, lines)) <= width
         assert [line.split("one.txt:")[1].split() for line in lines] == [
@@ -142,5 +142,7 @@ def test_row_ids_stand_at_the_right_edge_where_text_keeps_room():
         narrow = list(keyword_in_context(hits, width, numbered="out"))
         assert max(map(wcswidth, narrow)) <= width
         assert narrow[1].split()[-1] == last
+    short = list(keyword_in_context(hits, 80, numbered="out"))
+    assert short[1].split()[-3:] == ["…e.txt:12346", "+3", str(42 << 32)]
     without = list(keyword_in_context(hits, 100))
     assert [line.split()[-1] for line in without] == ["one.txt:7", "+3", "one.txt:7", "+17"]

@@ -90,6 +90,16 @@ def test_a_query_that_means_no_single_word_is_refused(store, query, message):
         ctxbatch.searcher(store).search(query)
 
 
+@pytest.mark.parametrize(
+    "query", ["[" + "long " * 10**5, "[" + "," * 10**5 + "]", "\ud800" * 10**5, "," * 10**5]
+)
+def test_a_message_quotes_no_more_than_the_beginning_of_a_long_query(store, query):
+    with pytest.raises(InputError) as raised:
+        ctxbatch.searcher(store).search(query)
+    assert len(str(raised.value)) < 2000
+    assert "…" in str(raised.value)
+
+
 def test_literal_brackets_are_text():
     query = parse_query(r"as in \[1\], a [card] is")
     ((start, end),) = query.marks
