@@ -54,8 +54,7 @@ class Filters:
     """Only cosines of X or more."""
 
     distinct: Annotated[Distinct | None, _option("--distinct")] = None
-    """Only the best hit of each sentence, text of a sentence, document (or source, if documents have no ids)
-    or word."""
+    """Only the best hit of each sentence, text, document (or source, if documents have no ids) or word."""
 
     def __post_init__(self) -> None:
         for name in ("words", "exclude_words", "sources", "docs"):
