@@ -16,7 +16,7 @@ from ctxbatch.model.transfers import CpuTransfers
 from ctxbatch.model.word_vectors import OutOfMemoryError
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.stats import totals
-from tests.helpers.fake_gpu import OPTIONS, batches_of, configured, is_possible
+from tests.helpers.fake_gpu import FAKE_BUDGET, OPTIONS, batches_of, configured, is_possible
 from tests.helpers.stores import arrow_digests, make_store
 
 
@@ -38,7 +38,7 @@ def test_all_of_a_batch_is_computed_on_the_gpu_and_only_what_is_stored_leaves_it
     for options, fetched in zip(possible, seen["fetched"][family], strict=True):
         config = configured(tiny(family), options)
         expected = []
-        for batch in batches_of(config):
+        for batch in batches_of(config, FAKE_BUDGET):
             n_rows = len(batch.rows_N)
             n_kept = n_rows if batch.places_R is None else len(batch.places_R)
             vectors = [f"torch.{config.value_type}", [len(config.columns), n_kept, config.hidden_size]]
