@@ -126,17 +126,39 @@ def said_by_faiss(error: Exception) -> str:
     return str(error).strip().rpartition("\n")[2].rpartition("failed: ")[2]
 
 
+def ivf_in(index: Any) -> Any:  # noqa: ANN401 (any FAISS index)
+    """Return the IVF index in an index: itself, or what stands behind a rotation; else ``None``."""
+    if isinstance(index, faiss.IndexPreTransform):
+        index = None if rotation_in(index) is None else faiss.downcast_index(index.index)
+    return index if isinstance(index, faiss.IndexIVF) else None
+
+
+def rotation_in(index: Any) -> Any:  # noqa: ANN401 (any FAISS index)
+    """Return the rotation that an index begins with; ``None`` if it does not begin with one alone."""
+    if not isinstance(index, faiss.IndexPreTransform):
+        return None
+    chain: Any = index.chain
+    turn: Any = faiss.downcast_VectorTransform(chain.at(0)) if chain.size() == 1 else None
+    is_rotation = isinstance(turn, faiss.LinearTransform) and not turn.have_bias
+    return turn if is_rotation and turn.d_in == turn.d_out == index.d else None
+
+
 class Proposer:
     """A FAISS index that proposes the nearest rows; threads may share it.
 
     Args:
-        index: An IVF index of inner products, whose ids are the positions of the rows.
+        index: An IVF index of inner products, whose ids are the positions of the rows; it may stand behind a
+            rotation.
     """
 
     def __init__(self, index: Any) -> None:  # noqa: ANN401 (any FAISS index)
-        self._index = index
-        quantizer = faiss.downcast_index(index.quantizer)
-        self._centroids_LD: Floats = quantizer.reconstruct_n(0, index.nlist)
+        self._whole = index  # which owns what is in it
+        self._index = ivf_in(index)
+        quantizer = faiss.downcast_index(self._index.quantizer)
+        self._centroids_LD: Floats = quantizer.reconstruct_n(0, self._index.nlist)
+        self._rotation_DD: Floats | None = None
+        if (turn := rotation_in(index)) is not None:
+            self._rotation_DD = faiss.vector_to_array(turn.A).reshape(index.d, index.d)
 
     @property
     def n_lists(self) -> int:
@@ -145,8 +167,11 @@ class Proposer:
 
     def share_probed(self, queries_QD: Floats, margin: float) -> float:
         """Return the share of the lists within a margin of the nearest one, averaged over the queries."""
-        coarse_QL = queries_QD @ self._centroids_LD.T
+        coarse_QL = self._rotated(queries_QD) @ self._centroids_LD.T
         return float(np.mean(coarse_QL >= coarse_QL.max(axis=1, keepdims=True) - margin))
+
+    def _rotated(self, queries_QD: Floats) -> Floats:
+        return queries_QD if self._rotation_DD is None else queries_QD @ self._rotation_DD.T
 
     def propose(
         self,
@@ -182,7 +207,7 @@ class Proposer:
             take(first, estimates_QC, found_QC)
 
         for begin in range(0, len(queries_QD), _BATCH_QUERIES):
-            batch_QD = np.ascontiguousarray(queries_QD[begin : begin + _BATCH_QUERIES])
+            batch_QD = np.ascontiguousarray(self._rotated(queries_QD[begin : begin + _BATCH_QUERIES]))
             coarse_QL = batch_QD @ self._centroids_LD.T
             parts = [slice(at, at + _CHUNK_QUERIES) for at in range(0, len(batch_QD), _CHUNK_QUERIES)]
             tasks = [_threads().submit(run, begin + p.start, batch_QD[p], coarse_QL[p]) for p in parts]

@@ -21,7 +21,7 @@ from ctxbatch.formulas import plain
 from ctxbatch.sealed import file_digest
 from ctxbatch.search.best_scores import best_scores
 from ctxbatch.search.exact import normalised
-from ctxbatch.search.index import Index, IndexOptions, Proposer, Recalls, said_by_faiss
+from ctxbatch.search.index import Index, IndexOptions, Proposer, Recalls, ivf_in, said_by_faiss
 from ctxbatch.search.index_choice import WORKING_BYTES, Choice, begin, choices, megabytes
 from ctxbatch.search.index_files import (
     WORD_ROWS,
@@ -33,6 +33,7 @@ from ctxbatch.search.index_files import (
     read_facts,
     rebuild_command,
 )
+from ctxbatch.search.index_training import train
 from ctxbatch.search.index_tuning import choose_rows, hold_out, measure_all, tune_all
 from ctxbatch.search.new_queries import new_queries
 from ctxbatch.search.postings import Postings, is_current, write
@@ -54,7 +55,7 @@ _GROWN = 2
 # Room on the disk that a row takes in the table of words.
 _WORD_BYTES = 5
 # Seconds a core needs for a row of one dimension, roughly: what is said before a build begins.
-_SECONDS_PER_VALUE = 1.5e-7
+_SECONDS_PER_VALUE = 3e-7
 
 
 # Of an index that is not built.
@@ -308,9 +309,10 @@ def _fill(
     quiet: bool,
 ) -> None:
     """Train an index on random rows of a column, and add all rows."""
-    size = min(len(column), max(empty.nlist * _TRAIN_ROWS_PER_LIST, 10_000))
+    n_lists = ivf_in(empty).nlist
+    size = min(len(column), max(n_lists * _TRAIN_ROWS_PER_LIST, 10_000))
     try:
-        empty.train(normalised(column.take(choose_rows(random, len(column), size))))
+        train(empty, normalised(column.take(choose_rows(random, len(column), size))))
     except RuntimeError as error:
         raise InputError(
             f"--factory {options.factory!r} cannot be trained: {said_by_faiss(error)}: choose another"

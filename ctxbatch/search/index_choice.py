@@ -36,7 +36,7 @@ class Choice:
 
 
 def choose(rows: int, dimension: int, options: IndexOptions) -> Choice:
-    """Choose the most exact index that fits the memory: IVF, product quantization to 4 bits, fast scan.
+    """Choose the most exact index that fits the memory: IVF, with rotated residuals in 4-bit codes.
 
     Raises:
         InputError: None fits; the message names the smallest that would.
@@ -56,13 +56,13 @@ def choices(rows: int, dimension: int) -> list[Choice]:
     """Return the possible indexes, the most exact and largest first."""
     n_lists = 2 ** round(np.log2(np.clip(rows / _ROWS_PER_LIST, *_LISTS)))
     found = []
-    for values in (4, 8, 16):  # values of a vector that share a code of 4 bits
+    for values in (4, 6, 8, 16):  # values of a vector that share a code of 4 bits
         pieces = max(m for m in range(1, max(1, dimension // values) + 1) if dimension % m == 0)
         vector = (pieces + 1) // 2 + 8
         # Lists are filled up to blocks of 32; centroids are kept by FAISS and by the search.
-        size = (rows + 16 * n_lists) * vector + 2 * n_lists * dimension * 4 + dimension * 16 * 4
+        size = (rows + 16 * n_lists) * vector + 2 * n_lists * dimension * 4 + dimension * (16 + dimension) * 4
         size += WORKING_BYTES
-        found.append(Choice(f"IVF{n_lists},PQ{pieces}x4fs", size))
+        found.append(Choice(f"OPQ{pieces}_{dimension},IVF{n_lists},PQ{pieces}x4fsr", size))
     return found
 
 
@@ -79,7 +79,7 @@ def begin(rows: int, dimension: int, options: IndexOptions) -> tuple[Any, Choice
     """
     if options.factory is None:
         choice = choose(rows, dimension, options)
-        index = _empty(choice.factory, dimension)
+        index = faiss.index_factory(dimension, choice.factory, faiss.METRIC_INNER_PRODUCT)
     else:
         # What FAISS allocates at once is looked at before, the rest when the size of a code is known.
         first = _first_bytes(options.factory, rows, dimension)
@@ -87,10 +87,6 @@ def begin(rows: int, dimension: int, options: IndexOptions) -> tuple[Any, Choice
         index = _empty(options.factory, dimension)
         choice = Choice(options.factory, first + rows * (index.code_size + 8))
         _check_memory(options, choice.bytes)
-    # FAISS would print that it likes more rows for a centroid.
-    index.cp.min_points_per_centroid = 1
-    if hasattr(index, "pq"):
-        index.pq.cp.min_points_per_centroid = 1
     return index, choice
 
 

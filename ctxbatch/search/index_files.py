@@ -19,7 +19,17 @@ from ctxbatch.files import refused_link
 from ctxbatch.formulas import plain
 from ctxbatch.sealed import Count, Sha256, is_intact, is_there, read_json, typed
 from ctxbatch.search.best_scores import BestScores
-from ctxbatch.search.index import Effort, Efforts, Index, IndexOptions, Proposer, Recalls, said_by_faiss
+from ctxbatch.search.index import (
+    Effort,
+    Efforts,
+    Index,
+    IndexOptions,
+    Proposer,
+    Recalls,
+    ivf_in,
+    rotation_in,
+    said_by_faiss,
+)
 from ctxbatch.search.postings import Postings, is_current
 from ctxbatch.store.columns import Column
 from ctxbatch.store.commits import built_from
@@ -258,18 +268,22 @@ def _load(store: Store, column: str, path: Path, n_rows: int) -> Any:  # noqa: A
         if _NOT_READ.search(why):
             raise cannot_be_read(path, why[:SHOWN_REASON]) from error
         raise StoreError(_not_an_index(store, column, path, why)) from error
-    if not isinstance(index, faiss.IndexIVF):
+    ivf = ivf_in(index)
+    if ivf is None:
         raise StoreError(_not_an_index(store, column, path, "it holds no IVF index"))
     dimension = store.config.hidden_size
-    lists: Any = index.invlists
-    n_listed = sum(lists.list_size(number) for number in range(min(index.nlist, lists.nlist)))
-    if (index.ntotal, index.d, n_listed) != (n_rows, dimension, n_rows):
+    lists: Any = ivf.invlists
+    n_listed = sum(lists.list_size(number) for number in range(min(ivf.nlist, lists.nlist)))
+    if (index.ntotal, index.d, ivf.ntotal, ivf.d, n_listed) != (n_rows, dimension, n_rows, dimension, n_rows):
         why = f"it holds {index.ntotal:,} vectors of {index.d} dimensions, not {n_rows:,} of {dimension}"
         raise StoreError(_not_an_index(store, column, path, why))
-    for part in (index, index.quantizer):
+    turn = rotation_in(index)
+    if turn is not None and (not turn.is_trained or turn.A.size() != dimension**2):
+        raise StoreError(_not_an_index(store, column, path, "its rotation is none"))
+    for part in (ivf, ivf.quantizer):
         if not part.is_trained or part.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise StoreError(_not_an_index(store, column, path, "it is not trained for cosines"))
-    if (index.quantizer.ntotal, index.quantizer.d) != (index.nlist, dimension):
+    if (ivf.quantizer.ntotal, ivf.quantizer.d) != (ivf.nlist, dimension):
         raise StoreError(_not_an_index(store, column, path, "its centroids do not match its lists"))
     return index
 

@@ -153,13 +153,15 @@ def test_what_recall_is_said_is_what_is_found(indexed):
 
 
 def test_more_memory_gives_a_more_exact_index_and_too_little_is_refused():
-    choices = [index_choice.choose(10**6, 384, IndexOptions(memory=size << 20)) for size in (4096, 80, 64)]
+    sizes = (4096, 90, 75, 64)
+    choices = [index_choice.choose(10**6, 384, IndexOptions(memory=size << 20)) for size in sizes]
     assert [choice.factory for choice in choices] == [
-        "IVF1024,PQ96x4fs",
-        "IVF1024,PQ48x4fs",
-        "IVF1024,PQ24x4fs",
+        "OPQ96_384,IVF1024,PQ96x4fsr",
+        "OPQ64_384,IVF1024,PQ64x4fsr",
+        "OPQ48_384,IVF1024,PQ48x4fsr",
+        "OPQ24_384,IVF1024,PQ24x4fsr",
     ]
-    assert all(choice.bytes <= size << 20 for choice, size in zip(choices, (4096, 80, 64), strict=True))
+    assert all(choice.bytes <= size << 20 for choice, size in zip(choices, sizes, strict=True))
     with pytest.raises(InputError, match=r"--memory 10MB is too little .* give --memory \d+MB") as refused:
         index_choice.choose(10**6, 384, IndexOptions(memory=10 << 20))
     needed = int(re.findall(r"give --memory (\d+)MB", str(refused.value))[0]) << 20

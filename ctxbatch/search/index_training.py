@@ -1,0 +1,69 @@
+"""Trains the lists and the codes of an index.
+
+By default what is coded is a row's residual, its difference from the centroid of its list, in the principal
+axes of residuals, dealt out so that the pieces of product quantization share the variance evenly (Ge et al.,
+"Optimized product quantization", 2013, the parametric solution). Array names end in the letters of their
+shape: N rows, L lists, D hidden size.
+"""
+
+from typing import Any
+
+import faiss
+import numpy as np
+
+from ctxbatch.arrays import Floats
+from ctxbatch.search.index import ivf_in, rotation_in
+
+# Where residuals do not vary, logarithms of variances would not exist.
+_LEAST_VARIANCE = 1e-9
+
+
+def train(index: Any, sample_ND: Floats) -> None:  # noqa: ANN401 (any FAISS index)
+    """Train an index, which may begin with a rotation, on normalised rows.
+
+    Raises:
+        RuntimeError: FAISS cannot train it.
+    """
+    ivf = ivf_in(index)
+    # FAISS would print that it likes more rows for a centroid.
+    ivf.cp.min_points_per_centroid = 1
+    if hasattr(ivf, "pq"):
+        ivf.pq.cp.min_points_per_centroid = 1
+    if rotation_in(index) is not None:
+        _rotate(index, ivf, sample_ND)
+    index.train(sample_ND)
+
+
+def _rotate(index: Any, ivf: Any, sample_ND: Floats) -> None:  # noqa: ANN401
+    """Train the lists, learn a rotation from the residuals, and rotate the centroids."""
+    quantizer: Any = faiss.downcast_index(ivf.quantizer)
+    ivf.train_q1(len(sample_ND), faiss.swig_ptr(sample_ND), False, ivf.metric_type)
+    centroids_LD = quantizer.reconstruct_n(0, ivf.nlist)
+    nearest_N = quantizer.search(sample_ND, 1)[1][:, 0]
+    rotation_DD = balanced_axes(sample_ND - centroids_LD[nearest_N], ivf.pq.M)
+    quantizer.reset()
+    quantizer.add(np.ascontiguousarray(centroids_LD @ rotation_DD.T))
+    turn = rotation_in(index)
+    faiss.copy_array_to_vector(rotation_DD.ravel(), turn.A)
+    turn.is_orthonormal = turn.is_trained = True
+
+
+def balanced_axes(rows_ND: Floats, pieces: int) -> Floats:
+    """Return the principal axes (D, D) of rows, in pieces that have about the same product of variances.
+
+    Args:
+        rows_ND: The rows, around their origin.
+        pieces: How many pieces of equal length the axes are cut into.
+    """
+    variances_D, axes_DD = np.linalg.eigh((rows_ND.T @ rows_ND / len(rows_ND)).astype(np.float64))
+    least = max(float(variances_D.max()), 1e-30) * _LEAST_VARIANCE
+    logs_D = np.log(np.maximum(variances_D, least)) - np.log(least)
+    dealt: list[list[int]] = [[] for _ in range(pieces)]
+    totals = np.zeros(pieces)
+    length = len(logs_D) // pieces
+    for axis in np.argsort(-logs_D, kind="stable").tolist():
+        piece = int(np.argmin(totals))
+        dealt[piece].append(axis)
+        totals[piece] = np.inf if len(dealt[piece]) == length else totals[piece] + logs_D[axis]
+    order = [axis for piece in dealt for axis in piece]
+    return np.ascontiguousarray(axes_DD[:, order].T.astype(np.float32))
