@@ -113,12 +113,10 @@ class Recalls:
     thorough_new: float | None = None
 
     def __str__(self) -> str:
-        new = "" if self.new is None else f", {self.new:.3f} for new sentences"
-        few = "" if self.thorough_stored is None else f"; of a few queries at once {self.thorough_stored:.3f}"
-        if self.thorough_new is not None:
-            few += f" and {self.thorough_new:.3f}"
-        among_others = f"({self.other_words:.3f} among other words)"
-        return f"recall@10 {self.stored:.3f} for stored rows {among_others}{new}{few}"
+        new = "" if self.new is None else f", new sentences {self.new:.3f}"
+        few = "" if self.thorough_stored is None else f"; of few queries {self.thorough_stored:.3f}"
+        few_new = "" if self.thorough_new is None else f" (new sentences {self.thorough_new:.3f})"
+        return f"recall@10 {self.stored:.3f} (other words {self.other_words:.3f}{new}){few}{few_new}"
 
 
 def said_by_faiss(error: Exception) -> str:
