@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -17,7 +16,7 @@ import pytest
 from wcwidth import wcswidth
 
 from ctxbatch.tables.csv_cells import csv_row
-from tests.helpers.running import command
+from tests.helpers.running import command, start
 from tests.helpers.stores import rows_of
 
 COUNTS = "SELECT word, count(*) AS n FROM words GROUP BY word ORDER BY n DESC, word"
@@ -271,12 +270,10 @@ def test_a_large_result_spills_to_a_temporary_folder_that_is_removed(store, cli,
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_query_and_removes_what_it_spilled(store, tmp_path, signum):
+def test_a_signal_ends_a_query_and_removes_what_it_spilled(store, tmp_path, signum, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     query = "SELECT i, count(*) FROM range(100_000_000_000) t(i) GROUP BY i ORDER BY 2"
-    arguments = command("sql", store.path, query, "--memory", "60MB")
-    process = subprocess.Popen(
-        arguments, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
-    )
+    process = start("sql", store.path, query, "--memory", "60MB")
     while not list(tmp_path.glob("ctxbatch-*/duckdb_temp*")):
         assert process.poll() is None
         time.sleep(0.02)
