@@ -5,6 +5,7 @@ given by position; see `ctxbatch.store.columns`. Array names end in the letters 
 queries, K hits, C candidates, N rows, D hidden size.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -205,11 +206,19 @@ def among(
 
 
 def cosines(column: Column, queries_QD: Floats, query_C: Ints, positions_C: Ints) -> Floats:
-    """Return the cosine (C,) of each row with its own normalised query."""
+    """Return the cosine (C,) of each row with its own normalised query; rows of one query stand together."""
     scores_C = np.empty(len(positions_C), np.float32)
     for begin in range(0, len(positions_C), _BLOCK_ROWS):
         part = slice(begin, begin + _BLOCK_ROWS)
-        rows_CD = normalised(column.take(positions_C[part]))
-        # A matrix product would start threads of its own, which compete with those that run searches.
-        scores_C[part] = np.einsum("cd,cd->c", rows_CD, queries_QD[query_C[part]])
+        taken = column.take(positions_C[part])
+        rows_CD = taken if taken.dtype == np.float32 else as_floats(taken)
+        lengths_C = np.sqrt(np.einsum("cd,cd->c", rows_CD, rows_CD))
+        products_C = np.empty(len(rows_CD), np.float32)
+        edges = np.flatnonzero(np.diff(query_C[part], prepend=-1, append=-1)).tolist()
+        for first, end in itertools.pairwise(edges):
+            # A matrix product would start threads of its own, which compete with those that run searches.
+            np.einsum(
+                "cd,d->c", rows_CD[first:end], queries_QD[query_C[begin + first]], out=products_C[first:end]
+            )
+        scores_C[part] = np.divide(products_C, lengths_C, out=products_C, where=lengths_C > 0)
     return scores_C.round(_DECIMALS)

@@ -115,10 +115,8 @@ class Oracle:
 
     def _words(self, text, spans):
         """Return (char_start, char_end, pieces) of every word."""
-        begin, cover = (
-            defaultdict(list),
-            defaultdict(list),
-        )  # the pieces that begin at a place, or lie around it
+        begin = defaultdict(list)  # the pieces that begin at a place
+        cover = defaultdict(list)  # those that lie around it
         for n, (first, last) in enumerate(spans):
             if last > first:
                 begin[first].append(n)
