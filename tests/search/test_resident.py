@@ -196,6 +196,9 @@ def test_ctrl_c_in_a_query_ends_it_in_one_line(store):
     terminal.send(b"I want an [app")
     terminal.expect(b"[app")
     terminal.send(b"\x03")
+    # Python's line editor waits on if the signal comes in the moment in which it has handled a key.
+    while not select.select([terminal.terminal], [], [], 1)[0]:
+        terminal.send(b"\x03")
     shown, status = terminal.end()
     assert shown.split("\r\n")[-2:] == ["ctxbatch: stopped by SIGINT", ""]
     assert "Traceback" not in shown
