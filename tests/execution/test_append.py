@@ -313,9 +313,8 @@ def test_a_search_finds_appended_rows_beside_an_index(on, standardise, indexed, 
                 exact(column, queries, k, selection),
             )
             assert ours[0].shape == right[0].shape
-            both = zip(ours[0].tolist(), right[0].tolist(), strict=True)
-            same = [len({*one} & {*other}) / len(one) for one, other in both]
-            assert np.mean(same) > 0.9
+            # By scores: equal texts tie, so other rows may stand for the last.
+            assert np.mean(np.isclose(ours[1], right[1], atol=1e-5)) > 0.95
             assert np.allclose(ours[1][:, 0], right[1][:, 0], atol=1e-5)
     assert (ranking.nearest(0, queries, 10, None, "many")[0] >= n_indexed).any()
     assert cli("verify", "out").returncode == 0
