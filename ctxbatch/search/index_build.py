@@ -50,7 +50,7 @@ SCAN_ROWS = 50_000
 _TRAIN_ROWS_PER_LIST = 64
 _ADD_ROWS = 65_536
 _SEED = 20_240_607
-# An index of so many times the rows that it was trained for may be worth building anew.
+# When an index has this many times the rows that it was trained on, a message advises to build it anew.
 _GROWN = 2
 # Room on the disk that a row takes in the table of words.
 _WORD_BYTES = 5
