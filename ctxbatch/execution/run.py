@@ -16,6 +16,7 @@ from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.plan import plan as plan_shards
 from ctxbatch.errors import InputError
 from ctxbatch.execution.estimate import estimate_plan
+from ctxbatch.execution.index_ahead import IndexAhead, sampled_first
 from ctxbatch.execution.int8_model import restore_int8_layers, with_int8_layers
 from ctxbatch.execution.known_sources import check_sources
 from ctxbatch.execution.messages import Left, Message
@@ -192,16 +193,25 @@ def _run_missing(plan: RunPlan, manifest: Manifest, session: Session) -> _Work:
     watch = RejectWatch(location.out, choices.max_rejects, done)
     left: set[int] = set()
 
-    def listen(message: Message) -> None:
-        watch.on_message(message)
-        if isinstance(message, Left):
-            left.add(message.shard)
-
     if todo:
         restore_int8_layers(plan, manifest)
     patience = math.inf if choices.part is None else PATIENCE_SECONDS
-    given_up = session.work(plan.engine, manifest, todo, listen, patience=patience)
-    watch.check(finished=True)
+    wants_index = choices.index and location.is_here
+    ahead = IndexAhead(
+        location, manifest, session.log_file, session.lock, wanted=wants_index and choices.is_first_part
+    )
+
+    def listen(message: Message) -> None:
+        watch.on_message(message)
+        ahead.on_message(message)
+        if isinstance(message, Left):
+            left.add(message.shard)
+
+    with ahead:
+        ordered = sampled_first(manifest, todo) if wants_index else todo
+        given_up = session.work(plan.engine, manifest, ordered, listen, patience=patience)
+        watch.check(finished=True)
+        ahead.wait()
     return _Work(mine, before, given_up, left)
 
 

@@ -64,6 +64,11 @@ class Choices:
     given: frozenset[str]
     append: bool
 
+    @property
+    def is_first_part(self) -> bool:
+        """True of a whole run, and of the first of several parts, which does what only one has to do."""
+        return self.part is None or self.part[0] == 1
+
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:

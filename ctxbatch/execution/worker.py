@@ -20,6 +20,7 @@ from typing import IO
 
 from ctxbatch.arrays import leave_pandas_out
 from ctxbatch.errors import CtxbatchError
+from ctxbatch.execution.index_ahead import ShardCoder
 from ctxbatch.execution.messages import (
     Committed,
     Failed,
@@ -117,8 +118,10 @@ def run_shards(
         say(Loaded())
         shards = _shards_to_make(location, pipeline.manifest, claims, next_job, say)
         made = pipeline.run_shards(shards, say)
+        coder = ShardCoder(location, pipeline.manifest)
         for commit in made if location.is_here else prefetch(made, 1, threading.Event()):
             location.publish(commit)
+            coder.code(commit)
             claims.release(commit.shard)
             say(Committed(commit.shard, commit.counts))
 

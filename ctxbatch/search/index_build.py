@@ -13,15 +13,14 @@ from typing import Any
 
 import faiss
 import numpy as np
-from tqdm import tqdm
 
 from ctxbatch.errors import InputError, StoreError
-from ctxbatch.files import replacing, write_json
+from ctxbatch.files import remove, replacing, write_json
 from ctxbatch.formulas import plain
 from ctxbatch.sealed import file_digest
 from ctxbatch.search.best_scores import best_scores
 from ctxbatch.search.exact import normalised
-from ctxbatch.search.index import Index, IndexOptions, Proposer, Recalls, ivf_in, said_by_faiss
+from ctxbatch.search.index import Index, IndexOptions, Proposer, Recalls, said_by_faiss
 from ctxbatch.search.index_choice import WORKING_BYTES, Choice, begin, choices, megabytes
 from ctxbatch.search.index_files import (
     WORD_ROWS,
@@ -32,22 +31,25 @@ from ctxbatch.search.index_files import (
     load,
     read_facts,
     rebuild_command,
+    standardiser_of,
+    write_faiss_file,
 )
-from ctxbatch.search.index_training import train
+from ctxbatch.search.index_parts import Codebook, coding_bar, ensure_codebook, find_codebook, recipe_of
+from ctxbatch.search.index_training import train, trained_rows
 from ctxbatch.search.index_tuning import choose_rows, hold_out, measure_all, tune_all
 from ctxbatch.search.new_queries import new_queries
 from ctxbatch.search.postings import Postings, is_current, write
 from ctxbatch.store.checks import check_finished
 from ctxbatch.store.columns import Column
 from ctxbatch.store.commits import built_from
-from ctxbatch.store.manifest import INDEX
+from ctxbatch.store.manifest import INDEX, parts_folder
+from ctxbatch.store.moments import Standardiser
 from ctxbatch.store.reader import Store
 
 log = logging.getLogger("ctxbatch")
 
 # Fewer rows than this are compared exactly faster than an index of them is loaded.
 SCAN_ROWS = 50_000
-_TRAIN_ROWS_PER_LIST = 64
 _ADD_ROWS = 65_536
 _SEED = 20_240_607
 # When an index has this many times the rows that it was trained on, a message advises to build it anew.
@@ -97,36 +99,59 @@ def expected_bytes(rows: int, dimension: int) -> int:
 def ensure(store: Store, column: str, model: str | None = None, *, quiet: bool = True) -> IndexReport:
     """Like `build`, but leaves alone what is intact: rows that were appended are added without training."""
     path = facts_path(store.path, column)
-    if not path.exists() or any(check_index(path, store.manifest)):
+    facts = _usable_facts(store, path, quiet)
+    if facts is None:
         return build(store, column, recorded_options(path), model, quiet=quiet)
-    facts = read_facts(path)
-    assert isinstance(facts, IndexFacts)
     if facts.bytes * store.n_rows / facts.rows > facts.options.memory:  # a smaller kind of index is needed
         return build(store, column, facts.options, model, quiet=quiet)
     _ensure_words(store)
+    if (codebook := _codebook_of(store, facts)) is not None:
+        codebook.ensure(store, [*store.commits], standardiser_of(store, facts), quiet=quiet)
     if facts.rows == store.n_rows:
         return _report(store, facts)
-    return _grow(store, facts, quiet)
+    return _grow(store, facts, codebook, quiet)
 
 
-def _grow(store: Store, facts: IndexFacts, quiet: bool) -> IndexReport:
-    """Add the rows that were appended to an index; lists, codes and efforts stay as they are."""
+def _usable_facts(store: Store, path: Path, quiet: bool) -> IndexFacts | None:
+    """Return the facts of an index that is intact, or that its parts make again; else ``None``."""
+    try:
+        facts = read_facts(path)
+    except (FileNotFoundError, StoreError):
+        return None
+    assert isinstance(facts, IndexFacts)
+    if not any(check_index(path, store.manifest)):
+        return facts
+    shards = [*store.commits][: len(facts.built_from)]
+    codebook = _codebook_of(store, facts)
+    if codebook is None or facts.built_from != built_from({shard: store.commits[shard] for shard in shards}):
+        return None
+    codebook.ensure(store, shards, standardiser_of(store, facts), quiet=quiet)
+    made = write_faiss_file(codebook.merged(store, shards), path.parent / facts.file)
+    return facts if made["sha256"] == facts.sha256 else None
+
+
+def _codebook_of(store: Store, facts: IndexFacts) -> Codebook | None:
+    """Return the codebook that the rows of an index were coded against, if it is there and intact."""
+    found = None if facts.codebook is None else find_codebook(store, facts.column)
+    return found if found is not None and found.facts.sha256 == facts.codebook else None
+
+
+def _grow(store: Store, facts: IndexFacts, codebook: Codebook | None, quiet: bool) -> IndexReport:
+    """Add the rows that were appended to an index; lists, codes and efforts stay as they are.
+
+    The facts are those of the old file until the new ones are written: if this is stopped in between, the
+    parts make the old file again.
+    """
     started = time.monotonic()
-    index, vectors = load(store, facts)
-    new_N = np.arange(facts.rows, store.n_rows)
-    with _progress(len(new_N), quiet) as progress:
-        for first in range(0, len(new_N), _ADD_ROWS):
-            some_N = new_N[first : first + _ADD_ROWS]
-            index.add(normalised(vectors.take(some_N)))
-            progress.update(len(some_N))
     path = facts_path(store.path, facts.column)
-    _write_index(index, path.parent / facts.file, path)
+    index = _with_new_rows(store, facts, quiet) if codebook is None else codebook.merged(store, store.commits)
     grown = replace(
         facts,
         rows=store.n_rows,
         seconds=round(time.monotonic() - started, 1),
         trained_rows=facts.trained_rows or facts.rows,
-        **_facts_of_file(store, path.parent / facts.file),
+        built_from=built_from(store.commits),
+        **write_faiss_file(index, path.parent / facts.file),
     )
     write_json(path, asdict(grown))
     if store.n_rows >= _GROWN * (grown.trained_rows or 0):
@@ -140,15 +165,21 @@ def _grow(store: Store, facts: IndexFacts, quiet: bool) -> IndexReport:
     return _report(store, grown)
 
 
+def _with_new_rows(store: Store, facts: IndexFacts, quiet: bool) -> Any:  # noqa: ANN401 (any FAISS index)
+    """Return an index that has no parts, with the rows that it lacks."""
+    index, vectors = load(store, facts)
+    new_N = np.arange(facts.rows, store.n_rows)
+    with coding_bar(len(new_N), quiet=quiet) as progress:
+        for first in range(0, len(new_N), _ADD_ROWS):
+            some_N = new_N[first : first + _ADD_ROWS]
+            index.add(normalised(vectors.take(some_N)))
+            progress.update(len(some_N))
+    return index
+
+
 def _report(store: Store, facts: IndexFacts) -> IndexReport:
     path = store.path / INDEX / facts.file
     return IndexReport(facts.column, facts.rows, path, facts.bytes, facts.seconds, facts.recalls)
-
-
-def _facts_of_file(store: Store, path: Path) -> dict[str, Any]:
-    """Return what every JSON file of an index says of its file."""
-    built = built_from(store.commits)
-    return {"built_from": built, "bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
 def rebuild(
@@ -160,7 +191,7 @@ def rebuild(
         if name == WORD_ROWS:
             _ensure_words(store)
         else:
-            build(store, name, recorded_options(facts_path(store.path, name)), model, quiet=quiet)
+            ensure(store, name, model, quiet=quiet)
     return known
 
 
@@ -203,6 +234,7 @@ def build(
         return _build(store, column, options, model, quiet)
     for old in (facts_path(store.path, column), _index_path(store, column)):
         old.unlink(missing_ok=True)
+    remove(parts_folder(store.path, column))
     return IndexReport(column, store.n_rows, None)
 
 
@@ -212,51 +244,59 @@ def _index_path(store: Store, column: str) -> Path:
 
 def _build(store: Store, column: str, options: IndexOptions, model: str | None, quiet: bool) -> IndexReport:
     """Make the index. Write it, and then the facts about it."""
-    empty, choice = begin(store.n_rows, store.config.hidden_size, options)
-    if not quiet:
-        _announce(store, column, choice)
     started = time.monotonic()
     path = _index_path(store, column)
-    path.parent.mkdir(exist_ok=True)
     standardiser = None if plain(column) == column else store.moments.of(plain(column)).standardiser()
     vectors = store.column(column, standardiser)
+    filled, factory, codebook = _filled(store, column, standardiser, options, quiet)
     postings = _ensure_words(store)
     random = np.random.default_rng(_SEED)
-    _fill(empty, vectors, options, random, quiet)
     new_QD = new_queries(store, column, standardiser, model, random)
     to_tune, to_measure = hold_out(store, vectors, postings, new_QD, random)
-    proposer = Proposer(empty)
+    proposer = Proposer(filled)
     index = Index(proposer, vectors, tune_all(proposer, vectors, to_tune, options.recall))
     recalls = measure_all(index, vectors, to_measure)
     of_own_rows = best_scores(index.nearest, store, vectors, random)
-    _write_index(empty, path, facts_path(store.path, column))
+    written = write_faiss_file(filled, path, outdated=facts_path(store.path, column))
     seconds = round(time.monotonic() - started, 1)
-    size = path.stat().st_size
     facts = {
         "column": column,
         "rows": store.n_rows,
-        "file": path.name,
-        "factory": choice.factory,
+        "factory": factory,
+        "codebook": None if codebook is None else codebook.facts.sha256,
         "options": asdict(options),
         **efforts_and_recalls(index.efforts, recalls),
         "best_scores": None if of_own_rows is None else asdict(of_own_rows),
         "seconds": seconds,
         "faiss_version": faiss.__version__,
-        **_facts_of_file(store, path),
+        "built_from": built_from(store.commits),
+        **written,
     }
     if standardiser is not None:
         facts["standardiser"] = standardiser.as_text()
     write_json(facts_path(store.path, column), facts)
     _tell_low_recall(column, recalls, options)
-    return IndexReport(column, store.n_rows, path, size, seconds, recalls)
+    return IndexReport(column, store.n_rows, path, written["bytes"], seconds, recalls)
 
 
-def _write_index(filled: Any, path: Path, facts_file: Path) -> None:  # noqa: ANN401 (any FAISS index)
-    """Write an index, whole or not at all. The facts about the old one are valid until then."""
-    with replacing(path) as beside:
-        with beside.open("wb") as stream:  # FAISS's own files lose what the disk says; its stubs, the writer
-            faiss.write_index(filled, faiss.PyCallbackIOWriter(stream.write))  # type: ignore[attr-defined]  # not in its stubs
-        facts_file.unlink(missing_ok=True)
+def _filled(
+    store: Store, column: str, standardiser: Standardiser | None, options: IndexOptions, quiet: bool
+) -> tuple[Any, str, Codebook | None]:
+    """Return an index with all rows, its factory string, and the codebook that its parts are kept for."""
+    if options.factory is not None:
+        empty, choice = begin(store.n_rows, store.config.hidden_size, options)
+        if not quiet:
+            _announce(store, column, choice)
+        remove(parts_folder(store.path, column))
+        _fill(empty, store.column(column, standardiser), options, quiet)
+        return empty, choice.factory, None
+    recipe = recipe_of(store, options)
+    assert recipe is not None  # the store is finished
+    if not quiet:
+        _announce(store, column, recipe.choice)
+    codebook = ensure_codebook(store, column, recipe, standardiser)
+    codebook.ensure(store, [*store.commits], standardiser, quiet=quiet)
+    return codebook.merged(store, store.commits), recipe.choice.factory, codebook
 
 
 def _tell_low_recall(column: str, recalls: Recalls, options: IndexOptions) -> None:
@@ -297,7 +337,8 @@ def _ensure_words(store: Store) -> Postings:
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as beside, beside.open("wb") as stream:
             write(store, stream)
-        write_json(facts_file, {"file": path.name, **_facts_of_file(store, path)})
+        facts = {"file": path.name, "bytes": path.stat().st_size, "sha256": file_digest(path)}
+        write_json(facts_file, {**facts, "built_from": built_from(store.commits)})
     return Postings(store, path)
 
 
@@ -305,23 +346,17 @@ def _fill(
     empty: Any,  # noqa: ANN401 (any FAISS index)
     column: Column,
     options: IndexOptions,
-    random: np.random.Generator,
     quiet: bool,
 ) -> None:
     """Train an index on random rows of a column, and add all rows."""
-    n_lists = ivf_in(empty).nlist
-    size = min(len(column), max(n_lists * _TRAIN_ROWS_PER_LIST, 10_000))
+    rows_N = choose_rows(np.random.default_rng(_SEED), len(column), trained_rows(empty))
     try:
-        train(empty, normalised(column.take(choose_rows(random, len(column), size))))
+        train(empty, normalised(column.take(rows_N)))
     except RuntimeError as error:
         raise InputError(
             f"--factory {options.factory!r} cannot be trained: {said_by_faiss(error)}: choose another"
         ) from None
-    with _progress(len(column), quiet) as progress:
+    with coding_bar(len(column), quiet=quiet) as progress:
         for _, block in column.blocks(_ADD_ROWS):
             empty.add(normalised(block))
             progress.update(len(block))
-
-
-def _progress(n_rows: int, quiet: bool) -> "tqdm[None]":
-    return tqdm(total=n_rows, unit=" rows", desc="indexing", disable=quiet or None, leave=False)

@@ -1,4 +1,4 @@
-"""Checks and loads the files under OUT/index: the index of each column, and the table of each word's rows.
+"""Writes, checks and loads the files under OUT/index: an index a column, and the table of each word's rows.
 
 Each has a JSON file, written last, that names the shards it was built from. Without an intact JSON file, an
 index does not count.
@@ -15,9 +15,9 @@ from typing import Any
 import faiss
 
 from ctxbatch.errors import SHOWN_REASON, StoreError, cannot_be_read, out_of_memory
-from ctxbatch.files import refused_link
+from ctxbatch.files import refused_link, replacing
 from ctxbatch.formulas import plain
-from ctxbatch.sealed import Count, Sha256, is_intact, is_there, read_json, typed
+from ctxbatch.sealed import Count, Sha256, file_digest, is_intact, is_there, read_json, typed
 from ctxbatch.search.best_scores import BestScores
 from ctxbatch.search.index import (
     Effort,
@@ -79,7 +79,8 @@ class IndexFacts(FileOrigin):
 
     ``standardiser`` is that of standardised vectors, as `ctxbatch.store.moments.Standardiser.as_text` has it.
     The recalls are those of `ctxbatch.search.index.Recalls`. Indexes of before have no thorough efforts.
-    ``trained_rows`` are the rows of the store when the index was made, if it has grown since.
+    ``trained_rows`` are the rows of the store when the index was made, if it has grown since. ``codebook`` is
+    the checksum of the codebook that its rows were coded against, if that was kept.
     """
 
     column: str
@@ -100,6 +101,7 @@ class IndexFacts(FileOrigin):
     thorough_new_recall_at_10: float | None = None
     best_scores: BestScores | None = None
     trained_rows: Count | None = None
+    codebook: Sha256 | None = None
 
     @property
     def efforts(self) -> Efforts:
@@ -204,7 +206,12 @@ def _intact_facts(store: Store, name: str) -> FileOrigin | None:
     return read_facts(path)
 
 
-def _standardiser(store: Store, facts: IndexFacts) -> Standardiser | None:
+def standardiser_of(store: Store, facts: IndexFacts) -> Standardiser | None:
+    """Return what standardised the vectors of an index; ``None`` if they are not standardised.
+
+    Raises:
+        StoreError: The facts are damaged.
+    """
     if plain(facts.column) == facts.column:
         return None
     try:
@@ -241,7 +248,7 @@ def open_index(store: Store, column: str) -> Index | None:
             rebuild_command(facts_path(store.path, column)),
         )
     return Index(
-        Proposer(index), vectors, facts.efforts, _standardiser(store, facts), n_indexed, facts.best_scores
+        Proposer(index), vectors, facts.efforts, standardiser_of(store, facts), n_indexed, facts.best_scores
     )
 
 
@@ -253,12 +260,32 @@ def load(store: Store, facts: IndexFacts) -> tuple[Any, Column]:
         ResourceError: The disk, a permission or a lack of memory prevents loading.
     """
     rows = [commit.counts.rows for commit in store.commits.values()][: len(facts.built_from)]
-    index = _load(store, facts.column, store.path / INDEX / facts.file, sum(rows))
-    return index, store.column(facts.column, _standardiser(store, facts))
+    index = open_faiss_file(store, facts.column, store.path / INDEX / facts.file, sum(rows))
+    return index, store.column(facts.column, standardiser_of(store, facts))
 
 
-def _load(store: Store, column: str, path: Path, n_rows: int) -> Any:  # noqa: ANN401 (any FAISS index)
-    """Load a FAISS file, and check that it is an index of the store's first rows."""
+def write_faiss_file(index: Any, path: Path, *, outdated: Path | None = None) -> dict[str, Any]:  # noqa: ANN401 (any FAISS index)
+    """Write an index, whole or not at all; ``outdated`` are facts about the old one, valid until then.
+
+    Returns:
+        What facts say of the file.
+    """
+    with replacing(path) as beside:
+        with beside.open("wb") as stream:  # FAISS's own files lose what the disk says; its stubs, the writer
+            faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))  # type: ignore[attr-defined]  # not in its stubs
+        written = {"file": path.name, "bytes": beside.stat().st_size, "sha256": file_digest(beside)}
+        if outdated is not None:
+            outdated.unlink(missing_ok=True)
+    return written
+
+
+def open_faiss_file(store: Store, column: str, path: Path, n_rows: int) -> Any:  # noqa: ANN401 (any FAISS index)
+    """Load the FAISS file of a column, and check that it is an index of the store's first rows.
+
+    Raises:
+        StoreError: It is none.
+        ResourceError: The disk, a permission or a lack of memory prevents loading.
+    """
     try:
         index: Any = faiss.read_index(str(path))
     except MemoryError as error:

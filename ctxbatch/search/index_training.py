@@ -14,8 +14,16 @@ import numpy as np
 from ctxbatch.arrays import Floats
 from ctxbatch.search.index import ivf_in, rotation_in
 
+# On how many rows an index is trained: so many for each list, and at least as many.
+_ROWS_PER_LIST = 64
+_LEAST_ROWS = 10_000
 # Where residuals do not vary, logarithms of variances would not exist.
 _LEAST_VARIANCE = 1e-9
+
+
+def trained_rows(index: Any) -> int:  # noqa: ANN401 (any FAISS index)
+    """Return the number of rows to train an index on."""
+    return max(int(ivf_in(index).nlist) * _ROWS_PER_LIST, _LEAST_ROWS)
 
 
 def train(index: Any, sample_ND: Floats) -> None:  # noqa: ANN401 (any FAISS index)

@@ -22,6 +22,8 @@ FORMAT_VERSION = 4
 PLAN = "plan-{:04d}.json"
 SHARDS = "shards"
 INDEX = "index"
+# What tells of an index's codebook, in the folder of its parts.
+CODEBOOK = "codebook.json"
 MODEL = "model"
 LOG = "run.log"
 LOCK = ".lock"
@@ -363,6 +365,11 @@ def rejects_of(out: Path | str) -> str:
 
 
 # --- links ----------------------------------------------------------------------------------------
+
+
+def parts_folder(out: Path, column: str) -> Path:
+    """Return the folder of what a column's index is made from: its codebook, and the codes of each shard."""
+    return out / INDEX / f"{column}.parts"
 
 
 def refuse_links(out: Path) -> None:

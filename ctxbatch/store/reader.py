@@ -5,7 +5,7 @@ address space, not memory.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from ctxbatch.formulas import ComputedShift, plain
 from ctxbatch.model.shift import shift_function
 from ctxbatch.store.arrow_files import ArrowFile, check_all, is_vector
 from ctxbatch.store.columns import Column, ComputedColumn, StoredColumn
-from ctxbatch.store.commits import SENTENCES, WORDS, Counts, FileName, damaged, shard_folder
+from ctxbatch.store.commits import SENTENCES, WORDS, Commit, Counts, FileName, damaged, shard_folder
 from ctxbatch.store.kept_moments import ColumnMoments
 from ctxbatch.store.location import damaged_shards, location_of, manifest_of
+from ctxbatch.store.manifest import Manifest
 from ctxbatch.store.moments import Standardiser
 from ctxbatch.store.scanner import scan
 from ctxbatch.store.schema import sentences_schema, words_schema
@@ -40,21 +41,23 @@ SENTENCE_OF_ROW = ("source", "record", "doc_id", "text")
 class Store:
     """A store's committed shards.
 
-    For a store on object storage, only the manifest and the commit records can be read.
-
     Args:
-        out: The store's folder or URL.
+        out: The store's folder or URL; only its manifest and its commit records can be read at a URL.
+        manifest: Its manifest, if that has been read already.
+        commits: The commit records to see; by default, all.
 
     Raises:
         StoreError: ``out`` is not a store, or its manifest is damaged.
         ResourceError: The network fails.
     """
 
-    def __init__(self, out: str | Path) -> None:
+    def __init__(
+        self, out: str | Path, manifest: Manifest | None = None, commits: Mapping[int, Commit] | None = None
+    ) -> None:
         self.location = location_of(out)
         self.path = self.location.folder
-        self.manifest = manifest_of(self.location)
-        self.commits = self.location.commits(self.manifest)
+        self.manifest = manifest or manifest_of(self.location)
+        self.commits = self.location.commits(self.manifest) if commits is None else commits
         self._files: dict[tuple[int, FileName], ArrowFile] = {}
 
     @property
@@ -190,16 +193,17 @@ class Store:
             by, self.config, self.column(name), (self.file(shard, WORDS) for shard in self.commits)
         )
 
-    def column(self, name: str, standardiser: Standardiser | None = None) -> Column:
-        """Return a column of vectors of all rows by its full name, stored or computed.
+    def column(
+        self, name: str, standardiser: Standardiser | None = None, shards: Sequence[int] | None = None
+    ) -> Column:
+        """Return a column of vectors by its full name, stored or computed.
 
         Args:
             name: The name, as `ctxbatch.config.ResolvedConfig.column` gives it.
             standardiser: Standardises standardised vectors; by default, by the moments of the store's rows.
+            shards: The shards whose rows it has; by default, all.
         """
-        return self._column(name, [*self.commits], standardiser)
-
-    def _column(self, name: str, shards: Sequence[int], standardiser: Standardiser | None = None) -> Column:
+        shards = [*self.commits] if shards is None else shards
         vectors = plain(name)
         names = [vectors]
         steps: list[Callable[..., Floats]] = []
@@ -223,7 +227,7 @@ class Store:
         return ColumnMoments(self.path, self.commits, self.config, self._batches)
 
     def _batches(self, name: str, shard: int) -> Iterator[Vectors]:
-        return self._column(name, [shard]).batches()
+        return self.column(name, shards=[shard]).batches()
 
     def _stored(self, name: str, shards: Sequence[int]) -> StoredColumn:
         views = [view for shard in shards for view in self.file(shard, WORDS).vectors(name)]

@@ -368,7 +368,8 @@ def remove_leftovers(out: Path, process: str | None = None) -> None:
     pattern = temporary_name("*", "*" if process is None else glob.escape(process))
     for folder in (out / SHARDS).glob(pattern):
         remove(folder)
-    for file in (each for folder in (out, out / INDEX, out / MODEL) for each in folder.glob(pattern)):
+    folders = (out, out / INDEX, *(out / INDEX).glob("*.parts"), out / MODEL)
+    for file in (each for folder in folders for each in folder.glob(pattern)):
         file.unlink(missing_ok=True)
 
 

@@ -179,7 +179,7 @@ def test_a_full_disk_says_so_and_leaves_the_index_that_is_there(indexed, monkeyp
     def full(_):
         yield Path("/dev/full")
 
-    monkeypatch.setattr(index_build, "replacing", full)
+    monkeypatch.setattr(index_files, "replacing", full)
     with pytest.raises(OSError, match="No space left on device"):
         index_build.build(indexed, "shift_3")
     monkeypatch.undo()

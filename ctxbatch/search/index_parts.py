@@ -1,0 +1,278 @@
+"""Trains the codebook of an index, codes each shard against it in a file of its own, and merges these parts.
+
+A codebook is an index without rows: its lists, its rotation and its codes. It is trained on rows of a few
+shards from all over the store. What a part holds depends on the codebook and on its shard alone. So a build
+that was stopped goes on where it was, workers code shards as soon as these are committed, and an index grows
+without being trained again. Array names end in the letters of their shape: N rows, C bytes of a code.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from ctxbatch.cores import count_cores
+from ctxbatch.errors import StoreError
+from ctxbatch.files import replacing, write_json
+from ctxbatch.sealed import is_intact, not_readable, open_regular, read_json, typed
+from ctxbatch.search.exact import normalised
+from ctxbatch.search.index import IndexOptions, ivf_in
+from ctxbatch.search.index_choice import Choice, begin
+from ctxbatch.search.index_files import FileOrigin, open_faiss_file, write_faiss_file
+from ctxbatch.search.index_training import train, trained_rows
+from ctxbatch.search.index_tuning import choose_rows
+from ctxbatch.store.commits import WORDS, built_from
+from ctxbatch.store.manifest import CODEBOOK, parts_folder
+from ctxbatch.store.moments import Standardiser
+from ctxbatch.store.reader import Store
+
+# A codebook is trained on rows of at most so many shards.
+_SAMPLED_SHARDS = 16
+_CODED_ROWS = 65_536
+_SEED = 20_240_607
+_DIGEST_BYTES = 32
+_FILE = "codebook.faiss"
+
+Codes = npt.NDArray[np.uint8]
+
+
+# --- the codebook ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodebookFacts(FileOrigin):
+    """The content of the JSON file of a codebook, which is trained on rows of the shards ``built_from``.
+
+    ``standardiser`` is that of standardised vectors, as in `ctxbatch.search.index_files.IndexFacts`.
+    """
+
+    column: str
+    factory: str
+    faiss_version: str
+    standardiser: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a codebook is trained on, for how many rows, and the choice of its index."""
+
+    shards: Sequence[int]
+    rows: int
+    choice: Choice
+
+
+def sampled_shards(n_shards: int) -> list[int]:
+    """Return the shards of a plan that its codebook is trained on: some from all over it."""
+    n = min(n_shards, _SAMPLED_SHARDS)
+    return [n_shards * number // n for number in range(n)]
+
+
+def recipe_of(store: Store, options: IndexOptions) -> Recipe | None:
+    """Return what a store's codebook is trained on; ``None`` if shards that it needs are not committed yet.
+
+    The rows of the whole store are estimated from those of the sampled shards, so that a store that is being
+    written gets the codebook that it would have when it is finished.
+
+    Raises:
+        InputError: No index fits the memory.
+    """
+    planned, commits = store.manifest.shards, store.commits
+    shards = sampled_shards(len(planned))
+    if any(shard not in commits for shard in shards):
+        return None
+    rows = sum(commits[shard].counts.rows for shard in shards)
+    size = sum(planned[shard].size for shard in shards)
+    expected = round(rows * sum(spec.size for spec in planned) / max(1, size))
+    empty, choice = begin(expected, store.config.hidden_size, options)
+    if rows >= trained_rows(empty):
+        return Recipe(shards, expected, choice)
+    if not store.complete:
+        return None
+    return Recipe(list(commits), store.n_rows, begin(store.n_rows, store.config.hidden_size, options)[1])
+
+
+class Codebook:
+    """A trained index without rows, and the parts that are coded against it.
+
+    Args:
+        folder: Where its files and its parts are.
+        facts: What its JSON file says.
+        empty: The FAISS index.
+    """
+
+    def __init__(self, folder: Path, facts: CodebookFacts, empty: Any) -> None:  # noqa: ANN401 (any FAISS index)
+        self.facts = facts
+        self.empty = empty
+        self._folder = folder
+        self._width = int(empty.sa_code_size())
+        self._list_bytes = int(ivf_in(empty).coarse_code_size())
+
+    # --- parts
+
+    def path(self, shard: int) -> Path:
+        """Return the path of a shard's part."""
+        return self._folder / f"{shard:06d}.codes"
+
+    def ensure(
+        self, store: Store, shards: Sequence[int], standardiser: Standardiser | None, *, quiet: bool = True
+    ) -> None:
+        """Code those of a store's shards that have no intact part, several at once.
+
+        Raises:
+            StoreError: A shard is damaged.
+            OSError: The disk refuses.
+        """
+        n_rows = sum(store.commits[shard].counts.rows for shard in shards)
+
+        def code(shard: int) -> int:
+            self.ensure_part(store, shard, standardiser)
+            return store.commits[shard].counts.rows
+
+        # One thread of FAISS a shard, as in a worker: the bits of a product may depend on their number.
+        threads = ThreadPoolExecutor(count_cores(), initializer=faiss.omp_set_num_threads, initargs=(1,))
+        with threads, coding_bar(n_rows, quiet=quiet) as bar:
+            for rows in threads.map(code, shards):
+                bar.update(rows)
+
+    def ensure_part(self, store: Store, shard: int, standardiser: Standardiser | None) -> None:
+        """Code a shard unless it has an intact part."""
+        if self.part(store, shard) is None:
+            self._write(store, shard, standardiser)
+
+    def _write(self, store: Store, shard: int, standardiser: Standardiser | None) -> None:
+        column = store.column(self.facts.column, standardiser, [shard])
+        digest = hashlib.sha256()
+        with replacing(self.path(shard)) as beside, beside.open("wb") as stream:
+
+            def put(content: bytes) -> None:
+                digest.update(content)
+                stream.write(content)
+
+            put(self._origin(store, shard))
+            for _, block in column.blocks(_CODED_ROWS):
+                put(self.empty.sa_encode(normalised(block)).tobytes())
+            stream.write(digest.digest())
+
+    def _origin(self, store: Store, shard: int) -> bytes:
+        """Return the checksum of what a part is made from: the codebook, and the rows."""
+        words = store.commits[shard].files[WORDS].sha256
+        return hashlib.sha256(f"{self.facts.sha256} {words}".encode()).digest()
+
+    def part(self, store: Store, shard: int) -> Codes | None:
+        """Return the lists and codes (N, C) of a shard's rows; ``None`` if its part is missing or damaged.
+
+        Raises:
+            ResourceError: The disk or a permission prevents reading.
+        """
+        n_rows, path = store.commits[shard].counts.rows, self.path(shard)
+        size = 2 * _DIGEST_BYTES + n_rows * self._width
+        try:
+            with open_regular(path) as stream:
+                raw = stream.read(size + 1)
+        except (FileNotFoundError, StoreError):
+            return None
+        except OSError as error:
+            raise not_readable(path, error) from error
+        if len(raw) != size or raw[:_DIGEST_BYTES] != self._origin(store, shard):
+            return None
+        if hashlib.sha256(memoryview(raw)[:-_DIGEST_BYTES]).digest() != raw[-_DIGEST_BYTES:]:
+            return None
+        codes_NC = np.frombuffer(raw, np.uint8, n_rows * self._width, _DIGEST_BYTES)
+        codes_NC = codes_NC.reshape(n_rows, self._width)
+        lists_N = sum(codes_NC[:, byte].astype(np.int64) << (8 * byte) for byte in range(self._list_bytes))
+        return codes_NC if np.all(lists_N < ivf_in(self.empty).nlist) else None
+
+    # --- the index
+
+    def merged(self, store: Store, shards: Iterable[int]) -> Any:  # noqa: ANN401 (any FAISS index)
+        """Return the index of the rows of a store's first shards, byte for byte as if they were added to it.
+
+        Raises:
+            StoreError: A part is missing or damaged.
+        """
+        ivf = ivf_in(self.empty)
+        lists: Any = faiss.IndexIVFPQ(
+            ivf.quantizer, ivf.d, ivf.nlist, ivf.pq.M, ivf.pq.nbits, ivf.metric_type
+        )
+        lists.by_residual, lists.pq, lists.is_trained = ivf.by_residual, ivf.pq, True
+        first = 0
+        for shard in shards:
+            codes_NC = self.part(store, shard)
+            if codes_NC is None:
+                raise StoreError(f"{self.path(shard)} is damaged: run the same command again")
+            lists.add_sa_codes(codes_NC, np.arange(first, first + len(codes_NC)))
+            first += len(codes_NC)
+        packed = faiss.IndexIVFPQFastScan(lists, ivf.bbs)
+        whole: Any = faiss.clone_index(self.empty)
+        inside = ivf_in(whole)
+        inside.replace_invlists(packed.invlists, True)
+        packed.own_invlists = False
+        inside.ntotal = whole.ntotal = first
+        return whole
+
+
+def coding_bar(n_rows: int, *, quiet: bool) -> "tqdm[None]":
+    """Return the bar of an index that is filled with so many rows."""
+    return tqdm(total=n_rows, unit=" rows", desc="indexing", disable=quiet or None, leave=False)
+
+
+# --- finding and making ---------------------------------------------------------------------------
+
+
+def find_codebook(store: Store, column: str) -> Codebook | None:
+    """Return the codebook of a column's index; ``None`` if it has none that is intact.
+
+    Raises:
+        ResourceError: The disk, a permission or a lack of memory prevents reading.
+    """
+    folder = parts_folder(store.path, column)
+    path, file = folder / CODEBOOK, folder / _FILE
+    try:
+        facts = typed(read_json(path), CodebookFacts, path)
+        if (facts.column, facts.file) != (column, file.name):
+            return None
+        if not is_intact(file, facts.bytes, facts.sha256):
+            return None
+        empty = open_faiss_file(store, column, file, 0)
+    except (FileNotFoundError, StoreError):
+        return None
+    is_ours = isinstance(ivf_in(empty), faiss.IndexIVFPQFastScan)
+    return Codebook(folder, facts, empty) if is_ours else None
+
+
+def ensure_codebook(store: Store, column: str, recipe: Recipe, standardiser: Standardiser | None) -> Codebook:
+    """Return the codebook that a column's index is built with, trained now unless it is there.
+
+    Raises:
+        StoreError: A shard is damaged.
+        OSError: The disk refuses.
+    """
+    wanted = {
+        "column": column,
+        "factory": recipe.choice.factory,
+        "built_from": built_from({shard: store.commits[shard] for shard in recipe.shards}),
+        "standardiser": None if standardiser is None else standardiser.as_text(),
+        "faiss_version": faiss.__version__,
+    }
+    found = find_codebook(store, column)
+    if found is not None and {name: getattr(found.facts, name) for name in wanted} == wanted:
+        return found
+    empty: Any = faiss.index_factory(
+        store.config.hidden_size, recipe.choice.factory, faiss.METRIC_INNER_PRODUCT
+    )
+    vectors = store.column(column, standardiser, recipe.shards)
+    rows_N = choose_rows(np.random.default_rng(_SEED), len(vectors), trained_rows(empty))
+    train(empty, normalised(vectors.take(rows_N)))
+    folder = parts_folder(store.path, column)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / CODEBOOK
+    written = {**wanted, **write_faiss_file(empty, folder / _FILE, outdated=path)}
+    write_json(path, written)
+    return Codebook(folder, typed(written, CodebookFacts, path), empty)
