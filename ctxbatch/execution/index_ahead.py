@@ -81,6 +81,7 @@ class IndexAhead:
     def __init__(
         self, location: StoreLocation, manifest: Manifest, log_file: IO[str], lock: int, *, wanted: bool
     ) -> None:
+        from ctxbatch.search.index_files import facts_path
         from ctxbatch.search.index_parts import sampled_shards
 
         self._location = location
@@ -89,9 +90,10 @@ class IndexAhead:
         self._lock = lock
         self._missing = set(sampled_shards(len(manifest.shards)))
         self._process: subprocess.Popen[bytes] | None = None
-        facts = parts_folder(location.folder, manifest.config.column()) / CODEBOOK
+        column = manifest.config.column()
+        there = (facts_path(location.folder, column), parts_folder(location.folder, column) / CODEBOOK)
         needs_all = len(self._missing) == len(manifest.shards)
-        self._is_over = not wanted or needs_all or facts.exists()
+        self._is_over = not wanted or needs_all or any(path.exists() for path in there)
 
     def __enter__(self) -> "IndexAhead":
         return self

@@ -14,7 +14,8 @@ from ctxbatch.files import remove
 from ctxbatch.formulas import plain
 from ctxbatch.model.hub import model_of_store
 from ctxbatch.search import index_build
-from ctxbatch.search.index_files import check_index, folder_damage, index_files
+from ctxbatch.search.index_files import check_index, folder_damage, index_files, intact_facts
+from ctxbatch.search.index_parts import parts_damage
 from ctxbatch.store.kept_moments import kept_files
 from ctxbatch.store.location import location_of, manifest_of
 from ctxbatch.store.manifest import INDEX, Manifest, log_path
@@ -52,8 +53,12 @@ def find_damage(out: str | Path) -> Iterator[Damage]:
         for text in check_index(path, manifest):
             yield Damage(text, index=path.stem)
     with contextlib.suppress(StoreError):  # of a shard, which is named already
-        for path, text in Store(out).moments.damage():
+        store = Store(out)
+        for path, text in store.moments.damage():
             yield Damage(text, index=path.stem)
+        for facts in intact_facts(store):
+            for text in parts_damage(store, facts):
+                yield Damage(text, index=facts.column)
 
 
 def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = True) -> RepairReport:
@@ -108,6 +113,7 @@ def _stale_indexes(store: Store, manifest: Manifest, *, rebuilt: bool) -> list[s
     """
     files = index_files(store.path)
     stale = [path.stem for path in files if list(check_index(path, manifest))]
+    stale += [facts.column for facts in intact_facts(store) if any(parts_damage(store, facts))]
     for path in kept_files(store.path) if rebuilt else [path for path, _ in store.moments.damage()]:
         remove(path)
     standardised = (path.stem for path in files if plain(path.stem) != path.stem)

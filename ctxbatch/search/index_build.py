@@ -34,7 +34,14 @@ from ctxbatch.search.index_files import (
     standardiser_of,
     write_faiss_file,
 )
-from ctxbatch.search.index_parts import Codebook, coding_bar, ensure_codebook, find_codebook, recipe_of
+from ctxbatch.search.index_parts import (
+    Codebook,
+    coding_bar,
+    ensure_codebook,
+    find_codebook,
+    recipe_of,
+    restore_codebook,
+)
 from ctxbatch.search.index_training import train, trained_rows
 from ctxbatch.search.index_tuning import choose_rows, hold_out, measure_all, tune_all
 from ctxbatch.search.new_queries import new_queries
@@ -54,8 +61,8 @@ _ADD_ROWS = 65_536
 _SEED = 20_240_607
 # When an index has this many times the rows that it was trained on, a message advises to build it anew.
 _GROWN = 2
-# Room on the disk that a row takes in the table of words.
-_WORD_BYTES = 5
+# Room on the disk that a row takes in the table of words, and that its list takes in a part.
+_WORD_BYTES, _LIST_BYTES = 5, 2
 # Seconds a core needs for a row of one dimension, roughly: what is said before a build begins.
 _SECONDS_PER_VALUE = 3e-7
 
@@ -85,12 +92,12 @@ class IndexReport:
 
 
 def expected_bytes(rows: int, dimension: int) -> int:
-    """Return about how many bytes a run's index takes on disk, with the table of words; 0 if it has none."""
+    """Return about how many bytes a run's index takes on disk, with parts and words; 0 if it has none."""
     if rows < SCAN_ROWS:
         return 0
     possible = choices(rows, dimension)
     chosen = next((choice for choice in possible if choice.bytes <= IndexOptions().memory), possible[-1])
-    return chosen.bytes - WORKING_BYTES + _WORD_BYTES * rows
+    return chosen.bytes - WORKING_BYTES + (chosen.code_bytes + _LIST_BYTES + _WORD_BYTES) * rows
 
 
 # --- building -------------------------------------------------------------------------------------
@@ -105,7 +112,7 @@ def ensure(store: Store, column: str, model: str | None = None, *, quiet: bool =
     if facts.bytes * store.n_rows / facts.rows > facts.options.memory:  # a smaller kind of index is needed
         return build(store, column, facts.options, model, quiet=quiet)
     _ensure_words(store)
-    if (codebook := _codebook_of(store, facts)) is not None:
+    if (codebook := restore_codebook(store, facts)) is not None:
         codebook.ensure(store, [*store.commits], standardiser_of(store, facts), quiet=quiet)
     if facts.rows == store.n_rows:
         return _report(store, facts)
@@ -122,18 +129,16 @@ def _usable_facts(store: Store, path: Path, quiet: bool) -> IndexFacts | None:
     if not any(check_index(path, store.manifest)):
         return facts
     shards = [*store.commits][: len(facts.built_from)]
-    codebook = _codebook_of(store, facts)
-    if codebook is None or facts.built_from != built_from({shard: store.commits[shard] for shard in shards}):
+    codebook = find_codebook(store, facts.column)
+    if (
+        codebook is None
+        or codebook.facts != facts.codebook
+        or facts.built_from != built_from({shard: store.commits[shard] for shard in shards})
+    ):
         return None
     codebook.ensure(store, shards, standardiser_of(store, facts), quiet=quiet)
     made = write_faiss_file(codebook.merged(store, shards), path.parent / facts.file)
     return facts if made["sha256"] == facts.sha256 else None
-
-
-def _codebook_of(store: Store, facts: IndexFacts) -> Codebook | None:
-    """Return the codebook that the rows of an index were coded against, if it is there and intact."""
-    found = None if facts.codebook is None else find_codebook(store, facts.column)
-    return found if found is not None and found.facts.sha256 == facts.codebook else None
 
 
 def _grow(store: Store, facts: IndexFacts, codebook: Codebook | None, quiet: bool) -> IndexReport:
@@ -263,7 +268,7 @@ def _build(store: Store, column: str, options: IndexOptions, model: str | None, 
         "column": column,
         "rows": store.n_rows,
         "factory": factory,
-        "codebook": None if codebook is None else codebook.facts.sha256,
+        "codebook": None if codebook is None else asdict(codebook.facts),
         "options": asdict(options),
         **efforts_and_recalls(index.efforts, recalls),
         "best_scores": None if of_own_rows is None else asdict(of_own_rows),

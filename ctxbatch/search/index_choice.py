@@ -29,10 +29,11 @@ _LIST_BYTES = 48
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is going to be built: the FAISS factory string, and the memory that it takes, estimated."""
+    """What is going to be built: the FAISS factory string, the memory that it takes, the bytes of a code."""
 
     factory: str
     bytes: int
+    code_bytes: int
 
 
 def choose(rows: int, dimension: int, options: IndexOptions) -> Choice:
@@ -58,11 +59,12 @@ def choices(rows: int, dimension: int) -> list[Choice]:
     found = []
     for values in (4, 6, 8, 16):  # values of a vector that share a code of 4 bits
         pieces = max(m for m in range(1, max(1, dimension // values) + 1) if dimension % m == 0)
-        vector = (pieces + 1) // 2 + 8
+        code = (pieces + 1) // 2
+        vector = code + 8
         # Lists are filled up to blocks of 32; centroids are kept by FAISS and by the search.
         size = (rows + 16 * n_lists) * vector + 2 * n_lists * dimension * 4 + dimension * (16 + dimension) * 4
         size += WORKING_BYTES
-        found.append(Choice(f"OPQ{pieces}_{dimension},IVF{n_lists},PQ{pieces}x4fsr", size))
+        found.append(Choice(f"OPQ{pieces}_{dimension},IVF{n_lists},PQ{pieces}x4fsr", size, code))
     return found
 
 
@@ -85,7 +87,7 @@ def begin(rows: int, dimension: int, options: IndexOptions) -> tuple[Any, Choice
         first = _first_bytes(options.factory, rows, dimension)
         _check_memory(options, first)
         index = _empty(options.factory, dimension)
-        choice = Choice(options.factory, first + rows * (index.code_size + 8))
+        choice = Choice(options.factory, first + rows * (index.code_size + 8), index.code_size)
         _check_memory(options, choice.bytes)
     return index, choice
 

@@ -74,13 +74,26 @@ class FileOrigin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CodebookFacts(FileOrigin):
+    """The content of the JSON file of a codebook, which is trained on rows of the shards ``built_from``.
+
+    ``standardiser`` is that of standardised vectors, as in `IndexFacts`.
+    """
+
+    column: str
+    factory: str
+    faiss_version: str
+    standardiser: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexFacts(FileOrigin):
     """The content of the JSON file of a column's index.
 
     ``standardiser`` is that of standardised vectors, as `ctxbatch.store.moments.Standardiser.as_text` has it.
     The recalls are those of `ctxbatch.search.index.Recalls`. Indexes of before have no thorough efforts.
     ``trained_rows`` are the rows of the store when the index was made, if it has grown since. ``codebook`` is
-    the checksum of the codebook that its rows were coded against, if that was kept.
+    what its rows were coded against, if that is kept.
     """
 
     column: str
@@ -101,7 +114,7 @@ class IndexFacts(FileOrigin):
     thorough_new_recall_at_10: float | None = None
     best_scores: BestScores | None = None
     trained_rows: Count | None = None
-    codebook: Sha256 | None = None
+    codebook: CodebookFacts | None = None
 
     @property
     def efforts(self) -> Efforts:
@@ -169,6 +182,15 @@ def read_facts(path: Path) -> FileOrigin:
     if isinstance(facts, IndexFacts) and facts.column != path.stem:
         raise StoreError(f"{path} is damaged: it names the column {facts.column!r}")
     return facts
+
+
+def intact_facts(store: Store) -> Iterator[IndexFacts]:
+    """Yield the facts of the indexes of a store that are intact."""
+    for path in index_files(store.path):
+        if path.exists() and not any(check_index(path, store.manifest)):
+            facts = read_facts(path)
+            if isinstance(facts, IndexFacts):
+                yield facts
 
 
 def rebuild_command(path: Path) -> str:

@@ -7,9 +7,9 @@ without being trained again. Array names end in the letters of their shape: N ro
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ctxbatch.sealed import is_intact, not_readable, open_regular, read_json, ty
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.index import IndexOptions, ivf_in
 from ctxbatch.search.index_choice import Choice, begin
-from ctxbatch.search.index_files import FileOrigin, open_faiss_file, write_faiss_file
+from ctxbatch.search.index_files import CodebookFacts, IndexFacts, load, open_faiss_file, write_faiss_file
 from ctxbatch.search.index_training import train, trained_rows
 from ctxbatch.search.index_tuning import choose_rows
 from ctxbatch.store.commits import WORDS, built_from
@@ -39,24 +39,12 @@ _CODED_ROWS = 65_536
 _SEED = 20_240_607
 _DIGEST_BYTES = 32
 _FILE = "codebook.faiss"
+_OF_FILE = ("file", "bytes", "sha256")
 
 Codes = npt.NDArray[np.uint8]
 
 
 # --- the codebook ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodebookFacts(FileOrigin):
-    """The content of the JSON file of a codebook, which is trained on rows of the shards ``built_from``.
-
-    ``standardiser`` is that of standardised vectors, as in `ctxbatch.search.index_files.IndexFacts`.
-    """
-
-    column: str
-    factory: str
-    faiss_version: str
-    standardiser: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +211,25 @@ def coding_bar(n_rows: int, *, quiet: bool) -> "tqdm[None]":
     return tqdm(total=n_rows, unit=" rows", desc="indexing", disable=quiet or None, leave=False)
 
 
+def parts_damage(store: Store, facts: IndexFacts) -> Iterator[str]:
+    """Yield a line for each file that an index was made from and that is not as it was written.
+
+    Raises:
+        ResourceError: The disk, a permission or a lack of memory prevents reading.
+    """
+    if facts.codebook is None:
+        return
+    path = parts_folder(store.path, facts.column) / _FILE
+    remedy = f"make it again with `ctxbatch verify {store.path} --repair`"
+    codebook = find_codebook(store, facts.column)
+    if codebook is None or codebook.facts != facts.codebook:
+        yield f"{path} is missing, damaged or another than that of the index; {remedy}"
+        return
+    for shard in (shard for shard in store.commits if str(shard) in facts.built_from):
+        if codebook.part(store, shard) is None:
+            yield f"{codebook.path(shard)} is missing or damaged; {remedy}"
+
+
 # --- finding and making ---------------------------------------------------------------------------
 
 
@@ -247,6 +254,40 @@ def find_codebook(store: Store, column: str) -> Codebook | None:
     return Codebook(folder, facts, empty) if is_ours else None
 
 
+def restore_codebook(store: Store, facts: IndexFacts) -> Codebook | None:
+    """Return the codebook of an intact index, taken out of it again if its file is gone or damaged.
+
+    Returns:
+        ``None`` if the index has none.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    if facts.codebook is None:
+        return None
+    found = find_codebook(store, facts.column)
+    if found is not None and found.facts == facts.codebook:
+        return found
+    index, _ = load(store, facts)
+    index.reset()
+    written = _write_codebook(store, index, _without_file(facts.codebook))
+    return written if written.facts == facts.codebook else None
+
+
+def _without_file(facts: CodebookFacts) -> dict[str, Any]:
+    return {name: value for name, value in asdict(facts).items() if name not in _OF_FILE}
+
+
+def _write_codebook(store: Store, empty: Any, made: Mapping[str, Any]) -> Codebook:  # noqa: ANN401 (any FAISS index)
+    folder = parts_folder(store.path, made["column"])
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / CODEBOOK
+    content = {**made, **write_faiss_file(empty, folder / _FILE, outdated=path)}
+    facts = typed(content, CodebookFacts, path)
+    write_json(path, asdict(facts))
+    return Codebook(folder, facts, empty)
+
+
 def ensure_codebook(store: Store, column: str, recipe: Recipe, standardiser: Standardiser | None) -> Codebook:
     """Return the codebook that a column's index is built with, trained now unless it is there.
 
@@ -262,7 +303,7 @@ def ensure_codebook(store: Store, column: str, recipe: Recipe, standardiser: Sta
         "faiss_version": faiss.__version__,
     }
     found = find_codebook(store, column)
-    if found is not None and {name: getattr(found.facts, name) for name in wanted} == wanted:
+    if found is not None and _without_file(found.facts) == wanted:
         return found
     empty: Any = faiss.index_factory(
         store.config.hidden_size, recipe.choice.factory, faiss.METRIC_INNER_PRODUCT
@@ -270,9 +311,4 @@ def ensure_codebook(store: Store, column: str, recipe: Recipe, standardiser: Sta
     vectors = store.column(column, standardiser, recipe.shards)
     rows_N = choose_rows(np.random.default_rng(_SEED), len(vectors), trained_rows(empty))
     train(empty, normalised(vectors.take(rows_N)))
-    folder = parts_folder(store.path, column)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / CODEBOOK
-    written = {**wanted, **write_faiss_file(empty, folder / _FILE, outdated=path)}
-    write_json(path, written)
-    return Codebook(folder, typed(written, CodebookFacts, path), empty)
+    return _write_codebook(store, empty, wanted)

@@ -280,7 +280,7 @@ def test_a_damaged_table_of_words_is_refused_and_mended(indexed):
 
 
 def test_a_killed_build_leaves_an_index_that_the_same_command_makes_whole(store, tmp_path):
-    """Killed at every file that it writes, by a signal that nothing can catch."""
+    """Killed at every file that it writes, by a signal that nothing can catch; one without parts."""
     script = """
 import os, signal, sys
 from ctxbatch.search import index_build
@@ -294,7 +294,7 @@ def fsync(descriptor):
         os.kill(os.getpid(), signal.SIGKILL)
     real(descriptor)
 os.fsync = fsync
-index_build.build(Store(sys.argv[1]), "shift_3")
+index_build.build(Store(sys.argv[1]), "shift_3", index_build.IndexOptions(factory="IVF16,Flat"))
 """
     out = tmp_path / "out"
     shutil.copytree(store.path, out)
