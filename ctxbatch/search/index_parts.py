@@ -26,7 +26,7 @@ from ctxbatch.search.exact import normalised
 from ctxbatch.search.index import IndexOptions, ivf_in
 from ctxbatch.search.index_choice import Choice, begin
 from ctxbatch.search.index_files import CodebookFacts, IndexFacts, load, open_faiss_file, write_faiss_file
-from ctxbatch.search.index_training import train, trained_rows
+from ctxbatch.search.index_training import coder_of, train, trained_rows
 from ctxbatch.search.index_tuning import choose_rows
 from ctxbatch.store.commits import WORDS, built_from
 from ctxbatch.store.manifest import CODEBOOK, parts_folder
@@ -98,6 +98,7 @@ class Codebook:
     def __init__(self, folder: Path, facts: CodebookFacts, empty: Any) -> None:  # noqa: ANN401 (any FAISS index)
         self.facts = facts
         self.empty = empty
+        self._coder = coder_of(empty)
         self._folder = folder
         self._width = int(empty.sa_code_size())
         self._list_bytes = int(ivf_in(empty).coarse_code_size())
@@ -145,7 +146,7 @@ class Codebook:
 
             put(self._origin(store, shard))
             for _, block in column.blocks(_CODED_ROWS):
-                put(self.empty.sa_encode(normalised(block)).tobytes())
+                put(self._coder.sa_encode(normalised(block)).tobytes())
             stream.write(digest.digest())
 
     def _origin(self, store: Store, shard: int) -> bytes:

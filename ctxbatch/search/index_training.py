@@ -17,6 +17,10 @@ from ctxbatch.search.index import ivf_in, rotation_in
 # On how many rows an index is trained: so many for each list, and at least as many.
 _ROWS_PER_LIST = 64
 _LEAST_ROWS = 10_000
+# From so many lists on, a graph finds the nearest centroid. Of 65,536 lists, it does so for 4.5 times as many
+# rows a second as comparing with all of them; 2.5 % of the rows get another list, almost as near (measured).
+_LISTS_WITH_GRAPH = 16_384
+_NEIGHBOURS, _CANDIDATES = 32, 32
 # Where residuals do not vary, logarithms of variances would not exist.
 _LEAST_VARIANCE = 1e-9
 
@@ -40,6 +44,25 @@ def train(index: Any, sample_ND: Floats) -> None:  # noqa: ANN401 (any FAISS ind
     if rotation_in(index) is not None:
         _rotate(index, ivf, sample_ND)
     index.train(sample_ND)
+
+
+def coder_of(empty: Any) -> Any:  # noqa: ANN401 (any FAISS index)
+    """Return an index that codes rows as a trained one does; one of many lists with the help of a graph."""
+    if ivf_in(empty).nlist < _LISTS_WITH_GRAPH:
+        return empty
+    coder: Any = faiss.clone_index(empty)
+    ivf = ivf_in(coder)
+    graph: Any = faiss.IndexHNSWFlat(ivf.d, _NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efSearch = _CANDIDATES
+    quantizer: Any = faiss.downcast_index(ivf.quantizer)
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # with several, each graph would be another
+    graph.add(quantizer.reconstruct_n(0, ivf.nlist))
+    faiss.omp_set_num_threads(threads)
+    ivf.quantizer = graph
+    graph.this.disown()  # the index frees it
+    quantizer.this.own(True)
+    return coder
 
 
 def _rotate(index: Any, ivf: Any, sample_ND: Floats) -> None:  # noqa: ANN401

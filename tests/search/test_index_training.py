@@ -9,7 +9,7 @@ import pytest
 from ctxbatch import RunConfig, StoreError
 from ctxbatch.files import write_json
 from ctxbatch.sealed import file_digest, read_json
-from ctxbatch.search import index_build, index_choice
+from ctxbatch.search import index_build, index_choice, index_training
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.index import Effort, IndexOptions, Proposer, ivf_in
 from ctxbatch.search.index_files import open_index
@@ -109,3 +109,18 @@ def test_every_dimension_and_memory_has_a_default_index(rows_ND):
         train(index, rows)
         index.add(rows)
         assert ivf_in(index).ntotal == len(rows)
+
+
+def test_with_many_lists_a_graph_codes_nearly_all_rows_alike(rows_ND, monkeypatch):
+    factory = f"OPQ{PIECES}_{DIMENSION},IVF64,PQ{PIECES}x4fsr"
+    index = faiss.index_factory(DIMENSION, factory, faiss.METRIC_INNER_PRODUCT)
+    train(index, rows_ND)
+    assert index_training.coder_of(index) is index
+    monkeypatch.setattr(index_training, "_LISTS_WITH_GRAPH", 64)
+    coders = [index_training.coder_of(index) for _ in range(2)]
+    codes, *with_graph = (each.sa_encode(rows_ND) for each in (index, *coders))
+    np.testing.assert_array_equal(*with_graph)
+    assert np.mean(np.all(codes == with_graph[0], axis=1)) > 0.97
+    before = faiss.serialize_index(index)
+    del coders
+    np.testing.assert_array_equal(faiss.serialize_index(index), before)
