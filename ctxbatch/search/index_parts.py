@@ -7,8 +7,9 @@ without being trained again. Array names end in the letters of their shape: N ro
 """
 
 import hashlib
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from ctxbatch.store.reader import Store
 # A codebook is trained on rows of at most so many shards.
 _SAMPLED_SHARDS = 16
 _CODED_ROWS = 65_536
+# FAISS packs the codes of so many rows together.
+_PACKED_ROWS = 32
 _SEED = 20_240_607
 _DIGEST_BYTES = 32
 _FILE = "codebook.faiss"
@@ -120,22 +123,41 @@ class Codebook:
         """
         n_rows = sum(store.commits[shard].counts.rows for shard in shards)
 
+        stopped = threading.Event()
+
         def code(shard: int) -> int:
-            self.ensure_part(store, shard, standardiser)
+            self.ensure_part(store, shard, standardiser, stopped)
             return store.commits[shard].counts.rows
 
         # One thread of FAISS a shard, as in a worker: the bits of a product may depend on their number.
         threads = ThreadPoolExecutor(count_cores(), initializer=faiss.omp_set_num_threads, initargs=(1,))
         with threads, coding_bar(n_rows, quiet=quiet) as bar:
-            for rows in threads.map(code, shards):
-                bar.update(rows)
+            try:
+                for rows in threads.map(code, shards):
+                    bar.update(rows)
+            finally:
+                stopped.set()  # after an error or a signal, nobody waits for the rest of large shards
 
-    def ensure_part(self, store: Store, shard: int, standardiser: Standardiser | None) -> None:
-        """Code a shard unless it has an intact part."""
+    def ensure_part(
+        self,
+        store: Store,
+        shard: int,
+        standardiser: Standardiser | None,
+        stopped: threading.Event | None = None,
+    ) -> None:
+        """Code a shard unless it has an intact part.
+
+        Raises:
+            CancelledError: ``stopped`` was set.
+            StoreError: The shard is damaged.
+            OSError: The disk refuses.
+        """
         if self.part(store, shard) is None:
-            self._write(store, shard, standardiser)
+            self._write(store, shard, standardiser, stopped or threading.Event())
 
-    def _write(self, store: Store, shard: int, standardiser: Standardiser | None) -> None:
+    def _write(
+        self, store: Store, shard: int, standardiser: Standardiser | None, stopped: threading.Event
+    ) -> None:
         column = store.column(self.facts.column, standardiser, [shard])
         digest = hashlib.sha256()
         with replacing(self.path(shard)) as beside, beside.open("wb") as stream:
@@ -146,6 +168,8 @@ class Codebook:
 
             put(self._origin(store, shard))
             for _, block in column.blocks(_CODED_ROWS):
+                if stopped.is_set():
+                    raise CancelledError
                 put(self._coder.sa_encode(normalised(block)).tobytes())
             stream.write(digest.digest())
 
@@ -251,8 +275,16 @@ def find_codebook(store: Store, column: str) -> Codebook | None:
         empty = open_faiss_file(store, column, file, 0)
     except (FileNotFoundError, StoreError):
         return None
-    is_ours = isinstance(ivf_in(empty), faiss.IndexIVFPQFastScan)
-    return Codebook(folder, facts, empty) if is_ours else None
+    return Codebook(folder, facts, empty) if _codes_by_pieces(ivf_in(empty)) else None
+
+
+def _codes_by_pieces(ivf: Any) -> bool:  # noqa: ANN401 (any FAISS index)
+    """Return True if an index has codes of 4 bits that fit its dimension; a crafted file may have others."""
+    if not isinstance(ivf, faiss.IndexIVFPQFastScan):
+        return False
+    pq: Any = ivf.pq
+    sizes = (pq.d, pq.M * pq.dsub, pq.nbits, pq.centroids.size(), pq.code_size)
+    return sizes == (ivf.d, ivf.d, 4, 16 * ivf.d, ivf.code_size) and ivf.bbs == _PACKED_ROWS
 
 
 def restore_codebook(store: Store, facts: IndexFacts) -> Codebook | None:
