@@ -137,6 +137,8 @@ def _content(chance: random.Random, target: Target) -> str:
         values[at] = chance.choice(
             ("\x1b[31mred", "\x9b31m", "\u202e", "", "x\nFORGED", "\0", "x" * 100_000, "\r")
         )
+    elif pa.types.is_boolean(kind):
+        values[at] = not values[at]
     elif pa.types.is_floating(kind):
         values[at] = chance.choice((math.nan, math.inf, -1.0))
     elif pa.types.is_list(kind):

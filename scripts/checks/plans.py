@@ -17,7 +17,8 @@ REMOTE = "object storage"
 _WEIGHTS = {
     targets.MANIFEST: 14, targets.COMMIT: 18, targets.WORDS: 14, targets.SENTENCES: 12,
     targets.MOMENTS: 6, targets.REJECTS: 6, targets.INDEX_FACTS: 10, targets.INDEX: 7, targets.POSTINGS: 8,
-    targets.LOCK: 3, targets.LOG: 3, targets.FOLDERS: 8, REMOTE: 14,
+    targets.CODEBOOK_FACTS: 3, targets.CODEBOOK: 4, targets.PART: 4, targets.LOCK: 3, targets.LOG: 3,
+    targets.FOLDERS: 8, REMOTE: 14,
 }  # fmt: skip
 QUERY = "I want an [apple]."
 READS = {
@@ -31,10 +32,14 @@ _OF_INDEX = {
     "search": 4, "search --row": 4, "search --word": 4, "search --same-word": 3, "verify": 3, "senses": 2,
     **WRITES,
 }  # fmt: skip
+_OF_PARTS = {"search": 1, "verify": 4, "verify --repair": 6, "index": 1, "run": 1}
 _COMMANDS = {
     targets.INDEX_FACTS: _OF_INDEX,
     targets.INDEX: _OF_INDEX,
     targets.POSTINGS: _OF_INDEX,
+    targets.CODEBOOK_FACTS: _OF_PARTS,
+    targets.CODEBOOK: _OF_PARTS,
+    targets.PART: _OF_PARTS,
     targets.MOMENTS: {"verify": 3, "search --standardise": 4, "stats": 2, "status": 1, **WRITES},
     targets.REJECTS: {"verify": 3, "read": 4, "stats": 1, **WRITES},
     targets.LOCK: {"status": 1, "verify": 1, **WRITES},
@@ -64,7 +69,7 @@ def plan(seed: int, number: int, *, remote: bool) -> Plan:
     chance = random.Random(f"{seed} {number}")
     weights = {kind: weight for kind, weight in _WEIGHTS.items() if remote or kind != REMOTE}
     kind = _weighted(chance, weights)
-    variant = chance.choice(list(VARIANTS))
+    variant = "parts" if kind in targets.OF_PARTS else chance.choice(list(VARIANTS))
     return Plan(seed, number, kind, variant, _weighted(chance, _COMMANDS.get(kind, {**READS, **WRITES})))
 
 

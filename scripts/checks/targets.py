@@ -61,10 +61,16 @@ MANIFEST, COMMIT, WORDS, SENTENCES, MOMENTS, REJECTS = (
     "manifest.json", "shard.json", "words.arrow", "sentences.arrow", "moments.npy", "rejects.jsonl",
 )  # fmt: skip
 INDEX_FACTS, INDEX, POSTINGS = "index/*.json", "index/*.faiss", "index/words.arrow"
+CODEBOOK_FACTS, CODEBOOK, PART = (
+    "index/*.parts/codebook.json", "index/*.parts/codebook.faiss", "index/*.parts/*.codes",
+)  # fmt: skip
 LOCK, LOG, FOLDERS = ".lock", "run.log", "folders"
-FILES = (MANIFEST, COMMIT, WORDS, SENTENCES, MOMENTS, REJECTS, INDEX_FACTS, INDEX, POSTINGS, LOCK, LOG)
+OF_PARTS = (CODEBOOK_FACTS, CODEBOOK, PART)
+FILES = (
+    MANIFEST, COMMIT, WORDS, SENTENCES, MOMENTS, REJECTS, INDEX_FACTS, INDEX, POSTINGS, *OF_PARTS, LOCK, LOG,
+)  # fmt: skip
 KINDS = (*FILES, FOLDERS)
-JSON = (MANIFEST, COMMIT, INDEX_FACTS)
+JSON = (MANIFEST, COMMIT, INDEX_FACTS, CODEBOOK_FACTS)
 ARROW = (WORDS, SENTENCES, POSTINGS)
 
 
@@ -85,12 +91,13 @@ def files_of(world: World, kind: str) -> list[Path]:
     """Return the files of a kind in a store; on object storage the files' names carry an attempt."""
     out = world.out
     if kind == FOLDERS:
-        return [out / "shards", *sorted(out.glob("shards/[0-9]*")), *out.glob("index")]
+        parts = out.glob("index/*.parts")
+        return [out / "shards", *sorted(out.glob("shards/[0-9]*")), *out.glob("index"), *parts]
     if kind == INDEX_FACTS:
         return sorted(out.glob("index/*.json"))
     if kind == POSTINGS:
         return sorted(out.glob("index/words.arrow"))
-    if kind in (INDEX, MANIFEST, LOCK, LOG):
+    if kind in (INDEX, MANIFEST, LOCK, LOG, *OF_PARTS):
         return sorted(out.glob(kind))
     stem, _, suffix = kind.partition(".")
     return sorted({*out.glob(f"shards/*/{kind}"), *out.glob(f"shards/*/{stem}.*.{suffix}")})
@@ -104,6 +111,15 @@ def _facts(path: Path) -> dict[str, Any]:
 def adopt(target: Target, **counts: int) -> None:
     """Have all checksums be those of a file that has been changed, as its author would."""
     path = target.path
+    if target.kind == PART:
+        body = path.read_bytes()[:-32]
+        path.write_bytes(body + hashlib.sha256(body).digest())
+        return
+    if target.kind == CODEBOOK:
+        rewrite(path.with_suffix(".json"), lambda facts: {**facts, **_facts(path)})
+        of_index = path.parent.with_suffix(".json")
+        rewrite(of_index, lambda facts: {**facts, "codebook": {**facts["codebook"], **_facts(path)}})
+        return
     if path.parent.name == "index":
         rewrite(path.with_suffix(".json"), lambda facts: {**facts, **_facts(path)})
         return

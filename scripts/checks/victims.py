@@ -21,6 +21,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"layers": (3, 1)},
     "salience": {"salience": True, "vectors": ("static", "contextual")},
     "pieces": {"pool": "none", "layers": (2,)},
+    "parts": {"layers": (2,), "vectors": ("static", "contextual")},
 }
 _HASHED_BYTES = 1 << 20
 
@@ -103,7 +104,7 @@ def run_arguments(base: Base, variant: str, out: object) -> list[str]:
 def make_victim(base: Base, variant: str) -> None:
     """Make a store with an index; the same bytes each time, but for the paths in it."""
     import ctxbatch
-    from ctxbatch.search.index_build import IndexOptions, build
+    from ctxbatch.search import index_build
     from tests.helpers.stores import make_store
 
     os.environ["XDG_CACHE_HOME"] = str(base.cache)  # in a child
@@ -111,7 +112,8 @@ def make_victim(base: Base, variant: str) -> None:
     store = make_store(out, [base.corpus], ctxbatch.RunConfig(**run_options(base, variant)))
     (out / ".lock").write_text("process 1 on nowhere\n")
     (out / "run.log").write_text("2026-01-01 00:00:00,000 DEBUG planned 3 shards from 1 sources\n")
-    build(store, store.config.column(), IndexOptions(factory=FACTORY, recall=1.0))
+    factory, index_build.SCAN_ROWS = None if variant == "parts" else FACTORY, 1_000
+    index_build.build(store, store.config.column(), index_build.IndexOptions(factory=factory, recall=1.0))
     assert len(store.commits) == 3, len(store.commits)
     assert store.n_rows >= 1_000, store.n_rows
     for path in out.glob("shards/*/shard.json"):
