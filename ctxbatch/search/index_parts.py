@@ -19,15 +19,16 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from ctxbatch.arrays import Floats
 from ctxbatch.cores import count_cores
 from ctxbatch.errors import StoreError
-from ctxbatch.files import replacing, write_json
-from ctxbatch.sealed import is_intact, not_readable, open_regular, read_json, typed
+from ctxbatch.files import replacing, write_atomically, write_json
+from ctxbatch.sealed import not_readable, open_regular, read_bytes, read_json, typed
 from ctxbatch.search.exact import normalised
-from ctxbatch.search.index import IndexOptions, ivf_in
+from ctxbatch.search.index import IndexOptions, ivf_in, rotation_in
 from ctxbatch.search.index_choice import Choice, begin
-from ctxbatch.search.index_files import CodebookFacts, IndexFacts, load, open_faiss_file, write_faiss_file
-from ctxbatch.search.index_training import coder_of, train, trained_rows
+from ctxbatch.search.index_files import CodebookFacts, IndexFacts, load
+from ctxbatch.search.index_training import coder_of, empty_index, learned_by, train, trained_rows
 from ctxbatch.search.index_tuning import choose_rows
 from ctxbatch.store.commits import WORDS, built_from
 from ctxbatch.store.manifest import CODEBOOK, parts_folder
@@ -37,11 +38,10 @@ from ctxbatch.store.reader import Store
 # A codebook is trained on rows of at most so many shards.
 _SAMPLED_SHARDS = 16
 _CODED_ROWS = 65_536
-# FAISS packs the codes of so many rows together.
-_PACKED_ROWS = 32
 _SEED = 20_240_607
 _DIGEST_BYTES = 32
-_FILE = "codebook.faiss"
+# What a codebook has learned, as `ctxbatch.search.index_training.learned_by` gives it.
+_FILE, _FLOATS = "codebook.f32", np.dtype("<f4")
 _OF_FILE = ("file", "bytes", "sha256")
 
 Codes = npt.NDArray[np.uint8]
@@ -265,26 +265,16 @@ def find_codebook(store: Store, column: str) -> Codebook | None:
         ResourceError: The disk, a permission or a lack of memory prevents reading.
     """
     folder = parts_folder(store.path, column)
-    path, file = folder / CODEBOOK, folder / _FILE
+    path = folder / CODEBOOK
     try:
         facts = typed(read_json(path), CodebookFacts, path)
-        if (facts.column, facts.file) != (column, file.name):
+        raw = read_bytes(folder / _FILE)
+        if (facts.column, facts.file, facts.sha256) != (column, _FILE, hashlib.sha256(raw).hexdigest()):
             return None
-        if not is_intact(file, facts.bytes, facts.sha256):
-            return None
-        empty = open_faiss_file(store, column, file, 0)
-    except (FileNotFoundError, StoreError):
+        empty = empty_index(facts.factory, store.config.hidden_size, np.frombuffer(raw, _FLOATS))
+    except (FileNotFoundError, StoreError, ValueError):
         return None
-    return Codebook(folder, facts, empty) if _codes_by_pieces(ivf_in(empty)) else None
-
-
-def _codes_by_pieces(ivf: Any) -> bool:  # noqa: ANN401 (any FAISS index)
-    """Return True if an index has codes of 4 bits that fit its dimension; a crafted file may have others."""
-    if not isinstance(ivf, faiss.IndexIVFPQFastScan):
-        return False
-    pq: Any = ivf.pq
-    sizes = (pq.d, pq.M * pq.dsub, pq.nbits, pq.centroids.size(), pq.code_size)
-    return sizes == (ivf.d, ivf.d, 4, 16 * ivf.d, ivf.code_size) and ivf.bbs == _PACKED_ROWS
+    return Codebook(folder, facts, empty)
 
 
 def restore_codebook(store: Store, facts: IndexFacts) -> Codebook | None:
@@ -302,8 +292,9 @@ def restore_codebook(store: Store, facts: IndexFacts) -> Codebook | None:
     if found is not None and found.facts == facts.codebook:
         return found
     index, _ = load(store, facts)
-    index.reset()
-    written = _write_codebook(store, index, _without_file(facts.codebook))
+    if rotation_in(index) is None or not isinstance(ivf_in(index), faiss.IndexIVFPQFastScan):
+        return None  # a crafted file
+    written = _write_codebook(store, learned_by(index), _without_file(facts.codebook))
     return written if written.facts == facts.codebook else None
 
 
@@ -311,14 +302,15 @@ def _without_file(facts: CodebookFacts) -> dict[str, Any]:
     return {name: value for name, value in asdict(facts).items() if name not in _OF_FILE}
 
 
-def _write_codebook(store: Store, empty: Any, made: Mapping[str, Any]) -> Codebook:  # noqa: ANN401 (any FAISS index)
+def _write_codebook(store: Store, learned: Floats, made: Mapping[str, Any]) -> Codebook:
     folder = parts_folder(store.path, made["column"])
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / CODEBOOK
-    content = {**made, **write_faiss_file(empty, folder / _FILE, outdated=path)}
+    path, raw = folder / CODEBOOK, learned.astype(_FLOATS).tobytes()
+    content = {**made, "file": _FILE, "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
     facts = typed(content, CodebookFacts, path)
+    write_atomically(folder / _FILE, raw)
     write_json(path, asdict(facts))
-    return Codebook(folder, facts, empty)
+    return Codebook(folder, facts, empty_index(facts.factory, store.config.hidden_size, learned))
 
 
 def ensure_codebook(store: Store, column: str, recipe: Recipe, standardiser: Standardiser | None) -> Codebook:
@@ -338,10 +330,9 @@ def ensure_codebook(store: Store, column: str, recipe: Recipe, standardiser: Sta
     found = find_codebook(store, column)
     if found is not None and _without_file(found.facts) == wanted:
         return found
-    empty: Any = faiss.index_factory(
-        store.config.hidden_size, recipe.choice.factory, faiss.METRIC_INNER_PRODUCT
-    )
+    dimension = store.config.hidden_size
+    index: Any = faiss.index_factory(dimension, recipe.choice.factory, faiss.METRIC_INNER_PRODUCT)
     vectors = store.column(column, standardiser, recipe.shards)
-    rows_N = choose_rows(np.random.default_rng(_SEED), len(vectors), trained_rows(empty))
-    train(empty, normalised(vectors.take(rows_N)))
-    return _write_codebook(store, empty, wanted)
+    rows_N = choose_rows(np.random.default_rng(_SEED), len(vectors), trained_rows(index))
+    train(index, normalised(vectors.take(rows_N)))
+    return _write_codebook(store, learned_by(index), wanted)

@@ -6,6 +6,7 @@ axes of residuals, dealt out so that the pieces of product quantization share th
 shape: N rows, L lists, D hidden size.
 """
 
+import re
 from typing import Any
 
 import faiss
@@ -21,6 +22,9 @@ _LEAST_ROWS = 10_000
 # rows a second as comparing with all of them; 2.5 % of the rows get another list, almost as near (measured).
 _LISTS_WITH_GRAPH = 16_384
 _NEIGHBOURS, _CANDIDATES = 32, 32
+# The factory strings of indexes by residuals, which have codes of 4 bits.
+_BY_RESIDUALS = re.compile(r"OPQ(\d{1,6})_(\d{1,6}),IVF(\d{1,6}),PQ(\d{1,6})x4fsr")
+_CODES = 16
 # Where residuals do not vary, logarithms of variances would not exist.
 _LEAST_VARIANCE = 1e-9
 
@@ -44,6 +48,36 @@ def train(index: Any, sample_ND: Floats) -> None:  # noqa: ANN401 (any FAISS ind
     if rotation_in(index) is not None:
         _rotate(index, ivf, sample_ND)
     index.train(sample_ND)
+
+
+def learned_by(index: Any) -> Floats:  # noqa: ANN401 (any FAISS index)
+    """Return what an index by residuals has learned, in a row: centroids, rotation, centroids of pieces."""
+    ivf, turn = ivf_in(index), rotation_in(index)
+    centroids_LD = faiss.downcast_index(ivf.quantizer).reconstruct_n(0, ivf.nlist)
+    of_pieces = (faiss.vector_to_array(turn.A), faiss.vector_to_array(ivf.pq.centroids))
+    learned: Floats = np.concatenate([centroids_LD.ravel(), *of_pieces])
+    return learned
+
+
+def empty_index(factory: str, dimension: int, learned: Floats) -> Any:  # noqa: ANN401 (any FAISS index)
+    """Return an index without rows that has learned this already, as `learned_by` gives it.
+
+    Raises:
+        ValueError: It does not fit the factory string, or that is not one by residuals.
+    """
+    found = _BY_RESIDUALS.fullmatch(factory)
+    pieces, turned, n_lists, coded = map(int, found.groups()) if found else (0, 0, 0, 1)
+    sizes = [n_lists * dimension, dimension**2, _CODES * dimension]
+    if pieces != coded or turned != dimension or len(learned) != sum(sizes) or not np.isfinite(learned).all():
+        raise ValueError(f"what it has learned does not fit {factory!r}")
+    index: Any = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+    ivf, turn = ivf_in(index), rotation_in(index)
+    centroids, rotation, of_pieces = np.split(learned, np.cumsum(sizes)[:-1])
+    faiss.copy_array_to_vector(rotation, turn.A)
+    faiss.downcast_index(ivf.quantizer).add(centroids.reshape(n_lists, dimension))
+    faiss.copy_array_to_vector(of_pieces, ivf.pq.centroids)
+    turn.is_orthonormal = turn.is_trained = ivf.is_trained = index.is_trained = True
+    return index
 
 
 def coder_of(empty: Any) -> Any:  # noqa: ANN401 (any FAISS index)

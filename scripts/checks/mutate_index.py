@@ -10,7 +10,7 @@ MUTATIONS: list[Mutation] = []
 _mutation = declare_in(MUTATIONS)
 
 
-@_mutation(INDEX, CODEBOOK, sealed=True, weight=5)
+@_mutation(INDEX, sealed=True, weight=5)
 def _other_index(chance: random.Random, target: Target) -> str:
     import faiss
 
@@ -56,19 +56,21 @@ def _other_index(chance: random.Random, target: Target) -> str:
     return f"{how}, sealed"
 
 
-@_mutation(PART, sealed=True, weight=10)
+@_mutation(CODEBOOK, PART, sealed=True, weight=10)
 def _other_codes(chance: random.Random, target: Target) -> str:
-    """Change lists and codes of rows; the first 32 bytes say what the part is made from."""
+    """Change centroids, or lists and codes of rows; the first 32 bytes say what a part is made from."""
     content = bytearray(target.path.read_bytes())
     first = chance.randrange(32, len(content) - 32)
     last = min(len(content) - 32, first + chance.choice((1, 8, 500)))
     content[first:last] = chance.choice((b"\x00", b"\xff", b"\x7f")) * (last - first)
+    if chance.random() < 0.2:
+        content = content[: chance.randrange(64, len(content))]
     target.path.write_bytes(content)
     adopt(target)
     return f"bytes {first} to {last}, sealed"
 
 
-@_mutation(INDEX, CODEBOOK, sealed=True, weight=5)
+@_mutation(INDEX, sealed=True, weight=5)
 def _index_fields(chance: random.Random, target: Target) -> str:
     """Numbers in the head of the index, where its sizes are."""
     content = bytearray(target.path.read_bytes())

@@ -62,7 +62,7 @@ MANIFEST, COMMIT, WORDS, SENTENCES, MOMENTS, REJECTS = (
 )  # fmt: skip
 INDEX_FACTS, INDEX, POSTINGS = "index/*.json", "index/*.faiss", "index/words.arrow"
 CODEBOOK_FACTS, CODEBOOK, PART = (
-    "index/*.parts/codebook.json", "index/*.parts/codebook.faiss", "index/*.parts/*.codes",
+    "index/*.parts/codebook.json", "index/*.parts/codebook.f32", "index/*.parts/*.codes",
 )  # fmt: skip
 LOCK, LOG, FOLDERS = ".lock", "run.log", "folders"
 OF_PARTS = (CODEBOOK_FACTS, CODEBOOK, PART)

@@ -260,12 +260,12 @@ def test_a_damaged_index_is_made_again_from_its_parts_without_tuning(whole, tmp_
     assert index_digests(out) == index_digests(whole)
 
 
-@pytest.mark.parametrize("gone", ["codebook.faiss", "codebook.json"])
+@pytest.mark.parametrize("gone", ["codebook.f32", "codebook.json"])
 @pytest.mark.usefixtures("small")
 def test_a_codebook_that_is_gone_is_taken_out_of_the_index(gone, whole, tmp_path):
     out = shutil.copytree(whole, tmp_path / "out")
     (out / "index" / f"{COLUMN}.parts" / gone).unlink()
-    assert "codebook.faiss is missing, damaged or another" in next(find_damage(out)).text
+    assert "codebook.f32 is missing, damaged or another" in next(find_damage(out)).text
     assert repair_store(out).indexes == (COLUMN,)
     assert index_digests(out) == index_digests(whole)
 
