@@ -16,7 +16,7 @@ from typing import IO
 
 from ctxbatch.cores import UNBOUND, unbind
 from ctxbatch.corpus.plan import ShardSpec
-from ctxbatch.errors import InputError
+from ctxbatch.errors import CtxbatchError, InputError, one_line
 from ctxbatch.execution.messages import Committed, Found, Message
 from ctxbatch.store.commits import Commit
 from ctxbatch.store.location import StoreLocation, location_of, manifest_of
@@ -165,14 +165,21 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logging.getLogger("ctxbatch").addHandler(file_handler(sys.stderr))
     threading.Thread(target=_end_with_input, daemon=True).start()
+    try:
+        _train(location_of(sys.argv[1]))
+    except (CtxbatchError, OSError, MemoryError) as error:
+        log.warning("the index cannot be trained while the run goes on: %s", one_line(error))
+    sys.stderr.flush()
+    os._exit(0)  # whatever the thread is at
+
+
+def _train(location: StoreLocation) -> None:
     from ctxbatch.search.index import IndexOptions
     from ctxbatch.search.index_parts import ensure_codebook, recipe_of
 
-    location = location_of(sys.argv[1])
     store = _sampled(location, manifest_of(location))
     if (recipe := recipe_of(store, IndexOptions())) is not None:
         ensure_codebook(store, store.config.column(), recipe, None)
-    os._exit(0)  # whatever the thread is at
 
 
 def _end_with_input() -> None:
