@@ -7,22 +7,28 @@ commits. Whatever is missing when the run ends is made then, with the same bytes
 
 import logging
 import os
+import queue
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from ctxbatch.cores import UNBOUND, unbind
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.errors import CtxbatchError, InputError, one_line
 from ctxbatch.execution.messages import Committed, Found, Message
+from ctxbatch.files import PROCESS_NONCE, new_nonce, process_name
 from ctxbatch.store.commits import Commit
 from ctxbatch.store.location import StoreLocation, location_of, manifest_of
 from ctxbatch.store.manifest import CODEBOOK, Manifest, parts_folder
 from ctxbatch.store.reader import Store
-from ctxbatch.terminal import file_handler
+from ctxbatch.store.shard_writer import remove_leftovers
+from ctxbatch.terminal import escape_tracebacks, file_handler
+
+if TYPE_CHECKING:
+    from ctxbatch.search.index_parts import Codebook
 
 log = logging.getLogger("ctxbatch")
 # Its threads do not wait in a loop for each other: the workers use the cores, too.
@@ -30,7 +36,9 @@ _ENVIRONMENT = {**UNBOUND, "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class ShardCoder:
-    """Codes the shards that a worker commits, from when on there is a codebook.
+    """Codes the shards that a worker commits in a thread of its own, from when on there is a codebook.
+
+    What is not coded when the worker ends is coded when the index is built.
 
     Args:
         location: Where the store is; one on object storage has no index.
@@ -42,29 +50,33 @@ class ShardCoder:
         self._manifest = manifest
         self._column = manifest.config.column()
         self._facts = parts_folder(location.folder, self._column) / CODEBOOK
+        self._codebook: Codebook | None = None
+        self._commits: queue.SimpleQueue[Commit] = queue.SimpleQueue()
+        self._is_working = False
 
     def code(self, commit: Commit) -> None:
-        """Code a committed shard, if there is a codebook.
-
-        Raises:
-            ResourceError: The disk or a permission stands in the way.
-            OSError: The disk refuses.
-        """
+        """Have a committed shard coded, if there is a codebook."""
         if not self._location.is_here or not self._facts.exists():
             return
+        self._commits.put(commit)
+        if not self._is_working:
+            self._is_working = True
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        try:
+            while True:
+                self._code(self._commits.get())
+        except (CtxbatchError, OSError, MemoryError, RuntimeError) as error:  # RuntimeError is FAISS's
+            log.warning("shards are coded when the index is built, not now: %s", one_line(error))
+
+    def _code(self, commit: Commit) -> None:
         from ctxbatch.search.index_parts import find_codebook  # imports FAISS, which most workers do not need
 
         store = Store(self._location.out, self._manifest, {commit.shard: commit})
-        if (codebook := find_codebook(store, self._column)) is not None:
-            codebook.ensure_part(store, commit.shard, None)
-
-
-def sampled_first(manifest: Manifest, todo: Sequence[ShardSpec]) -> list[ShardSpec]:
-    """Return the shards of a run in the order in which to make them: first those that train the codebook."""
-    from ctxbatch.search.index_parts import sampled_shards
-
-    sampled = set(sampled_shards(len(manifest.shards)))
-    return sorted(todo, key=lambda spec: spec.shard not in sampled)
+        self._codebook = self._codebook or find_codebook(store, self._column)
+        if self._codebook is not None:
+            self._codebook.ensure_part(store, commit.shard, None)
 
 
 class IndexAhead:
@@ -75,11 +87,19 @@ class IndexAhead:
         manifest: Its manifest.
         log_file: Where the process that trains writes to.
         lock: The descriptor of the store's lock, which that process inherits.
-        wanted: Whether the run has an index, which this prepares.
+        wanted: Whether the run has an index.
+        is_first_part: Whether it is this process that trains, of several that run parts.
     """
 
     def __init__(
-        self, location: StoreLocation, manifest: Manifest, log_file: IO[str], lock: int, *, wanted: bool
+        self,
+        location: StoreLocation,
+        manifest: Manifest,
+        log_file: IO[str],
+        lock: int,
+        *,
+        wanted: bool,
+        is_first_part: bool,
     ) -> None:
         from ctxbatch.search.index_files import facts_path
         from ctxbatch.search.index_parts import sampled_shards
@@ -88,12 +108,15 @@ class IndexAhead:
         self._manifest = manifest
         self._log_file = log_file
         self._lock = lock
-        self._missing = set(sampled_shards(len(manifest.shards)))
         self._process: subprocess.Popen[bytes] | None = None
+        self._nonce = new_nonce()
+        sampled = set(sampled_shards(len(manifest.shards)))
         column = manifest.config.column()
         there = (facts_path(location.folder, column), parts_folder(location.folder, column) / CODEBOOK)
-        needs_all = len(self._missing) == len(manifest.shards)
-        self._is_over = not wanted or needs_all or any(path.exists() for path in there)
+        needs_all = len(sampled) == len(manifest.shards)
+        is_needed = wanted and not needs_all and not any(path.exists() for path in there)
+        self._first = sampled if is_needed else set()
+        self._missing = set(self._first) if is_first_part else set()
 
     def __enter__(self) -> "IndexAhead":
         return self
@@ -102,35 +125,43 @@ class IndexAhead:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            remove_leftovers(self._location.folder, process_name(self._process.pid, self._nonce))
+
+    def ordered(self, todo: Sequence[ShardSpec]) -> list[ShardSpec]:
+        """Return shards in the order in which to make them: first those that the codebook is trained on."""
+        return sorted(todo, key=lambda spec: spec.shard not in self._first)
 
     def on_message(self, message: Message) -> None:
         """Take note of a shard; start to train when the last one is there that is needed."""
-        if self._is_over or not isinstance(message, Committed | Found):
+        if not self._missing or not isinstance(message, Committed | Found):
             return
         for shard in sorted(self._missing):
             if self._location.commit_of(self._manifest, self._manifest.shards[shard]) is not None:
                 self._missing.discard(shard)
-        if not self._missing:
-            self._is_over = True
-            if _is_wanted(self._location, self._manifest):
-                self._start()
+        if not self._missing and _is_wanted(self._location, self._manifest):
+            self._start()
 
     def _start(self) -> None:
         unbind()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ctxbatch.execution.index_ahead", str(self._location.out)],
-            stdin=subprocess.PIPE,  # it ends when this is closed: then nobody waits for it
-            stdout=self._log_file,
-            stderr=self._log_file,
-            pass_fds=[self._lock],
-            env={**os.environ, **_ENVIRONMENT},
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "ctxbatch.execution.index_ahead", str(self._location.out)],
+                stdin=subprocess.PIPE,  # it ends when this is closed: then nobody waits for it
+                stdout=self._log_file,
+                stderr=self._log_file,
+                pass_fds=[self._lock],
+                env={**os.environ, **_ENVIRONMENT, PROCESS_NONCE: self._nonce},
+            )
+        except OSError as error:  # of all that this machine may start; the index can wait
+            log.debug("no process trains the index: %s", error)
 
     def wait(self) -> None:
         """Wait for the codebook, if it is being trained."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
             log.info("training the index: takes seconds to minutes, and longer for many millions of rows")
-            self._process.wait()
+        log.debug("the process that trains the index has ended: %d", self._process.wait())
 
 
 def _is_wanted(location: StoreLocation, manifest: Manifest) -> bool:
@@ -163,6 +194,7 @@ def main() -> None:
     """Train the codebook of the index that a store's run ends with."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    escape_tracebacks()
     logging.getLogger("ctxbatch").addHandler(file_handler(sys.stderr))
     threading.Thread(target=_end_with_input, daemon=True).start()
     try:

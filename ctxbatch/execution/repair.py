@@ -14,11 +14,11 @@ from ctxbatch.files import remove
 from ctxbatch.formulas import plain
 from ctxbatch.model.hub import model_of_store
 from ctxbatch.search import index_build
-from ctxbatch.search.index_files import check_index, folder_damage, index_files, intact_facts
+from ctxbatch.search.index_files import IndexFacts, check_index, folder_damage, index_files, read_facts
 from ctxbatch.search.index_parts import parts_damage
 from ctxbatch.store.kept_moments import kept_files
 from ctxbatch.store.location import location_of, manifest_of
-from ctxbatch.store.manifest import INDEX, Manifest, log_path
+from ctxbatch.store.manifest import INDEX, log_path
 from ctxbatch.store.reader import Store
 from ctxbatch.store.verify import Damage, find_shard_damage, tell_sources
 
@@ -49,16 +49,21 @@ def find_damage(out: str | Path) -> Iterator[Damage]:
         return
     for text in folder_damage(location.folder):
         yield Damage(text, index=INDEX)
-    for path in index_files(location.folder):
-        for text in check_index(path, manifest):
-            yield Damage(text, index=path.stem)
     with contextlib.suppress(StoreError):  # of a shard, which is named already
         store = Store(out)
+        for path in index_files(location.folder):
+            for text in _index_damage(store, path):
+                yield Damage(text, index=path.stem)
         for path, text in store.moments.damage():
             yield Damage(text, index=path.stem)
-        for facts in intact_facts(store):
-            for text in parts_damage(store, facts):
-                yield Damage(text, index=facts.column)
+
+
+def _index_damage(store: Store, path: Path) -> Iterator[str]:
+    """Yield a line for each file that belongs to an index and is damaged; ``path`` is its JSON file."""
+    damage = [*check_index(path, store.manifest)]
+    yield from damage
+    if not damage and isinstance(facts := read_facts(path), IndexFacts):
+        yield from parts_damage(store, facts)
 
 
 def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = True) -> RepairReport:
@@ -100,20 +105,19 @@ def repair_store(out: str | Path, model: str | None = None, *, quiet: bool = Tru
                 f"shards {shards} of {out} could not be rebuilt: read {log_path(location.folder)}"
             )
         store = Store(out)
-        stale = _stale_indexes(store, manifest, rebuilt=bool(damaged)) if location.is_here else []
+        stale = _stale_indexes(store, rebuilt=bool(damaged)) if location.is_here else []
         indexes = index_build.rebuild(store, stale, model, quiet=quiet)
         warn_of_mixture(store.commits.values())
     return RepairReport(tuple(spec.shard for spec in todo), indexes)
 
 
-def _stale_indexes(store: Store, manifest: Manifest, *, rebuilt: bool) -> list[str]:
+def _stale_indexes(store: Store, *, rebuilt: bool) -> list[str]:
     """Remove kept moments that are wrong; return the names of indexes that are damaged, or made with such.
 
     What was added up of a damaged shard seems to match the shard that took its place.
     """
     files = index_files(store.path)
-    stale = [path.stem for path in files if list(check_index(path, manifest))]
-    stale += [facts.column for facts in intact_facts(store) if any(parts_damage(store, facts))]
+    stale = [path.stem for path in files if any(_index_damage(store, path))]
     for path in kept_files(store.path) if rebuilt else [path for path, _ in store.moments.damage()]:
         remove(path)
     standardised = (path.stem for path in files if plain(path.stem) != path.stem)

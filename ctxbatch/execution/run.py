@@ -16,7 +16,7 @@ from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.corpus.plan import plan as plan_shards
 from ctxbatch.errors import InputError
 from ctxbatch.execution.estimate import estimate_plan
-from ctxbatch.execution.index_ahead import IndexAhead, sampled_first
+from ctxbatch.execution.index_ahead import IndexAhead
 from ctxbatch.execution.int8_model import restore_int8_layers, with_int8_layers
 from ctxbatch.execution.known_sources import check_sources
 from ctxbatch.execution.messages import Left, Message
@@ -196,9 +196,13 @@ def _run_missing(plan: RunPlan, manifest: Manifest, session: Session) -> _Work:
     if todo:
         restore_int8_layers(plan, manifest)
     patience = math.inf if choices.part is None else PATIENCE_SECONDS
-    wants_index = choices.index and location.is_here
     ahead = IndexAhead(
-        location, manifest, session.log_file, session.lock, wanted=wants_index and choices.is_first_part
+        location,
+        manifest,
+        session.log_file,
+        session.lock,
+        wanted=choices.index and location.is_here,
+        is_first_part=choices.is_first_part,
     )
 
     def listen(message: Message) -> None:
@@ -208,10 +212,10 @@ def _run_missing(plan: RunPlan, manifest: Manifest, session: Session) -> _Work:
             left.add(message.shard)
 
     with ahead:
-        ordered = sampled_first(manifest, todo) if wants_index else todo
-        given_up = session.work(plan.engine, manifest, ordered, listen, patience=patience)
+        given_up = session.work(plan.engine, manifest, ahead.ordered(todo), listen, patience=patience)
         watch.check(finished=True)
-        ahead.wait()
+        if not given_up:
+            ahead.wait()
     return _Work(mine, before, given_up, left)
 
 

@@ -121,9 +121,9 @@ def run_shards(
         coder = ShardCoder(location, pipeline.manifest)
         for commit in made if location.is_here else prefetch(made, 1, threading.Event()):
             location.publish(commit)
-            coder.code(commit)
             claims.release(commit.shard)
             say(Committed(commit.shard, commit.counts))
+            coder.code(commit)
 
 
 def _shards_to_make(

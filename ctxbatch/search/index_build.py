@@ -109,10 +109,14 @@ def ensure(store: Store, column: str, model: str | None = None, *, quiet: bool =
     facts = _usable_facts(store, path, quiet)
     if facts is None:
         return build(store, column, recorded_options(path), model, quiet=quiet)
-    if facts.bytes * store.n_rows / facts.rows > facts.options.memory:  # a smaller kind of index is needed
+    grown_bytes = facts.bytes * store.n_rows / max(1, facts.rows)
+    if facts.rows < store.n_rows and grown_bytes > facts.options.memory:  # a smaller kind of index is needed
         return build(store, column, facts.options, model, quiet=quiet)
     _ensure_words(store)
-    if (codebook := restore_codebook(store, facts)) is not None:
+    codebook = restore_codebook(store, facts)
+    if facts.codebook is not None and codebook is None:  # what its rows were coded against is lost
+        return build(store, column, facts.options, model, quiet=quiet)
+    if codebook is not None:
         codebook.ensure(store, [*store.commits], standardiser_of(store, facts), quiet=quiet)
     if facts.rows == store.n_rows:
         return _report(store, facts)
@@ -120,45 +124,58 @@ def ensure(store: Store, column: str, model: str | None = None, *, quiet: bool =
 
 
 def _usable_facts(store: Store, path: Path, quiet: bool) -> IndexFacts | None:
-    """Return the facts of an index that is intact, or that its parts make again; else ``None``."""
+    """Return the facts of an index that is intact, or that its parts make again; else ``None``.
+
+    Where growing it was stopped, its facts are those that are kept with its parts.
+    """
     try:
-        facts = read_facts(path)
+        facts = read_facts(path if path.exists() else _kept_facts(path))
     except (FileNotFoundError, StoreError):
         return None
     assert isinstance(facts, IndexFacts)
-    if not any(check_index(path, store.manifest)):
+    if path.exists() and not any(check_index(path, store.manifest)):
         return facts
     shards = [*store.commits][: len(facts.built_from)]
     codebook = find_codebook(store, facts.column)
-    if (
-        codebook is None
-        or codebook.facts != facts.codebook
-        or facts.built_from != built_from({shard: store.commits[shard] for shard in shards})
-    ):
+    if codebook is None or codebook.facts != facts.codebook:
+        return None
+    if facts.built_from != built_from({shard: store.commits[shard] for shard in shards}):
         return None
     codebook.ensure(store, shards, standardiser_of(store, facts), quiet=quiet)
     made = write_faiss_file(codebook.merged(store, shards), path.parent / facts.file)
-    return facts if made["sha256"] == facts.sha256 else None
+    if made["sha256"] != facts.sha256:
+        return None
+    if not path.exists():
+        write_json(path, asdict(facts))
+    return facts
+
+
+def _kept_facts(path: Path) -> Path:
+    """Return where the facts of an index are while it grows: with its parts, under the same name."""
+    return parts_folder(path.parent.parent, path.stem) / path.name
 
 
 def _grow(store: Store, facts: IndexFacts, codebook: Codebook | None, quiet: bool) -> IndexReport:
     """Add the rows that were appended to an index; lists, codes and efforts stay as they are.
 
-    The facts are those of the old file until the new ones are written: if this is stopped in between, the
-    parts make the old file again.
+    Until the new facts are written there are none, so that a search reads all rows. Those of an index with
+    parts are kept with these: if this is stopped, the parts make the old index again.
     """
     started = time.monotonic()
     path = facts_path(store.path, facts.column)
     index = _with_new_rows(store, facts, quiet) if codebook is None else codebook.merged(store, store.commits)
+    if codebook is not None:
+        path.replace(_kept_facts(path))
     grown = replace(
         facts,
         rows=store.n_rows,
         seconds=round(time.monotonic() - started, 1),
         trained_rows=facts.trained_rows or facts.rows,
         built_from=built_from(store.commits),
-        **write_faiss_file(index, path.parent / facts.file),
+        **write_faiss_file(index, path.parent / facts.file, outdated=path),
     )
     write_json(path, asdict(grown))
+    _kept_facts(path).unlink(missing_ok=True)
     if store.n_rows >= _GROWN * (grown.trained_rows or 0):
         log.info(
             "the index on %s was made for %s rows and has %s now: a new one may be faster: `%s`",
@@ -280,6 +297,9 @@ def _build(store: Store, column: str, options: IndexOptions, model: str | None, 
     if standardiser is not None:
         facts["standardiser"] = standardiser.as_text()
     write_json(facts_path(store.path, column), facts)
+    _kept_facts(facts_path(store.path, column)).unlink(missing_ok=True)
+    if codebook is None:
+        remove(parts_folder(store.path, column))
     _tell_low_recall(column, recalls, options)
     return IndexReport(column, store.n_rows, path, written["bytes"], seconds, recalls)
 
@@ -292,7 +312,6 @@ def _filled(
         empty, choice = begin(store.n_rows, store.config.hidden_size, options)
         if not quiet:
             _announce(store, column, choice)
-        remove(parts_folder(store.path, column))
         _fill(empty, store.column(column, standardiser), options, quiet)
         return empty, choice.factory, None
     recipe = recipe_of(store, options)

@@ -23,6 +23,8 @@ WORKING_BYTES = 36 << 20
 # How a factory string begins, and where it names codebooks: pieces, and the bits of a code.
 _IVF = re.compile(r"IVF(\d{1,9})([kM]?)(?=[,_(])")
 _CODEBOOKS = re.compile(r"([A-Z]*)((?:\d{1,9}x)+)(\d{1,9})")
+# The factory strings of indexes by rotated residuals, in codes of 4 bits: pieces, dimension, lists, pieces.
+BY_RESIDUALS = re.compile(r"OPQ(\d{1,6})_(\d{1,6}),IVF(\d{1,6}),PQ(\d{1,6})x4fsr")
 # What FAISS needs for a list that is empty.
 _LIST_BYTES = 48
 
@@ -59,13 +61,24 @@ def choices(rows: int, dimension: int) -> list[Choice]:
     found = []
     for values in (4, 6, 8, 16):  # values of a vector that share a code of 4 bits
         pieces = max(m for m in range(1, max(1, dimension // values) + 1) if dimension % m == 0)
-        code = (pieces + 1) // 2
-        vector = code + 8
-        # Lists are filled up to blocks of 32; centroids are kept by FAISS and by the search.
-        size = (rows + 16 * n_lists) * vector + 2 * n_lists * dimension * 4 + dimension * (16 + dimension) * 4
-        size += WORKING_BYTES
-        found.append(Choice(f"OPQ{pieces}_{dimension},IVF{n_lists},PQ{pieces}x4fsr", size, code))
+        found.append(_choice(rows, dimension, n_lists, pieces))
     return found
+
+
+def _choice(rows: int, dimension: int, n_lists: int, pieces: int) -> Choice:
+    code = (pieces + 1) // 2
+    # Lists are filled up to blocks of 32; centroids are kept by FAISS and by the search.
+    size = (rows + 16 * n_lists) * (code + 8)
+    size += 2 * n_lists * dimension * 4 + dimension * (16 + dimension) * 4 + WORKING_BYTES
+    return Choice(f"OPQ{pieces}_{dimension},IVF{n_lists},PQ{pieces}x4fsr", size, code)
+
+
+def for_rows(choice: Choice, rows: int) -> Choice:
+    """Return a choice of `choices` for another number of rows: the same index, of another size."""
+    found = BY_RESIDUALS.fullmatch(choice.factory)
+    assert found is not None
+    pieces, dimension, n_lists, _ = map(int, found.groups())
+    return _choice(rows, dimension, n_lists, pieces)
 
 
 def megabytes(size: int) -> str:

@@ -181,16 +181,9 @@ def read_facts(path: Path) -> FileOrigin:
         raise StoreError(f"{path} is damaged: it names the file {facts.file!r}")
     if isinstance(facts, IndexFacts) and facts.column != path.stem:
         raise StoreError(f"{path} is damaged: it names the column {facts.column!r}")
+    if isinstance(facts, IndexFacts) and facts.codebook is not None and facts.codebook.column != path.stem:
+        raise StoreError(f"{path} is damaged: it names a codebook of the column {facts.codebook.column!r}")
     return facts
-
-
-def intact_facts(store: Store) -> Iterator[IndexFacts]:
-    """Yield the facts of the indexes of a store that are intact."""
-    for path in index_files(store.path):
-        if path.exists() and not any(check_index(path, store.manifest)):
-            facts = read_facts(path)
-            if isinstance(facts, IndexFacts):
-                yield facts
 
 
 def rebuild_command(path: Path) -> str:

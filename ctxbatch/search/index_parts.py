@@ -7,10 +7,12 @@ without being trained again. Array names end in the letters of their shape: N ro
 """
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,14 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from ctxbatch.arrays import Floats
+from ctxbatch.arrays import Floats, Ints
 from ctxbatch.cores import count_cores
 from ctxbatch.errors import StoreError
-from ctxbatch.files import replacing, write_atomically, write_json
-from ctxbatch.sealed import not_readable, open_regular, read_bytes, read_json, typed
+from ctxbatch.files import remove, replacing, write_atomically, write_json
+from ctxbatch.sealed import is_there, not_readable, open_regular, read_bytes, read_json, typed
 from ctxbatch.search.exact import normalised
 from ctxbatch.search.index import IndexOptions, ivf_in, rotation_in
-from ctxbatch.search.index_choice import Choice, begin
+from ctxbatch.search.index_choice import Choice, begin, for_rows
 from ctxbatch.search.index_files import CodebookFacts, IndexFacts, load
 from ctxbatch.search.index_training import coder_of, empty_index, learned_by, train, trained_rows
 from ctxbatch.search.index_tuning import choose_rows
@@ -37,7 +39,8 @@ from ctxbatch.store.reader import Store
 
 # A codebook is trained on rows of at most so many shards.
 _SAMPLED_SHARDS = 16
-_CODED_ROWS = 65_536
+# Rows that are coded at a time, which take a few MB, and whose codes are read at a time.
+_CODED_ROWS, _READ_ROWS = 4_096, 65_536
 _SEED = 20_240_607
 _DIGEST_BYTES = 32
 # What a codebook has learned, as `ctxbatch.search.index_training.learned_by` gives it.
@@ -74,19 +77,20 @@ def recipe_of(store: Store, options: IndexOptions) -> Recipe | None:
     Raises:
         InputError: No index fits the memory.
     """
-    planned, commits = store.manifest.shards, store.commits
+    planned, commits, dimension = store.manifest.shards, store.commits, store.config.hidden_size
     shards = sampled_shards(len(planned))
     if any(shard not in commits for shard in shards):
         return None
+    exact = Recipe([*commits], store.n_rows, begin(store.n_rows, dimension, options)[1])
     rows = sum(commits[shard].counts.rows for shard in shards)
     size = sum(planned[shard].size for shard in shards)
     expected = round(rows * sum(spec.size for spec in planned) / max(1, size))
-    empty, choice = begin(expected, store.config.hidden_size, options)
+    empty, choice = begin(expected, dimension, options)
+    if store.complete and for_rows(choice, store.n_rows).bytes > options.memory:
+        return exact
     if rows >= trained_rows(empty):
         return Recipe(shards, expected, choice)
-    if not store.complete:
-        return None
-    return Recipe(list(commits), store.n_rows, begin(store.n_rows, store.config.hidden_size, options)[1])
+    return exact if store.complete else None
 
 
 class Codebook:
@@ -101,10 +105,13 @@ class Codebook:
     def __init__(self, folder: Path, facts: CodebookFacts, empty: Any) -> None:  # noqa: ANN401 (any FAISS index)
         self.facts = facts
         self.empty = empty
-        self._coder = coder_of(empty)
         self._folder = folder
         self._width = int(empty.sa_code_size())
         self._list_bytes = int(ivf_in(empty).coarse_code_size())
+
+    @cached_property
+    def _coder(self) -> Any:  # noqa: ANN401 (any FAISS index)
+        return coder_of(self.empty)
 
     # --- parts
 
@@ -152,15 +159,17 @@ class Codebook:
             StoreError: The shard is damaged.
             OSError: The disk refuses.
         """
-        if self.part(store, shard) is None:
+        if not self.has_part(store, shard):
             self._write(store, shard, standardiser, stopped or threading.Event())
 
     def _write(
         self, store: Store, shard: int, standardiser: Standardiser | None, stopped: threading.Event
     ) -> None:
         column = store.column(self.facts.column, standardiser, [shard])
-        digest = hashlib.sha256()
-        with replacing(self.path(shard)) as beside, beside.open("wb") as stream:
+        digest, path = hashlib.sha256(), self.path(shard)
+        if path.is_dir():
+            remove(path)
+        with replacing(path) as beside, beside.open("wb") as stream:
 
             def put(content: bytes) -> None:
                 digest.update(content)
@@ -178,29 +187,57 @@ class Codebook:
         words = store.commits[shard].files[WORDS].sha256
         return hashlib.sha256(f"{self.facts.sha256} {words}".encode()).digest()
 
-    def part(self, store: Store, shard: int) -> Codes | None:
-        """Return the lists and codes (N, C) of a shard's rows; ``None`` if its part is missing or damaged.
+    def has_part(self, store: Store, shard: int) -> bool:
+        """Return True if a shard has an intact part.
 
         Raises:
             ResourceError: The disk or a permission prevents reading.
         """
+        try:
+            for _ in self._codes(store, shard):
+                pass
+        except (FileNotFoundError, StoreError):
+            return False
+        return True
+
+    def _codes(self, store: Store, shard: int) -> Iterator[Codes]:
+        """Yield the lists and codes (N, C) of a shard's rows, some at a time.
+
+        Raises:
+            FileNotFoundError: It has no part.
+            StoreError: Its part is damaged, as may be said only at the end, or of another codebook.
+            ResourceError: The disk or a permission prevents reading.
+        """
         n_rows, path = store.commits[shard].counts.rows, self.path(shard)
-        size = 2 * _DIGEST_BYTES + n_rows * self._width
+        damaged = StoreError(f"{path} is damaged: run the same command again")
+        digest = hashlib.sha256()
         try:
             with open_regular(path) as stream:
-                raw = stream.read(size + 1)
-        except (FileNotFoundError, StoreError):
-            return None
+                size = os.fstat(stream.fileno()).st_size
+                origin = stream.read(_DIGEST_BYTES)
+                if size != 2 * _DIGEST_BYTES + n_rows * self._width or origin != self._origin(store, shard):
+                    raise damaged
+                digest.update(origin)
+                for first in range(0, n_rows, _READ_ROWS):
+                    raw = stream.read(min(_READ_ROWS, n_rows - first) * self._width)
+                    digest.update(raw)
+                    codes_NC = np.frombuffer(raw, np.uint8).reshape(-1, self._width)
+                    if np.any(self._lists(codes_NC) >= ivf_in(self.empty).nlist):
+                        raise damaged
+                    yield codes_NC
+                if stream.read() != digest.digest():
+                    raise damaged
         except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                raise
             raise not_readable(path, error) from error
-        if len(raw) != size or raw[:_DIGEST_BYTES] != self._origin(store, shard):
-            return None
-        if hashlib.sha256(memoryview(raw)[:-_DIGEST_BYTES]).digest() != raw[-_DIGEST_BYTES:]:
-            return None
-        codes_NC = np.frombuffer(raw, np.uint8, n_rows * self._width, _DIGEST_BYTES)
-        codes_NC = codes_NC.reshape(n_rows, self._width)
-        lists_N = sum(codes_NC[:, byte].astype(np.int64) << (8 * byte) for byte in range(self._list_bytes))
-        return codes_NC if np.all(lists_N < ivf_in(self.empty).nlist) else None
+
+    def _lists(self, codes_NC: Codes) -> Ints:
+        """Return the lists (N,) that begin the codes, lowest byte first."""
+        lists_N = np.zeros(len(codes_NC), np.int64)
+        for byte in range(self._list_bytes):
+            lists_N += codes_NC[:, byte].astype(np.int64) << (8 * byte)
+        return lists_N
 
     # --- the index
 
@@ -208,7 +245,8 @@ class Codebook:
         """Return the index of the rows of a store's first shards, byte for byte as if they were added to it.
 
         Raises:
-            StoreError: A part is missing or damaged.
+            FileNotFoundError: A part is missing.
+            StoreError: A part is damaged.
         """
         ivf = ivf_in(self.empty)
         lists: Any = faiss.IndexIVFPQ(
@@ -217,11 +255,9 @@ class Codebook:
         lists.by_residual, lists.pq, lists.is_trained = ivf.by_residual, ivf.pq, True
         first = 0
         for shard in shards:
-            codes_NC = self.part(store, shard)
-            if codes_NC is None:
-                raise StoreError(f"{self.path(shard)} is damaged: run the same command again")
-            lists.add_sa_codes(codes_NC, np.arange(first, first + len(codes_NC)))
-            first += len(codes_NC)
+            for codes_NC in self._codes(store, shard):
+                lists.add_sa_codes(codes_NC, np.arange(first, first + len(codes_NC)))
+                first += len(codes_NC)
         packed = faiss.IndexIVFPQFastScan(lists, ivf.bbs)
         whole: Any = faiss.clone_index(self.empty)
         inside = ivf_in(whole)
@@ -247,11 +283,13 @@ def parts_damage(store: Store, facts: IndexFacts) -> Iterator[str]:
     path = parts_folder(store.path, facts.column) / _FILE
     remedy = f"make it again with `ctxbatch verify {store.path} --repair`"
     codebook = find_codebook(store, facts.column)
-    if codebook is None or codebook.facts != facts.codebook:
-        yield f"{path} is missing, damaged or another than that of the index; {remedy}"
+    if codebook is None:
+        yield f"{path} is missing or damaged; {remedy}"
         return
+    if codebook.facts != facts.codebook:
+        return  # a build with other options was stopped; the index is as it was
     for shard in (shard for shard in store.commits if str(shard) in facts.built_from):
-        if codebook.part(store, shard) is None:
+        if not codebook.has_part(store, shard):
             yield f"{codebook.path(shard)} is missing or damaged; {remedy}"
 
 
@@ -293,9 +331,12 @@ def restore_codebook(store: Store, facts: IndexFacts) -> Codebook | None:
         return found
     index, _ = load(store, facts)
     if rotation_in(index) is None or not isinstance(ivf_in(index), faiss.IndexIVFPQFastScan):
-        return None  # a crafted file
-    written = _write_codebook(store, learned_by(index), _without_file(facts.codebook))
-    return written if written.facts == facts.codebook else None
+        return None  # a crafted file, as is one that cannot be read out
+    try:
+        restored = _write_codebook(store, learned_by(index), _without_file(facts.codebook))
+    except (RuntimeError, ValueError):
+        return None
+    return restored if restored.facts == facts.codebook else None
 
 
 def _without_file(facts: CodebookFacts) -> dict[str, Any]:
@@ -304,13 +345,16 @@ def _without_file(facts: CodebookFacts) -> dict[str, Any]:
 
 def _write_codebook(store: Store, learned: Floats, made: Mapping[str, Any]) -> Codebook:
     folder = parts_folder(store.path, made["column"])
+    if is_there(folder) and not folder.is_dir():
+        remove(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path, raw = folder / CODEBOOK, learned.astype(_FLOATS).tobytes()
     content = {**made, "file": _FILE, "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
     facts = typed(content, CodebookFacts, path)
+    codebook = Codebook(folder, facts, empty_index(facts.factory, store.config.hidden_size, learned))
     write_atomically(folder / _FILE, raw)
     write_json(path, asdict(facts))
-    return Codebook(folder, facts, empty_index(facts.factory, store.config.hidden_size, learned))
+    return codebook
 
 
 def ensure_codebook(store: Store, column: str, recipe: Recipe, standardiser: Standardiser | None) -> Codebook:

@@ -6,7 +6,6 @@ axes of residuals, dealt out so that the pieces of product quantization share th
 shape: N rows, L lists, D hidden size.
 """
 
-import re
 from typing import Any
 
 import faiss
@@ -14,6 +13,7 @@ import numpy as np
 
 from ctxbatch.arrays import Floats
 from ctxbatch.search.index import ivf_in, rotation_in
+from ctxbatch.search.index_choice import BY_RESIDUALS
 
 # On how many rows an index is trained: so many for each list, and at least as many.
 _ROWS_PER_LIST = 64
@@ -22,8 +22,6 @@ _LEAST_ROWS = 10_000
 # rows a second as comparing with all of them; 2.5 % of the rows get another list, almost as near (measured).
 _LISTS_WITH_GRAPH = 16_384
 _NEIGHBOURS, _CANDIDATES = 32, 32
-# The factory strings of indexes by residuals, which have codes of 4 bits.
-_BY_RESIDUALS = re.compile(r"OPQ(\d{1,6})_(\d{1,6}),IVF(\d{1,6}),PQ(\d{1,6})x4fsr")
 _CODES = 16
 # Where residuals do not vary, logarithms of variances would not exist.
 _LEAST_VARIANCE = 1e-9
@@ -65,7 +63,7 @@ def empty_index(factory: str, dimension: int, learned: Floats) -> Any:  # noqa: 
     Raises:
         ValueError: It does not fit the factory string, or that is not one by residuals.
     """
-    found = _BY_RESIDUALS.fullmatch(factory)
+    found = BY_RESIDUALS.fullmatch(factory)
     pieces, turned, n_lists, coded = map(int, found.groups()) if found else (0, 0, 0, 1)
     sizes = [n_lists * dimension, dimension**2, _CODES * dimension]
     if pieces != coded or turned != dimension or len(learned) != sum(sizes) or not np.isfinite(learned).all():

@@ -381,7 +381,7 @@ def refuse_links(out: Path) -> None:
         StoreError: The store contains a link.
         OSError: A folder cannot be listed.
     """
-    for folder in (out, out / SHARDS, out / INDEX, out / MODEL):
+    for folder in (out, out / SHARDS, out / INDEX, *(out / INDEX).glob("*.parts"), out / MODEL):
         if folder.is_symlink() and folder != out:
             raise StoreError(refused_link(folder))
         if not folder.is_dir():

@@ -1,15 +1,11 @@
-"""An index is made of parts, a shard each: they are coded once, whatever stops the work, and grow with it."""
+"""An index is made of parts, one a shard: they are coded once, whatever stops it, and grow with it."""
 
 import hashlib
 import itertools
-import json
-import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import faiss
@@ -17,179 +13,41 @@ import numpy as np
 import pytest
 
 import ctxbatch
-from ctxbatch import RunConfig, StoreError
+from ctxbatch import StoreError
 from ctxbatch.execution.repair import find_damage, repair_store
 from ctxbatch.files import write_json
-from ctxbatch.search import index, index_build
+from ctxbatch.sealed import read_json
+from ctxbatch.search import index_build
 from ctxbatch.search.exact import exact, normalised
 from ctxbatch.search.index import IndexOptions
 from ctxbatch.search.index_files import facts_path, open_index
-from ctxbatch.search.index_parts import find_codebook, sampled_shards
+from ctxbatch.search.index_parts import Codebook, find_codebook, sampled_shards
 from ctxbatch.store.reader import Store
-from tests.helpers.models import TEXT
-from tests.helpers.stores import arrow_digests
-
-COLUMN = "shift_2"
-# Stores of some thousand rows get an index, which is tuned with few queries.
-SETTINGS = {
-    "index_build.SCAN_ROWS": 10_000,
-    "index_tuning._QUERIES": 20,
-    "index_tuning._FILTERED_QUERIES": 8,
-    "best_scores._ROWS": 200,
-    "new_queries._ALTERED": 10,
-}
-# The same in a process of its own; {} is what it does.
-SCRIPT = """
-import sys
-from ctxbatch.search import best_scores, index_build, index_tuning, new_queries
-{}
-"""
-SCRIPT = SCRIPT.format("\n".join(f"{name} = {value}" for name, value in SETTINGS.items()) + "\n{}")
-COMMAND_LINE = SCRIPT.format("from ctxbatch.cli.main import main; sys.argv[0] = 'ctxbatch'; main()")
-# Builds the index of a store, and kills itself when it is about to sync its n-th file.
-BUILD = SCRIPT.format("""
-import os, signal
-from ctxbatch.store.reader import Store
-writes, real = 0, os.fsync
-def fsync(descriptor):
-    global writes
-    writes += 1
-    if writes == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(descriptor)
-os.fsync = fsync
-index_build.build(Store(sys.argv[1]), "shift_2")
-""")
+from tests.helpers.indexed import BUILD, COLUMN, index_digests, set_all, write
 
 
-def write(path, lines, seed=0):
-    words = sorted({word for word in TEXT.split() if word.isalpha() and len(word) < 12})
-    chance = random.Random(seed)
-    path.write_text("".join(f"{' '.join(chance.choices(words, k=9))} {n}\n" for n in range(lines)))
-    return path
-
-
-def set_all(patch):
-    for name, value in SETTINGS.items():
-        patch.setattr(f"ctxbatch.search.{name}", value)
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """Have some thousand rows indexed, and searches go through the index."""
-    set_all(monkeypatch)
-    monkeypatch.setattr(index, "_SCANNED_ROWS", 0)
-    monkeypatch.setattr(index, "_SCANNED_SHARE", 0)
-
-
-@pytest.fixture(scope="module")
-def corpus(tiny, tmp_path_factory):
-    """The options of a run over some 20 shards, of which 16 have rows enough to train on."""
-    folder = tmp_path_factory.mktemp("corpus")
-    text = write(folder / "text.txt", 1_400)
-    options = {"model": str(tiny()), "shard_size": text.stat().st_size // 20, "precision": "fp32"}
-    return text, RunConfig(**options, workers=1)
-
-
-@pytest.fixture(scope="module")
-def plain(corpus, tmp_path_factory):
-    """The store without an index; not to be changed."""
-    text, config = corpus
-    out = tmp_path_factory.mktemp("plain") / "out"
-    ctxbatch.run(text, out, replace(config, index=False))
-    return out
-
-
-@pytest.fixture(scope="module")
-def whole(plain, tmp_path_factory):
-    """The store with an index that was built when it was finished; not to be changed."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    shutil.copytree(plain, out)
-    with pytest.MonkeyPatch.context() as patch:
-        set_all(patch)
-        index_build.build(Store(out), COLUMN)
-    return out
-
-
-def index_digests(out):
-    """The checksums of all files of the indexes, without the seconds that a build took."""
-    found = {}
-    for path in sorted((out / "index").rglob("*")):
-        content = path.read_bytes() if path.is_file() else b""
-        if path == facts_path(out, COLUMN):
-            facts = json.loads(content)
-            content = json.dumps({**facts, "seconds": 0, "checksum": ""}).encode()
-        found[str(path.relative_to(out))] = hashlib.sha256(content).hexdigest()
-    return found
-
-
-def test_merged_parts_are_the_index_to_which_all_rows_are_added(whole):
-    store = Store(whole)
+def test_merged_parts_are_the_index_to_which_all_rows_are_added(in_parts):
+    store = Store(in_parts)
     codebook = find_codebook(store, COLUMN)
     added = faiss.clone_index(codebook.empty)
     for vectors in store.vectors("shift"):
         added.add(normalised(vectors))
     merged = codebook.merged(store, store.commits)
     np.testing.assert_array_equal(faiss.serialize_index(merged), faiss.serialize_index(added))
-    assert (whole / "index" / f"{COLUMN}.faiss").read_bytes() == faiss.serialize_index(added).tobytes()
+    assert (in_parts / "index" / f"{COLUMN}.faiss").read_bytes() == faiss.serialize_index(added).tobytes()
 
 
-def test_a_codebook_is_trained_on_shards_from_all_over_the_store(whole):
-    n_shards = len(Store(whole).manifest.shards)
+def test_a_codebook_is_trained_on_shards_from_all_over_the_store(in_parts):
+    n_shards = len(Store(in_parts).manifest.shards)
     shards = sampled_shards(n_shards)
-    assert [int(shard) for shard in find_codebook(Store(whole), COLUMN).facts.built_from] == shards
+    assert [int(shard) for shard in find_codebook(Store(in_parts), COLUMN).facts.built_from] == shards
     assert len(shards) == 16 < n_shards
     assert max(b - a for a, b in itertools.pairwise([*shards, n_shards])) <= 2
 
 
-@pytest.mark.usefixtures("small")
-def test_workers_code_shards_while_a_run_goes_on_and_change_no_byte(corpus, whole, tmp_path, monkeypatch):
-    """Of the four shards that training does not need, two are held up until the codebook is there."""
-    text, config = corpus
-    from ctxbatch.execution import index_ahead, local_pool
-
-    out, real = tmp_path / "out", local_pool.Pool._hand_out
-
-    def hand_out(self, dispatch):
-        if len(dispatch) <= 4:  # the rest waits for the process that trains
-            wait_until((out / "index" / f"{COLUMN}.parts" / "codebook.json").exists)
-        real(self, dispatch)
-
-    waited = []
-    monkeypatch.setattr(local_pool.Pool, "_hand_out", hand_out)
-    monkeypatch.setattr(
-        index_ahead.IndexAhead,
-        "wait",
-        lambda _: waited.append(len(list(out.glob("index/*.parts/*.codes")))),
-    )
-    report = ctxbatch.run(text, out, config)
-    assert waited[0] >= 2
-    assert report.index.rows == Store(out).n_rows
-    assert arrow_digests(out) == arrow_digests(whole)
-    assert index_digests(out) == index_digests(whole)
-
-
-@pytest.mark.usefixtures("small")
-def test_parts_of_a_run_end_with_the_same_index(corpus, whole, tmp_path):
-    text, config = corpus
+def test_a_build_that_is_killed_goes_on_and_changes_no_byte(unindexed, in_parts, tmp_path):
     out = tmp_path / "out"
-    for part in ((2, 2), (1, 2)):
-        ctxbatch.run(text, out, replace(config, shard_range=part))
-    assert index_build.ensure(Store(out), COLUMN).rows == Store(out).n_rows
-    assert index_digests(out) == index_digests(whole)
-
-
-def wait_until(condition):
-    for _ in range(6_000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never became true")
-
-
-def test_a_build_that_is_killed_goes_on_and_changes_no_byte(plain, whole, tmp_path):
-    out = tmp_path / "out"
-    shutil.copytree(plain, out)
+    shutil.copytree(unindexed, out)
     # Two a file: at the facts of the codebook, a part, the table of words, the facts of the index.
     for at in (3, 12, 34, 7):
         done = subprocess.run([sys.executable, "-c", BUILD, str(out), str(at)], check=False)
@@ -199,34 +57,12 @@ def test_a_build_that_is_killed_goes_on_and_changes_no_byte(plain, whole, tmp_pa
     assert done.returncode == 0
     for path in (out / "index").rglob(".*.tmp"):  # what a run removes
         path.unlink()
-    assert index_digests(out) == index_digests(whole)
-
-
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_runs_end_with_the_index_of_an_undisturbed_one(kills, corpus, whole, tmp_path):
-    text, config = corpus
-    chance, out = random.Random(kills), tmp_path / "out"
-    settings = ["--model", config.model, "--shard-size", config.shard_size, "--precision", "fp32"]
-    command = [sys.executable, "-c", COMMAND_LINE, "run", str(text), "-o", str(out), *map(str, settings)]
-    for _ in range(kills):
-        process = subprocess.Popen(
-            [*command, "--workers", chance.choice("12")],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        time.sleep(chance.uniform(1, 9))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert arrow_digests(out) == arrow_digests(whole)
-    assert index_digests(out) == index_digests(whole)
+    assert index_digests(out) == index_digests(in_parts)
 
 
 @pytest.mark.parametrize("harm", ["changed", "cut", "gone", "another shard's", "list"])
-def test_a_damaged_part_is_named_and_made_again_alone(harm, whole, tmp_path, cli):
-    out = shutil.copytree(whole, tmp_path / "out")
+def test_a_damaged_part_is_named_and_made_again_alone(harm, in_parts, tmp_path, cli):
+    out = shutil.copytree(in_parts, tmp_path / "out")
     part = out / "index" / f"{COLUMN}.parts" / "000003.codes"
     content = part.read_bytes()
     if harm == "changed":
@@ -246,41 +82,41 @@ def test_a_damaged_part_is_named_and_made_again_alone(harm, whole, tmp_path, cli
     assert cli("verify", out).returncode == 3
     before = {path: path.stat().st_mtime_ns for path in (out / "index").rglob("*") if path.is_file()}
     assert repair_store(out).indexes == (COLUMN,)
-    assert index_digests(out) == index_digests(whole)
+    assert index_digests(out) == index_digests(in_parts)
     assert {path for path, at in before.items() if path.stat().st_mtime_ns != at} <= {part}
     assert not list(find_damage(out))
 
 
-def test_a_damaged_index_is_made_again_from_its_parts_without_tuning(whole, tmp_path, monkeypatch):
-    out = shutil.copytree(whole, tmp_path / "out")
+def test_a_damaged_index_is_made_again_from_its_parts_without_tuning(in_parts, tmp_path, monkeypatch):
+    out = shutil.copytree(in_parts, tmp_path / "out")
     path = out / "index" / f"{COLUMN}.faiss"
     path.write_bytes(path.read_bytes()[:-100])
     monkeypatch.setattr(index_build, "tune_all", None)
     assert repair_store(out).indexes == (COLUMN,)
-    assert index_digests(out) == index_digests(whole)
+    assert index_digests(out) == index_digests(in_parts)
 
 
 @pytest.mark.parametrize("gone", ["codebook.f32", "codebook.json"])
-@pytest.mark.usefixtures("small")
-def test_a_codebook_that_is_gone_is_taken_out_of_the_index(gone, whole, tmp_path):
-    out = shutil.copytree(whole, tmp_path / "out")
+@pytest.mark.usefixtures("small_indexed")
+def test_a_codebook_that_is_gone_is_taken_out_of_the_index(gone, in_parts, tmp_path):
+    out = shutil.copytree(in_parts, tmp_path / "out")
     (out / "index" / f"{COLUMN}.parts" / gone).unlink()
-    assert "codebook.f32 is missing, damaged or another" in next(find_damage(out)).text
+    assert "codebook.f32 is missing or damaged" in next(find_damage(out)).text
     assert repair_store(out).indexes == (COLUMN,)
-    assert index_digests(out) == index_digests(whole)
+    assert index_digests(out) == index_digests(in_parts)
 
 
-@pytest.mark.usefixtures("small")
-def test_an_index_that_grows_finds_as_much_as_one_built_anew(corpus, whole, tmp_path):
-    _, config = corpus
+@pytest.mark.usefixtures("small_indexed")
+def test_an_index_that_grows_finds_as_much_as_one_built_anew(many_shards, in_parts, tmp_path):
+    _, config = many_shards
     out = tmp_path / "out"
-    shutil.copytree(whole, out)
+    shutil.copytree(in_parts, out)
     more = write(tmp_path / "more.txt", 700, seed=1)
     parts = out / "index" / f"{COLUMN}.parts"
     before = {path.name: path.read_bytes() for path in parts.iterdir()}
     report = ctxbatch.run([more], out, replace(config, append=True))
     store = Store(out)
-    assert report.index.rows == store.n_rows > Store(whole).n_rows
+    assert report.index.rows == store.n_rows > Store(in_parts).n_rows
     assert {name: (parts / name).read_bytes() for name in before} == before
     assert len(list(parts.glob("*.codes"))) == len(store.commits)
     rng = np.random.default_rng(0)
@@ -296,34 +132,99 @@ def test_an_index_that_grows_finds_as_much_as_one_built_anew(corpus, whole, tmp_
     assert grown > recall() - 0.01
 
 
-@pytest.mark.usefixtures("small")
-def test_growth_that_is_killed_goes_on_and_changes_no_byte(corpus, whole, tmp_path):
-    _, config = corpus
+@pytest.mark.usefixtures("small_indexed")
+def test_growth_that_is_killed_goes_on_and_changes_no_byte(many_shards, in_parts, tmp_path, caplog):
+    _, config = many_shards
     more = write(tmp_path / "more.txt", 100, seed=1)
     outs = [tmp_path / "right", tmp_path / "killed"]
     for out in outs:
-        shutil.copytree(whole, out)
+        shutil.copytree(in_parts, out)
         ctxbatch.run([more], out, replace(config, append=True, index=False))
     index_build.ensure(Store(outs[0]), COLUMN)
 
-    def stop(path, content):
+    def write_or_stop(path, content):
         if path == facts_path(outs[1], COLUMN):  # the new file is there, and the old facts
             raise KeyboardInterrupt
         write_json(path, content)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index_build, "write_json", stop)
+        patch.setattr(index_build, "write_json", write_or_stop)
         with pytest.raises(KeyboardInterrupt):
             index_build.ensure(Store(outs[1]), COLUMN)
-    with pytest.raises(StoreError, match="damaged"):
-        open_index(Store(outs[1]), COLUMN)
+    assert open_index(Store(outs[1]), COLUMN) is None  # a search reads all rows
+    assert "is missing, so the search reads all rows" in caplog.text
     index_build.ensure(Store(outs[1]), COLUMN)
     assert index_digests(outs[1]) == index_digests(outs[0])
 
 
-@pytest.mark.usefixtures("small")
-def test_an_index_of_another_kind_has_no_parts(whole, tmp_path):
-    out = shutil.copytree(whole, tmp_path / "out")
+@pytest.mark.usefixtures("small_indexed")
+def test_what_stands_in_the_way_of_parts_is_removed(in_parts, tmp_path):
+    out = shutil.copytree(in_parts, tmp_path / "out")
+    parts = out / "index" / f"{COLUMN}.parts"
+    (parts / "000003.codes").unlink()
+    (parts / "000003.codes" / "more").mkdir(parents=True)
+    assert repair_store(out).indexes == (COLUMN,)
+    assert index_digests(out) == index_digests(in_parts)
+    shutil.rmtree(parts)
+    parts.write_text("a file")
+    assert repair_store(out).indexes == (COLUMN,)
+    assert index_digests(out) == index_digests(in_parts)
+
+
+def test_a_crafted_index_names_no_other_place_for_its_codebook(in_parts, tmp_path):
+    out = shutil.copytree(in_parts, tmp_path / "out")
+    path = facts_path(out, COLUMN)
+    facts = {name: value for name, value in read_json(path).items() if name != "checksum"}
+    write_json(path, {**facts, "codebook": {**facts["codebook"], "column": f"{tmp_path}/evil"}})
+    (out / "index" / f"{COLUMN}.parts" / "codebook.f32").unlink()
+    with pytest.raises(StoreError, match="it names a codebook of the column"):
+        open_index(Store(out), COLUMN)
+    repair_store(out)
+    assert not list(tmp_path.glob("evil*"))
+
+
+def test_codes_of_other_means_are_made_again(many_shards, unindexed, tmp_path):
+    """Rows that are appended change the means and deviations by which vectors are standardised."""
+    _, config = many_shards
+    out = shutil.copytree(unindexed, tmp_path / "out")
+    column = f"{COLUMN}-standardised"
+    with pytest.MonkeyPatch.context() as patch:
+        set_all(patch)
+        index_build.build(Store(out), column)
+        before = find_codebook(Store(out), column).facts
+        more = write(tmp_path / "more.txt", 100, seed=1)
+        ctxbatch.run([more], out, replace(config, append=True, index=False))
+        index_build.ensure(Store(out), column)
+        assert find_codebook(Store(out), column).facts == before
+        index_build.build(Store(out), column)
+    after = find_codebook(Store(out), column).facts
+    assert after.standardiser != before.standardiser
+    assert after.sha256 != before.sha256
+    assert not list(find_damage(out))
+
+
+@pytest.mark.usefixtures("small_indexed")
+def test_an_index_of_another_kind_has_no_parts(in_parts, tmp_path):
+    out = shutil.copytree(in_parts, tmp_path / "out")
     index_build.build(Store(out), COLUMN, IndexOptions(factory="IVF16,Flat"))
     assert not (out / "index" / f"{COLUMN}.parts").exists()
     assert not list(find_damage(out))
+
+
+@pytest.mark.usefixtures("small_indexed")
+def test_a_build_with_other_options_that_is_stopped_leaves_the_index_that_is_there(
+    in_parts, tmp_path, monkeypatch
+):
+    out = shutil.copytree(in_parts, tmp_path / "out")
+    monkeypatch.setattr(Codebook, "ensure", stop)
+    for options in (IndexOptions(memory=40 << 20), IndexOptions(factory="IVF16,Flat")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(index_build, "tune_all", stop)
+            with pytest.raises(KeyboardInterrupt):
+                index_build.build(Store(out), COLUMN, options)
+        assert not list(find_damage(out))
+        assert open_index(Store(out), COLUMN) is not None
+
+
+def stop(*_, **__):
+    raise KeyboardInterrupt
