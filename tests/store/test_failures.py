@@ -72,10 +72,10 @@ def test_a_flipped_byte_anywhere_is_found_and_repaired(finished, copy, cli):
     """In every file of a store but the log; the manifest, which cannot be repaired, says what is needed."""
     chance = random.Random(5)
     files = sorted(p for p in copy.rglob("*") if p.is_file() and p.name not in ("run.log", ".lock"))
-    names = {path.name for path in files}
+    names = {path.name for path in files if path.suffix != ".codes"}
     assert names == {
         "manifest.json", "shard.json", "words.arrow", "sentences.arrow", "moments.npy", "rejects.jsonl",
-        "shift_2.faiss", "shift_2.json", "words.json",
+        "shift_2.faiss", "shift_2.json", "words.json", "codebook.json", "codebook.f32",
     }  # fmt: skip
     flipped = {}
     for path in files:
@@ -88,6 +88,8 @@ def test_a_flipped_byte_anywhere_is_found_and_repaired(finished, copy, cli):
         flipped[path] = place
     damaged = {damage.text.split(" ")[0] for damage in find_damage(copy)}
     for path in flipped:
+        if path.parent.suffix == ".parts":
+            continue  # of an index that is damaged itself, and made again with all its parts
         assert any(str(path).startswith(named) or named.startswith(str(path.parent)) for named in damaged), (
             path
         )
@@ -189,14 +191,15 @@ def test_what_is_wrong_in_a_shard_with_right_checksums_is_found(tmp_path, tiny):
 
 def test_an_interrupted_index_build_is_made_up_for(copy, corpus, tiny, cli):
     """Killed while it writes: beside the place lies half an index, which the next run removes."""
-    for path in (copy / "index").iterdir():
-        path.unlink()
+    shutil.rmtree(copy / "index")
+    (copy / "index").mkdir()
     (copy / "index" / ".shift_2.faiss.999999.tmp").write_bytes(b"half")
     result = cli("run", corpus, "-o", copy, "--model", tiny(), "--shard-size", "10000")
     assert result.returncode == 3
     assert {p.name for p in (copy / "index").iterdir()} == {
         "shift_2.faiss",
         "shift_2.json",
+        "shift_2.parts",
         "words.arrow",
         "words.json",
     }
