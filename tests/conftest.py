@@ -107,6 +107,17 @@ def store(corpus, tiny, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def quick_indexes():
+    """Indexes are tuned with few queries: for tests that need an index, and not how well it is tuned."""
+    from tests.helpers.indexes import QUICK
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, value in QUICK:
+            patch.setattr(module, name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
 def server():
     """An object store that is reached over HTTP, and that the environment names."""
     from tests.helpers.objectstore import ENVIRONMENT, object_store
