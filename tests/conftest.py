@@ -20,8 +20,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # models are tiny: threads would wait for e
 
 import ctxbatch
 import ctxbatch.cli.main
+from ctxbatch.execution import local_pool
 from ctxbatch.model import graphs
 from tests.helpers.conversion import convert_here
+from tests.helpers.forked_workers import SUBPROCESS
 from tests.helpers.models import TEXT, make_model, numbered_lines
 from tests.helpers.oracle import Oracle
 from tests.helpers.running import command
@@ -36,6 +38,22 @@ def _conversions_here():
     """Models are converted in this process, unless it is one of the command line."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graphs, "_convert", convert_here)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers_forked():
+    """Workers are forked, unless they are those of a process of the command line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_pool, "subprocess", SUBPROCESS)
+        yield
+
+
+@pytest.fixture
+def workers_elsewhere():
+    """Workers are started as for a user: each an interpreter of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_pool, "subprocess", subprocess)
         yield
 
 
