@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,13 +21,16 @@ os.environ["OMP_NUM_THREADS"] = "1"  # models are tiny: threads would wait for e
 
 import ctxbatch
 import ctxbatch.cli.main
+from ctxbatch.execution import local_pool
 from ctxbatch.model import graphs
-from tests.helpers.conversion import convert_here
-from tests.helpers.models import TEXT, make_model, numbered_lines
-from tests.helpers.oracle import Oracle
+from tests.helpers.forked_workers import SUBPROCESS
 from tests.helpers.running import command
 from tests.helpers.stores import make_store
 
+if TYPE_CHECKING:
+    from tests.helpers.oracle import Oracle
+
+# Fixtures import what imports torch: the process that starts those of the tests has no need of it.
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 _convert_elsewhere = graphs._convert
 
@@ -34,8 +38,26 @@ _convert_elsewhere = graphs._convert
 @pytest.fixture(scope="session", autouse=True)
 def _conversions_here():
     """Models are converted in this process, unless it is one of the command line."""
+    from tests.helpers.conversion import convert_here
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graphs, "_convert", convert_here)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers_forked():
+    """Workers are forked, unless they are those of a process of the command line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_pool, "subprocess", SUBPROCESS)
+        yield
+
+
+@pytest.fixture
+def workers_elsewhere():
+    """Workers are started as for a user: each an interpreter of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_pool, "subprocess", subprocess)
         yield
 
 
@@ -48,6 +70,8 @@ def conversions_elsewhere(monkeypatch):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Callable[..., Path]:
     """A tiny random model of a family, made once."""
+    from tests.helpers.models import make_model
+
     made: dict[str, Path] = {}
 
     def get(family: str = "bert") -> Path:
@@ -59,7 +83,9 @@ def tiny(tmp_path_factory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def oracle(tiny) -> Callable[..., Oracle]:
+def oracle(tiny) -> Callable[..., "Oracle"]:
+    from tests.helpers.oracle import Oracle
+
     made: dict[str, Oracle] = {}
 
     def get(family: str = "bert") -> Oracle:
@@ -73,6 +99,8 @@ def oracle(tiny) -> Callable[..., Oracle]:
 @pytest.fixture
 def text(tmp_path) -> Path:
     """A file of text with something of everything."""
+    from tests.helpers.models import TEXT
+
     path = tmp_path / "text.txt"
     path.write_text(TEXT)
     return path
@@ -81,6 +109,7 @@ def text(tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def long_text(tmp_path_factory) -> Callable[[int], Path]:
     """A file of as many lines as are asked for, each with its number."""
+    from tests.helpers.models import numbered_lines
 
     def write(n_lines: int) -> Path:
         path = tmp_path_factory.mktemp("corpus") / "long.txt"
@@ -93,6 +122,8 @@ def long_text(tmp_path_factory) -> Callable[[int], Path]:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """A file of a hundred and twenty lines."""
+    from tests.helpers.models import TEXT
+
     path = tmp_path_factory.mktemp("corpus") / "many.txt"
     lines = [line for line in TEXT.splitlines() if line.strip()]
     path.write_text("".join(f"{lines[n % len(lines)]} {n}\n" for n in range(120)), encoding="utf-8")
@@ -104,6 +135,17 @@ def store(corpus, tiny, tmp_path_factory):
     """A store of that file in several shards; a module has it for itself."""
     out = tmp_path_factory.mktemp("store") / "out"
     return make_store(out, [corpus], ctxbatch.RunConfig(model=str(tiny()), shard_size=2000, layers=(3, 1)))
+
+
+@pytest.fixture(scope="module")
+def quick_indexes():
+    """Indexes are tuned with few queries: for tests that need an index, and not how well it is tuned."""
+    from tests.helpers.indexes import QUICK
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, value in QUICK:
+            patch.setattr(module, name, value)
+        yield
 
 
 @pytest.fixture(scope="module")

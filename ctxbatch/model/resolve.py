@@ -6,6 +6,7 @@ Owns defaults that depend on the model and the device. Runs the model only to me
 import logging
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ctxbatch.choices import DEFAULT_SHIFT, DEFAULT_STATIC, Arithmetic, StaticKind, default_layer
 from ctxbatch.config import ResolvedConfig
@@ -17,18 +18,20 @@ from ctxbatch.model.families import FAMILIES
 from ctxbatch.model.graphs import ConversionError, find_graphs
 from ctxbatch.model.hub import ModelFolder, find_model
 from ctxbatch.model.precision import faster_precision
-from ctxbatch.run_config import RunConfig
 from ctxbatch.text.sentence_rules import RULES
 from ctxbatch.text.sentences import resolve_language
 from ctxbatch.text.unicode_words import RULE, versions
 from ctxbatch.text.word_key import word_key
+
+if TYPE_CHECKING:  # a worker has no options to read, and would import what reads them
+    from ctxbatch.run_config import RunConfig
 
 log = logging.getLogger("ctxbatch")
 # Of flash attention.
 _LARGEST_PACKED_HEAD = 256
 
 
-def resolve(config: RunConfig, device: str) -> ResolvedConfig:
+def resolve(config: "RunConfig", device: str) -> ResolvedConfig:
     """Find the model and settle every option that depends on it or on the kind of device.
 
     Args:
@@ -118,7 +121,7 @@ def _can_pack(device: str, precision: Arithmetic, facts: ModelFacts) -> bool:
     return fits and FAMILIES[facts.model_type].shows_attention and facts_of(device).packs
 
 
-def _check_precision(config: RunConfig, device: str) -> None:
+def _check_precision(config: "RunConfig", device: str) -> None:
     if config.precision == "fp16" and device == "cpu":
         raise InputError("--precision fp16 needs a GPU, and this runs on a CPU: take auto, bf16 or fp32")
     if config.precision == "int8" and device != "cpu":
@@ -127,7 +130,7 @@ def _check_precision(config: RunConfig, device: str) -> None:
         )
 
 
-def _find_graphs(config: RunConfig, device: str, folder: ModelFolder) -> Path | None:
+def _find_graphs(config: "RunConfig", device: str, folder: ModelFolder) -> Path | None:
     """Return the OpenVINO graphs of a model; ``None`` if torch runs it."""
     if device != "cpu":
         return None
@@ -141,7 +144,7 @@ def _find_graphs(config: RunConfig, device: str, folder: ModelFolder) -> Path | 
 
 
 def _resolve_precision(
-    config: RunConfig, device: str, graphs: Path | None, facts: ModelFacts, name: str
+    config: "RunConfig", device: str, graphs: Path | None, facts: ModelFacts, name: str
 ) -> Arithmetic:
     """Return the arithmetic of the model's layers."""
     if config.precision != "auto":
@@ -153,7 +156,7 @@ def _resolve_precision(
     return "fp32" if graphs is None else faster_precision(graphs, name, facts)
 
 
-def _resolve_layers(config: RunConfig, n_layers: int, name: str) -> tuple[int, ...]:
+def _resolve_layers(config: "RunConfig", n_layers: int, name: str) -> tuple[int, ...]:
     if config.vectors == ("static",):
         return ()
     default = default_layer(n_layers)
@@ -175,7 +178,7 @@ def _counted_from_1(option: str, given: int, n: int, whose: str) -> int:
 
 
 def _resolve_salience(
-    config: RunConfig,
+    config: "RunConfig",
     facts: ModelFacts,
     layers: tuple[int, ...],
     name: str,
@@ -203,14 +206,14 @@ def _resolve_salience(
     return layer, head
 
 
-def _resolve_shift(config: RunConfig) -> ShiftFormula | None:
+def _resolve_shift(config: "RunConfig") -> ShiftFormula | None:
     """Return the shift to store, if any is."""
     if "shift" not in config.vectors:
         return None
     return ShiftFormula.of(config.shift or DEFAULT_SHIFT, floor=config.floor, delta=config.delta)
 
 
-def _resolve_words(config: RunConfig) -> tuple[str, ...] | None:
+def _resolve_words(config: "RunConfig") -> tuple[str, ...] | None:
     """Return the keys of the wanted words, whatever their order."""
     if config.words is None:
         return None
@@ -220,7 +223,7 @@ def _resolve_words(config: RunConfig) -> tuple[str, ...] | None:
     return tuple(sorted(keys))
 
 
-def _resolve_static(config: RunConfig, facts: ModelFacts, name: str) -> StaticKind | None:
+def _resolve_static(config: "RunConfig", facts: ModelFacts, name: str) -> StaticKind | None:
     if config.vectors == ("contextual",):
         return None
     if config.static == "lookup" and facts.embedding_size != facts.hidden_size:

@@ -156,10 +156,8 @@ def upload_to(base: Base, bucket: str, world: World) -> str:
 
 def use_small_indexes() -> None:
     """Have searches go through an index also where so few rows are compared one by one; tune it quickly."""
-    from ctxbatch.search import index, index_tuning
+    from ctxbatch.search import index
+    from tests.helpers.indexes import QUICK
 
-    smaller = {"_SCANNED_ROWS": 0, "_SCANNED_SHARE": 0, "_QUERIES": 32, "_FILTERED_QUERIES": 8}
-    for name, value in smaller.items():
-        for module in (index, index_tuning):
-            if hasattr(module, name):
-                setattr(module, name, value)
+    for module, name, value in ((index, "_SCANNED_ROWS", 0), (index, "_SCANNED_SHARE", 0), *QUICK):
+        setattr(module, name, value)

@@ -21,7 +21,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"layers": (3, 1)},
     "salience": {"salience": True, "vectors": ("static", "contextual")},
     "pieces": {"pool": "none", "layers": (2,)},
-    "parts": {"layers": (2,), "vectors": ("static", "contextual")},
 }
 _HASHED_BYTES = 1 << 20
 
@@ -104,10 +103,13 @@ def run_arguments(base: Base, variant: str, out: object) -> list[str]:
 def make_victim(base: Base, variant: str) -> None:
     """Make a store with an index; the same bytes each time, but for the paths in it."""
     import ctxbatch
+    from ctxbatch.model import graphs
     from ctxbatch.search import index_build
+    from tests.helpers.conversion import convert_here
     from tests.helpers.stores import make_store
 
     os.environ["XDG_CACHE_HOME"] = str(base.cache)  # in a child
+    graphs._convert = convert_here  # a process of its own would import for seconds what is imported here
     out = base.store(variant)
     store = make_store(out, [base.corpus], ctxbatch.RunConfig(**run_options(base, variant)))
     (out / ".lock").write_text("process 1 on nowhere\n")

@@ -1,5 +1,6 @@
 """What is appended to a store is there once, as if it had been there from the beginning, whatever happens."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -41,7 +42,7 @@ def write(folder: Path, *names: str) -> list[Path]:
     return paths
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config(tiny):
     fields = {"shard_size": SHARD_SIZE, "workers": 1, "append": True, "precision": "fp32", "index": False}
     return RunConfig(model=str(tiny()), **fields)
@@ -61,21 +62,30 @@ def appended(out, config, *names):
     return ctxbatch.open(out)
 
 
+@pytest.fixture(scope="module")
+def made(config, quick_indexes, tmp_path_factory):  # noqa: ARG001 (a fixture takes others only so)
+    """All files, their store by one run, and a store of the first file with indexes; tests copy them."""
+    with contextlib.chdir(tmp_path_factory.mktemp("made")):
+        paths = write(Path("in"), *NAMES)
+        ctxbatch.run(paths, "whole", config)
+        ctxbatch.run(paths[:1], "first", config)
+        for column in ("shift_2", "contextual_2-standardised"):
+            index_build.build(ctxbatch.open("first"), column, IndexOptions(factory="IVF4,Flat"))
+        return Path.cwd()
+
+
 @pytest.fixture
-def whole(folder, config):  # noqa: ARG001 (a fixture takes others only so)
+def whole(folder, made):
     """The same files in one run."""
-    ctxbatch.run(write(Path("in"), *NAMES), "whole", config)
+    shutil.copytree(made, folder.parent, dirs_exist_ok=True)
     return ctxbatch.open("whole")
 
 
 def test_three_appends_make_the_bytes_of_one_run(whole, config):
     store = appended("out", config, *NAMES)
     assert len(store.manifest.shards) == 9
-    assert sorted(path.name for path in Path("out").glob("*.json")) == [
-        "manifest.json",
-        "plan-0001.json",
-        "plan-0002.json",
-    ]
+    plans = ["manifest.json", "plan-0001.json", "plan-0002.json"]
+    assert sorted(path.name for path in Path("out").glob("*.json")) == plans
     assert arrow_digests(Path("out")) == arrow_digests(Path("whole"))
     assert store.words.to_table() == whole.words.to_table()
     assert not list(find_damage("out"))
@@ -284,15 +294,12 @@ def test_a_plan_that_is_damaged_or_of_another_store_is_told(config):
 
 
 @pytest.fixture
-def indexed(folder, config, monkeypatch):  # noqa: ARG001 (a fixture takes others only so)
+def indexed(folder, made, monkeypatch):
     monkeypatch.setattr(index_build, "SCAN_ROWS", 100)
-    monkeypatch.setattr("ctxbatch.search.index_choice.LEAST_ROWS", 100)
     monkeypatch.setattr("ctxbatch.search.index._SCANNED_ROWS", 10)
     monkeypatch.setattr("ctxbatch.search.index._SCANNED_SHARE", 0)
-    store = appended("out", config, "b")
-    for column in ("shift_2", "contextual_2-standardised"):
-        index_build.build(store, column, IndexOptions(factory="IVF4,Flat"))
-    return store
+    shutil.copytree(made, folder.parent, dirs_exist_ok=True)
+    return ctxbatch.open(Path("first").rename("out"))
 
 
 @pytest.mark.parametrize(("on", "standardise"), [("shift", False), ("contextual", True)])
@@ -305,13 +312,10 @@ def test_a_search_finds_appended_rows_beside_an_index(on, standardise, indexed, 
     assert f"lacks the {n_rows - n_indexed:,} rows that were appended to out since" in caplog.text
     column = ranking._columns[0]
     queries = normalised(column.take(np.arange(0, n_rows, 97)))
-    some = ranking._selectors[0].select(ctxbatch.Filters(words=("cards",)), "x")
-    for selection in (None, some):
+    for selection in (None, ranking._selectors[0].select(ctxbatch.Filters(words=("cards",)), "x")):
         for k in (1, 10, n_indexed + 5):
-            ours, right = (
-                ranking.nearest(0, queries, k, selection, "many"),
-                exact(column, queries, k, selection),
-            )
+            ours = ranking.nearest(0, queries, k, selection, "many")
+            right = exact(column, queries, k, selection)
             assert ours[0].shape == right[0].shape
             # By scores: equal texts tie, so other rows may stand for the last.
             assert np.mean(np.isclose(ours[1], right[1], atol=1e-5)) > 0.95
@@ -330,16 +334,14 @@ def test_filters_that_leave_only_appended_rows_find_them(indexed, config):
 
 
 def test_an_open_store_is_searched_after_its_index_was_built_anew(indexed, config):
-    right = [hit.row_id for hit in ctxbatch.searcher(indexed, "shift").search("I want the [bank].", 5)]
-    store = appended("out", config, "a")
-    index_build.build(store, "shift_2", IndexOptions(factory="IVF4,Flat"))
-    found = ctxbatch.searcher(indexed, "shift").search(
-        "I want the [bank].", 5, ctxbatch.Filters(words=("bank",))
-    )
-    assert all(hit.row_id in indexed.row_ids() for hit in found)
-    assert [
-        hit.row_id for hit in ctxbatch.searcher(indexed, "shift").search("I want the [bank].", 5)
-    ] == right
+    def found(*filters):
+        hits = ctxbatch.searcher(indexed, "shift").search("I want the [bank].", 5, *filters)
+        return [hit.row_id for hit in hits]
+
+    right = found()
+    index_build.build(appended("out", config, "a"), "shift_2", IndexOptions(factory="IVF4,Flat"))
+    assert all(row in indexed.row_ids() for row in found(ctxbatch.Filters(words=("bank",))))
+    assert found() == right
 
 
 def centroids():
@@ -372,9 +374,8 @@ def test_an_index_that_outgrows_its_memory_is_built_anew(indexed, config):
         index_build.ensure(store, "shift_2")
 
 
-def test_a_run_that_appends_ends_with_an_index_of_all_rows(config, folder, monkeypatch):  # noqa: ARG001
+def test_a_run_that_appends_ends_with_an_index_of_all_rows(config, folder, quick_indexes, monkeypatch):  # noqa: ARG001
     monkeypatch.setattr(index_build, "SCAN_ROWS", 100)
-    monkeypatch.setattr("ctxbatch.search.index_choice.LEAST_ROWS", 100)
     for name in NAMES:
         report = ctxbatch.run(write(Path("in"), name), "out", replace(config, index=True))
         assert report.index.rows == ctxbatch.open("out").n_rows

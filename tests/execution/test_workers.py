@@ -37,7 +37,7 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path, workers_elsewhere, monkeypatch):  # noqa: ARG001 (a fixture takes others only so)
     """Run shards with workers that fail in some; returns what is said, and how many workers are started."""
 
     def run(shards, fails):

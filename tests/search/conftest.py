@@ -9,7 +9,7 @@ import ctxbatch
 from ctxbatch import RunConfig
 from ctxbatch.search import index, index_build
 from ctxbatch.store.reader import Store
-from tests.helpers.indexed import COLUMN, set_all, write
+from tests.helpers.many_shards import COLUMN, set_all, write
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from ctxbatch.search import index_build
 from ctxbatch.search.index import IndexOptions
 from tests.helpers.stores import make_store, store_maker
 
+pytestmark = pytest.mark.usefixtures("quick_indexes")
+
 SHIFTS = {"log_ratio": "log_ratio_{}@0.001", "asinh": "asinh_{}@0.1", "difference": "difference_{}"}
 LINES = "".join(f"I want {n} cards and the bank of the river {n % 7}.\n" for n in range(120))
 

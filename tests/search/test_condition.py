@@ -15,6 +15,8 @@ from tests.helpers.brute import cosines, query_vectors
 from tests.helpers.models import PLAIN_TEXT
 from tests.helpers.stores import make_store, rows_of
 
+pytestmark = pytest.mark.usefixtures("quick_indexes")
+
 QUERY = "The [bank] by the river"
 CONDITIONS = [
     ("year >= 1900", lambda row: (row["sentence"]["year"] or 0) >= 1900),

@@ -16,6 +16,8 @@ from tests.helpers.brute import cosines, query_vectors
 from tests.helpers.models import TEXT
 from tests.helpers.stores import make_store
 
+pytestmark = pytest.mark.usefixtures("quick_indexes")
+
 # The model does not know the last one.
 QUERIES = {"The [bank] by the river": "bank", "[The] old door": "the", "and [漢字] in one line": "漢字"}
 CONDITIONS = (

@@ -18,7 +18,7 @@ from ctxbatch.files import temporary_name
 from ctxbatch.search import index_build
 from ctxbatch.search.index_parts import find_codebook
 from ctxbatch.store.reader import Store
-from tests.helpers.indexed import COLUMN, COMMAND_LINE, index_digests, wait_until
+from tests.helpers.many_shards import COLUMN, COMMAND_LINE, index_digests, wait_until
 from tests.helpers.stores import arrow_digests
 
 

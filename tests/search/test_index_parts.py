@@ -23,7 +23,7 @@ from ctxbatch.search.index import IndexOptions
 from ctxbatch.search.index_files import facts_path, open_index
 from ctxbatch.search.index_parts import Codebook, find_codebook, sampled_shards
 from ctxbatch.store.reader import Store
-from tests.helpers.indexed import BUILD, COLUMN, index_digests, set_all, write
+from tests.helpers.many_shards import BUILD, COLUMN, index_digests, set_all, write
 
 
 def test_merged_parts_are_the_index_to_which_all_rows_are_added(in_parts):

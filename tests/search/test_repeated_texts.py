@@ -16,6 +16,8 @@ from tests.helpers.brute import cosines, known, query_vectors
 from tests.helpers.models import TEXT
 from tests.helpers.stores import make_store
 
+pytestmark = pytest.mark.usefixtures("quick_indexes")
+
 QUERIES = {"The [bank] by the river": "bank", "[The] old door": "the", "I want an [apple].": "apple"}
 LINES = [line.strip() for line in TEXT.splitlines() if line.strip()]
 

@@ -15,6 +15,8 @@ from ctxbatch.search import index_build
 from ctxbatch.search.index import IndexOptions
 from tests.helpers.stores import store_maker
 
+pytestmark = pytest.mark.usefixtures("quick_indexes")
+
 LINES = [f"I want {n} cards and the bank of the river {n % 7}.\n" for n in range(160)]
 COLUMNS = ["contextual_3", "shift_3", "static", "difference_1", "log_ratio_3@0.001"]
 

@@ -15,6 +15,8 @@ from ctxbatch.search import index, index_build
 from ctxbatch.search.hits import hits_table
 from tests.helpers.stores import make_store
 
+pytestmark = pytest.mark.usefixtures("quick_indexes")
+
 BEFORE = Path(__file__).parents[1] / "data" / "store_of_0.1"
 SPELLINGS = [
     ("caf\u00e9", "Cafe\u0301"),

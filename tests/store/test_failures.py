@@ -22,6 +22,8 @@ from tests.helpers.mounts import may_mount
 from tests.helpers.running import command, committed, start, wait_for
 from tests.helpers.stores import arrow_digests, make_store
 
+pytestmark = pytest.mark.usefixtures("quick_indexes")
+
 LINES = [line for line in TEXT.splitlines() if line.strip() and "antidis" not in line]
 
 

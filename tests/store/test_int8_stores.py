@@ -25,6 +25,8 @@ from tests.helpers.int8 import quantised
 from tests.helpers.running import committed, start, wait_for
 from tests.helpers.stores import arrow_digests, make_store, store_maker
 
+pytestmark = pytest.mark.usefixtures("quick_indexes")
+
 LINES = "".join(f"I want {n} cards and the bank of the river {n % 7}.\n" for n in range(120))
 
 

@@ -20,6 +20,8 @@ from ctxbatch.store.anisotropy import measure_anisotropy
 from ctxbatch.store.moments import Moments, Standardiser
 from tests.helpers.stores import store_maker
 
+pytestmark = pytest.mark.usefixtures("quick_indexes")
+
 LINES = "".join(f"I want {n} cards and the bank of the river {n % 7}.\n" for n in range(120))
 
 

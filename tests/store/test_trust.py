@@ -26,6 +26,8 @@ from ctxbatch.store.rejects import rejects
 from tests.helpers.corpora import as_table, write_parquet
 from tests.helpers.stores import make_store
 
+pytestmark = pytest.mark.usefixtures("quick_indexes")
+
 PLAIN = ("row_id", "sentence_id", "word_index", "word", "char_start", "char_end", "n_pieces", "salience")
 
 
