@@ -21,6 +21,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"layers": (3, 1)},
     "salience": {"salience": True, "vectors": ("static", "contextual")},
     "pieces": {"pool": "none", "layers": (2,)},
+    "parts": {"layers": (2,), "vectors": ("static", "contextual")},
 }
 _HASHED_BYTES = 1 << 20
 
