@@ -129,7 +129,6 @@ class Codebook:
             OSError: The disk refuses.
         """
         n_rows = sum(store.commits[shard].counts.rows for shard in shards)
-
         stopped = threading.Event()
 
         def code(shard: int) -> int:
@@ -319,7 +318,7 @@ def restore_codebook(store: Store, facts: IndexFacts) -> Codebook | None:
     """Return the codebook of an intact index, taken out of it again if its file is gone or damaged.
 
     Returns:
-        ``None`` if the index has none.
+        ``None`` if the index has none, or is not what its rows were coded against.
 
     Raises:
         OSError: The disk refuses.
