@@ -212,6 +212,8 @@ def rebuild(
     for name in known:
         if name == WORD_ROWS:
             _ensure_words(store)
+        elif plain(name) != name:  # its means may have been those of damaged rows
+            build(store, name, recorded_options(facts_path(store.path, name)), model, quiet=quiet)
         else:
             ensure(store, name, model, quiet=quiet)
     return known
