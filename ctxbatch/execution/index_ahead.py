@@ -1,82 +1,38 @@
-"""Prepares a run's index while its shards are being made: trains the codebook, and codes each shard.
+"""Trains the codebook of a run's index while the shards are being made, for workers to code them by.
 
 The shards that the codebook is trained on are made first. When they are committed, a process of its own
 trains it, ``python -m ctxbatch.execution.index_ahead OUT``; from then on each worker codes the shards that it
-commits. Whatever is missing when the run ends is made then, with the same bytes.
+commits, as `ctxbatch.execution.shard_coder` does. Whatever is missing when the run ends is made then, with
+the same bytes.
 """
 
 import logging
 import os
-import queue
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from ctxbatch.cores import UNBOUND, unbind
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.errors import CtxbatchError, InputError, one_line
 from ctxbatch.execution.messages import Committed, Found, Message
 from ctxbatch.files import PROCESS_NONCE, new_nonce, process_name
-from ctxbatch.store.commits import Commit
+from ctxbatch.search import index_build
+from ctxbatch.search.index import IndexOptions
+from ctxbatch.search.index_files import facts_path
+from ctxbatch.search.index_parts import ensure_codebook, recipe_of, sampled_shards
 from ctxbatch.store.location import StoreLocation, location_of, manifest_of
 from ctxbatch.store.manifest import CODEBOOK, Manifest, parts_folder
 from ctxbatch.store.reader import Store
 from ctxbatch.store.shard_writer import remove_leftovers
 from ctxbatch.terminal import escape_tracebacks, file_handler
 
-if TYPE_CHECKING:
-    from ctxbatch.search.index_parts import Codebook
-
 log = logging.getLogger("ctxbatch")
 # Its threads do not wait in a loop for each other: the workers use the cores, too.
 _ENVIRONMENT = {**UNBOUND, "OMP_WAIT_POLICY": "PASSIVE"}
-
-
-class ShardCoder:
-    """Codes the shards that a worker commits in a thread of its own, from when on there is a codebook.
-
-    What is not coded when the worker ends is coded when the index is built.
-
-    Args:
-        location: Where the store is; one on object storage has no index.
-        manifest: Its manifest.
-    """
-
-    def __init__(self, location: StoreLocation, manifest: Manifest) -> None:
-        self._location = location
-        self._manifest = manifest
-        self._column = manifest.config.column()
-        self._facts = parts_folder(location.folder, self._column) / CODEBOOK
-        self._codebook: Codebook | None = None
-        self._commits: queue.SimpleQueue[Commit] = queue.SimpleQueue()
-        self._is_working = False
-
-    def code(self, commit: Commit) -> None:
-        """Have a committed shard coded, if there is a codebook."""
-        if not self._location.is_here or not self._facts.exists():
-            return
-        self._commits.put(commit)
-        if not self._is_working:
-            self._is_working = True
-            threading.Thread(target=self._work, daemon=True).start()
-
-    def _work(self) -> None:
-        try:
-            while True:
-                self._code(self._commits.get())
-        except (CtxbatchError, OSError, MemoryError, RuntimeError) as error:  # RuntimeError is FAISS's
-            log.warning("shards are coded when the index is built, not now: %s", one_line(error))
-
-    def _code(self, commit: Commit) -> None:
-        from ctxbatch.search.index_parts import find_codebook  # imports FAISS, which most workers do not need
-
-        store = Store(self._location.out, self._manifest, {commit.shard: commit})
-        self._codebook = self._codebook or find_codebook(store, self._column)
-        if self._codebook is not None:
-            self._codebook.ensure_part(store, commit.shard, None)
 
 
 class IndexAhead:
@@ -101,9 +57,6 @@ class IndexAhead:
         wanted: bool,
         is_first_part: bool,
     ) -> None:
-        from ctxbatch.search.index_files import facts_path
-        from ctxbatch.search.index_parts import sampled_shards
-
         self._location = location
         self._manifest = manifest
         self._log_file = log_file
@@ -166,22 +119,16 @@ class IndexAhead:
 
 def _is_wanted(location: StoreLocation, manifest: Manifest) -> bool:
     """Return True if a store will have an index, to judge by its sampled shards."""
-    from ctxbatch.search.index import IndexOptions
-    from ctxbatch.search.index_build import SCAN_ROWS
-    from ctxbatch.search.index_parts import recipe_of
-
     try:
         recipe = recipe_of(_sampled(location, manifest), IndexOptions())
     except InputError as error:  # none fits the memory, as the end of the run says
         log.debug("no index ahead: %s", error)
         return False
-    return recipe is not None and recipe.rows >= SCAN_ROWS
+    return recipe is not None and recipe.rows >= index_build.SCAN_ROWS
 
 
 def _sampled(location: StoreLocation, manifest: Manifest) -> Store:
     """Return the store of the sampled shards alone."""
-    from ctxbatch.search.index_parts import sampled_shards
-
     shards = sampled_shards(len(manifest.shards))
     found = {shard: location.commit_of(manifest, manifest.shards[shard]) for shard in shards}
     return Store(location.out, manifest, {s: commit for s, commit in found.items() if commit is not None})
@@ -206,9 +153,6 @@ def main() -> None:
 
 
 def _train(location: StoreLocation) -> None:
-    from ctxbatch.search.index import IndexOptions
-    from ctxbatch.search.index_parts import ensure_codebook, recipe_of
-
     store = _sampled(location, manifest_of(location))
     if (recipe := recipe_of(store, IndexOptions())) is not None:
         ensure_codebook(store, store.config.column(), recipe, None)

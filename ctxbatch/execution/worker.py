@@ -20,7 +20,6 @@ from typing import IO
 
 from ctxbatch.arrays import leave_pandas_out
 from ctxbatch.errors import CtxbatchError
-from ctxbatch.execution.index_ahead import ShardCoder
 from ctxbatch.execution.messages import (
     Committed,
     Failed,
@@ -34,6 +33,7 @@ from ctxbatch.execution.messages import (
     decode_job,
     encode,
 )
+from ctxbatch.execution.shard_coder import ShardCoder
 from ctxbatch.store.bucket_location import BucketLocation
 from ctxbatch.store.location import StoreLocation, location_of
 from ctxbatch.store.locks import Claims

@@ -364,12 +364,12 @@ def rejects_of(out: Path | str) -> str:
     return f"{out}/{SHARDS}/*/rejects{'.*' if isinstance(out, str) else ''}.jsonl"
 
 
-# --- links ----------------------------------------------------------------------------------------
-
-
 def parts_folder(out: Path, column: str) -> Path:
     """Return the folder of what a column's index is made from: its codebook, and the codes of each shard."""
     return out / INDEX / f"{column}.parts"
+
+
+# --- links ----------------------------------------------------------------------------------------
 
 
 def refuse_links(out: Path) -> None:

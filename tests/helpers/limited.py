@@ -12,7 +12,7 @@ from ctxbatch.corpus.records import Reject
 from ctxbatch.errors import CtxbatchError
 from tests.helpers.corpora import reading_of
 
-# Shards of many records: a shard for each large one would open its source as often, and decode it anew.
+# One shard takes many large records. If each had a shard, the source would be opened and decoded for each.
 SHARD_SIZE = 1 << 30
 
 

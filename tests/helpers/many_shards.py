@@ -3,6 +3,9 @@
 import hashlib
 import json
 import random
+import signal
+import subprocess
+import sys
 import time
 
 from ctxbatch.search.index_files import facts_path
@@ -25,7 +28,7 @@ from ctxbatch.search import best_scores, index_build, index_tuning, new_queries
 """
 SCRIPT = SCRIPT.format("\n".join(f"{name} = {value}" for name, value in SETTINGS.items()) + "\n{}")
 COMMAND_LINE = SCRIPT.format("from ctxbatch.cli.main import main; sys.argv[0] = 'ctxbatch'; main()")
-# Builds the index of a store, and kills itself when it is about to sync its n-th file.
+# Builds an index, and kills itself when it is about to sync its n-th file.
 BUILD = SCRIPT.format("""
 import os, signal
 from ctxbatch.store.reader import Store
@@ -37,8 +40,17 @@ def fsync(descriptor):
         os.kill(os.getpid(), signal.SIGKILL)
     real(descriptor)
 os.fsync = fsync
-index_build.build(Store(sys.argv[1]), "shift_2")
+options = index_build.IndexOptions(factory=sys.argv[4] or None)
+index_build.build(Store(sys.argv[1]), sys.argv[3], options)
 """)
+
+
+def is_killed(out, at, column=COLUMN, factory=""):
+    """Build an index in a process of its own; say if it was killed at the at-th file that it synced."""
+    command = [sys.executable, "-c", BUILD, str(out), str(at), column, factory]
+    status = subprocess.run(command, check=False).returncode
+    assert status in (0, -signal.SIGKILL)
+    return status != 0
 
 
 def write(path, lines, seed=0):

@@ -5,9 +5,6 @@ import hashlib
 import json
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import faiss
@@ -25,6 +22,7 @@ from ctxbatch.search.index import IndexOptions
 from ctxbatch.search.searcher import Searcher
 from ctxbatch.store.reader import Store
 from tests.helpers.brute import QUERIES, cosines, known, query_vectors
+from tests.helpers.many_shards import is_killed
 from tests.helpers.models import TEXT
 from tests.helpers.stores import make_store
 
@@ -281,32 +279,13 @@ def test_a_damaged_table_of_words_is_refused_and_mended(indexed):
 
 def test_a_killed_build_leaves_an_index_that_the_same_command_makes_whole(store, tmp_path):
     """Killed at every file that it writes, by a signal that nothing can catch; one without parts."""
-    script = """
-import os, signal, sys
-from ctxbatch.search import index_build
-from ctxbatch.store.reader import Store
-index_build.SCAN_ROWS, writes = 100, 0
-real = os.fsync
-def fsync(descriptor):
-    global writes
-    writes += 1
-    if writes == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(descriptor)
-os.fsync = fsync
-index_build.build(Store(sys.argv[1]), "shift_3", index_build.IndexOptions(factory="IVF16,Flat"))
-"""
     out = tmp_path / "out"
     shutil.copytree(store.path, out)
-    at = 0
-    while True:
-        at += 1
-        done = subprocess.run([sys.executable, "-c", script, str(out), str(at)], check=False)
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL
+    at = 1
+    while is_killed(out, at, "shift_3", "IVF16,Flat"):
         searcher = Searcher([Store(out)])
         assert len(searcher.search(QUERIES[0])) == 10
+        at += 1
     assert at > 4
     assert not Searcher([Store(out)]).unindexed()
 

@@ -13,7 +13,7 @@ import pytest
 
 import ctxbatch
 from ctxbatch.execution import local_pool
-from ctxbatch.execution.index_ahead import ShardCoder
+from ctxbatch.execution.shard_coder import ShardCoder
 from ctxbatch.files import temporary_name
 from ctxbatch.search import index_build
 from ctxbatch.search.index_parts import find_codebook

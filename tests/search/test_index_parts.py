@@ -3,9 +3,6 @@
 import hashlib
 import itertools
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import faiss
@@ -23,7 +20,7 @@ from ctxbatch.search.index import IndexOptions
 from ctxbatch.search.index_files import facts_path, open_index
 from ctxbatch.search.index_parts import Codebook, find_codebook, sampled_shards
 from ctxbatch.store.reader import Store
-from tests.helpers.many_shards import BUILD, COLUMN, index_digests, set_all, write
+from tests.helpers.many_shards import COLUMN, index_digests, is_killed, set_all, write
 
 
 def test_merged_parts_are_the_index_to_which_all_rows_are_added(in_parts):
@@ -50,11 +47,9 @@ def test_a_build_that_is_killed_goes_on_and_changes_no_byte(unindexed, in_parts,
     shutil.copytree(unindexed, out)
     # Two a file: at the facts of the codebook, a part, the table of words, the facts of the index.
     for at in (3, 12, 34, 7):
-        done = subprocess.run([sys.executable, "-c", BUILD, str(out), str(at)], check=False)
-        assert done.returncode == -signal.SIGKILL
+        assert is_killed(out, at)
         assert ctxbatch.searcher(out).search("the [bank] of the river")
-    done = subprocess.run([sys.executable, "-c", BUILD, str(out), "0"], check=False)
-    assert done.returncode == 0
+    assert not is_killed(out, 0)
     for path in (out / "index").rglob(".*.tmp"):  # what a run removes
         path.unlink()
     assert index_digests(out) == index_digests(in_parts)
