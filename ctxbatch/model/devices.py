@@ -5,13 +5,13 @@ import logging
 import platform
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 from ctxbatch.cores import count_cores
 from ctxbatch.errors import InputError
 from ctxbatch.memory import free_memory
 from ctxbatch.model.gpus import Gpu, find_gpus
+from ctxbatch.versions import version_of
 
 log = logging.getLogger("ctxbatch")
 # One process reads and writes for so much less than a GPU computes that several share one. Each needs
@@ -102,4 +102,4 @@ def processor() -> tuple[str, str]:
 def library_versions() -> dict[str, str]:
     """Return the versions of libraries that the bits of a result can depend on."""
     names = ("ctxbatch", "openvino", "torch", "transformers", "pyarrow", "numpy")
-    return {name: metadata.version(name) for name in names}
+    return {name: version_of(name) for name in names}

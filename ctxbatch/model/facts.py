@@ -9,7 +9,6 @@ import hashlib
 import logging
 import sys
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from ctxbatch.model.families import FAMILIES
 from ctxbatch.model.hub import CONFIG, ModelFolder, find_model
 from ctxbatch.model.silence import transformers_silent
 from ctxbatch.sealed import canonical_json, read_json, typed
+from ctxbatch.versions import version_of
 
 log = logging.getLogger("ctxbatch")
 # Without one of these transformers makes up a tokenizer to which every word is unknown.
@@ -104,7 +104,7 @@ def _kept_at(folder: ModelFolder) -> Path:
         "weights": folder.weights_digest(),
         "config": folder.config_digest(),
         "tokenizer": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
-        **{name: metadata.version(name) for name in ("ctxbatch", "tokenizers", "transformers")},
+        **{name: version_of(name) for name in ("ctxbatch", "tokenizers", "transformers")},
     }
     key = hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:24]
     return cache_folder() / "models" / f"{key}.json"

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ctxbatch.errors import CtxbatchError, InputError, ResourceError, StoreError
 from ctxbatch.files import cache_folder, sync, temporary_name, write_json
 from ctxbatch.model.hub import ModelFolder
 from ctxbatch.sealed import canonical_json, file_digest, read_json
+from ctxbatch.versions import version_of
 
 log = logging.getLogger("ctxbatch")
 EMBEDDING, LAYERS = "embedding", "layers"
@@ -50,7 +50,7 @@ def import_openvino() -> Any:  # noqa: ANN401 (OpenVINO has no types)
 
 def graphs_folder(model: ModelFolder) -> Path:
     """Return where the graphs of a model are, or will be, on this machine."""
-    versions = {name: metadata.version(name) for name in ("openvino", "torch", "transformers")}
+    versions = {name: version_of(name) for name in ("openvino", "torch", "transformers")}
     here = Path(__file__).parent
     code = hashlib.sha256(b"".join((here / name).read_bytes() for name in _SOURCES)).hexdigest()
     parts = {"weights": model.weights_digest(), "config": model.config_digest(), "code": code, **versions}

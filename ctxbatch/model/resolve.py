@@ -4,7 +4,6 @@ Owns defaults that depend on the model and the device. Runs the model only to me
 """
 
 import logging
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from ctxbatch.text.sentence_rules import RULES
 from ctxbatch.text.sentences import resolve_language
 from ctxbatch.text.unicode_words import RULE, versions
 from ctxbatch.text.word_key import word_key
+from ctxbatch.versions import version_of
 
 if TYPE_CHECKING:  # a worker has no options to read, and would import what reads them
     from ctxbatch.run_config import RunConfig
@@ -84,7 +84,7 @@ def resolve(config: "RunConfig", device: str) -> ResolvedConfig:
         sentence_rules=None if lang is None else RULES,
         digests=_digests(folder, facts),
         word_rule=RULE,
-        versions={name: metadata.version(name) for name in ("sentencex", "tokenizers")} | versions(),
+        versions={name: version_of(name) for name in ("sentencex", "tokenizers")} | versions(),
     )
 
 
