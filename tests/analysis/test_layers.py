@@ -40,22 +40,31 @@ def vector(row, kind, layer, floor=1e-3, delta=0.1):
     }[kind]
 
 
+def cosines(vectors):
+    """The cosine of each pair of vectors; a zero vector has 0 with all."""
+    vectors_ND = np.array(vectors)
+    norms_N = np.linalg.norm(vectors_ND, axis=1)
+    unit_ND = vectors_ND / np.where(norms_N, norms_N, 1)[:, None]
+    return unit_ND @ unit_ND.T
+
+
 def expected(rows, word, kind, layer, of=vector):
     """The definitions, over all pairs; the random similarity over all known rows, as they are few."""
     rows = [row for row in rows if row["known"]]
-    own = [row for row in rows if row["word"].casefold() == word.casefold()]
-    vectors = [of(row, kind, layer) for row in own]
-    pairs = [cosine(a, b) for i, a in enumerate(vectors) for j, b in enumerate(vectors) if i != j]
+    every = [of(row, kind, layer) for row in rows]
+    inside = np.array([row["sentence_id"] for row in rows])
+    is_own = np.array([row["word"].casefold() == word.casefold() for row in rows])
+    vectors = [each for each, own in zip(every, is_own, strict=True) if own]
+    pairs = cosines(vectors)[~np.eye(len(vectors), dtype=bool)]
     sentences = []
-    for sentence in {row["sentence_id"] for row in own}:
-        inside = [of(row, kind, layer) for row in rows if row["sentence_id"] == sentence]
-        sentences.append(np.mean([cosine(each, np.mean(inside, axis=0)) for each in inside]))
-    every = [(row["sentence_id"], of(row, kind, layer)) for row in rows]
-    random = [cosine(a, b) for s, a in every for t, b in every if s != t]
+    for sentence in set(inside[is_own]):
+        members = [every[n] for n in np.flatnonzero(inside == sentence)]
+        sentences.append(np.mean([cosine(each, np.mean(members, axis=0)) for each in members]))
+    random = cosines(every)[inside[:, None] != inside]
     return {
-        "self_similarity": np.mean(pairs) if pairs else None,
+        "self_similarity": np.mean(pairs) if len(pairs) else None,
         "random_similarity": np.mean(random),
-        "self_similarity_above_random": np.mean(pairs) - np.mean(random) if pairs else None,
+        "self_similarity_above_random": np.mean(pairs) - np.mean(random) if len(pairs) else None,
         "intra_sentence_similarity": np.mean(sentences),
         "mean_norm": None if kind == "contextual" else np.mean([np.linalg.norm(each) for each in vectors]),
         "defined_share": np.mean([each != 0 for each in vectors]) if kind == "log_ratio" else None,
