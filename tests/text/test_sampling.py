@@ -4,11 +4,12 @@ import errno
 import json
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ctxbatch
@@ -48,20 +49,34 @@ def most_salient(rows: list[dict], k: int) -> list[dict]:
     return [row for row in rows if (row["sentence_id"], row["word_index"]) in kept]
 
 
+@pytest.fixture(scope="module")
+def all_words(tiny, tmp_path_factory):
+    """A function that returns options, and a store of all words with its rows, made once."""
+    folder = tmp_path_factory.mktemp("all_words")
+    (folder / "text.txt").write_text(TEXT)
+
+    @cache
+    def made(family, pool, budget):
+        config = options(
+            tiny(family), pool=pool, tokens_per_batch=budget, layers=(3, 1), salience_layer=2, dtype="float32"
+        )
+        out = folder / f"{family}-{pool}-{budget}"
+        whole = make_store(out, [folder / "text.txt"], replace(config, salience=True))
+        return config, whole, rows_of(whole)
+
+    return made
+
+
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "mpnet"])
 @pytest.mark.parametrize(
     ("pool", "k", "budget"),
     [("mean", 1, 100), ("mean", 3, 100), ("mean", 1000, 2000), ("first", 3, 100), ("none", 3, 100)],
 )
 def test_top_salient_keeps_the_rows_that_ranking_all_rows_would(
-    k, budget, pool, family, tiny, text, tmp_path
+    k, budget, pool, family, all_words, text, tmp_path
 ):
     """The text has sentences of several windows, whose words meet in different batches."""
-    config = options(
-        tiny(family), pool=pool, tokens_per_batch=budget, layers=(3, 1), salience_layer=2, dtype="float32"
-    )
-    whole = make_store(tmp_path / "all", [text], replace(config, salience=True))
-    everything = rows_of(whole)
+    config, whole, everything = all_words(family, pool, budget)
     store = make_store(tmp_path / "top", [text], replace(config, top_salient=k))
     expected, found = most_salient(everything, k), rows_of(store)
     assert places(found) == places(expected)
@@ -137,17 +152,28 @@ def test_words_in_no_sentence_leave_a_store_without_rows(tiny, text, tmp_path, c
         assert failed.stderr.count("\n") == 1
 
 
+@pytest.fixture(scope="module")
+def by_tokenizer(tiny):
+    """A function that returns the options of a family whose tokenizer cuts the words, and its tokenizer."""
+
+    @cache
+    def read(family):
+        config = replace(resolve(options(tiny(family), keep_punctuation=True), "cpu"), word_rule=None)
+        return config, read_tokenizer(config)
+
+    return read
+
+
 LETTERS = st.text(alphabet="abTé\u0301ß漢字иЙ19'\u2019-. \u00ad_²K", max_size=40)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(texts=st.lists(LETTERS, min_size=1, max_size=6), data=st.data())
 def test_no_occurrence_of_a_tokenizers_word_is_missed_by_looking_at_characters_first(
-    family, texts, data, tiny
+    family, texts, data, by_tokenizer
 ):
-    config = replace(resolve(options(tiny(family), keep_punctuation=True), "cpu"), word_rule=None)
-    tokenizer = read_tokenizer(config)
+    config, tokenizer = by_tokenizer(family)
     sentences = [Sentence(Record(0, n, None, None, text), 0, text) for n, text in enumerate(texts)]
 
     def found(words: tuple[str, ...] | None) -> list[tuple[int, int, str]]:
