@@ -212,13 +212,16 @@ def test_an_object_that_vanished_before_a_repair_is_named(tmp_path, bucket, tiny
 # --- failures are no damage -----------------------------------------------------------------------
 
 
+N_BIG = 800
+
+
 def big_objects(folder: Path) -> dict[str, bytes]:
-    """A few megabytes in each way of reading, hard to compress, so that every one takes several requests."""
+    """A megabyte or two in each way of reading, hard to compress, so that every one takes several requests."""
     chance = random.Random(1)
-    texts = [f"{n} {chance.getrandbits(8000):x}" for n in range(1200)]
+    texts = [f"{n} {chance.getrandbits(8000):x}" for n in range(N_BIG)]
     objects = {f"lines.txt{suffix}": compress(as_lines(texts)) for suffix, compress in COMPRESS.items()}
     table = as_table(texts)
-    write_parquet(table, folder / "table.parquet", row_group_size=400, compression="none")
+    write_parquet(table, folder / "table.parquet", row_group_size=300, compression="none")
     write_arrow_file(table, folder / "file.arrow", rows=100)
     write_arrow_stream(table, folder / "stream.arrow", rows=100)
     return objects | files_of(folder)
@@ -236,7 +239,7 @@ def big(tmp_path_factory):
 def test_a_read_that_fails_stops_the_plan_and_is_no_reject(bucket, server, big, name):
     url = f"{bucket({name: big[name]})}/{name}"
     whole = read_all([url])
-    assert len(whole[2]) == 1200
+    assert len(whole[2]) == N_BIG
     n_reads = server.n_reads
     for allowed in range(1, n_reads - 1):
         server.asked.clear()
@@ -262,7 +265,7 @@ def test_the_library_tries_again_what_fails_once(bucket, server, big, name, kind
     once = iter(["", "", kind])
     server.fails = lambda _: next(once, None)
     _, _, items = read_all([url])
-    assert [item.record for item in items] == list(range(1200))
+    assert [item.record for item in items] == list(range(N_BIG))
     assert next(once, None) is None
 
 
