@@ -95,7 +95,9 @@ def import_everything(optional: Sequence[str] = _LATE) -> None:
     torch.set_num_threads(1)
     joblib.cpu_count(only_physical_cores=True)  # asks another program, once
     from ctxbatch.execution import local_pool
+    from tests.helpers import first_uses
 
+    first_uses.make()
     local_pool.subprocess = _Subprocess  # type: ignore[assignment]
     gc.collect()
     gc.freeze()
