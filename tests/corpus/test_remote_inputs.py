@@ -216,7 +216,7 @@ N_BIG = 800
 
 
 def big_objects(folder: Path) -> dict[str, bytes]:
-    """A megabyte or two in each way of reading, hard to compress, so that every one takes several requests."""
+    """About a megabyte in each way of reading, hard to compress, so that every one takes several requests."""
     chance = random.Random(1)
     texts = [f"{n} {chance.getrandbits(8000):x}" for n in range(N_BIG)]
     objects = {f"lines.txt{suffix}": compress(as_lines(texts)) for suffix, compress in COMPRESS.items()}
