@@ -79,7 +79,8 @@ class ResolvedConfig:
     `ctxbatch.text.word_key` has them. Layers and heads count from 1; without a ``salience_head``, salience is
     the mean over all heads.
     ``runtime`` is what runs the model. ``compiled`` is true in stores of versions that compiled models.
-    ``packed`` says that windows are packed without padding, and batches are counted without it.
+    ``packed`` says that windows are packed without padding, and batches are counted without it;
+    ``shared_rows`` that several windows may share a row of a padded batch.
     ``sentence_rules`` is the version of the rules that correct sentencex; ``None`` if none do. ``word_rule``
     is that of `ctxbatch.text.unicode_words`; ``None`` if words are the tokenizer's.
     """
@@ -112,6 +113,7 @@ class ResolvedConfig:
     runtime: Runtime = "torch"
     compiled: bool = False
     packed: bool = False
+    shared_rows: bool = False
     sentence_rules: Positive | None = None
     word_rule: Positive | None = None
     digests: dict[str, str] = field(default_factory=dict)
@@ -127,8 +129,9 @@ class ResolvedConfig:
         fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # tuples become lists
         if self.runtime == "torch":  # which stores of versions that had no other do not name
             del fields["runtime"]
-        if not self.packed:
-            del fields["packed"]
+        for layout in ("packed", "shared_rows"):
+            if not fields[layout]:
+                del fields[layout]
         for rule in ("sentence_rules", "word_rule"):
             if fields[rule] is None:
                 del fields[rule]
@@ -176,7 +179,8 @@ class ResolvedConfig:
         Nor the rules for sentences: they move so few boundaries that stores with and without them compare.
         Nor the versions of libraries. But which rule finds words: rows of others are of other words.
         """
-        rounding = ("compiled", "packed", "runtime", "tokens_per_batch", "sentence_rules", "versions")
+        layout = ("packed", "shared_rows", "tokens_per_batch")
+        rounding = (*layout, "compiled", "runtime", "sentence_rules", "versions")
         choosing = ("words", "sample", "top_salient", "salience_layer", "salience_head")
         fields = {name: value for name, value in self.as_dict().items() if name not in rounding + choosing}
         fields["digests"].pop(INT8_LAYERS, None)  # two quantisations of a model differ by roundings
@@ -219,6 +223,7 @@ class ResolvedConfig:
             runtime="openvino",
             compiled=False,
             packed=False,
+            shared_rows=False,
         )
 
     @property

@@ -205,7 +205,7 @@ class ShardPipeline:
         batches = list(self._maker.batches(item.buffer, item.state.budget))
         encoded = zip(batches, self._encoder.encode(batches), strict=True)
         gathered = gather(self.manifest.config, item.buffer, encoded, self._out)
-        tokens = sum(int(batch.lengths_B.sum()) for batch in batches)
+        tokens = sum(batch.n_tokens for batch in batches)
         is_packed = self.manifest.config.packed
         slots = tokens if is_packed else sum(batch.input_ids_BT.size for batch in batches)
         return EncodedBuffer(item.state, item.bytes, gathered, tokens, slots)

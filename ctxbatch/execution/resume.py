@@ -107,7 +107,13 @@ def _config_as_stored(here: ResolvedConfig, stored: ResolvedConfig, given: Colle
     digests = config.digests
     if config.precision == "int8" == stored.precision:
         digests = {**digests, INT8_LAYERS: stored.digests[INT8_LAYERS]}
-    return replace(config, compiled=stored.compiled, runtime=stored.runtime, digests=digests)
+    return replace(
+        config,
+        shared_rows=stored.shared_rows,
+        compiled=stored.compiled,
+        runtime=stored.runtime,
+        digests=digests,
+    )
 
 
 def _tell_taken(out: Path | str, manifest: Manifest, here: ResolvedConfig, given: Collection[str]) -> None:

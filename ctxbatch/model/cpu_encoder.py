@@ -12,6 +12,7 @@ import numpy as np
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.model import rows
 from ctxbatch.model.facts import checked_model
+from ctxbatch.model.families import first_position
 from ctxbatch.model.graphs import find_graphs
 from ctxbatch.model.hub import ModelFolder
 from ctxbatch.model.openvino_model import Array, OpenVinoModel, half_floats, outputs_of
@@ -39,6 +40,7 @@ class CpuEncoder:
     ) -> None:
         folder = checked_model(config, model)
         self._config = config
+        self._first_position = first_position(config)
         self._model = OpenVinoModel(find_graphs(folder), config.precision, outputs_of(config), int8_layers)
         self._shift = None if config.formula is None else shift_function(config.formula, np)
         self._as_stored = half_floats() if config.value_type == "float16" else None
@@ -53,8 +55,7 @@ class CpuEncoder:
             yield self._encode(batch)
 
     def _encode(self, batch: TokenBatch) -> WordVectors:
-        longest = batch.input_ids_BT.shape[1]
-        found = self._model.run(batch.input_ids_BT, np.arange(longest) < batch.lengths_B[:, None])
+        found = self._model.run(batch.input_ids_BT, batch.place_BT + self._first_position, batch.window_BT)
         salience_N = kept_R = None
         if (layer := self._config.salience_layer) is not None:
             seen = found[f"query_{layer}"], found[f"key_{layer}"], found.get(f"mask_{layer}")

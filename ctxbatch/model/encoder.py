@@ -188,7 +188,7 @@ class Encoder:
             torch.set_num_threads(1)
         folder = checked_model(config, model)
         self._transfers = CpuTransfers() if device == "cpu" else GpuTransfers(device)
-        self._first_position = first_position(config)
+        self._first_position, self._pad_id = first_position(config), config.pad_id
         self._model = WordModel(config, folder, config.packed and packing.runs_on(device)).to(device)
 
     def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:
@@ -210,6 +210,8 @@ class Encoder:
     @torch.inference_mode()
     def _start(self, batch: TokenBatch) -> Callable[[], WordVectors]:
         """Start a batch; return a function that waits for its vectors."""
+        if len(batch.lengths_V) > len(batch.input_ids_BT):  # as a store has it that a CPU began
+            batch = batch.separated(self._pad_id)
         with self._telling_of_memory(), sdpa_kernel(_ATTENTION):
             inputs = self._packed(batch) if self._model.packed else self._padded(batch)
             return functools.partial(self._finish, self._transfers.fetch(self._model(**inputs)))
@@ -218,10 +220,10 @@ class Encoder:
         """Return the inputs of the model for a batch as it is."""
         put = self._transfers.put
         longest = batch.input_ids_BT.shape[1]
-        is_padded = bool((batch.lengths_B < longest).any())
+        is_padded = bool((batch.lengths_V < longest).any())
         inputs = {
             "ids_BT": put(batch.input_ids_BT),
-            "mask_BT": put(np.arange(longest) < batch.lengths_B[:, None]) if is_padded else None,
+            "mask_BT": put(np.arange(longest) < batch.lengths_V[:, None]) if is_padded else None,
             "positions_M": put(batch.positions_M),
             "first_N": put(batch.first_N),
         }

@@ -22,6 +22,7 @@ from ctxbatch.model.hub import ModelFolder
 
 _ATTENTION = "ctxbatch_recorded"
 _NUMBER = "ctxbatch_layer"
+_INPUTS = ("ids", "positions", "windows")
 
 
 class _HiddenStates(nn.Module):
@@ -59,10 +60,12 @@ class _HiddenStates(nn.Module):
     def _record(self, **found: Tensor) -> None:
         self._found |= found
 
-    def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, ...]:
-        """Run a batch; ``names`` then says what the outputs are."""
+    def forward(self, ids_BT: Tensor, position_BT: Tensor, window_BT: Tensor) -> tuple[Tensor, ...]:
+        """Run a batch whose tokens see those of their window; ``names`` then says what the outputs are."""
         self._found.clear()
-        self._model(input_ids=ids_BT, attention_mask=mask_BT)
+        is_other_BTT = window_BT[:, :, None] != window_BT[:, None, :]
+        mask_BTT = torch.zeros(()).masked_fill(is_other_BTT, torch.finfo(torch.float32).min)
+        self._model(input_ids=ids_BT, attention_mask=mask_BTT[:, None], position_ids=position_BT)
         found = {"hidden_0": self._found.pop("hidden_0")}
         if self._has_lookup:
             found["lookup"] = self._model.get_input_embeddings()(ids_BT)
@@ -74,30 +77,35 @@ class _HiddenStates(nn.Module):
 def _recorded_attention(record: Any) -> str:  # noqa: ANN401 (a method)
     """Return the name of an attention that records what salience needs; attention itself is eager."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask
 
     def attend(
         module: nn.Module,
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        mask: Tensor | None,
+        mask: Tensor,
         **options: Any,  # noqa: ANN401 (what a family adds)
     ) -> tuple[Tensor, None]:
         number = getattr(module, _NUMBER)
         scaling = options.get("scaling")
         scaled = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         found = {f"query_{number}": scaled, f"key_{number}": key}
-        scores = scaled @ key.transpose(2, 3)
-        if mask is not None:
-            scores = scores + mask
-            found[f"mask_{number}"] = mask
-        record(**found)
+        if (width := options.get("sliding_window")) is not None:  # a mask that is given is of all layers
+            mask = torch.minimum(mask, _outside(width, mask.shape[-1]))
+        record(**found, **{f"mask_{number}": mask})
+        scores = scaled @ key.transpose(2, 3) + mask
         return (scores.softmax(dim=3) @ value).transpose(1, 2).contiguous(), None
 
     AttentionInterface.register(_ATTENTION, attend)
-    AttentionMaskInterface.register(_ATTENTION, eager_mask)
+    AttentionMaskInterface.register(_ATTENTION, lambda *_, **__: None)
     return _ATTENTION
+
+
+def _outside(width: int, n_tokens: int) -> Tensor:
+    """Return what hides tokens outside a sliding window, which counts the token itself to each side."""
+    place_T = torch.arange(n_tokens)
+    is_far_TT = (place_T[:, None] - place_T).abs() >= width
+    return torch.zeros(()).masked_fill(is_far_TT, torch.finfo(torch.float32).min)
 
 
 def convert(folder: ModelFolder, out: Path) -> None:
@@ -110,16 +118,20 @@ def convert(folder: ModelFolder, out: Path) -> None:
     ov = import_openvino()
     model = _HiddenStates(folder)
     ids_BT = torch.arange(21).remainder(int(model._model.config.vocab_size)).reshape(3, 7)
-    mask_BT = torch.ones_like(ids_BT, dtype=torch.bool)
-    mask_BT[1, 4:] = False
-    shapes = [ov.PartialShape([-1, -1])] * 2
+    position_BT = torch.arange(7).repeat(3, 1)
+    window_BT = torch.zeros_like(ids_BT)
+    window_BT[1, 4:] = -1
+    shapes = [ov.PartialShape([-1, -1])] * 3
     try:
         with torch.no_grad():
-            whole = ov.convert_model(model, example_input=(ids_BT, mask_BT), input=shapes)
+            example = (ids_BT, position_BT, window_BT)
+            whole = ov.convert_model(model, example_input=example, input=shapes)
     except Exception as error:  # tracing and the frontend raise of many kinds
         if isinstance(error, OSError) or is_out_of_memory(error):
             raise
         raise ConversionError(first_line(error)) from error
+    for given, name in zip(whole.inputs, _INPUTS, strict=True):
+        given.get_tensor().set_names({name})
     for output, name in zip(whole.outputs, model.names, strict=True):
         output.get_tensor().set_names({name})
     for graph, name in ((_embedding(ov, whole, model.names), EMBEDDING), (_layers(ov, whole), LAYERS)):
@@ -130,7 +142,7 @@ def _embedding(ov: Any, whole: Any, names: list[str]) -> Any:  # noqa: ANN401 (O
     """Return the graph from token ids to the embedding layer's output, and the raw rows of the matrix."""
     model = whole.clone()
     results = [model.outputs[number].get_node() for number in range(1 + ("lookup" in names))]
-    return ov.Model(results, [model.inputs[0].get_node()], EMBEDDING)
+    return ov.Model(results, _read_by(results, model.inputs), EMBEDDING)
 
 
 def _layers(ov: Any, whole: Any) -> Any:  # noqa: ANN401 (OpenVINO has no types)
@@ -146,10 +158,18 @@ def _layers(ov: Any, whole: Any) -> Any:  # noqa: ANN401 (OpenVINO has no types)
         if target.get_node().get_friendly_name() != first.get_friendly_name():
             target.replace_source_output(hidden.output(0))
     rest = [each.get_node() for each in model.outputs if not {"hidden_0", "lookup"} & each.get_names()]
-    ids, mask = (each.get_node() for each in model.inputs)
-    ids.output(0).get_tensor().set_names({"ids"})
-    mask.output(0).get_tensor().set_names({"mask"})
-    return ov.Model(rest, [hidden, mask, ids], LAYERS)
+    return ov.Model(rest, [hidden, *_read_by(rest, model.inputs)], LAYERS)
+
+
+def _read_by(results: list[Any], inputs: list[Any]) -> list[Any]:
+    """Return the parameters among inputs that results depend on."""
+    seen, waiting = set(), list(results)
+    while waiting:
+        node = waiting.pop()
+        if node.get_friendly_name() not in seen:
+            seen.add(node.get_friendly_name())
+            waiting += [node.input_value(number).get_node() for number in range(node.get_input_size())]
+    return [each.get_node() for each in inputs if each.get_node().get_friendly_name() in seen]
 
 
 def _main(name: str, path: str, out: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ctxbatch.arrays import Ints
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import ResourceError
 from ctxbatch.model.facts import first_line
@@ -58,7 +59,8 @@ class OpenVinoModel:
         core = ov.Core()
         embedding = core.read_model(folder / f"{EMBEDDING}.xml")
         self._embedding = _compiled(core, embedding, "f32")
-        self._names = [next(iter(each.get_names())) for each in embedding.outputs]
+        self._read = [_name(each) for each in embedding.inputs]
+        self._names = [_name(each) for each in embedding.outputs]
         self._layers = None
         if outputs:
             layers = core.read_model(int8_layers or folder / f"{LAYERS}.xml")
@@ -67,18 +69,20 @@ class OpenVinoModel:
             self._wanted = [name for name in outputs if name in by_name]
             graph = ov.Model([by_name[name].get_node() for name in self._wanted], layers.get_parameters())
             self._layers = _compiled(core, graph, _HINTS[precision])
+            self._read_by_layers = [_name(each) for each in graph.inputs]
 
     @classmethod
     def of_last_layer(cls, folder: Path, precision: str, n_layers: int) -> "OpenVinoModel":
         """Return the whole model, giving the hidden state of its last layer alone."""
         return cls(folder, precision, [f"hidden_{n_layers}"])
 
-    def run(self, ids_BT: npt.NDArray[np.int64], mask_BT: npt.NDArray[np.bool_]) -> dict[str, Array]:
+    def run(self, ids_BT: Ints, position_BT: Ints, window_BT: Ints) -> dict[str, Array]:
         """Run a batch.
 
         Args:
             ids_BT: Token ids, padded.
-            mask_BT: True for tokens, false for padding.
+            position_BT: The position of each token in its window, as the model counts it.
+            window_BT: The window of each token, which sees those of its own window alone; -1 for padding.
 
         Returns:
             ``hidden_0`` (B, T, D), ``lookup`` if the model has it, and the outputs asked for: hidden states
@@ -87,9 +91,13 @@ class OpenVinoModel:
         Raises:
             OutOfMemoryError: This machine has no memory for the batch.
         """
-        found = dict(zip(self._names, _infer(self._embedding, [ids_BT]), strict=True))
+        given: dict[str, npt.NDArray[Any]] = {"ids": ids_BT, "positions": position_BT, "windows": window_BT}
+        inputs = [given[name] for name in self._read]
+        found = dict(zip(self._names, _infer(self._embedding, inputs), strict=True))
         if self._layers is not None:
-            inputs = [found["hidden_0"], mask_BT, ids_BT]
+            # int8 layers that a store of an older version keeps read a mask, and its windows share no rows.
+            given |= {"hidden_0": found["hidden_0"], "mask": window_BT >= 0}
+            inputs = [given[name] for name in self._read_by_layers]
             found |= zip(self._wanted, _infer(self._layers, inputs), strict=True)
         return found
 
@@ -103,6 +111,12 @@ def half_floats() -> Callable[[Array], npt.NDArray[np.float16]]:
     values = ov.opset13.parameter([-1, -1], np.float32)
     request = _compiled(ov.Core(), ov.Model([ov.opset13.convert(values, "f16")], [values]), "f32")
     return lambda values_ND: _infer(request, [values_ND])[0]
+
+
+def _name(port: Any) -> str:  # noqa: ANN401 (OpenVINO has no types)
+    """Return the name of an input or output of a graph."""
+    name: str = next(iter(port.get_names()))
+    return name
 
 
 def _compiled(core: Any, graph: Any, hint: str) -> Any:  # noqa: ANN401 (OpenVINO has no types)

@@ -62,12 +62,12 @@ def runs_on(device: str) -> bool:
 def pack(batch: TokenBatch) -> Packed:
     """Return the tokens of a batch one after another; its windows stand longest first."""
     longest = batch.input_ids_BT.shape[1]
-    is_token_BT = np.arange(longest) < batch.lengths_B[:, None]
+    is_token_BT = np.arange(longest) < batch.lengths_V[:, None]
     packed_T = np.cumsum(is_token_BT.ravel()) - 1
     return Packed(
         ids_S=batch.input_ids_BT[is_token_BT],
         places_S=np.broadcast_to(np.arange(longest), is_token_BT.shape)[is_token_BT],
-        parts=_parts(batch.lengths_B),
+        parts=_parts(batch.lengths_V),
         positions_M=packed_T[batch.positions_M],
     )
 

@@ -1,4 +1,4 @@
-"""Quantises the layers of a model to int8: ``python -m ctxbatch.model.quantisation GRAPHS FOLDER OUTPUT...``.
+"""Quantises layers to int8: ``python -m ctxbatch.model.quantisation GRAPHS FOLDER FIRST OUTPUT...``.
 
 A process of its own, because nncf imports torch and prints as it goes. Owns how layers are quantised; which
 text calibrates them is the caller's. Letters of shapes: B windows, T tokens of a window.
@@ -31,7 +31,11 @@ def check_nncf() -> None:
 
 
 def quantise(
-    graphs: Path, outputs: Sequence[str], windows: Sequence[npt.NDArray[np.int64]], folder: Path
+    graphs: Path,
+    outputs: Sequence[str],
+    windows: Sequence[npt.NDArray[np.int64]],
+    first_position: int,
+    folder: Path,
 ) -> Path:
     """Quantise layers, the same input giving the same bytes.
 
@@ -39,6 +43,7 @@ def quantise(
         graphs: The graphs of the model, as `ctxbatch.model.graphs.find_graphs` keeps them.
         outputs: The outputs of the layers to keep, such as ``hidden_6``.
         windows: Token ids (T,) of the text that calibrates the ranges of activations.
+        first_position: The position of a window's first token.
         folder: An empty folder to work in.
 
     Returns:
@@ -49,7 +54,8 @@ def quantise(
     """
     check_nncf()
     np.savez(folder / _WINDOWS, *windows)
-    command = [sys.executable, "-P", "-m", "ctxbatch.model.quantisation", str(graphs), str(folder), *outputs]
+    given = [str(graphs), str(folder), str(first_position), *outputs]
+    command = [sys.executable, "-P", "-m", "ctxbatch.model.quantisation", *given]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
@@ -57,7 +63,7 @@ def quantise(
     return folder / f"{LAYERS}.xml"
 
 
-def _main(graphs: Path, folder: Path, outputs: Sequence[str]) -> None:
+def _main(graphs: Path, folder: Path, first_position: int, outputs: Sequence[str]) -> None:
     ov = import_openvino()
     import nncf
 
@@ -65,7 +71,7 @@ def _main(graphs: Path, folder: Path, outputs: Sequence[str]) -> None:
     layers = core.read_model(graphs / f"{LAYERS}.xml")
     by_name = {name: each for each in layers.outputs for name in each.get_names()}
     kept = [by_name[name].get_node() for name in outputs if name in by_name]
-    windows = list(_inputs(core, graphs, folder))
+    windows = list(_inputs(core, graphs, folder, first_position))
     quantised = nncf.quantize(
         ov.Model(kept, layers.get_parameters(), LAYERS),
         nncf.Dataset(windows),
@@ -75,19 +81,24 @@ def _main(graphs: Path, folder: Path, outputs: Sequence[str]) -> None:
     ov.save_model(quantised, folder / f"{LAYERS}.xml", compress_to_fp16=False)
 
 
-def _inputs(core: Any, graphs: Path, folder: Path) -> Iterator[dict[str, npt.NDArray[Any]]]:  # noqa: ANN401 (OpenVINO has no types)
-    """Yield the inputs of the layers for each window: ``hidden_0``, ``mask`` and ``ids``, of one window."""
+def _inputs(
+    core: Any,  # noqa: ANN401 (OpenVINO has no types)
+    graphs: Path,
+    folder: Path,
+    first_position: int,
+) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """Yield the inputs of the layers for each window: ``hidden_0``, ``positions`` and ``windows``."""
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
     embedding = core.compile_model(core.read_model(graphs / f"{EMBEDDING}.xml"), "CPU", hint)
+    names = [name for each in embedding.inputs for name in each.get_names()]
     with np.load(folder / _WINDOWS) as windows:
         for name in windows.files:
             ids_BT = windows[name][None, :]
-            yield {
-                "hidden_0": embedding([ids_BT])[0].copy(),
-                "mask": np.ones(ids_BT.shape, bool),
-                "ids": ids_BT,
-            }
+            position_BT = np.arange(ids_BT.shape[1])[None, :] + first_position
+            given = {"ids": ids_BT, "positions": position_BT}
+            hidden_BTD = embedding({name: given[name] for name in names})[0].copy()
+            yield {"hidden_0": hidden_BTD, "positions": position_BT, "windows": np.zeros_like(ids_BT)}
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    _main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

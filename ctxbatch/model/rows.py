@@ -53,7 +53,7 @@ def salience(
         batch: The batch.
         head: The head to look at, from 1; the mean of all if not given.
     """
-    tokens_BT = np.arange(query_BHTE.shape[2]) < batch.lengths_B[:, None]
+    tokens_BT = batch.window_BT >= 0
     heads = range(query_BHTE.shape[1]) if head is None else (head - 1,)
     received_BT = np.zeros(tokens_BT.shape, np.float32)
     for number in heads:  # head by head, because all at once can be gigabytes

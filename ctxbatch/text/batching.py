@@ -1,11 +1,10 @@
-"""Makes token batches of sentences: tokenises them, fills buffers, and sorts their windows by length.
+"""Makes token batches of sentences: tokenises them, fills buffers, and fills batches with their windows.
 
-Owns which sentences share a buffer and which windows share a batch. Knows nothing of models, devices
-or files.
+Owns which sentences share a buffer. Knows nothing of models, devices or files.
 
 Array names end in the letters of their shape: S sentences, P wordpieces, N rows (words, or wordpieces
-with pooling ``none``), R rows that are kept, W windows, B windows of a batch, T tokens of its longest
-window, M wordpieces of a batch's rows.
+with pooling ``none``), R rows that are kept, W windows; of a batch: V windows, B rows of T tokens, S all its
+tokens, M wordpieces of its rows.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from ctxbatch.corpus.units import Tokens
 from ctxbatch.errors import InputError
 from ctxbatch.text.buffers import Buffer, Rows, split
 from ctxbatch.text.fit import measure
+from ctxbatch.text.layout import Layout, lay_out, lay_out_equally
 from ctxbatch.text.sampling import leading, sampled
 from ctxbatch.text.sentences import Sentence
 from ctxbatch.text.targets import Phrases, Targets
@@ -40,17 +40,21 @@ _GROUP_CHARACTERS = 16_384
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Windows of similar length, padded to one length, and the rows to take from them.
+    """Windows in padded rows of tokens, and the rows of the store to take from them.
+
+    A row of tokens holds one window, or several where the configuration has ``shared_rows``. Window i has
+    ``lengths_V[i]`` tokens, from ``starts_V[i]`` on in the flattened (B * T) tokens.
 
     ``rows_N`` indexes into the buffer's rows. The ``n_pieces_N[i]`` wordpieces of row i stand one after
-    another in ``positions_M``, which indexes into the flattened (B * T) tokens. If only the most salient rows
+    another in ``positions_M``, which indexes into the flattened tokens. If only the most salient rows
     of each sentence are kept, ``places_R`` are their places among rows ordered by ``sentence_N`` and falling
     salience, and ``n_slots`` is the most tokens that they pool. If a sentence is in several batches, each
     keeps its most salient rows, and they are compared afterwards.
     """
 
     input_ids_BT: Ints
-    lengths_B: Ints
+    lengths_V: Ints
+    starts_V: Ints
     rows_N: Ints
     positions_M: Ints
     n_pieces_N: Ints
@@ -63,6 +67,42 @@ class TokenBatch:
         """Where in ``positions_M`` each row begins."""
         begin_N: Ints = np.cumsum(self.n_pieces_N) - self.n_pieces_N
         return begin_N
+
+    @property
+    def n_tokens(self) -> int:
+        """The tokens of all windows, without padding."""
+        return int(self.lengths_V.sum())
+
+    @property
+    def window_BT(self) -> Ints:
+        """The window of each token, -1 for padding."""
+        window_S = np.full(self.input_ids_BT.size, -1)
+        window_S[ranges(self.starts_V, self.lengths_V)] = np.repeat(
+            np.arange(len(self.lengths_V)), self.lengths_V
+        )
+        return window_S.reshape(self.input_ids_BT.shape)
+
+    @property
+    def place_BT(self) -> Ints:
+        """Each token's place in its window, from 0; 0 for padding."""
+        place_S = np.zeros(self.input_ids_BT.size, np.int64)
+        place_S[ranges(self.starts_V, self.lengths_V)] = ranges(np.zeros_like(self.lengths_V), self.lengths_V)
+        return place_S.reshape(self.input_ids_BT.shape)
+
+    def separated(self, pad_id: int) -> "TokenBatch":
+        """Return the batch with each window in a row of its own, the longest first."""
+        order_V = np.argsort(-self.lengths_V, kind="stable")
+        lengths_V, width = self.lengths_V[order_V], int(self.lengths_V.max())
+        starts_V = np.arange(len(lengths_V)) * width
+        taken_S, put_S = ranges(self.starts_V[order_V], lengths_V), ranges(starts_V, lengths_V)
+        ids_S = np.full(len(lengths_V) * width, pad_id, np.int64)
+        ids_S[put_S] = self.input_ids_BT.ravel()[taken_S]
+        moved_S = np.zeros(self.input_ids_BT.size, np.int64)
+        moved_S[taken_S] = put_S
+        ids_BT, positions_M = ids_S.reshape(-1, width), moved_S[self.positions_M]
+        return replace(
+            self, input_ids_BT=ids_BT, lengths_V=lengths_V, starts_V=starts_V, positions_M=positions_M
+        )
 
 
 class BatchMaker:
@@ -137,50 +177,41 @@ class BatchMaker:
         padding, unless windows are packed; then a batch can be larger by less than a window. Windows that no
         row comes from are skipped. A window longer than the budget is a batch alone.
         """
-        rows = buffer.rows
-        n_windows = len(buffer.window_start_W)
-        bounds_W = np.searchsorted(rows.window_N, np.arange(n_windows + 1))
+        bounds_W = np.searchsorted(buffer.rows.window_N, np.arange(len(buffer.window_start_W) + 1))
         budget = budget or self._config.tokens_per_batch
         used_W = np.flatnonzero(np.diff(bounds_W))
-        order_W = used_W[np.argsort(-buffer.window_length_W[used_W], kind="stable")]
-        for chosen_B in self._cut(order_W, buffer.window_length_W[order_W] + self.n_specials, budget):
-            longest = int(buffer.window_length_W[chosen_B[0]]) + self.n_specials
-            yield self._batch(buffer, chosen_B, bounds_W, longest)
+        length_W = buffer.window_length_W[used_W] + self.n_specials
+        if self._config.packed:
+            layouts = lay_out_equally(length_W, budget)
+        else:
+            layouts = lay_out(length_W, budget, shared=self._config.shared_rows)
+        for layout in layouts:
+            yield self._batch(buffer, used_W[layout.windows_V], bounds_W, layout)
 
-    def _cut(self, order_W: Ints, length_W: Ints, budget: int) -> Iterator[Ints]:
-        """Cut windows, longest first, into the batches of a token budget."""
-        if self._config.packed and len(order_W):
-            # In equal parts, because a small rest would take a GPU as long as a whole batch.
-            n_tokens = int(length_W.sum())
-            size = -(-n_tokens // -(-n_tokens // budget))
-            part_W = (np.cumsum(length_W) - 1) // size
-            yield from np.split(order_W, np.flatnonzero(np.diff(part_W)) + 1)
-            return
-        begin = 0
-        while begin < len(order_W):
-            end = begin + max(1, budget // int(length_W[begin]))
-            yield order_W[begin:end]
-            begin = end
-
-    def _batch(self, buffer: Buffer, windows_B: Ints, bounds_W: Ints, longest: int) -> TokenBatch:
-        prefix, suffix = len(self._prefix), len(self._suffix)
-        lengths_B = buffer.window_length_W[windows_B]
-        ids_BT = np.full((len(windows_B), longest), self._config.pad_id, np.int64)
-        ids_BT[:, :prefix] = self._prefix
-        row_P = np.repeat(np.arange(len(windows_B)), lengths_B)
-        column_P = ranges(np.full_like(lengths_B, prefix), lengths_B)
-        ids_BT[row_P, column_P] = buffer.ids_P[ranges(buffer.window_start_W[windows_B], lengths_B)]
+    def _batch(self, buffer: Buffer, windows_V: Ints, bounds_W: Ints, layout: Layout) -> TokenBatch:
+        n_before, n_pieces_V = len(self._prefix), buffer.window_length_W[windows_V]
+        starts_V = layout.start_V
+        ids_S = np.full(layout.n_rows * layout.width, self._config.pad_id, np.int64)
+        for offset, token in enumerate(self._prefix):
+            ids_S[starts_V + offset] = token
+        ids_S[ranges(starts_V + n_before, n_pieces_V)] = buffer.ids_P[
+            ranges(buffer.window_start_W[windows_V], n_pieces_V)
+        ]
         for offset, token in enumerate(self._suffix):
-            ids_BT[np.arange(len(windows_B)), prefix + lengths_B + offset] = token
-        first_B, counts_B = bounds_W[windows_B], bounds_W[windows_B + 1] - bounds_W[windows_B]
-        rows_N = ranges(first_B, counts_B)
-        n_pieces_N = buffer.rows.n_pieces_N[rows_N]
-        start_N = (
-            np.repeat(np.arange(len(windows_B)), counts_B) * longest + prefix + buffer.rows.piece_N[rows_N]
+            ids_S[starts_V + n_before + n_pieces_V + offset] = token
+        counts_V = bounds_W[windows_V + 1] - bounds_W[windows_V]
+        rows_N = ranges(bounds_W[windows_V], counts_V)
+        n_pieces_N, sentence_N = buffer.rows.n_pieces_N[rows_N], buffer.rows.sentence_N[rows_N]
+        start_N = np.repeat(starts_V, counts_V) + n_before + buffer.rows.piece_N[rows_N]
+        batch = TokenBatch(
+            input_ids_BT=ids_S.reshape(layout.n_rows, layout.width),
+            lengths_V=n_pieces_V + self.n_specials,
+            starts_V=starts_V,
+            rows_N=rows_N,
+            positions_M=ranges(start_N, n_pieces_N),
+            n_pieces_N=n_pieces_N,
+            sentence_N=sentence_N,
         )
-        sentence_N, positions_M = buffer.rows.sentence_N[rows_N], ranges(start_N, n_pieces_N)
-        lengths_B = lengths_B + prefix + suffix
-        batch = TokenBatch(ids_BT, lengths_B, rows_N, positions_M, n_pieces_N, sentence_N)
         n_kept = self._config.kept_by_model
         if n_kept is None:
             return batch

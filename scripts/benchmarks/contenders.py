@@ -250,7 +250,7 @@ def encode_only(options: argparse.Namespace) -> dict[str, int]:
     for _ in model.encode(batches):
         pass
     return {
-        "tokens": sum(int(batch.lengths_B.sum()) for batch in batches),
+        "tokens": sum(batch.n_tokens for batch in batches),
         "slots": sum(batch.input_ids_BT.size for batch in batches),
         "batches": len(batches),
     }

@@ -176,7 +176,7 @@ def cut(config: "ResolvedConfig", buffers: "Sequence[Buffer]") -> "list[TokenBat
 
 def tokens_of(batches: "Sequence[TokenBatch]") -> int:
     """Return the tokens of batches, without padding."""
-    return sum(int(batch.lengths_B.sum()) for batch in batches)
+    return sum(batch.n_tokens for batch in batches)
 
 
 def computing(

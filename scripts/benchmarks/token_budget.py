@@ -92,7 +92,7 @@ def sweep(
 
 def facts_of(batches: "Sequence[TokenBatch]") -> dict[str, Any]:
     """Return what a text comes to in batches of a budget."""
-    tokens = sum(int(batch.lengths_B.sum()) for batch in batches)
+    tokens = sum(batch.n_tokens for batch in batches)
     slots = sum(batch.input_ids_BT.size for batch in batches)
     return {"tokens": tokens, "batches": len(batches), "padding": 1 - tokens / slots}
 

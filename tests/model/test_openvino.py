@@ -18,9 +18,9 @@ from ctxbatch.files import cache_folder
 from ctxbatch.model import graphs, precision
 from ctxbatch.model.cpu_encoder import CpuEncoder
 from ctxbatch.model.encoder import Encoder
-from ctxbatch.model.graphs import ConversionError, find_graphs, graphs_folder
+from ctxbatch.model.graphs import ConversionError, find_graphs, graphs_folder, import_openvino
 from ctxbatch.model.hub import find_model
-from ctxbatch.model.openvino_model import half_floats
+from ctxbatch.model.openvino_model import OpenVinoModel, half_floats
 from ctxbatch.model.resolve import read_tokenizer, resolve
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.manifest import Manifest
@@ -59,8 +59,10 @@ def test_openvino_gives_the_vectors_of_torch(family, tiny):
         assert config.runtime == "openvino"
         maker = BatchMaker(read_tokenizer(config), config)
         lines = [line for line in TEXT.splitlines() if line]
+        lines += [line[: 1 + 7 * n % 40] for n, line in enumerate(2 * lines)]  # short ones share rows
         sentences = [Sentence(Record(0, n, None, None, line), 0, line) for n, line in enumerate(lines)]
-        batches = [each for buffer in maker.buffers(sentences) for each in maker.batches(buffer, 100)]
+        batches = [each for buffer in maker.buffers(sentences) for each in maker.batches(buffer, 400)]
+        assert any(len(batch.lengths_V) > len(batch.input_ids_BT) for batch in batches)
         pairs = zip(Encoder(config, "cpu").encode(batches), CpuEncoder(config).encode(batches), strict=True)
         for torchs, ours in pairs:
             assert np.abs(torchs.vectors_CRD - ours.vectors_CRD).max() < 1e-3
@@ -69,6 +71,22 @@ def test_openvino_gives_the_vectors_of_torch(family, tiny):
                 assert (torchs.kept_R == ours.kept_R).all()
             if torchs.salience_N is not None:
                 assert np.abs(torchs.salience_N - ours.salience_N).max() < 1e-4
+
+
+def test_int8_layers_of_an_older_store_are_given_the_mask_that_they_read(tiny, tmp_path):
+    ov = import_openvino()
+    kinds = {"hidden_0": ([-1, -1, 32], np.float32), "mask": ([-1, -1], bool), "ids": ([-1, -1], np.int64)}
+    given = [ov.opset13.parameter(*kind) for kind in kinds.values()]
+    for node, name in zip(given, kinds, strict=True):
+        node.output(0).get_tensor().set_names({name})
+    numbers = ov.opset13.convert(ov.opset13.logical_not(given[1]), "f32")
+    layers = ov.Model([ov.opset13.unsqueeze(numbers, ov.opset13.constant(2))], given)
+    layers.outputs[0].get_tensor().set_names({"hidden_1"})
+    ov.save_model(layers, tmp_path / "layers.xml")
+    graphs = find_graphs(find_model(str(tiny()), None))
+    model = OpenVinoModel(graphs, "int8", ["hidden_1"], tmp_path / "layers.xml")
+    found = model.run(np.array([[5, 6, 0]]), np.array([[0, 1, 0]]), np.array([[0, 0, -1]]))
+    assert found["hidden_1"].ravel().tolist() == [0, 0, 1]
 
 
 def test_half_floats_are_rounded_as_numpy_rounds_them():

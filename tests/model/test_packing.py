@@ -48,9 +48,9 @@ def test_packed_windows_give_the_vectors_of_padded_ones(family, pool, short, tin
     monkeypatch.setattr(torch.ops.aten, "_efficient_attention_forward", attend_short_ones_slowly)
     monkeypatch.setattr(packing, "SHORT", short)
     given = {"precision": "fp32", "dtype": "float32", "layers": "all", "shift": "difference", "pool": pool}
-    config = resolve(RunConfig(model=str(tiny(family)), **given), "cpu")
+    config = replace(resolve(RunConfig(model=str(tiny(family)), **given), "cpu"), shared_rows=False)
     batches = batches_of(config)
-    assert any((batch.lengths_B < batch.input_ids_BT.shape[1]).any() for batch in batches)
+    assert any((batch.lengths_V < batch.input_ids_BT.shape[1]).any() for batch in batches)
     padded, packed = Encoder(config, "cpu"), packing_encoder(config)
     for one, other in zip(padded.encode(batches), packed.encode(batches), strict=True):
         assert np.abs(one.vectors_CRD - other.vectors_CRD).max() < 5e-4
@@ -68,13 +68,13 @@ def test_windows_are_packed_on_gpus_from_ampere_on(capability, runs, monkeypatch
 @pytest.mark.parametrize("short", [0, 9, 64])
 def test_packed_tokens_are_those_of_the_windows_in_order(short, tiny, monkeypatch):
     monkeypatch.setattr(packing, "SHORT", short)
-    config = resolve(RunConfig(model=str(tiny())), "cpu")
+    config = replace(resolve(RunConfig(model=str(tiny())), "cpu"), shared_rows=False)
     for batch in batches_of(config):
         packed = packing.pack(batch)
-        windows = [ids[:length] for ids, length in zip(batch.input_ids_BT, batch.lengths_B, strict=True)]
+        windows = [ids[:length] for ids, length in zip(batch.input_ids_BT, batch.lengths_V, strict=True)]
         assert (packed.ids_S == np.concatenate(windows)).all()
         assert (packed.places_S == np.concatenate([np.arange(len(each)) for each in windows])).all()
-        assert (np.concatenate([np.diff(part.ends) for part in packed.parts]) == batch.lengths_B).all()
+        assert (np.concatenate([np.diff(part.ends) for part in packed.parts]) == batch.lengths_V).all()
         assert [part.longest > short for part in packed.parts] in ([True], [True, False], [False])
         bounds = [0, *(part.tokens.stop for part in packed.parts)]
         assert [part.tokens.start for part in packed.parts] == bounds[:-1]
@@ -86,8 +86,8 @@ def test_packed_tokens_are_those_of_the_windows_in_order(short, tiny, monkeypatc
 def test_packed_batches_are_of_nearly_equal_size_whatever_their_padding(budget, tiny):
     config = replace(resolve(RunConfig(model=str(tiny())), "cpu"), packed=True)
     batches = batches_of(config, budget)
-    sizes = [int(batch.lengths_B.sum()) for batch in batches]
-    longest = max(int(batch.lengths_B.max()) for batch in batches)
+    sizes = [int(batch.lengths_V.sum()) for batch in batches]
+    longest = max(int(batch.lengths_V.max()) for batch in batches)
     assert max(sizes) < budget + longest
     assert max(sizes) - min(sizes) < 2 * longest
     assert len(sizes) >= sum(sizes) / budget

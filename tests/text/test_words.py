@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -60,12 +61,44 @@ def test_batches_hold_every_row_once_within_the_budget(family, maker):
     (buffer,) = make.buffers(texts)
     seen = []
     for batch in make.batches(buffer):
-        n_windows, longest = batch.input_ids_BT.shape
-        assert n_windows * longest <= 64 or n_windows == 1
-        assert batch.lengths_B.max() == longest
+        assert batch.input_ids_BT.size <= 64 or len(batch.lengths_V) == 1
         assert batch.n_pieces_N.sum() == len(batch.positions_M)
         seen += batch.rows_N.tolist()
     assert sorted(seen) == list(range(len(buffer.rows)))
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_a_batch_is_the_same_windows_whether_they_share_rows_or_not(family, maker):
+    make = maker(family)
+    texts = sentences(*(" ".join(["Word", "unbelievable", "x"] * n) for n in (1, 9, 3, 10, 2, 2, 7, 1)))
+    (buffer,) = make.buffers(texts)
+    (batch,) = make.batches(buffer)
+    assert len(batch.lengths_V) == 8 > len(batch.input_ids_BT)
+    alone = batch.separated(0)
+    assert alone.input_ids_BT.shape == (8, batch.lengths_V.max())
+    assert sorted(map(tuple, windows_of(batch))) == sorted(map(tuple, windows_of(alone)))
+    for each in (batch, alone):
+        ids_S, places_S = each.input_ids_BT.ravel(), each.place_BT.ravel()
+        window_M = each.window_BT.ravel()[each.positions_M]
+        first_N = each.first_N
+        assert (window_M == np.repeat(window_M[first_N], each.n_pieces_N)).all()
+        assert (ids_S[each.positions_M] == buffer.ids_P[pieces_of(buffer, each.rows_N)]).all()
+        assert (places_S[each.positions_M[first_N]] == buffer.rows.piece_N[each.rows_N] + 1).all()
+
+
+def windows_of(batch):
+    """Return the token ids of each window, found by its tokens' numbers and places."""
+    for number, length in enumerate(batch.lengths_V):
+        is_its_BT = batch.window_BT == number
+        assert (batch.place_BT[is_its_BT] == np.arange(length)).all()
+        yield batch.input_ids_BT[is_its_BT]
+
+
+def pieces_of(buffer, rows_N):
+    """Return the wordpieces of rows, row after row."""
+    rows = buffer.rows.take(rows_N)
+    begin_N = buffer.window_start_W[rows.window_N] + rows.piece_N
+    return np.concatenate([np.arange(b, b + n) for b, n in zip(begin_N, rows.n_pieces_N, strict=True)])
 
 
 def test_a_sentence_larger_than_a_buffer_gives_the_same_rows_in_several(maker, monkeypatch):
