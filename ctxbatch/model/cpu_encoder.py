@@ -41,7 +41,10 @@ class CpuEncoder:
         folder = checked_model(config, model)
         self._config = config
         self._first_position = first_position(config)
-        self._model = OpenVinoModel(find_graphs(folder), config.precision, outputs_of(config), int8_layers)
+        last = f"hidden_{config.highest_layer}" if config.layers else None
+        self._model = OpenVinoModel(
+            find_graphs(folder), config.precision, outputs_of(config), int8_layers, narrowed=last
+        )
         self._shift = None if config.formula is None else shift_function(config.formula, np)
         self._as_stored = half_floats() if config.value_type == "float16" else None
 
@@ -55,7 +58,8 @@ class CpuEncoder:
             yield self._encode(batch)
 
     def _encode(self, batch: TokenBatch) -> WordVectors:
-        found = self._model.run(batch.input_ids_BT, batch.place_BT + self._first_position, batch.window_BT)
+        position_BT = batch.place_BT + self._first_position
+        found = self._model.run(batch.input_ids_BT, position_BT, batch.window_BT, batch.positions_M)
         salience_N = kept_R = None
         if (layer := self._config.salience_layer) is not None:
             seen = found[f"query_{layer}"], found[f"key_{layer}"], found.get(f"mask_{layer}")
@@ -75,7 +79,9 @@ class CpuEncoder:
             static = found["lookup" if config.static == "lookup" else "hidden_0"]
             columns["static"] = rows.pooled(static, batch, config.pool)
         for layer in config.layers:
-            contextual_ND = rows.pooled(found[f"hidden_{layer}"], batch, config.pool)
+            name = f"hidden_{layer}"
+            only_theirs = name == self._model.narrowed
+            contextual_ND = rows.pooled(found[name], batch, config.pool, only_theirs=only_theirs)
             columns[f"contextual_{layer}"] = contextual_ND
             if self._shift is not None:
                 columns[f"shift_{layer}"] = self._shift(contextual_ND, columns["static"])

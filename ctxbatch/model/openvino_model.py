@@ -16,6 +16,7 @@ from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import ResourceError
 from ctxbatch.model.facts import first_line
 from ctxbatch.model.graphs import EMBEDDING, LAYERS, import_openvino
+from ctxbatch.model.narrowing import TOKENS, narrow
 from ctxbatch.model.word_vectors import OutOfMemoryError
 
 Array = npt.NDArray[np.float32]
@@ -23,6 +24,8 @@ Array = npt.NDArray[np.float32]
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 # Shapes whose kernels are kept: batches have thousands of shapes, and memory would grow with each.
 _CACHED_SHAPES = "64"
+# Narrowed outputs are padded to a multiple, so that there are few shapes of them.
+_TOKENS_STEP = 64
 
 
 def outputs_of(config: ResolvedConfig) -> list[str]:
@@ -41,14 +44,22 @@ class OpenVinoModel:
         precision: Arithmetic of the layers: fp32, bf16 or int8. The embedding layer is always fp32.
         outputs: Names of what is wanted of the layers: ``hidden_3``, ``query_3``, ``key_3``, ``mask_3``.
         int8_layers: The XML file of the quantised layers, for ``int8``.
+        narrowed: The output that is wanted only of the tokens that `run` is given. The attribute is its name
+            again, or ``None`` where that saves nothing: then it is given of all tokens.
 
     Raises:
         ResourceError: Memory is short, or a file cannot be read.
     """
 
     def __init__(
-        self, folder: Path, precision: str, outputs: Sequence[str], int8_layers: Path | None = None
+        self,
+        folder: Path,
+        precision: str,
+        outputs: Sequence[str],
+        int8_layers: Path | None = None,
+        narrowed: str | None = None,
     ) -> None:
+        self.narrowed = narrowed
         try:
             self._load(folder, precision, outputs, int8_layers)
         except RuntimeError as error:  # the files are intact, as their checksums say
@@ -67,7 +78,10 @@ class OpenVinoModel:
             by_name = {name: each for each in layers.outputs for name in each.get_names()}
             # A layer without a mask has none to give.
             self._wanted = [name for name in outputs if name in by_name]
-            graph = ov.Model([by_name[name].get_node() for name in self._wanted], layers.get_parameters())
+            results = [by_name[name].get_node() for name in self._wanted]
+            graph = ov.Model(results, layers.get_parameters()).clone()
+            if self.narrowed is not None and not narrow(graph, self.narrowed):
+                self.narrowed = None
             self._layers = _compiled(core, graph, _HINTS[precision])
             self._read_by_layers = [_name(each) for each in graph.inputs]
 
@@ -76,17 +90,21 @@ class OpenVinoModel:
         """Return the whole model, giving the hidden state of its last layer alone."""
         return cls(folder, precision, [f"hidden_{n_layers}"])
 
-    def run(self, ids_BT: Ints, position_BT: Ints, window_BT: Ints) -> dict[str, Array]:
+    def run(
+        self, ids_BT: Ints, position_BT: Ints, window_BT: Ints, tokens_M: Ints | None = None
+    ) -> dict[str, Array]:
         """Run a batch.
 
         Args:
             ids_BT: Token ids, padded.
             position_BT: The position of each token in its window, as the model counts it.
             window_BT: The window of each token, which sees those of its own window alone; -1 for padding.
+            tokens_M: The tokens that the narrowed output is wanted of, as indices into the flattened (B * T).
 
         Returns:
             ``hidden_0`` (B, T, D), ``lookup`` if the model has it, and the outputs asked for: hidden states
-            (B, T, D), queries and keys (B, H, T, E), masks (B, 1, T, T). They are valid until the next batch.
+            (B, T, D), queries and keys (B, H, T, E), masks (B, 1, T, T). The narrowed one is (1, M, D). They
+            are valid until the next batch.
 
         Raises:
             OutOfMemoryError: This machine has no memory for the batch.
@@ -97,8 +115,12 @@ class OpenVinoModel:
         if self._layers is not None:
             # int8 layers that a store of an older version keeps read a mask, and its windows share no rows.
             given |= {"hidden_0": found["hidden_0"], "mask": window_BT >= 0}
+            if tokens_M is not None:
+                given[TOKENS] = np.pad(tokens_M, (0, -len(tokens_M) % _TOKENS_STEP))
             inputs = [given[name] for name in self._read_by_layers]
             found |= zip(self._wanted, _infer(self._layers, inputs), strict=True)
+            if tokens_M is not None and self.narrowed is not None:
+                found[self.narrowed] = found[self.narrowed][:, : len(tokens_M)]
         return found
 
 

@@ -16,15 +16,23 @@ from ctxbatch.text.words import ranges
 Array = npt.NDArray[np.float32]
 
 
-def pooled(hidden_BTD: Array, batch: TokenBatch, pooling: Pooling) -> Array:
-    """Return the rows' vectors, (N, D): the mean of a row's wordpieces, or the first of them."""
+def pooled(hidden_BTD: Array, batch: TokenBatch, pooling: Pooling, *, only_theirs: bool = False) -> Array:
+    """Return the rows' vectors, (N, D): the mean of a row's wordpieces, or the first of them.
+
+    Args:
+        hidden_BTD: Hidden states of the batch's tokens; (1, M, D) if only of the rows' wordpieces.
+        batch: The batch.
+        pooling: ``mean``, or else the first wordpiece stands for its row.
+        only_theirs: Whether the hidden states are only those of the rows' wordpieces, row after row.
+    """
     hidden_SD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
     first_N = batch.first_N
-    vectors_ND: Array = hidden_SD[batch.positions_M[first_N]]
-    if pooling == "mean" and len(batch.positions_M) > len(first_N):
+    positions_M = np.arange(len(hidden_SD)) if only_theirs else batch.positions_M
+    vectors_ND: Array = hidden_SD[positions_M[first_N]]
+    if pooling == "mean" and len(positions_M) > len(first_N):
         several = np.flatnonzero(batch.n_pieces_N > 1)
         counts = batch.n_pieces_N[several]
-        pieces_SD = hidden_SD[batch.positions_M[ranges(first_N[several], counts)]]
+        pieces_SD = hidden_SD[positions_M[ranges(first_N[several], counts)]]
         total = np.add.reduceat(pieces_SD, np.cumsum(counts) - counts, axis=0)
         vectors_ND[several] = total / counts[:, None].astype(np.float32)
     return vectors_ND
