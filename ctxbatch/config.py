@@ -80,7 +80,7 @@ class ResolvedConfig:
     the mean over all heads.
     ``runtime`` is what runs the model. ``compiled`` is true in stores of versions that compiled models.
     ``packed`` says that windows are packed without padding, and batches are counted without it;
-    ``shared_rows`` that several windows may share a row of a padded batch.
+    ``shared_sequences`` that several windows may share a sequence of a padded batch.
     ``sentence_rules`` is the version of the rules that correct sentencex; ``None`` if none do. ``word_rule``
     is that of `ctxbatch.text.unicode_words`; ``None`` if words are the tokenizer's.
     """
@@ -113,7 +113,7 @@ class ResolvedConfig:
     runtime: Runtime = "torch"
     compiled: bool = False
     packed: bool = False
-    shared_rows: bool = False
+    shared_sequences: bool = False
     sentence_rules: Positive | None = None
     word_rule: Positive | None = None
     digests: dict[str, str] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class ResolvedConfig:
         fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # tuples become lists
         if self.runtime == "torch":  # which stores of versions that had no other do not name
             del fields["runtime"]
-        for layout in ("packed", "shared_rows"):
+        for layout in ("packed", "shared_sequences"):
             if not fields[layout]:
                 del fields[layout]
         for rule in ("sentence_rules", "word_rule"):
@@ -179,7 +179,7 @@ class ResolvedConfig:
         Nor the rules for sentences: they move so few boundaries that stores with and without them compare.
         Nor the versions of libraries. But which rule finds words: rows of others are of other words.
         """
-        layout = ("packed", "shared_rows", "tokens_per_batch")
+        layout = ("packed", "shared_sequences", "tokens_per_batch")
         rounding = (*layout, "compiled", "runtime", "sentence_rules", "versions")
         choosing = ("words", "sample", "top_salient", "salience_layer", "salience_head")
         fields = {name: value for name, value in self.as_dict().items() if name not in rounding + choosing}
@@ -223,7 +223,7 @@ class ResolvedConfig:
             runtime="openvino",
             compiled=False,
             packed=False,
-            shared_rows=False,
+            shared_sequences=False,
         )
 
     @property

@@ -83,7 +83,7 @@ def _make_layers(plan: RunPlan, config: ResolvedConfig, drawn: Sequence[Sentence
     check_nncf()
     log.info("quantising %s to int8 with text of the corpus: takes seconds to minutes", config.model)
     graphs = find_graphs(find_model(config.model, config.revision))
-    alone = replace(_measured(config), shared_rows=False)
+    alone = replace(_measured(config), shared_sequences=False)
     windows = [batch.input_ids_BT[0] for batch in _batches(alone, drawn[:_CALIBRATING], budget=1)]
     with tempfile.TemporaryDirectory(prefix="ctxbatch-") as scratch:
         made = quantise(graphs, outputs_of(config), windows, first_position(config), Path(scratch))

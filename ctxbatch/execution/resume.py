@@ -109,7 +109,7 @@ def _config_as_stored(here: ResolvedConfig, stored: ResolvedConfig, given: Colle
         digests = {**digests, INT8_LAYERS: stored.digests[INT8_LAYERS]}
     return replace(
         config,
-        shared_rows=stored.shared_rows,
+        shared_sequences=stored.shared_sequences,
         compiled=stored.compiled,
         runtime=stored.runtime,
         digests=digests,

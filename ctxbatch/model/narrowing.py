@@ -2,8 +2,8 @@
 
 After the attention of a layer, nothing looks from one token to another. So the last layer needs its output
 projection and its feed-forward network, three quarters of its work, only for tokens that rows are made of:
-neither for special tokens and padding, nor for words that are not stored. Letters of shapes: B rows of T
-tokens, M tokens that are asked for, D hidden size.
+neither for special tokens and padding, nor for words that are not stored. Letters of shapes: B
+sequences of T tokens, M tokens that are asked for, D hidden size.
 """
 
 from collections.abc import Iterator

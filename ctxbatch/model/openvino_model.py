@@ -113,7 +113,7 @@ class OpenVinoModel:
         inputs = [given[name] for name in self._read]
         found = dict(zip(self._names, _infer(self._embedding, inputs), strict=True))
         if self._layers is not None:
-            # int8 layers that a store of an older version keeps read a mask, and its windows share no rows.
+            # The mask is for int8 layers of a store of before windows shared sequences.
             given |= {"hidden_0": found["hidden_0"], "mask": window_BT >= 0}
             if tokens_M is not None:
                 given[TOKENS] = np.pad(tokens_M, (0, -len(tokens_M) % _TOKENS_STEP))

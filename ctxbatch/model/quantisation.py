@@ -71,9 +71,13 @@ def _main(graphs: Path, folder: Path, first_position: int, outputs: Sequence[str
     layers = core.read_model(graphs / f"{LAYERS}.xml")
     by_name = {name: each for each in layers.outputs for name in each.get_names()}
     kept = [by_name[name].get_node() for name in outputs if name in by_name]
-    windows = list(_inputs(core, graphs, folder, first_position))
+    graph = ov.Model(kept, layers.get_parameters(), LAYERS)
+    read = [name for each in graph.inputs for name in each.get_names()]
+    windows = [
+        {name: given[name] for name in read} for given in _inputs(core, graphs, folder, first_position)
+    ]
     quantised = nncf.quantize(
-        ov.Model(kept, layers.get_parameters(), LAYERS),
+        graph,
         nncf.Dataset(windows),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(windows),
@@ -87,7 +91,7 @@ def _inputs(
     folder: Path,
     first_position: int,
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """Yield the inputs of the layers for each window: ``hidden_0``, ``positions`` and ``windows``."""
+    """Yield what layers can read of each window: ``hidden_0``, ``positions`` and ``windows``."""
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
     embedding = core.compile_model(core.read_model(graphs / f"{EMBEDDING}.xml"), "CPU", hint)
     names = [name for each in embedding.inputs for name in each.get_names()]

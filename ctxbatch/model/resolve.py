@@ -81,7 +81,7 @@ def resolve(config: "RunConfig", device: str) -> ResolvedConfig:
         runtime="torch" if graphs is None else "openvino",
         tokens_per_batch=config.tokens_per_batch or _default_token_budget(device, packed),
         packed=packed,
-        shared_rows=graphs is not None,
+        shared_sequences=graphs is not None,
         sentence_rules=None if lang is None else RULES,
         digests=_digests(folder, facts),
         word_rule=RULE,

@@ -3,8 +3,8 @@
 Owns which sentences share a buffer. Knows nothing of models, devices or files.
 
 Array names end in the letters of their shape: S sentences, P wordpieces, N rows (words, or wordpieces
-with pooling ``none``), R rows that are kept, W windows; of a batch: V windows, B rows of T tokens, S all its
-tokens, M wordpieces of its rows.
+with pooling ``none``), R rows that are kept, W windows; of a batch: V windows, B sequences of T tokens, S all
+its tokens, M wordpieces of its rows.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from ctxbatch.corpus.units import Tokens
 from ctxbatch.errors import InputError
 from ctxbatch.text.buffers import Buffer, Rows, split
 from ctxbatch.text.fit import measure
-from ctxbatch.text.layout import Layout, lay_out, lay_out_equally
+from ctxbatch.text.placement import Placement, place, place_equally
 from ctxbatch.text.sampling import leading, sampled
 from ctxbatch.text.sentences import Sentence
 from ctxbatch.text.targets import Phrases, Targets
@@ -40,9 +40,9 @@ _GROUP_CHARACTERS = 16_384
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Windows in padded rows of tokens, and the rows of the store to take from them.
+    """Windows in padded sequences of tokens, and the rows to take from them.
 
-    A row of tokens holds one window, or several where the configuration has ``shared_rows``. Window i has
+    A sequence holds one window, or several where the configuration has ``shared_sequences``. Window i has
     ``lengths_V[i]`` tokens, from ``starts_V[i]`` on in the flattened (B * T) tokens.
 
     ``rows_N`` indexes into the buffer's rows. The ``n_pieces_N[i]`` wordpieces of row i stand one after
@@ -90,7 +90,7 @@ class TokenBatch:
         return place_S.reshape(self.input_ids_BT.shape)
 
     def separated(self, pad_id: int) -> "TokenBatch":
-        """Return the batch with each window in a row of its own, the longest first."""
+        """Return the batch with each window in a sequence of its own, the longest first."""
         order_V = np.argsort(-self.lengths_V, kind="stable")
         lengths_V, width = self.lengths_V[order_V], int(self.lengths_V.max())
         starts_V = np.arange(len(lengths_V)) * width
@@ -182,16 +182,16 @@ class BatchMaker:
         used_W = np.flatnonzero(np.diff(bounds_W))
         length_W = buffer.window_length_W[used_W] + self.n_specials
         if self._config.packed:
-            layouts = lay_out_equally(length_W, budget)
+            placed = place_equally(length_W, budget)
         else:
-            layouts = lay_out(length_W, budget, shared=self._config.shared_rows)
-        for layout in layouts:
-            yield self._batch(buffer, used_W[layout.windows_V], bounds_W, layout)
+            placed = place(length_W, budget, shared=self._config.shared_sequences)
+        for placement in placed:
+            yield self._batch(buffer, used_W[placement.windows_V], bounds_W, placement)
 
-    def _batch(self, buffer: Buffer, windows_V: Ints, bounds_W: Ints, layout: Layout) -> TokenBatch:
+    def _batch(self, buffer: Buffer, windows_V: Ints, bounds_W: Ints, placement: Placement) -> TokenBatch:
         n_before, n_pieces_V = len(self._prefix), buffer.window_length_W[windows_V]
-        starts_V = layout.start_V
-        ids_S = np.full(layout.n_rows * layout.width, self._config.pad_id, np.int64)
+        starts_V, shape = placement.starts_V, (placement.n_sequences, placement.longest)
+        ids_S = np.full(shape[0] * shape[1], self._config.pad_id, np.int64)
         for offset, token in enumerate(self._prefix):
             ids_S[starts_V + offset] = token
         ids_S[ranges(starts_V + n_before, n_pieces_V)] = buffer.ids_P[
@@ -204,7 +204,7 @@ class BatchMaker:
         n_pieces_N, sentence_N = buffer.rows.n_pieces_N[rows_N], buffer.rows.sentence_N[rows_N]
         start_N = np.repeat(starts_V, counts_V) + n_before + buffer.rows.piece_N[rows_N]
         batch = TokenBatch(
-            input_ids_BT=ids_S.reshape(layout.n_rows, layout.width),
+            input_ids_BT=ids_S.reshape(shape),
             lengths_V=n_pieces_V + self.n_specials,
             starts_V=starts_V,
             rows_N=rows_N,

@@ -59,7 +59,7 @@ def test_openvino_gives_the_vectors_of_torch(family, tiny):
         assert config.runtime == "openvino"
         maker = BatchMaker(read_tokenizer(config), config)
         lines = [line for line in TEXT.splitlines() if line]
-        lines += [line[: 1 + 7 * n % 40] for n, line in enumerate(2 * lines)]  # short ones share rows
+        lines += [line[: 1 + 7 * n % 40] for n, line in enumerate(2 * lines)]  # short ones share sequences
         sentences = [Sentence(Record(0, n, None, None, line), 0, line) for n, line in enumerate(lines)]
         batches = [each for buffer in maker.buffers(sentences) for each in maker.batches(buffer, 400)]
         assert any(len(batch.lengths_V) > len(batch.input_ids_BT) for batch in batches)

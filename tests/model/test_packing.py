@@ -48,7 +48,7 @@ def test_packed_windows_give_the_vectors_of_padded_ones(family, pool, short, tin
     monkeypatch.setattr(torch.ops.aten, "_efficient_attention_forward", attend_short_ones_slowly)
     monkeypatch.setattr(packing, "SHORT", short)
     given = {"precision": "fp32", "dtype": "float32", "layers": "all", "shift": "difference", "pool": pool}
-    config = replace(resolve(RunConfig(model=str(tiny(family)), **given), "cpu"), shared_rows=False)
+    config = replace(resolve(RunConfig(model=str(tiny(family)), **given), "cpu"), shared_sequences=False)
     batches = batches_of(config)
     assert any((batch.lengths_V < batch.input_ids_BT.shape[1]).any() for batch in batches)
     padded, packed = Encoder(config, "cpu"), packing_encoder(config)
@@ -68,7 +68,7 @@ def test_windows_are_packed_on_gpus_from_ampere_on(capability, runs, monkeypatch
 @pytest.mark.parametrize("short", [0, 9, 64])
 def test_packed_tokens_are_those_of_the_windows_in_order(short, tiny, monkeypatch):
     monkeypatch.setattr(packing, "SHORT", short)
-    config = replace(resolve(RunConfig(model=str(tiny())), "cpu"), shared_rows=False)
+    config = replace(resolve(RunConfig(model=str(tiny())), "cpu"), shared_sequences=False)
     for batch in batches_of(config):
         packed = packing.pack(batch)
         windows = [ids[:length] for ids, length in zip(batch.input_ids_BT, batch.lengths_V, strict=True)]

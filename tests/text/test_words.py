@@ -68,7 +68,7 @@ def test_batches_hold_every_row_once_within_the_budget(family, maker):
 
 
 @pytest.mark.parametrize("family", KINDS)
-def test_a_batch_is_the_same_windows_whether_they_share_rows_or_not(family, maker):
+def test_a_batch_is_the_same_windows_whether_they_share_sequences_or_not(family, maker):
     make = maker(family)
     texts = sentences(*(" ".join(["Word", "unbelievable", "x"] * n) for n in (1, 9, *(1, 2, 3) * 9)))
     (buffer,) = make.buffers(texts)
