@@ -1,4 +1,4 @@
-"""Every window has its place in one batch; windows share a sequence only where they fit, and where it pays."""
+"""Every window has its place in one batch; windows share a sequence where they fit and where it pays."""
 
 import numpy as np
 import pytest
