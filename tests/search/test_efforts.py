@@ -99,27 +99,39 @@ def test_the_number_of_queries_decides_and_nothing_else(store, monkeypatch):
         Filters(),
         Filters(unknown=True),
         Filters(same_word=True),
+        Filters(other_words=True),
+        Filters(words=("the", "bank")),
         Filters(exclude_words=("the", "bank")),
         Filters(sources=("many.txt",), min_score=0.2),
+        Filters(where="length(word) > 4"),
         Filters(distinct="sentence"),
         Filters(distinct="word"),
+        Filters(distinct="text"),
     ],
 )
 def test_exact_is_brute_force_with_every_filter(store, filters):
-    searcher = ctxbatch.searcher(store)
+    searcher = ctxbatch.searcher(store, COLUMN)  # other words would be sought by contextual vectors
     words = np.array([word.casefold() for word in store.words.to_table()["word"].to_pylist()])
     sentences = store.words.to_table()["sentence_id"].to_numpy()
+    texts = {row["sentence_id"]: row["text"].casefold() for row in store.sentences.to_table().to_pylist()}
+    kinds = {"word": words, "sentence": sentences, "text": np.array([texts[each] for each in sentences])}
     for query in QUERIES[:4]:
         scores = cosines(store, COLUMN, query_vectors(searcher, query)[0]).round(6)
         marked = re.search(r"\[(.*)\]", query)[1].casefold()
         allowed = np.ones(len(scores), bool) if filters.unknown else known(store)
         if filters.same_word:
             allowed &= words == marked
+        if filters.other_words:
+            allowed &= words != marked
+        if filters.words:
+            allowed &= np.isin(words, filters.words)
+        if filters.where:
+            allowed &= np.char.str_len(words) > 4
         allowed &= ~np.isin(words, filters.exclude_words)
         allowed &= scores >= (-2 if filters.min_score is None else filters.min_score)
         order = np.flatnonzero(allowed)[np.argsort(-scores[allowed], kind="stable")]
         if filters.distinct is not None:
-            keys = (words if filters.distinct == "word" else sentences)[order]
+            keys = kinds[filters.distinct][order]
             order = order[np.sort(np.unique(keys, return_index=True)[1])]
         hits = searcher.search(query, 10, filters, exact=True)
         np.testing.assert_allclose([hit.score for hit in hits], scores[order[:10]], atol=2e-6)
