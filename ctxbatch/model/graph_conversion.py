@@ -37,6 +37,8 @@ class _HiddenStates(nn.Module):
         self.names: list[str] = []
         self._found: dict[str, Tensor] = {}
         self._model = load_model(folder, _recorded_attention(self._record))
+        # Older transformers make mpnet's mask with this, and it knows no masks of four dimensions.
+        self._model.get_extended_attention_mask = lambda mask, *_, **__: mask
         config = self._model.config
         family = FAMILIES[config.model_type]
         # Raw rows of the embedding matrix are static vectors only where they have the width of the others.

@@ -35,6 +35,7 @@ def test_salience_is_the_sum_of_eager_attention_batched_and_padded(
         salience_head=head,
         tokens_per_batch=200,
     )
+    text.write_text(text.read_text() + "".join(f"{'word ' * n}\n" for n in (1, 2, 3, 5, 7)))
     store = make_store(tmp_path / "out", [text], config)
     found = np.array(store.words.to_table()["salience"])
     expected = np.array([row.salience(layer, head) for row in expected_rows(store, oracle(family))])
