@@ -74,7 +74,6 @@ def restore_int8_layers(plan: RunPlan, manifest: Manifest) -> None:
 
 
 def _make_layers(plan: RunPlan, config: ResolvedConfig, drawn: Sequence[Sentence]) -> str:
-    from ctxbatch.model.families import first_position
     from ctxbatch.model.graphs import find_graphs
     from ctxbatch.model.hub import find_model
     from ctxbatch.model.openvino_model import outputs_of
@@ -83,10 +82,9 @@ def _make_layers(plan: RunPlan, config: ResolvedConfig, drawn: Sequence[Sentence
     check_nncf()
     log.info("quantising %s to int8 with text of the corpus: takes seconds to minutes", config.model)
     graphs = find_graphs(find_model(config.model, config.revision))
-    alone = replace(_measured(config), shared_sequences=False)
-    windows = [batch.input_ids_BT[0] for batch in _batches(alone, drawn[:_CALIBRATING], budget=1)]
+    windows = [batch.input_ids_BT[0] for batch in _batches(_measured(config), drawn[:_CALIBRATING], budget=1)]
     with tempfile.TemporaryDirectory(prefix="ctxbatch-") as scratch:
-        made = quantise(graphs, outputs_of(config), windows, first_position(config), Path(scratch))
+        made = quantise(graphs, outputs_of(config), windows, Path(scratch))
         digest = place_layers(plan.location.folder, made)
     plan.location.publish_files(layers_names(digest))
     return digest

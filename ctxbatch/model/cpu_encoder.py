@@ -12,7 +12,6 @@ import numpy as np
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.model import rows
 from ctxbatch.model.facts import checked_model
-from ctxbatch.model.families import first_position
 from ctxbatch.model.graphs import find_graphs
 from ctxbatch.model.hub import ModelFolder
 from ctxbatch.model.openvino_model import Array, OpenVinoModel, half_floats, outputs_of
@@ -40,7 +39,6 @@ class CpuEncoder:
     ) -> None:
         folder = checked_model(config, model)
         self._config = config
-        self._first_position = first_position(config)
         last = f"hidden_{config.highest_layer}" if config.layers else None
         self._model = OpenVinoModel(
             find_graphs(folder), config.precision, outputs_of(config), int8_layers, narrowed=last
@@ -58,8 +56,7 @@ class CpuEncoder:
             yield self._encode(batch)
 
     def _encode(self, batch: TokenBatch) -> WordVectors:
-        position_BT = batch.place_BT + self._first_position
-        found = self._model.run(batch.input_ids_BT, position_BT, batch.window_BT, batch.positions_M)
+        found = self._model.run(batch.input_ids_BT, batch.place_BT, batch.window_BT, batch.positions_M)
         salience_N = kept_R = None
         if (layer := self._config.salience_layer) is not None:
             seen = found[f"query_{layer}"], found[f"key_{layer}"], found.get(f"mask_{layer}")

@@ -20,7 +20,7 @@ from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import InputError
 from ctxbatch.model import packing
 from ctxbatch.model.facts import checked_model, first_line, is_out_of_memory, model_error
-from ctxbatch.model.families import Family, family_of, first_position
+from ctxbatch.model.families import Family, family_of
 from ctxbatch.model.hub import CONFIG, ModelFolder
 from ctxbatch.model.pooling import AllRows, KeptRows
 from ctxbatch.model.salience import Watch, watched_attention
@@ -188,7 +188,8 @@ class Encoder:
             torch.set_num_threads(1)
         folder = checked_model(config, model)
         self._transfers = CpuTransfers() if device == "cpu" else GpuTransfers(device)
-        self._first_position, self._pad_id = first_position(config), config.pad_id
+        self._pad_id = config.pad_id
+        self._skips_padding = family_of(config).first_position_after_pad
         self._model = WordModel(config, folder, config.packed and packing.runs_on(device)).to(device)
 
     def encode(self, batches: Iterable[TokenBatch]) -> Iterator[WordVectors]:
@@ -241,7 +242,7 @@ class Encoder:
             "mask_BT": None,
             "positions_M": put(packed.positions_M),
             "first_N": put(batch.first_N),
-            "position_ids": put(packed.places_S[None] + self._first_position),
+            "position_ids": put(packed.positions(self._pad_id if self._skips_padding else None)[None]),
             "packed_parts": [replace(part, ends=put(part.ends)) for part in packed.parts],
         }
 

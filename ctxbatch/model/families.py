@@ -11,12 +11,13 @@ from ctxbatch.model.consistency import Parts
 class Family:
     """Where a model family keeps what the encoder needs to reach.
 
-    ``layers`` is the path of its list of layers. ``first_position`` says whether positions are counted
-    from the padding token's id on, which leaves fewer of them. ``final_norm`` is the path of a norm
-    after the last layer that belongs to that layer's hidden state. ``shows_attention`` says whether its
-    attention goes through the function that transformers can be given. From the module ``mixed``
-    of a layer on, nothing of that layer looks from one token to another, or at what was before.
-    ``embeddings`` and ``positions`` are names of weights; `ctxbatch.model.consistency.Parts` says more.
+    ``layers`` is the path of its list of layers. ``first_position_after_pad`` says whether positions are
+    counted from the padding token's id on, which leaves fewer of them, and only of other tokens.
+    ``final_norm`` is the path of a norm after the last layer that belongs to that layer's hidden state.
+    ``shows_attention`` says whether its attention goes through the function that transformers can be given.
+    From the module ``mixed`` of a layer on, nothing of that layer looks from one token to another, or at what
+    was before. ``embeddings`` and ``positions`` are names of weights; `ctxbatch.model.consistency.Parts` says
+    more.
     """
 
     layers: str
@@ -57,8 +58,3 @@ def family_of(config: ResolvedConfig) -> Family:
             f"the store names a model of the type {config.model_type!r}; supported are {', '.join(FAMILIES)}"
         )
     return FAMILIES[config.model_type]
-
-
-def first_position(config: ResolvedConfig) -> int:
-    """Return the position that the first token of a window has."""
-    return config.pad_id + 1 if family_of(config).first_position_after_pad else 0

@@ -22,7 +22,7 @@ from ctxbatch.model.hub import ModelFolder
 
 _ATTENTION = "ctxbatch_recorded"
 _NUMBER = "ctxbatch_layer"
-_INPUTS = ("ids", "positions", "windows")
+_INPUTS = ("ids", "places", "windows")
 
 
 class _HiddenStates(nn.Module):
@@ -43,6 +43,10 @@ class _HiddenStates(nn.Module):
         family = FAMILIES[config.model_type]
         # Raw rows of the embedding matrix are static vectors only where they have the width of the others.
         self._has_lookup = getattr(config, "embedding_size", config.hidden_size) == config.hidden_size
+        # Some families count positions from this token's id on, and leave it out.
+        self._padding: int | None = None
+        if family.first_position_after_pad:
+            self._padding = self._model.embeddings.padding_idx
         self._watch(family)
 
     def _watch(self, family: Family) -> None:
@@ -62,10 +66,13 @@ class _HiddenStates(nn.Module):
     def _record(self, **found: Tensor) -> None:
         self._found |= found
 
-    def forward(self, ids_BT: Tensor, position_BT: Tensor, window_BT: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, ids_BT: Tensor, place_BT: Tensor, window_BT: Tensor) -> tuple[Tensor, ...]:
         """Run a batch whose tokens see those of their window; ``names`` then says what the outputs are."""
         self._found.clear()
         is_other_BTT = window_BT[:, :, None] != window_BT[:, None, :]
+        position_BT = place_BT
+        if self._padding is not None:
+            position_BT = _positions(ids_BT, is_other_BTT, self._padding)
         mask_BTT = torch.zeros(()).masked_fill(is_other_BTT, torch.finfo(torch.float32).min)
         self._model(input_ids=ids_BT, attention_mask=mask_BTT[:, None], position_ids=position_BT)
         found = {"hidden_0": self._found.pop("hidden_0")}
@@ -74,6 +81,13 @@ class _HiddenStates(nn.Module):
         found |= self._found
         self.names = list(found)
         return tuple(found.values())
+
+
+def _positions(ids_BT: Tensor, is_other_BTT: Tensor, padding: int) -> Tensor:
+    """Return the positions of tokens in their windows as transformers finds them where it is not told."""
+    is_counted_BT = ids_BT.ne(padding)
+    is_before_BTT = torch.ones_like(is_other_BTT).tril() & ~is_other_BTT & is_counted_BT[:, None]
+    return is_before_BTT.long().sum(2) * is_counted_BT + padding
 
 
 def _recorded_attention(record: Any) -> str:  # noqa: ANN401 (a method)
@@ -120,13 +134,13 @@ def convert(folder: ModelFolder, out: Path) -> None:
     ov = import_openvino()
     model = _HiddenStates(folder)
     ids_BT = torch.arange(21).remainder(int(model._model.config.vocab_size)).reshape(3, 7)
-    position_BT = torch.arange(7).repeat(3, 1)
+    place_BT = torch.arange(7).repeat(3, 1)
     window_BT = torch.zeros_like(ids_BT)
     window_BT[1, 4:] = -1
     shapes = [ov.PartialShape([-1, -1])] * 3
     try:
         with torch.no_grad():
-            example = (ids_BT, position_BT, window_BT)
+            example = (ids_BT, place_BT, window_BT)
             whole = ov.convert_model(model, example_input=example, input=shapes)
     except Exception as error:  # tracing and the frontend raise of many kinds
         if isinstance(error, OSError) or is_out_of_memory(error):

@@ -91,7 +91,8 @@ def _looks_at_no_other(node: Any, varying: set[str]) -> bool:  # noqa: ANN401 (a
     if kind in _ALONG_AN_AXIS:
         axis = sources[1].get_node()
         return axis.get_type_name() == "Constant" and set(axis.get_data().ravel().tolist()) <= {2, -1}
-    return True
+    fixed = [source for number, source in enumerate(sources) if number not in changing]
+    return all(_is_for_all(source.get_partial_shape()) for source in fixed)
 
 
 def _sources(node: Any) -> Iterator[Any]:  # noqa: ANN401 (as above)
@@ -106,4 +107,11 @@ def _name(output: Any) -> str:  # noqa: ANN401 (as above)
 
 def _is_hidden(shape: Any) -> bool:  # noqa: ANN401 (as above)
     """Whether a shape is (B, T, D), its D known."""
-    return bool(shape.rank.is_static and shape.rank.get_length() == 3 and shape[2].is_static)
+    is_3d = bool(shape.rank.is_static and shape.rank.get_length() == 3)
+    return is_3d and bool(shape[1].is_dynamic and shape[2].is_static)
+
+
+def _is_for_all(shape: Any) -> bool:  # noqa: ANN401 (as above)
+    """Whether what has a shape is the same for all tokens."""
+    n_axes = shape.rank.get_length()
+    return n_axes < 2 or bool(shape[n_axes - 2] == 1)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ctxbatch.arrays import Ints
 from ctxbatch.config import ResolvedConfig
-from ctxbatch.errors import ResourceError
+from ctxbatch.errors import ResourceError, StoreError
 from ctxbatch.model.facts import first_line
 from ctxbatch.model.graphs import EMBEDDING, LAYERS, import_openvino
 from ctxbatch.model.narrowing import TOKENS, narrow
@@ -26,6 +26,8 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _CACHED_SHAPES = "64"
 # Narrowed outputs are padded to a multiple, so that there are few shapes of them.
 _TOKENS_STEP = 64
+# What layers can read; a mask those that are kept in stores of before windows shared sequences.
+_INPUTS = {"hidden_0", "ids", "places", "windows", "mask"}
 
 
 def outputs_of(config: ResolvedConfig) -> list[str]:
@@ -49,6 +51,7 @@ class OpenVinoModel:
 
     Raises:
         ResourceError: Memory is short, or a file cannot be read.
+        StoreError: ``int8_layers`` are not layers of such a model.
     """
 
     def __init__(
@@ -74,10 +77,17 @@ class OpenVinoModel:
         self._names = [_name(each) for each in embedding.outputs]
         self._layers = None
         if outputs:
-            layers = core.read_model(int8_layers or folder / f"{LAYERS}.xml")
+            path = int8_layers or folder / f"{LAYERS}.xml"
+            layers = core.read_model(path)
             by_name = {name: each for each in layers.outputs for name in each.get_names()}
             # A layer without a mask has none to give.
             self._wanted = [name for name in outputs if name in by_name]
+            missing = [name for name in outputs if name not in by_name and not name.startswith("mask_")]
+            read = {name for each in layers.inputs for name in each.get_names()}
+            if missing or len(read) < len(layers.inputs) or not read <= _INPUTS:
+                raise StoreError(
+                    f"{path} is not of layers that this version can run: run again with another -o"
+                )
             results = [by_name[name].get_node() for name in self._wanted]
             graph = ov.Model(results, layers.get_parameters()).clone()
             if self.narrowed is not None and not narrow(graph, self.narrowed):
@@ -91,13 +101,13 @@ class OpenVinoModel:
         return cls(folder, precision, [f"hidden_{n_layers}"])
 
     def run(
-        self, ids_BT: Ints, position_BT: Ints, window_BT: Ints, tokens_M: Ints | None = None
+        self, ids_BT: Ints, place_BT: Ints, window_BT: Ints, tokens_M: Ints | None = None
     ) -> dict[str, Array]:
         """Run a batch.
 
         Args:
             ids_BT: Token ids, padded.
-            position_BT: The position of each token in its window, as the model counts it.
+            place_BT: The place of each token in its window, from 0.
             window_BT: The window of each token, which sees those of its own window alone; -1 for padding.
             tokens_M: The tokens that the narrowed output is wanted of, as indices into the flattened (B * T).
 
@@ -109,14 +119,14 @@ class OpenVinoModel:
         Raises:
             OutOfMemoryError: This machine has no memory for the batch.
         """
-        given: dict[str, npt.NDArray[Any]] = {"ids": ids_BT, "positions": position_BT, "windows": window_BT}
+        given: dict[str, npt.NDArray[Any]] = {"ids": ids_BT, "places": place_BT, "windows": window_BT}
         inputs = [given[name] for name in self._read]
         found = dict(zip(self._names, _infer(self._embedding, inputs), strict=True))
         if self._layers is not None:
-            # The mask is for int8 layers of a store of before windows shared sequences.
             given |= {"hidden_0": found["hidden_0"], "mask": window_BT >= 0}
             if tokens_M is not None:
-                given[TOKENS] = np.pad(tokens_M, (0, -len(tokens_M) % _TOKENS_STEP))
+                n_padded = min(-len(tokens_M) % _TOKENS_STEP, ids_BT.size - len(tokens_M))
+                given[TOKENS] = np.pad(tokens_M, (0, n_padded))
             inputs = [given[name] for name in self._read_by_layers]
             found |= zip(self._wanted, _infer(self._layers, inputs), strict=True)
             if tokens_M is not None and self.narrowed is not None:

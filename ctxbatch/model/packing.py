@@ -51,6 +51,23 @@ class Packed:
     parts: list[Part]
     positions_M: Array
 
+    def positions(self, padding: int | None) -> Array:
+        """Return the positions of tokens, (S,).
+
+        Args:
+            padding: The token from whose id on positions are counted, and only those of other tokens;
+                ``None`` for places.
+        """
+        if padding is None:
+            return self.places_S
+        is_counted_S = self.ids_S != padding
+        counted_S = np.cumsum(is_counted_S)
+        first = np.flatnonzero(self.places_S == 0)
+        before = counted_S[first] - is_counted_S[first]
+        before_S = np.repeat(before, np.diff(np.append(first, len(counted_S))))
+        positions_S: Array = (counted_S - before_S) * is_counted_S + padding
+        return positions_S
+
 
 def runs_on(device: str) -> bool:
     """Return whether this torch has the attention, as 2.10 and newer do, and a device runs it."""

@@ -74,7 +74,7 @@ def _measured(graphs: Path, n_layers: int) -> float:
 def _seconds(model: OpenVinoModel) -> float:
     """Return the seconds that a batch takes."""
     ids_BT = np.arange(_WINDOWS * _TOKENS, dtype=np.int64).reshape(_WINDOWS, _TOKENS) % 64
-    window_BT, position_BT = np.indices(ids_BT.shape)
+    window_BT, place_BT = np.indices(ids_BT.shape)
     began = time.perf_counter()
-    model.run(ids_BT, position_BT, window_BT)
+    model.run(ids_BT, place_BT, window_BT)
     return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""Quantises layers to int8: ``python -m ctxbatch.model.quantisation GRAPHS FOLDER FIRST OUTPUT...``.
+"""Quantises the layers of a model to int8: ``python -m ctxbatch.model.quantisation GRAPHS FOLDER OUTPUT...``.
 
 A process of its own, because nncf imports torch and prints as it goes. Owns how layers are quantised; which
 text calibrates them is the caller's. Letters of shapes: B windows, T tokens of a window.
@@ -31,11 +31,7 @@ def check_nncf() -> None:
 
 
 def quantise(
-    graphs: Path,
-    outputs: Sequence[str],
-    windows: Sequence[npt.NDArray[np.int64]],
-    first_position: int,
-    folder: Path,
+    graphs: Path, outputs: Sequence[str], windows: Sequence[npt.NDArray[np.int64]], folder: Path
 ) -> Path:
     """Quantise layers, the same input giving the same bytes.
 
@@ -43,7 +39,6 @@ def quantise(
         graphs: The graphs of the model, as `ctxbatch.model.graphs.find_graphs` keeps them.
         outputs: The outputs of the layers to keep, such as ``hidden_6``.
         windows: Token ids (T,) of the text that calibrates the ranges of activations.
-        first_position: The position of a window's first token.
         folder: An empty folder to work in.
 
     Returns:
@@ -54,8 +49,7 @@ def quantise(
     """
     check_nncf()
     np.savez(folder / _WINDOWS, *windows)
-    given = [str(graphs), str(folder), str(first_position), *outputs]
-    command = [sys.executable, "-P", "-m", "ctxbatch.model.quantisation", *given]
+    command = [sys.executable, "-P", "-m", "ctxbatch.model.quantisation", str(graphs), str(folder), *outputs]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
@@ -63,7 +57,7 @@ def quantise(
     return folder / f"{LAYERS}.xml"
 
 
-def _main(graphs: Path, folder: Path, first_position: int, outputs: Sequence[str]) -> None:
+def _main(graphs: Path, folder: Path, outputs: Sequence[str]) -> None:
     ov = import_openvino()
     import nncf
 
@@ -73,9 +67,7 @@ def _main(graphs: Path, folder: Path, first_position: int, outputs: Sequence[str
     kept = [by_name[name].get_node() for name in outputs if name in by_name]
     graph = ov.Model(kept, layers.get_parameters(), LAYERS)
     read = [name for each in graph.inputs for name in each.get_names()]
-    windows = [
-        {name: given[name] for name in read} for given in _inputs(core, graphs, folder, first_position)
-    ]
+    windows = [{name: given[name] for name in read} for given in _inputs(core, graphs, folder)]
     quantised = nncf.quantize(
         graph,
         nncf.Dataset(windows),
@@ -85,24 +77,18 @@ def _main(graphs: Path, folder: Path, first_position: int, outputs: Sequence[str
     ov.save_model(quantised, folder / f"{LAYERS}.xml", compress_to_fp16=False)
 
 
-def _inputs(
-    core: Any,  # noqa: ANN401 (OpenVINO has no types)
-    graphs: Path,
-    folder: Path,
-    first_position: int,
-) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """Yield what layers can read of each window: ``hidden_0``, ``positions`` and ``windows``."""
+def _inputs(core: Any, graphs: Path, folder: Path) -> Iterator[dict[str, npt.NDArray[Any]]]:  # noqa: ANN401 (OpenVINO has no types)
+    """Yield what layers can read of each window: ``hidden_0``, ``ids``, ``places`` and ``windows``."""
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
     embedding = core.compile_model(core.read_model(graphs / f"{EMBEDDING}.xml"), "CPU", hint)
     names = [name for each in embedding.inputs for name in each.get_names()]
     with np.load(folder / _WINDOWS) as windows:
         for name in windows.files:
             ids_BT = windows[name][None, :]
-            position_BT = np.arange(ids_BT.shape[1])[None, :] + first_position
-            given = {"ids": ids_BT, "positions": position_BT}
-            hidden_BTD = embedding({name: given[name] for name in names})[0].copy()
-            yield {"hidden_0": hidden_BTD, "positions": position_BT, "windows": np.zeros_like(ids_BT)}
+            window_BT, place_BT = np.indices(ids_BT.shape)
+            given = {"ids": ids_BT, "places": place_BT, "windows": window_BT}
+            yield {"hidden_0": embedding({name: given[name] for name in names})[0].copy(), **given}
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    _main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

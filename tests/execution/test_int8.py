@@ -150,8 +150,7 @@ def test_a_model_that_keeps_too_few_neighbours_is_refused_unless_forced(
 
 
 def test_a_store_on_object_storage_holds_its_layers(server, reference, lines, config, tmp_path, monkeypatch):
-    def quantised(*given):  # as by a process of its own, which takes seconds
-        folder = given[-1]
+    def quantised(_graphs, _outputs, _windows, folder):  # as by a process of its own, which takes seconds
         for path in (reference / "model").iterdir():
             shutil.copy(path, folder / f"layers{path.suffix}")
         return folder / "layers.xml"

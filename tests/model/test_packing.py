@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers.models.mpnet.modeling_mpnet import create_position_ids_from_input_ids
 
 import ctxbatch
 from ctxbatch.errors import StoreError
@@ -80,6 +81,16 @@ def test_packed_tokens_are_those_of_the_windows_in_order(short, tiny, monkeypatc
         assert [part.tokens.start for part in packed.parts] == bounds[:-1]
         assert bounds[-1] == len(packed.ids_S)
         assert (packed.ids_S[packed.positions_M] == batch.input_ids_BT.ravel()[batch.positions_M]).all()
+
+
+def test_positions_leave_out_the_padding_token_also_where_text_holds_it():
+    windows = [np.array(ids) for ids in ([0, 5, 1, 6, 2], [0, 1, 2])]
+    places_S = np.concatenate([np.arange(len(each)) for each in windows])
+    packed = packing.Packed(np.concatenate(windows), places_S, [], np.zeros(0, int))
+    ids = [torch.tensor(each)[None] for each in windows]
+    expected = torch.cat([create_position_ids_from_input_ids(each, 1)[0] for each in ids])
+    assert packed.positions(1).tolist() == expected.tolist()
+    assert packed.positions(None).tolist() == places_S.tolist()
 
 
 @pytest.mark.parametrize("budget", [60, 100, 1000])
