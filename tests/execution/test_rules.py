@@ -44,6 +44,29 @@ def test_a_store_of_before_the_rules_for_sentences_is_finished_without_them(tiny
     assert new.config.meaning() == store.config.meaning()  # so that they are searched together
 
 
+def test_a_store_of_before_windows_shared_sequences_is_finished_without_sharing(tiny, tmp_path, monkeypatch):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{'a word ' * (n % 9)}and more.\n" for n in range(60)))
+    resolve_here = LocalEngine.resolve
+
+    def resolve_as_before(engine, config):
+        return replace(resolve_here(engine, config), shared_sequences=False)
+
+    config = RunConfig(model=str(tiny()), shard_size=1000, index=False)
+    with monkeypatch.context() as before:
+        before.setattr(LocalEngine, "resolve", resolve_as_before)
+        ctxbatch.run(text, tmp_path / "old", config)
+    digests, padding = arrow_digests(tmp_path / "old"), totals(ctxbatch.open(tmp_path / "old")).padding
+    shutil.rmtree(tmp_path / "old" / "shards" / "000001")
+    ctxbatch.run(text, tmp_path / "old", config)
+    assert arrow_digests(tmp_path / "old") == digests
+    ctxbatch.run(text, tmp_path / "new", config)
+    old, new = (ctxbatch.open(tmp_path / name) for name in ("old", "new"))
+    assert totals(new).padding < padding
+    assert "shared_sequences" not in old.config.as_dict()
+    assert new.config.meaning() == old.config.meaning()  # so that they are searched together
+
+
 def test_a_store_of_before_unicodes_word_rule_is_finished_with_the_words_of_the_tokenizer(
     tiny, cli, tmp_path, monkeypatch
 ):
