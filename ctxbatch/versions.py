@@ -6,5 +6,5 @@ from importlib import metadata
 
 @functools.cache
 def version_of(package: str) -> str:
-    """Return the version of an installed package; to look it up anew would take a millisecond each time."""
+    """Return the version of an installed package. A lookup takes a millisecond, so it is made once."""
     return metadata.version(package)

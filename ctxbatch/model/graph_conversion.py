@@ -106,7 +106,7 @@ def _recorded_attention(record: Any) -> str:  # noqa: ANN401 (a method)
         scaling = options.get("scaling")
         scaled = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         found = {f"query_{number}": scaled, f"key_{number}": key}
-        if (width := options.get("sliding_window")) is not None:  # a mask that is given is of all layers
+        if (width := options.get("sliding_window")) is not None:  # ours knows of none
             mask = torch.minimum(mask, _outside(width, mask.shape[-1]))
         record(**found, **{f"mask_{number}": mask})
         scores = scaled @ key.transpose(2, 3) + mask

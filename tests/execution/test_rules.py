@@ -1,5 +1,6 @@
 """A store is finished by the rules for sentences and words that it was begun with, or by none."""
 
+import contextlib
 import shutil
 from dataclasses import replace
 
@@ -19,17 +20,20 @@ from ctxbatch.text.unicode_words import RULE
 from tests.helpers.stores import arrow_digests
 
 
+@contextlib.contextmanager
+def resolved_as_before(monkeypatch, **fields):
+    """Have configurations resolved as by a version of before, which had other values or no such fields."""
+    resolve_here = LocalEngine.resolve
+    with monkeypatch.context() as before:
+        before.setattr(LocalEngine, "resolve", lambda *given: replace(resolve_here(*given), **fields))
+        yield
+
+
 def test_a_store_of_before_the_rules_for_sentences_is_finished_without_them(tiny, tmp_path, monkeypatch):
     text = tmp_path / "text.txt"
     text.write_text("I saw Ms. Smith. She left.\n" * 20)
-    resolve_here = LocalEngine.resolve
-
-    def resolve_as_before(engine, config):
-        return replace(resolve_here(engine, config), sentence_rules=None)
-
     config = RunConfig(model=str(tiny()), shard_size=100, index=False)
-    with monkeypatch.context() as before_the_rules:
-        before_the_rules.setattr(LocalEngine, "resolve", resolve_as_before)
+    with resolved_as_before(monkeypatch, sentence_rules=None):
         ctxbatch.run(text, tmp_path / "old", config)
     store = ctxbatch.open(tmp_path / "old")
     assert "sentence_rules" not in store.config.as_dict()
@@ -47,14 +51,8 @@ def test_a_store_of_before_the_rules_for_sentences_is_finished_without_them(tiny
 def test_a_store_of_before_windows_shared_sequences_is_finished_without_sharing(tiny, tmp_path, monkeypatch):
     text = tmp_path / "text.txt"
     text.write_text("".join(f"{'a word ' * (n % 9)}and more.\n" for n in range(60)))
-    resolve_here = LocalEngine.resolve
-
-    def resolve_as_before(engine, config):
-        return replace(resolve_here(engine, config), shared_sequences=False)
-
     config = RunConfig(model=str(tiny()), shard_size=1000, index=False)
-    with monkeypatch.context() as before:
-        before.setattr(LocalEngine, "resolve", resolve_as_before)
+    with resolved_as_before(monkeypatch, shared_sequences=False):
         ctxbatch.run(text, tmp_path / "old", config)
     digests, padding = arrow_digests(tmp_path / "old"), totals(ctxbatch.open(tmp_path / "old")).padding
     shutil.rmtree(tmp_path / "old" / "shards" / "000001")
