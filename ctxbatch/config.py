@@ -171,6 +171,8 @@ class ResolvedConfig:
             return "it lacks checksums of its model"
         if (self.precision == "int8") != bool(_SHA256.fullmatch(self.digests.get(INT8_LAYERS, ""))):
             return "its int8 layers have no checksum, or are none"
+        if self.shared_sequences and self.runtime != "openvino":
+            return "its windows share sequences, which only those of OpenVINO do"
         return None
 
     def meaning(self) -> dict[str, Any]:

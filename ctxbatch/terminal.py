@@ -174,12 +174,16 @@ def drawn(draw: "Callable[[Console], None]", width: int) -> list[Styled]:
     return [Styled(line.rstrip()) for line in file.getvalue().splitlines()]
 
 
-def bar_of_bytes(total: int, *, quiet: bool) -> "tqdm[None]":
-    """Return a bar on standard error that counts bytes and tells the time left; none where no terminal is."""
+def bar_of_bytes(total: int, *, quiet: bool, before: int = 0) -> "tqdm[None]":
+    """Return a bar on standard error that counts bytes and tells the time left; none where no terminal is.
+
+    It begins with what was done ``before``.
+    """
     from tqdm import tqdm
 
     return tqdm(
         total=total,
+        initial=before,
         unit="B",
         unit_scale=True,
         dynamic_ncols=True,

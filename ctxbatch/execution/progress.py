@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Mapping
 
 from ctxbatch.execution.messages import (
     Committed,
@@ -25,19 +26,23 @@ class ProgressBar:
     """Counts bytes, sentences and tokens of all shards; work of a shard that failed is taken back.
 
     Args:
-        total: Bytes of input in the shards to run.
+        sizes: Bytes of input of each shard to run.
+        before: Bytes of input of the shards that are done. They count in the share that is done, but not in
+            the sentences and the speed.
         quiet: Show nothing; what is logged is logged all the same.
     """
 
-    def __init__(self, total: int, quiet: bool) -> None:
-        self._total = total
+    def __init__(self, sizes: Mapping[int, int], before: int, quiet: bool) -> None:
+        self._sizes = sizes
+        self._before = before
+        self._total = before + sum(sizes.values())
         self._open: dict[int, tuple[int, int, int]] = {}
         self._done = (0, 0, 0)
         self._started: float | None = None
         self._logged = 0.0
         self._terminal = not quiet and sys.stderr.isatty()
         self._lines = not quiet and not self._terminal
-        self._bar = bar_of_bytes(total, quiet=quiet)
+        self._bar = bar_of_bytes(self._total, quiet=quiet, before=before)
 
     def on_message(self, message: Message) -> None:
         """Take note of what is said of a shard."""
@@ -53,6 +58,7 @@ class ProgressBar:
                 self._done = _add(self._done, self._open.pop(message.shard, (0, 0, 0)))
                 log.debug("shard %06d committed: %s rows", message.shard, f"{message.counts.rows:,}")
             case Found():
+                self._before += self._sizes[message.shard]
                 log.debug("shard %06d was committed by another process", message.shard)
             case Taken():
                 log.debug("another process is building shard %06d: trying again later", message.shard)
@@ -71,25 +77,25 @@ class ProgressBar:
         for part in self._open.values():
             total = _add(total, part)
         size, sentences, tokens = total
+        done = self._before + size
         now = time.monotonic()
         elapsed = now - (self._started or now)
         rate = tokens / max(elapsed, 1e-9)
         if self._terminal:
-            self._bar.n = size
+            self._bar.n = done
             self._bar.set_postfix_str(f"{sentences:,} sentences, {rate:,.0f} tokens/s", refresh=False)
             self._bar.refresh()
         if now - self._logged >= _LOG_SECONDS:
             self._logged = now
-            share = size / max(self._total, 1)
-            left = elapsed * (1 - share) / share if share else 0
+            left = elapsed * (self._total - done) / size if size else 0
             level = logging.INFO if self._lines else logging.DEBUG
             log.log(
                 level,
                 "%3.0f %%, %s sentences, %s tokens/s, %s left",
-                100 * share,
+                100 * done / max(self._total, 1),
                 f"{sentences:,}",
                 f"{rate:,.0f}",
-                self._bar.format_interval(left) if share else "unknown time",
+                self._bar.format_interval(left) if size else "unknown time",
             )
 
     def close(self) -> None:

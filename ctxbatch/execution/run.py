@@ -212,7 +212,10 @@ def _run_missing(plan: RunPlan, manifest: Manifest, session: Session) -> _Work:
             left.add(message.shard)
 
     with ahead:
-        given_up = session.work(plan.engine, manifest, ahead.ordered(todo), listen, patience=patience)
+        size_done = sum(manifest.shards[shard].size for shard in done)
+        given_up = session.work(
+            plan.engine, manifest, ahead.ordered(todo), listen, patience=patience, before=size_done
+        )
         watch.check(finished=True)
         if not given_up:
             ahead.wait()

@@ -57,8 +57,12 @@ class Session:
         listen: Callable[[Message], None] = lambda _: None,
         rebuild: Collection[int] = (),
         patience: float = math.inf,
+        before: int = 0,
     ) -> list[int]:
-        """Run shards, telling ``listen`` what workers say; returns those given up."""
+        """Run shards, telling ``listen`` what workers say; returns those given up.
+
+        The progress that is shown begins with ``before``, bytes of input that are done.
+        """
         if not todo:
             return []
         if manifest.config.compiled:
@@ -66,7 +70,7 @@ class Session:
                 f"{self.location.out} was started with a compiled model, which this version cannot run: "
                 "search its finished shards as they are; for the rest, run again with another -o"
             )
-        bar = ProgressBar(sum(spec.size for spec in todo), self.quiet)
+        bar = ProgressBar({spec.shard: spec.size for spec in todo}, before, self.quiet)
 
         def on_message(message: Message) -> None:
             bar.on_message(message)

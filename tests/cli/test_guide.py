@@ -1,7 +1,5 @@
 """The guide command lists every page, shows each, and answers a wrong topic with the topics."""
 
-import os
-import pty
 import re
 import subprocess
 import sys
@@ -12,6 +10,7 @@ import pytest
 
 from ctxbatch import InputError, terminal
 from ctxbatch.cli.guide import TOPICS, first_sentence, read_page
+from tests.helpers.terminals import on_a_terminal
 
 FOLDER = Path(__file__).parents[2] / "ctxbatch" / "guide"
 
@@ -79,43 +78,12 @@ def test_the_guide_is_shown_without_loading_what_it_does_not_need():
     assert done.stderr == "set()\n"
 
 
-def on_a_terminal(topic, rows, **environment):
-    """What `ctxbatch guide` writes to a terminal of so many rows and 80 columns, and its exit status."""
-    import fcntl
-    import struct
-    import termios
-
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, 80, 0, 0))
-    unset = ("COLUMNS", "LINES", "LESS", "MANPAGER", "NO_COLOR")
-    inherited = {name: value for name, value in os.environ.items() if name not in unset}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ctxbatch", "guide", topic],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env={**inherited, "TERM": "xterm", **environment},
-    )
-    os.close(slave)
-    written = b""
-    while True:
-        try:
-            part = os.read(master, 1 << 16)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        written += part
-    os.close(master)
-    return written.decode().replace("\r\n", "\n"), process.wait()
-
-
 def test_on_a_terminal_a_page_is_rendered_and_a_long_one_is_paged():
     pager = "sed 's/^/PAGED /'"
-    paged, status = on_a_terminal("vectors", 20, PAGER=pager)
+    paged, status = on_a_terminal("guide", "vectors", rows=20, PAGER=pager)
     assert status == 0
     assert all(line.startswith("PAGED ") for line in paged.splitlines())
-    whole, status = on_a_terminal("vectors", 1000, PAGER=pager)
+    whole, status = on_a_terminal("guide", "vectors", rows=1000, PAGER=pager)
     assert status == 0
     assert "PAGED" not in whole
     assert paged.replace("PAGED ", "") == whole
@@ -125,5 +93,5 @@ def test_on_a_terminal_a_page_is_rendered_and_a_long_one_is_paged():
 
 
 def test_a_terminal_without_colours_gets_none():
-    plain, _ = on_a_terminal("python", 1000, NO_COLOR="1", PAGER="cat")
+    plain, _ = on_a_terminal("guide", "python", rows=1000, NO_COLOR="1", PAGER="cat")
     assert not re.search(r"\x1b\[[\d;]*3\d", plain)
