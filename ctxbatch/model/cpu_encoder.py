@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ctxbatch.config import ResolvedConfig
+from ctxbatch.errors import StoreError
 from ctxbatch.model import rows
 from ctxbatch.model.facts import checked_model
 from ctxbatch.model.graphs import find_graphs
@@ -30,7 +31,7 @@ class CpuEncoder:
 
     Raises:
         InputError: The model cannot be found.
-        StoreError: Its files are not those of the configuration.
+        StoreError: Its files are not those of the configuration, or the int8 layers do not fit it.
         ConversionError: OpenVINO cannot convert the model.
     """
 
@@ -43,6 +44,11 @@ class CpuEncoder:
         self._model = OpenVinoModel(
             find_graphs(folder), config.precision, outputs_of(config), int8_layers, narrowed=last
         )
+        if config.shared_sequences and self._model.sees_one_window:
+            raise StoreError(
+                f"{int8_layers} cannot tell windows of a sequence apart, as the store's manifest wants: "
+                "it cannot be trusted, run again with another -o"
+            )
         self._shift = None if config.formula is None else shift_function(config.formula, np)
         self._as_stored = half_floats() if config.value_type == "float16" else None
 

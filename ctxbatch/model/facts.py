@@ -55,6 +55,12 @@ class ModelFacts:
         """The sha256 of the serialised tokenizer."""
         return hashlib.sha256(self.tokenizer_json.encode()).hexdigest()
 
+    @property
+    def longest_window(self) -> int:
+        """How many tokens a window may have, special tokens included."""
+        after_pad = FAMILIES[self.model_type].first_position_after_pad
+        return min(self.longest, self.n_positions - (self.pad_id + 1 if after_pad else 0))
+
 
 def read_facts(folder: ModelFolder) -> ModelFacts:
     """Return what a model's files say, checked against each other.
@@ -87,14 +93,28 @@ def checked_model(config: ResolvedConfig, model: ModelFolder | None) -> ModelFol
 
     Raises:
         InputError: The model cannot be found.
-        StoreError: Its files or its type are not those of the configuration.
+        StoreError: Its files, its type or its sizes are not those of the configuration.
     """
     folder = model or find_model(config.model, config.revision)
     folder.check(config)
-    if (found := read_facts(folder).model_type) != config.model_type:
+    facts = read_facts(folder)
+    if facts.model_type != config.model_type:
         raise StoreError(
-            f"{folder.path} is a {found} model, but the store was made with a {config.model_type} model"
+            f"{folder.path} is a {facts.model_type} model, but the store was made with a "
+            f"{config.model_type} model"
         )
+    for what, said, allowed in (
+        ("hidden_size", config.hidden_size, {facts.hidden_size}),
+        ("n_layers", config.n_layers, {facts.n_layers}),
+        ("pad_id", config.pad_id, {facts.pad_id}),
+        ("max_tokens", config.max_tokens, range(facts.longest_window + 1)),
+        ("salience_head", config.salience_head or 1, range(1, facts.n_heads + 1)),
+    ):
+        if said not in allowed:
+            raise StoreError(
+                f"the store's manifest says {what} {said}, which does not fit its model in {folder.path}: it "
+                "cannot be trusted, run again with another -o"
+            )
     return folder
 
 

@@ -95,6 +95,11 @@ class OpenVinoModel:
             self._layers = _compiled(core, graph, _HINTS[precision])
             self._read_by_layers = [_name(each) for each in graph.inputs]
 
+    @property
+    def sees_one_window(self) -> bool:
+        """Whether a token sees all of its sequence, so that windows cannot share one."""
+        return self._layers is not None and "mask" in self._read_by_layers
+
     @classmethod
     def of_last_layer(cls, folder: Path, precision: str, n_layers: int) -> "OpenVinoModel":
         """Return the whole model, giving the hidden state of its last layer alone."""

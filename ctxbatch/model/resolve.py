@@ -59,7 +59,7 @@ def resolve(config: "RunConfig", device: str) -> ResolvedConfig:
         model_type=facts.model_type,
         hidden_size=facts.hidden_size,
         n_layers=facts.n_layers,
-        max_tokens=_longest_window(facts),
+        max_tokens=facts.longest_window,
         pad_id=facts.pad_id,
         layers=layers,
         vectors=tuple(kind for kind in ("static", "contextual", "shift") if kind in config.vectors),
@@ -95,12 +95,6 @@ def _digests(folder: ModelFolder, facts: ModelFacts) -> dict[str, str]:
         "tokenizer": facts.tokenizer_digest,
         "model_config": folder.config_digest(),
     }
-
-
-def _longest_window(facts: ModelFacts) -> int:
-    """Return how many tokens a window may have, special tokens included."""
-    after_pad = FAMILIES[facts.model_type].first_position_after_pad
-    return min(facts.longest, facts.n_positions - (facts.pad_id + 1 if after_pad else 0))
 
 
 def _default_token_budget(device: str, packed: bool) -> int:

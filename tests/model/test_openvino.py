@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -100,6 +101,20 @@ def test_int8_layers_of_an_older_store_are_given_the_mask_that_they_read(tiny, t
         OpenVinoModel(graphs, "int8", ["hidden_2"], tmp_path / "layers.xml")
     found = model.run(np.array([[5, 6, 0]]), np.array([[0, 1, 0]]), np.array([[0, 0, -1]]))
     assert found["hidden_1"].ravel().tolist() == [0, 0, 1]
+    config = resolve(RunConfig(model=str(tiny()), layers=(1,)), "cpu")
+    with pytest.raises(StoreError, match="cannot tell windows of a sequence apart"):
+        CpuEncoder(config, int8_layers=tmp_path / "layers.xml")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"max_tokens": 10**5}, {"pad_id": 10**5}, {"n_layers": 9}, {"hidden_size": 64}, {"salience_head": 99}],
+)
+def test_a_configuration_that_does_not_fit_its_model_is_not_run(said, tiny):
+    config = replace(resolve(RunConfig(model=str(tiny()), salience=True), "cpu"), **said)
+    for encoder in (CpuEncoder, partial(Encoder, device="cpu")):
+        with pytest.raises(StoreError, match=f"says {next(iter(said))} .* run again with another -o"):
+            encoder(config)
 
 
 def test_half_floats_are_rounded_as_numpy_rounds_them():
@@ -201,7 +216,9 @@ def test_a_store_of_a_compiled_model_is_searched_and_says_what_to_do_with_the_re
     config = RunConfig(model=str(tiny()), shard_size=300, index=False, precision="fp32")
     make_store(out, [text], config)
     manifest = Manifest.read(out)
-    compiled = replace(manifest, config=replace(manifest.config, runtime="torch", compiled=True))
+    compiled = replace(
+        manifest, config=replace(manifest.config, runtime="torch", compiled=True, shared_sequences=False)
+    )
     finished = tmp_path / "finished"
     for folder, shards in ((finished, len(manifest.shards)), (tmp_path / "begun", 0)):
         folder.mkdir()
