@@ -1,5 +1,18 @@
-"""Runs the command line for ``python -m ctxbatch``."""
+"""Starts the command line, as ``ctxbatch`` and as ``python -m ctxbatch``."""
 
-from ctxbatch.cli.main import main
+import signal
 
-main()
+
+def main() -> None:
+    """Run the command line; the entry point of the ``ctxbatch`` script."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # Ctrl-C while modules are imported ends without a traceback
+    from ctxbatch.cli.main import main as run_command_line
+
+    run_command_line()
+
+
+if __name__ == "__main__":
+    main()

@@ -91,7 +91,7 @@ for _number, _command in enumerate((*_ON_TEXT, *_ON_STORES, cache, guide)):
 
 
 def main() -> None:
-    """Run the command line; the entry point of the ``ctxbatch`` script."""
+    """Run the command line of this process, and end it."""
     terminal.make_ready()
     _listen_to_signals()
     log.addHandler(terminal.stderr_handler())
@@ -180,7 +180,3 @@ def _listen_to_signals() -> None:
     for each in handled:
         if signal.getsignal(each) is not signal.SIG_IGN:  # nohup
             signal.signal(each, stop)
-
-
-if __name__ == "__main__":
-    main()

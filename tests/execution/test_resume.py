@@ -6,6 +6,8 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from ctxbatch.files import write_json
 from ctxbatch.sealed import read_json
 from ctxbatch.store.locks import is_locked
 from ctxbatch.store.stats import totals
-from tests.helpers.running import committed, start, wait_for
+from tests.helpers.running import committed, heed_signals, ignore_signals, start, wait_for
 from tests.helpers.stores import arrow_digests, make_store
 
 N_LINES = 3000
@@ -87,6 +89,27 @@ def test_a_signal_leaves_a_resumable_store_and_says_so(arguments, reference, tmp
     assert cli(*arguments(out)).returncode == 0
     assert arrow_digests(out) == arrow_digests(reference)
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())  # nothing done twice
+
+
+def test_ctrl_c_while_modules_are_imported_ends_a_command_without_a_word():
+    code = (
+        "import os, runpy, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'ctxbatch.cli.main': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "sys.argv = ['ctxbatch', '--version']\n"
+        "runpy.run_module('ctxbatch', run_name='__main__')\n"
+    )
+    for heeds, status in ((True, -signal.SIGINT), (False, 0)):
+        started = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            preexec_fn=heed_signals if heeds else ignore_signals,
+            check=False,
+        )
+        assert (started.returncode, started.stderr) == (status, "")
 
 
 def test_a_second_run_on_the_same_store_is_refused_and_the_first_goes_on(arguments, tmp_path, cli, reference):

@@ -21,13 +21,18 @@ def start(*arguments):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=_heed_signals,
+        preexec_fn=heed_signals,
     )
 
 
-def _heed_signals():
+def heed_signals():
     for each in (signal.SIGINT, signal.SIGHUP):  # background jobs and nohup ignore these
         signal.signal(each, signal.SIG_DFL)
+
+
+def ignore_signals():
+    for each in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
 
 
 def wait_for(condition, process):

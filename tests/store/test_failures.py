@@ -218,7 +218,7 @@ out=$1 errors=$2; shift 2
 run_option=-q; run - "$@"
 run_option=--force; run - "$@"
 find "$out/out" -name '*.tmp' | wc -l
-"$verify" -m ctxbatch.cli.main verify "$out/out" | grep -vc "are missing" || true
+"$verify" -m ctxbatch verify "$out/out" | grep -vc "are missing" || true
 mount -o remount,size=200m "$out"
 run_option=-q; run - "$@"
 cp -r "$out/out" "$copy"
