@@ -58,13 +58,14 @@ def default_shard_size(sources: Sequence[Source], limit: int | None = None) -> i
     return max(_SMALLEST, -(-corpus_size // n_shards))
 
 
-def number_of_shards(reading: Reading, size: int) -> int:
-    """Return about how many shards a text of so many bytes is cut into."""
+def number_of_shards(sources: Sequence[Source], reading: Reading, size: int) -> int:
+    """Return about how many shards sources are cut into, whose text has so many bytes."""
     if not reading.tapered:
         return max(1, round(size / reading.shard_size))
+    expected = corpus_bytes(sources, reading.limit)  # as the plan expects, which does not know the size
     n_shards = planned = 0
     while planned < size:
-        planned += _next_size(reading, size, planned)
+        planned += _next_size(reading, expected, planned)
         n_shards += 1
     return n_shards
 

@@ -187,7 +187,7 @@ def estimate_plan(plan: RunPlan) -> Estimate:
         words=None if config.words is not None else round(total.words),
         rows=round(total.rows),
         tokens=round(total.tokens),
-        shards=number_of_shards(corpus.reading, round(total.bytes)),
+        shards=number_of_shards(corpus.sources, corpus.reading, round(total.bytes)),
         bytes_on_disk=round(total.disk),
         bytes_of_shifts=round(total.rows) * _bytes_of_shifts(config),
         bytes_on_disk_as=_as_other_types(total, config),

@@ -18,6 +18,7 @@ from tests.helpers.corpora import (
     as_json_lines,
     as_lines,
     as_table,
+    reading_of,
     write_arrow_file,
     write_parquet,
 )
@@ -72,6 +73,17 @@ def test_an_estimate_is_close_to_the_run(tmp_path, tiny, monkeypatch, name, n_li
     assert expected.tokens == pytest.approx(found.tokens, rel=within)
     assert expected.bytes_on_disk == pytest.approx(found.bytes_written, rel=within + 0.03, abs=20_000)
     assert expected.rejected == 0
+
+
+@pytest.mark.parametrize("letters", ["ab", "abcdefghijklmnopqrstuvwxyz0123456789"])
+def test_as_many_shards_are_announced_as_are_planned_however_well_a_text_compresses(letters, tmp_path, tiny):
+    chance = random.Random(6)
+    lines = [" ".join("".join(chance.choices(letters, k=6)) for _ in range(10)) for _ in range(25_000)]
+    path = tmp_path / "a.txt.gz"
+    write(path.name, path, lines)
+    expected = ctxbatch.estimate(path, tmp_path / "out", RunConfig(model=str(tiny()), vectors=("static",)))
+    _, shards, _ = reading_of(path)
+    assert expected.shards == pytest.approx(len(shards), abs=2)
 
 
 def test_many_files_are_sampled_evenly(tmp_path, tiny):
