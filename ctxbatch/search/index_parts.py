@@ -32,6 +32,7 @@ from ctxbatch.search.index_choice import Choice, begin, for_rows
 from ctxbatch.search.index_files import CodebookFacts, IndexFacts, load
 from ctxbatch.search.index_training import coder_of, empty_index, learned_by, train, trained_rows
 from ctxbatch.search.index_tuning import choose_rows
+from ctxbatch.store.checks import check_shards
 from ctxbatch.store.commits import WORDS, built_from
 from ctxbatch.store.manifest import CODEBOOK, parts_folder
 from ctxbatch.store.moments import Standardiser
@@ -159,6 +160,7 @@ class Codebook:
             OSError: The disk refuses.
         """
         if not self.has_part(store, shard):
+            check_shards(store, [shard])
             self._write(store, shard, standardiser, stopped or threading.Event())
 
     def _write(
@@ -375,6 +377,7 @@ def ensure_codebook(store: Store, column: str, recipe: Recipe, standardiser: Sta
         return found
     dimension = store.config.hidden_size
     index: Any = faiss.index_factory(dimension, recipe.choice.factory, faiss.METRIC_INNER_PRODUCT)
+    check_shards(store, recipe.shards)
     vectors = store.column(column, standardiser, recipe.shards)
     rows_N = choose_rows(np.random.default_rng(_SEED), len(vectors), trained_rows(index))
     train(index, normalised(vectors.take(rows_N)))

@@ -1,7 +1,11 @@
-"""Checks that a store is finished and has rows."""
+"""Checks that a store is finished, has rows, and holds shards as they were written."""
+
+from collections.abc import Iterable
 
 from ctxbatch.errors import StoreError
+from ctxbatch.store.commits import shard_folder
 from ctxbatch.store.reader import Store
+from ctxbatch.store.verify import file_damage
 
 
 def unfinished(store: Store, consequence: str = "") -> str:
@@ -36,3 +40,16 @@ def check_has_rows(store: Store) -> None:
         f"{store.path} is empty: none of the text matches its selection ({kept}); run again with another -o "
         "and a wider selection or other text"
     )
+
+
+def check_shards(store: Store, shards: Iterable[int]) -> None:
+    """Check that the files of some shards of a store are as they were written; this reads them.
+
+    Raises:
+        StoreError: One of them is not.
+        ResourceError: The disk or a permission prevents reading.
+    """
+    for shard in shards:
+        folder = shard_folder(store.path, shard)
+        for damage in file_damage(folder, str(folder), store.commits[shard]):
+            raise StoreError(f"{damage}; make it again with `ctxbatch verify {store.path} --repair`")

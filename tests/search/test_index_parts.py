@@ -199,6 +199,27 @@ def test_codes_of_other_means_are_made_again(many_shards, unindexed, tmp_path):
 
 
 @pytest.mark.usefixtures("small_indexed")
+@pytest.mark.parametrize("sampled", [True, False])
+@pytest.mark.parametrize("factory", [None, "IVF8,Flat"])
+def test_no_index_is_made_of_damaged_vectors(factory, sampled, unindexed, in_parts, tmp_path):
+    out = shutil.copytree(unindexed, tmp_path / "out")
+    n_shards = len(Store(out).manifest.shards)
+    shard = next(each for each in range(1, n_shards) if (each in sampled_shards(n_shards)) == sampled)
+    words = out / "shards" / f"{shard:06d}" / "words.arrow"
+    content = bytearray(words.read_bytes())
+    vectors = np.ascontiguousarray(Store(out).column("contextual_2", None, [shard]).take(np.arange(1)))
+    content[content.index(vectors.tobytes()) + 1] ^= 0x40
+    words.write_bytes(content)
+    with pytest.raises(StoreError, match=rf"{words} is damaged: .*; make it again with `ctxbatch verify"):
+        index_build.build(Store(out), COLUMN, IndexOptions(factory=factory))
+    assert not facts_path(out, COLUMN).exists()
+    assert repair_store(out).shards == (shard,)
+    if factory is None:
+        index_build.build(Store(out), COLUMN)
+        assert index_digests(out) == index_digests(in_parts)
+
+
+@pytest.mark.usefixtures("small_indexed")
 def test_an_index_of_another_kind_has_no_parts(in_parts, tmp_path):
     out = shutil.copytree(in_parts, tmp_path / "out")
     index_build.build(Store(out), COLUMN, IndexOptions(factory="IVF16,Flat"))
