@@ -88,11 +88,15 @@ def _wordpieces(specials: list[str]) -> dict[str, int]:
 
 
 def _bert() -> BertTokenizer:
-    return BertTokenizer(vocab=_wordpieces(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]))
+    return BertTokenizer(
+        vocab=_wordpieces(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]), do_lower_case=True
+    )
 
 
 def _mpnet() -> MPNetTokenizer:
-    return MPNetTokenizer(vocab=_wordpieces(["<s>", "<pad>", "</s>", "<unk>", "[UNK]", "<mask>"]))
+    return MPNetTokenizer(
+        vocab=_wordpieces(["<s>", "<pad>", "</s>", "<unk>", "[UNK]", "<mask>"]), do_lower_case=True
+    )
 
 
 def _byte_level(specials: list[str], trim_offsets: bool) -> Tokenizer:
