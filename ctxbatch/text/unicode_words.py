@@ -19,7 +19,7 @@ import regex
 from icu4py.breakers import WordBreaker
 from tokenizers import Encoding
 
-from ctxbatch.arrays import Ints
+from ctxbatch.arrays import Ints, Mask
 from ctxbatch.errors import StoreError
 from ctxbatch.text.words import LongEncoding, Pieces, Words, can_be_seen, letters_and_digits
 
@@ -156,31 +156,31 @@ def _plain_lengths(text: str) -> Ints:
 _N_PLAIN = 0x2070
 # Kinds of plain characters, as rules WB5 to WB13 have them; what is otherwise is for ICU.
 _LETTER, _DIGIT, _BETWEEN_LETTERS, _BETWEEN_DIGITS, _IN_WORDS, _OTHERWISE = 1, 2, 4, 8, 16, 32
-_KINDS = {
-    "ALetter": _LETTER | _IN_WORDS,
-    "Numeric": _DIGIT | _IN_WORDS,
-    "ExtendNumLet": _IN_WORDS,
-    "MidLetter": _BETWEEN_LETTERS,
-    "MidNum": _BETWEEN_DIGITS,
-    "MidNumLet": _BETWEEN_LETTERS | _BETWEEN_DIGITS,
-    "Single_Quote": _BETWEEN_LETTERS | _BETWEEN_DIGITS,
-    "Double_Quote": 0,
-    "Newline": 0,
-    "CR": 0,
-    "LF": 0,
-    "WSegSpace": 0,
-}
 _PLAIN = regex.compile(r"[\p{Latin}\p{Greek}\p{Cyrillic}\p{Common}--[\p{M}\p{Cf}]]", regex.V1)
 
 
 @functools.cache
 def _kinds() -> npt.NDArray[np.uint8]:
-    """Return the kind of each plain character, and of all others at the end."""
+    """Return the kind of each plain character, and of all others at the end.
+
+    ICU itself is asked, because another library can know another version of Unicode.
+    """
+    plain = [*map(str, _PLAIN.findall("".join(map(chr, range(_N_PLAIN)))))]
+    in_words = _are_words(plain, "a{}")
     kinds = np.full(_N_PLAIN + 1, _OTHERWISE, np.uint8)
-    characters = "".join(map(chr, range(_N_PLAIN)))
-    for found in _PLAIN.finditer(characters):
-        kinds[found.start()] = 0
-    for name, kind in _KINDS.items():
-        for found in regex.finditer(rf"\p{{Word_Break={name}}}", characters):
-            kinds[found.start()] |= kind
+    kinds[[*map(ord, plain)]] = (
+        _IN_WORDS * in_words
+        + _LETTER * (in_words & _are_words(plain, "{}.a"))
+        + _DIGIT * (in_words & _are_words(plain, "{}.0"))
+        + _BETWEEN_LETTERS * (~in_words & _are_words(plain, "a{}a"))
+        + _BETWEEN_DIGITS * (~in_words & _are_words(plain, "0{}0"))
+    )
     return kinds
+
+
+def _are_words(characters: Sequence[str], form: str) -> Mask:
+    """Return for each character whether ICU finds a single cell in a form that holds it."""
+    length_N = _lengths(_APART.join(map(form.format, characters)))
+    size = len(form.format("a"))
+    whole_N = (np.cumsum(length_N) - length_N)[length_N == size]
+    return np.isin(np.arange(len(characters)) * (size + 1), whole_N)
