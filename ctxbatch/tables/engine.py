@@ -105,7 +105,8 @@ def batches(connected: "duckdb.DuckDBPyConnection", query: str) -> Generator[pa.
         _check_single(run(lambda: connected.extract_statements(query)))
         reader = run(lambda: _started(connected, query))
         try:
-            yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+            nothing = [pa.nulls(0, kind) for kind in reader.schema.types]
+            yield pa.RecordBatch.from_arrays(nothing, schema=reader.schema)
             while (batch := run(lambda: next(reader, None))) is not None:
                 yield batch
         finally:
