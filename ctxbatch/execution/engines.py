@@ -4,15 +4,16 @@ An engine resolves the options for its devices and runs shards there. The work i
 """
 
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.cores import describe_limit
-from ctxbatch.execution.local_pool import ENVIRONMENT, Pool
-from ctxbatch.execution.ray_cluster import ask_node, count
-from ctxbatch.execution.ray_worker import resolve_here
+from ctxbatch.execution.local_pool import Pool
+from ctxbatch.execution.ray_cluster import Share, ask_node, count, resources
+from ctxbatch.execution.ray_worker import resolve_here, workers_here
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.location import StoreLocation
 
@@ -82,7 +83,7 @@ class LocalEngine:
 
 
 class RayEngine:
-    """The cluster that this process is connected to: all its GPUs, or else all its CPUs.
+    """The cluster that this process is connected to: several workers per GPU, or else one per CPU.
 
     Args:
         workers: How many work; by default as many as the cluster has places, at any time.
@@ -90,8 +91,8 @@ class RayEngine:
 
     def __init__(self, workers: int | None = None) -> None:
         self._n_workers = workers
-        self._kind = "GPU" if count("GPU") else "CPU"
-        self._device = "cuda:0" if self._kind == "GPU" else "cpu"  # Ray shows a worker its own GPU alone
+        self._whole = Share(gpus=float(count("GPU") > 0))
+        self._device = "cuda:0" if self._whole.gpus else "cpu"  # Ray shows a worker its own GPU alone
 
     @property
     def devices(self) -> Sequence[str]:
@@ -100,20 +101,22 @@ class RayEngine:
 
     def resolve(self, config: RunConfig) -> ResolvedConfig:
         """Resolve the options on a node."""
-        resolved: ResolvedConfig = self._ask(resolve_here, config, self._device)
+        resolved: ResolvedConfig = ask_node(resolve_here, config, self._device, share=self._whole)
         return resolved
 
     def workers(self, location: StoreLocation, lock: int, log_file: IO[str]) -> "RayPool":  # noqa: ARG002 (of this machine alone)
         """Return Ray actors."""
         from ctxbatch.execution.ray_pool import RayPool
 
-        return RayPool(location, self._device, self._share, self._n_workers)
+        share = Share.of_gpu(self._workers_per_gpu()) if self._whole.gpus else self._whole
+        return RayPool(location, self._device, share, self._n_workers)
 
-    @property
-    def _share(self) -> dict[str, Any]:
-        """The resources that Ray gives each worker."""
-        n_gpus = int(self._kind == "GPU")
-        return {"num_cpus": 1, "num_gpus": n_gpus, "runtime_env": {"env_vars": ENVIRONMENT}}
-
-    def _ask(self, function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401 (what it returns)
-        return ask_node(function, *arguments, kind=self._kind, share=self._share)
+    def _workers_per_gpu(self) -> int:
+        """Return how many workers share each GPU: few enough that Ray spreads them over all GPUs."""
+        nodes = [node for node in resources() if node.get("GPU", 0) >= 1]
+        largest = int(max(node["GPU"] for node in nodes))
+        n_workers: int = ask_node(workers_here, self._device, largest, share=self._whole)
+        n_workers = min(n_workers, *(int(node.get("CPU", 0) // node["GPU"]) for node in nodes))
+        if self._n_workers is not None:
+            n_workers = min(n_workers, math.ceil(self._n_workers / count("GPU")))
+        return max(1, n_workers)

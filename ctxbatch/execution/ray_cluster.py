@@ -5,21 +5,44 @@ Owns how a cluster is found and asked, what is said of its errors, and that Ray 
 
 import contextlib
 import logging
+import math
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import TimeoutError as NotYet
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ctxbatch.errors import CtxbatchError, InputError, ResourceError
-from ctxbatch.execution.local_pool import WorkersFailedError
+from ctxbatch.execution.local_pool import ENVIRONMENT, WorkersFailedError
 from ctxbatch.execution.scheduler import TRIES
 
 log = logging.getLogger("ctxbatch")
 # How long an answer is waited for in silence.
 _SILENT_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What Ray gives to each worker: a CPU, and perhaps a GPU or a part of one."""
+
+    gpus: float = 0.0
+
+    @classmethod
+    def of_gpu(cls, n_workers: int) -> "Share":
+        """Return the share of each of some workers on one GPU; rounded down, as Ray takes four decimals."""
+        return cls(math.floor(1e4 / n_workers) / 1e4)
+
+    @property
+    def kind(self) -> str:
+        """``CPU`` or ``GPU``: what a worker waits for."""
+        return "GPU" if self.gpus else "CPU"
+
+    def options(self) -> dict[str, Any]:
+        """Return the share as options of Ray."""
+        return {"num_cpus": 1, "num_gpus": self.gpus, "runtime_env": {"env_vars": ENVIRONMENT}}
 
 
 @contextlib.contextmanager
@@ -73,27 +96,25 @@ def reached() -> Iterator[None]:
         ) from error
 
 
-def ask_node(function: Callable[..., Any], *arguments: object, kind: str, share: Mapping[str, Any]) -> Any:  # noqa: ANN401 (what it returns)
+def ask_node(function: Callable[..., Any], *arguments: object, share: Share) -> Any:  # noqa: ANN401 (what it returns)
     """Call a function on a node, and wait for its answer; its last argument is where this process stands.
 
     Args:
         function: It, and its arguments.
         arguments: Whatever can be pickled.
-        kind: ``CPU`` or ``GPU``: what it waits for.
         share: What Ray is to give it.
 
     Raises:
         CtxbatchError: What the function raised, or the nodes cannot work.
     """
     ray = _import_ray()
-    future = (
-        ray.remote(function).options(**share, max_retries=TRIES).remote(*arguments, str(Path.cwd())).future()
-    )
+    task = ray.remote(function).options(**share.options(), max_retries=TRIES)
+    future = task.remote(*arguments, str(Path.cwd())).future()
     while True:
         try:  # not ray.get, in which the exception that a signal raises is lost
             return future.result(timeout=_SILENT_SECONDS)
         except NotYet:
-            log.info(waiting(kind, what="an answer of the cluster"))  # a node may be at work on it
+            log.info(waiting(share.kind, what="an answer of the cluster"))  # a node may be at work on it
         except ray.exceptions.RayError as error:
             raise as_own_error(error) from error
 
@@ -109,6 +130,22 @@ def count(kind: str, *, free: bool = False) -> int:
     with reached():
         resources = ray.available_resources() if free else ray.cluster_resources()
     return int(resources.get(kind, 0))
+
+
+def resources() -> list[Mapping[str, float]]:
+    """Return what each node of the cluster has, by name: ``CPU``, ``GPU`` and others."""
+    ray = _import_ray()
+    with reached():
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def places(share: Share) -> int:
+    """Return for how many workers with such a share the nodes of the cluster have room."""
+    rooms = []
+    for node in resources():
+        room = int(node.get("CPU", 0))
+        rooms.append(min(room, int(node.get("GPU", 0) / share.gpus)) if share.gpus else room)
+    return sum(rooms)
 
 
 def as_own_error(error: BaseException) -> CtxbatchError:

@@ -34,7 +34,7 @@ from ctxbatch.execution.messages import (
     Taken,
     Tick,
 )
-from ctxbatch.execution.ray_cluster import as_own_error, count, reached, waiting
+from ctxbatch.execution.ray_cluster import Share, as_own_error, places, reached, waiting
 from ctxbatch.execution.ray_worker import RayWorker
 from ctxbatch.execution.scheduler import TRIES, Dispatch
 from ctxbatch.store.commits import COMMIT, shard_folder
@@ -66,7 +66,7 @@ class _Worker:
 
 
 class RayPool:
-    """Runs shards in Ray actors, one for each GPU or CPU of the cluster.
+    """Runs shards in Ray actors, one in each place of the cluster.
 
     A context manager: no actor outlives it. Where this process is killed, Ray ends them, and they
     themselves when nobody asks them for news any more.
@@ -78,17 +78,18 @@ class RayPool:
         n_workers: How many work; by default as many as the cluster has places, at any time.
     """
 
-    def __init__(
-        self, location: StoreLocation, device: str, share: dict[str, Any], n_workers: int | None
-    ) -> None:
+    def __init__(self, location: StoreLocation, device: str, share: Share, n_workers: int | None) -> None:
         self._location = location
         self._manifest = Manifest.read(location.folder)
         out = location.folder.absolute() if location.is_here else location.out
-        self._kind = "CPU" if device == "cpu" else "GPU"
+        self._share = share
         self._n_workers = n_workers
         # Two threads, because one of them mostly waits for news.
         self._start_actor = functools.partial(
-            ray.remote(RayWorker).options(**share, max_concurrency=2).remote, out, str(Path.cwd()), device
+            ray.remote(RayWorker).options(**share.options(), max_concurrency=2).remote,
+            out,
+            str(Path.cwd()),
+            device,
         )
         self._inbox: queue.Queue[tuple[_Worker, Future[Any]]] = queue.Queue()
         self._workers: list[_Worker] = []
@@ -219,7 +220,7 @@ class RayPool:
             return
         self._look_at = now + _LOOK_SECONDS
         self._see_commits(now)
-        n_places = self._n_workers or count(self._kind)
+        n_places = self._n_workers or places(self._share)
         if now >= self._start_at:
             for _ in range(min(n_places, n_open) - len(self._workers)):
                 self._start()
@@ -227,7 +228,7 @@ class RayPool:
             self._placeless_since = now
         elif now - self._placeless_since >= _SILENT_SECONDS:
             self._placeless_since = now + _SILENT_AGAIN_SECONDS
-            log.warning(waiting(self._kind))
+            log.warning(waiting(self._share.kind))
 
     def _start(self) -> None:
         """Have an actor started as soon as there is a place for it."""

@@ -118,8 +118,25 @@ def stand_in(folder: str) -> None:
 
 
 def resolve_here(config: RunConfig, device: str, folder: str) -> ResolvedConfig:
-    """Do what `ctxbatch.model.resolve.resolve` does, on a machine of the cluster."""
+    """Do what `ctxbatch.model.resolve.resolve` does, on a machine of the cluster.
+
+    Raises:
+        InputError: Also where torch cannot use the GPU that Ray gives.
+    """
     stand_in(folder)
+    from ctxbatch.model.devices import choose_devices
     from ctxbatch.model.resolve import resolve
 
+    try:
+        choose_devices([device])
+    except InputError as error:
+        raise InputError(f"{socket.gethostname()} has a GPU for Ray and not for torch: {error}") from None
     return resolve(config, device)
+
+
+def workers_here(device: str, n_gpus: int, folder: str) -> int:
+    """Return how many workers can share each of the ``n_gpus`` of a machine of the cluster."""
+    stand_in(folder)
+    from ctxbatch.model.devices import workers_per_gpu
+
+    return workers_per_gpu([device], n_gpus)

@@ -52,14 +52,21 @@ def choose_devices(wanted: Sequence[str] | None) -> list[str]:
 
 def choose_workers(wanted: int | None, devices: Sequence[str]) -> list[str]:
     """Return the device of each worker: one per physical core on CPUs, several per GPU."""
-    n_workers = wanted or (count_cores() if devices == ["cpu"] else len(devices) * _workers_per_gpu(devices))
+    n_workers = wanted or (
+        count_cores() if devices == ["cpu"] else len(devices) * workers_per_gpu(devices, len(devices))
+    )
     return [devices[number % len(devices)] for number in range(n_workers)]
 
 
-def _workers_per_gpu(devices: Sequence[str]) -> int:
-    """Return how many workers cores and memory allow on each GPU."""
+def workers_per_gpu(devices: Sequence[str], n_gpus: int) -> int:
+    """Return how many workers cores and memory allow on each GPU of a machine that works on ``n_gpus``.
+
+    Args:
+        devices: Those of its GPUs that this process sees.
+        n_gpus: How many there are.
+    """
     free = [gpu.free_bytes for gpu in find_gpus().gpus if gpu.device in devices]
-    fit = min([count_cores() // len(devices), free_memory() // (_HOST_BYTES * len(devices))])
+    fit = min([count_cores() // n_gpus, free_memory() // (_HOST_BYTES * n_gpus)])
     return max(1, min(_WORKERS_PER_GPU, fit, *(each // _GPU_BYTES for each in free)))
 
 
