@@ -108,7 +108,7 @@ def say(message: str) -> None:
 
 def program(*arguments: object) -> list[str]:
     """Return the command line of the program, in this Python."""
-    return [sys.executable, "-m", "ctxbatch.cli.main", *map(str, arguments)]
+    return [sys.executable, "-m", "ctxbatch", *map(str, arguments)]
 
 
 # --- kinds of arguments ---------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ctxbatch
-from ctxbatch import InputError
+from ctxbatch import InputError, StoreError
 from ctxbatch.execution.repair import find_damage, repair_store
 from ctxbatch.files import write_json
 from ctxbatch.sealed import read_json
@@ -191,7 +191,8 @@ def test_moments_of_damaged_vectors_do_not_outlive_a_repair(make, cli):
     raw = words.read_bytes()
     begin, n = len(raw) // 4 * 2 // 2, len(raw) // 8
     words.write_bytes(raw[:begin] + b"\x10\x30" * n + raw[begin + 2 * n :])
-    index_build.build(ctxbatch.open(store.path), column, IndexOptions(factory="IVF4,Flat"))
+    with pytest.raises(StoreError, match="words.arrow is damaged"):
+        index_build.build(ctxbatch.open(store.path), column, IndexOptions(factory="IVF4,Flat"))
     assert (store.path / "index" / "difference_3.moments").read_bytes() != right
     assert cli("verify", store.path, "--repair").returncode == 0
     assert (
