@@ -191,7 +191,7 @@ def test_moments_of_damaged_vectors_do_not_outlive_a_repair(make, cli):
     raw = words.read_bytes()
     begin, n = len(raw) // 4 * 2 // 2, len(raw) // 8
     words.write_bytes(raw[:begin] + b"\x10\x30" * n + raw[begin + 2 * n :])
-    with pytest.raises(StoreError, match="words.arrow is damaged"):
+    with pytest.raises(StoreError, match=r"words\.arrow is damaged"):
         index_build.build(ctxbatch.open(store.path), column, IndexOptions(factory="IVF4,Flat"))
     assert (store.path / "index" / "difference_3.moments").read_bytes() != right
     assert cli("verify", store.path, "--repair").returncode == 0
