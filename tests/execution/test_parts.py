@@ -16,12 +16,12 @@ from ctxbatch import InputError, ResourceError, RunConfig, StoreError
 from ctxbatch.corpus.plan import ShardSpec
 from ctxbatch.execution.partition import part_of
 from ctxbatch.execution.repair import find_damage
-from ctxbatch.files import create
-from ctxbatch.sealed import read_json, seal
+from ctxbatch.sealed import read_json
 from ctxbatch.search import index_build
 from ctxbatch.store.folder_location import FolderLocation
 from ctxbatch.store.locks import Claims, claimed, is_locked, locked, shared
 from ctxbatch.store.manifest import Manifest
+from tests.helpers.racing import FILES, create_all
 from tests.helpers.running import committed, start, wait_for
 from tests.helpers.stores import arrow_digests
 
@@ -229,23 +229,19 @@ def test_a_part_waits_for_a_whole_run(run, begun):
             run(begun, (1, 2))
 
 
-def _create(path, barrier, won, number):
-    barrier.wait()
-    if create(path, seal({"number": number})):
-        won.put(number)
-
-
 def test_of_manifests_created_at_once_one_is_the_stores(tmp_path):
-    fork = multiprocessing.get_context("fork")
-    for attempt in range(5):
-        barrier, won, path = fork.Barrier(4), fork.Queue(), tmp_path / f"{attempt}.json"
-        racers = [fork.Process(target=_create, args=(path, barrier, won, number)) for number in range(4)]
-        for racer in racers:
-            racer.start()
-        for racer in racers:
-            racer.join()
-        assert read_json(path) == {"number": won.get(timeout=10)}
-        assert won.empty()
+    spawn = multiprocessing.get_context("spawn")
+    barrier, won = spawn.Barrier(4), spawn.Queue()
+    racers = [spawn.Process(target=create_all, args=(tmp_path, barrier, won, number)) for number in range(4)]
+    for racer in racers:
+        racer.start()
+    winners = dict(won.get(timeout=60) for _ in range(FILES))
+    for racer in racers:
+        racer.join()
+    assert won.empty()
+    assert sorted(winners) == [*range(FILES)]
+    for attempt, number in winners.items():
+        assert read_json(tmp_path / f"{attempt}.json") == {"number": number}
     assert not list(tmp_path.glob(".*"))
 
 
