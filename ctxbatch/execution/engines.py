@@ -4,8 +4,7 @@ An engine resolves the options for its devices and runs shards there. The work i
 """
 
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
@@ -108,15 +107,29 @@ class RayEngine:
         """Return Ray actors."""
         from ctxbatch.execution.ray_pool import RayPool
 
-        share = Share.of_gpu(self._workers_per_gpu()) if self._whole.gpus else self._whole
-        return RayPool(location, self._device, share, self._n_workers)
+        return RayPool(location, self._device, self._share, self._n_workers)
 
-    def _workers_per_gpu(self) -> int:
-        """Return how many workers share each GPU: few enough that Ray spreads them over all GPUs."""
-        nodes = [node for node in resources() if node.get("GPU", 0) >= 1]
-        largest = int(max(node["GPU"] for node in nodes))
-        n_workers: int = ask_node(workers_here, self._device, largest, share=self._whole)
-        n_workers = min(n_workers, *(int(node.get("CPU", 0) // node["GPU"]) for node in nodes))
-        if self._n_workers is not None:
-            n_workers = min(n_workers, math.ceil(self._n_workers / count("GPU")))
-        return max(1, n_workers)
+    def _share(self, n_shards: int) -> Share:
+        """Return what each worker gets in a run of so many shards."""
+        if not self._whole.gpus:
+            return self._whole
+        most: int = ask_node(workers_here, self._device, share=self._whole)
+        n_workers = min(n_shards, self._n_workers or n_shards)
+        return Share.of_gpu(workers_per_gpu(resources(), most, n_workers))
+
+
+def workers_per_gpu(nodes: Sequence[Mapping[str, float]], most: int, n_workers: int) -> int:
+    """Return how many workers share each GPU of a Ray cluster.
+
+    Ray fills a GPU before it takes the next one. So there are never fewer workers than places, unless there
+    are fewer than GPUs.
+
+    Args:
+        nodes: The resources of each node.
+        most: How many one GPU has room for.
+        n_workers: How many there can be in all.
+    """
+    nodes = [node for node in nodes if node.get("CPU", 0) >= node.get("GPU", 0) >= 1]
+    n_gpus = int(sum(node["GPU"] for node in nodes))
+    cpus_per_gpu = (int(node["CPU"] // node["GPU"]) for node in nodes)
+    return max(1, min([most, n_workers // max(1, n_gpus), *cpus_per_gpu]))

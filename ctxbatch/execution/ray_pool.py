@@ -5,7 +5,6 @@ running it means; what runs there is `ctxbatch.execution.ray_worker`.
 """
 
 import contextlib
-import functools
 import logging
 import math
 import queue
@@ -74,23 +73,20 @@ class RayPool:
     Args:
         location: Where the store is; its folder holds the manifest. One that is here all nodes have to share.
         device: ``cpu`` or ``cuda:0``.
-        share: What Ray is to give each worker.
+        share: Returns what Ray is to give each worker in a run of so many shards.
         n_workers: How many work; by default as many as the cluster has places, at any time.
     """
 
-    def __init__(self, location: StoreLocation, device: str, share: Share, n_workers: int | None) -> None:
+    def __init__(
+        self, location: StoreLocation, device: str, share: Callable[[int], Share], n_workers: int | None
+    ) -> None:
         self._location = location
         self._manifest = Manifest.read(location.folder)
         out = location.folder.absolute() if location.is_here else location.out
-        self._share = share
+        self._share_of = share
+        self._share = Share()
         self._n_workers = n_workers
-        # Two threads, because one of them mostly waits for news.
-        self._start_actor = functools.partial(
-            ray.remote(RayWorker).options(**share.options(), max_concurrency=2).remote,
-            out,
-            str(Path.cwd()),
-            device,
-        )
+        self._arguments = (out, str(Path.cwd()), device)
         self._inbox: queue.Queue[tuple[_Worker, Future[Any]]] = queue.Queue()
         self._workers: list[_Worker] = []
         self._failed_starts = 0
@@ -117,6 +113,7 @@ class RayPool:
     ) -> list[int]:
         """Do what `ctxbatch.execution.local_pool.Pool.run` does, with the same arguments and errors."""
         dispatch = Dispatch(shards, rebuild, patience)
+        self._share = self._share_of(len(dispatch))
         (self._location.folder / SHARDS).mkdir(exist_ok=True)
         with reached():
             while dispatch or self._unseen:
@@ -232,7 +229,9 @@ class RayPool:
 
     def _start(self) -> None:
         """Have an actor started as soon as there is a place for it."""
-        worker = _Worker(self._start_actor())
+        # Two threads, because one of them mostly waits for news.
+        options = {**self._share.options(), "max_concurrency": 2}
+        worker = _Worker(ray.remote(RayWorker).options(**options).remote(*self._arguments))
         self._workers.append(worker)
         self._listen(worker)
 

@@ -1,7 +1,7 @@
 """Runs shards on a machine of a Ray cluster; `ctxbatch.execution.ray_pool` starts it as an actor.
 
 The counterpart of `ctxbatch.execution.worker`: takes shard numbers, and says what became of them whenever it
-is asked. Ends by itself when nobody asks any more. Imports no ray, and torch only in what it does.
+is asked. Ends by itself when nobody asks any more. Imports ray and torch only in what it does.
 """
 
 import contextlib
@@ -130,13 +130,20 @@ def resolve_here(config: RunConfig, device: str, folder: str) -> ResolvedConfig:
     try:
         choose_devices([device])
     except InputError as error:
-        raise InputError(f"{socket.gethostname()} has a GPU for Ray and not for torch: {error}") from None
+        raise InputError(
+            f"{socket.gethostname()} has a GPU for Ray, but none for torch ({error}): install a torch for "
+            "it, or start the node with --num-gpus 0"
+        ) from None
     return resolve(config, device)
 
 
-def workers_here(device: str, n_gpus: int, folder: str) -> int:
-    """Return how many workers can share each of the ``n_gpus`` of a machine of the cluster."""
+def workers_here(device: str, folder: str) -> int:
+    """Return how many workers can share each GPU of the machine of the cluster that is asked."""
     stand_in(folder)
+    import ray
+
     from ctxbatch.model.devices import workers_per_gpu
 
-    return workers_per_gpu([device], n_gpus)
+    own = ray.get_runtime_context().get_node_id()
+    node = next(each for each in ray.nodes() if each["NodeID"] == own)
+    return workers_per_gpu([device], max(1, int(node["Resources"].get("GPU", 1))))
