@@ -44,7 +44,7 @@ class CpuEncoder:
         self._model = OpenVinoModel(
             find_graphs(folder), config.precision, outputs_of(config), int8_layers, narrowed=last
         )
-        if config.shared_sequences and self._model.sees_one_window:
+        if int8_layers and config.shared_sequences and self._model.sees_one_window:
             raise StoreError(
                 f"{int8_layers} cannot tell windows of a sequence apart, as the store's manifest wants: "
                 "it cannot be trusted, run again with another -o"

@@ -57,9 +57,14 @@ class ModelFacts:
 
     @property
     def longest_window(self) -> int:
-        """How many tokens a window may have, special tokens included."""
+        """How many tokens a window has at most, special tokens included."""
+        return min(self.longest, self.longest_possible)
+
+    @property
+    def longest_possible(self) -> int:
+        """How many tokens of a window the model has positions for."""
         after_pad = FAMILIES[self.model_type].first_position_after_pad
-        return min(self.longest, self.n_positions - (self.pad_id + 1 if after_pad else 0))
+        return self.n_positions - (self.pad_id + 1 if after_pad else 0)
 
 
 def read_facts(folder: ModelFolder) -> ModelFacts:
@@ -107,7 +112,7 @@ def checked_model(config: ResolvedConfig, model: ModelFolder | None) -> ModelFol
         ("hidden_size", config.hidden_size, {facts.hidden_size}),
         ("n_layers", config.n_layers, {facts.n_layers}),
         ("pad_id", config.pad_id, {facts.pad_id}),
-        ("max_tokens", config.max_tokens, range(facts.longest_window + 1)),
+        ("max_tokens", config.max_tokens, range(facts.longest_possible + 1)),
         ("salience_head", config.salience_head or 1, range(1, facts.n_heads + 1)),
     ):
         if said not in allowed:

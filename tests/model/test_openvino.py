@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -28,7 +29,7 @@ from ctxbatch.store.manifest import Manifest
 from ctxbatch.text.batching import BatchMaker
 from ctxbatch.text.sentences import Sentence
 from tests.helpers.conversion import convert_here
-from tests.helpers.models import FAMILIES, TEXT
+from tests.helpers.models import FAMILIES, TEXT, set_tokenizer_option
 from tests.helpers.running import command
 from tests.helpers.stores import arrow_digests, make_store
 
@@ -115,6 +116,13 @@ def test_a_configuration_that_does_not_fit_its_model_is_not_run(said, tiny):
     for encoder in (CpuEncoder, partial(Encoder, device="cpu")):
         with pytest.raises(StoreError, match=f"says {next(iter(said))} .* run again with another -o"):
             encoder(config)
+
+
+def test_a_model_whose_tokenizer_allows_shorter_texts_now_is_the_stores_all_the_same(tiny, tmp_path):
+    config = resolve(RunConfig(model=str(tiny())), "cpu")
+    model = shutil.copytree(tiny(), tmp_path / "model")
+    set_tokenizer_option(model, "model_max_length", config.max_tokens - 8)
+    CpuEncoder(config, find_model(str(model), None))
 
 
 def test_half_floats_are_rounded_as_numpy_rounds_them():
