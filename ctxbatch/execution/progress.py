@@ -82,7 +82,7 @@ class ProgressBar:
         elapsed = now - (self._started or now)
         rate = tokens / max(elapsed, 1e-9)
         if self._terminal:
-            self._bar.n = done
+            self._bar.n, self._bar.initial = done, self._before
             self._bar.set_postfix_str(f"{sentences:,} sentences, {rate:,.0f} tokens/s", refresh=False)
             self._bar.refresh()
         if now - self._logged >= _LOG_SECONDS:
