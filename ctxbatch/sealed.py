@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -22,6 +22,7 @@ from ctxbatch.errors import CtxbatchError, InputError, StoreError, cannot_be_rea
 Content = TypeVar("Content")
 # The manifest of a million sources takes about 400 MB.
 MAX_BYTES = 1 << 30
+_BLOCK_BYTES = 4 << 20
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
 
 # Types of values in sealed files.
@@ -161,8 +162,12 @@ def size_of(path: Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Path, look: Callable[[], None] = lambda: None) -> str:
     """Return the sha256 of a regular file.
+
+    Args:
+        path: The file.
+        look: Called after every few MB; what it raises ends the reading.
 
     Raises:
         FileNotFoundError: It is not there.
@@ -171,20 +176,26 @@ def file_digest(path: Path) -> str:
     """
     with open_regular(path) as stream:
         try:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.sha256()
+            while block := stream.read(_BLOCK_BYTES):
+                digest.update(block)
+                look()
+            return digest.hexdigest()
         except OSError as error:
             raise not_readable(path, error) from error
 
 
-def is_intact(path: Path, size: int, sha256: str) -> bool:
+def is_intact(path: Path, size: int, sha256: str, look: Callable[[], None] = lambda: None) -> bool:
     """Return True if a file has the size and the checksum that were noted when it was written.
+
+    ``look`` is as in `file_digest`.
 
     Raises:
         FileNotFoundError: It is not there.
         StoreError: It is not a regular file.
         ResourceError: The disk or a permission does not let it be read.
     """
-    return size_of(path) in (None, size) and file_digest(path) == sha256
+    return size_of(path) in (None, size) and file_digest(path, look) == sha256
 
 
 def not_readable(path: Path, error: OSError) -> CtxbatchError:

@@ -46,7 +46,7 @@ from ctxbatch.search.index_training import train, trained_rows
 from ctxbatch.search.index_tuning import choose_rows, hold_out, measure_all, tune_all
 from ctxbatch.search.new_queries import new_queries
 from ctxbatch.search.postings import Postings, is_current, write
-from ctxbatch.store.checks import check_finished, check_shards
+from ctxbatch.store.checks import check_all, check_finished
 from ctxbatch.store.columns import Column
 from ctxbatch.store.commits import built_from
 from ctxbatch.store.manifest import INDEX, parts_folder
@@ -190,7 +190,7 @@ def _grow(store: Store, facts: IndexFacts, codebook: Codebook | None, quiet: boo
 def _with_new_rows(store: Store, facts: IndexFacts, quiet: bool) -> Any:  # noqa: ANN401 (any FAISS index)
     """Return an index that has no parts, with the rows that it lacks."""
     index, vectors = load(store, facts)
-    check_shards(store, [*store.commits][len(facts.built_from) :])
+    check_all(store, [*store.commits][len(facts.built_from) :])
     new_N = np.arange(facts.rows, store.n_rows)
     with coding_bar(len(new_N), quiet=quiet) as progress:
         for first in range(0, len(new_N), _ADD_ROWS):
@@ -315,7 +315,7 @@ def _filled(
         empty, choice = begin(store.n_rows, store.config.hidden_size, options)
         if not quiet:
             _announce(store, column, choice)
-        check_shards(store, store.commits)
+        check_all(store, store.commits)
         _fill(empty, store.column(column, standardiser), options, quiet)
         return empty, choice.factory, None
     recipe = recipe_of(store, options)

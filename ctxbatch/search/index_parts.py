@@ -9,7 +9,7 @@ without being trained again. Array names end in the letters of their shape: N ro
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -32,7 +32,7 @@ from ctxbatch.search.index_choice import Choice, begin, for_rows
 from ctxbatch.search.index_files import CodebookFacts, IndexFacts, load
 from ctxbatch.search.index_training import coder_of, empty_index, learned_by, train, trained_rows
 from ctxbatch.search.index_tuning import choose_rows
-from ctxbatch.store.checks import check_shards
+from ctxbatch.store.checks import check_all, check_words
 from ctxbatch.store.commits import WORDS, built_from
 from ctxbatch.store.manifest import CODEBOOK, parts_folder
 from ctxbatch.store.moments import Standardiser
@@ -101,11 +101,19 @@ class Codebook:
         folder: Where its files and its parts are.
         facts: What its JSON file says.
         empty: The FAISS index.
+        checked: The shards whose vectors were just compared with their checksums.
     """
 
-    def __init__(self, folder: Path, facts: CodebookFacts, empty: Any) -> None:  # noqa: ANN401 (any FAISS index)
+    def __init__(
+        self,
+        folder: Path,
+        facts: CodebookFacts,
+        empty: Any,  # noqa: ANN401 (any FAISS index)
+        checked: Collection[int] = (),
+    ) -> None:
         self.facts = facts
         self.empty = empty
+        self._checked = frozenset(checked)
         self._folder = folder
         self._width = int(empty.sa_code_size())
         self._list_bytes = int(ivf_in(empty).coarse_code_size())
@@ -160,12 +168,17 @@ class Codebook:
             OSError: The disk refuses.
         """
         if not self.has_part(store, shard):
-            check_shards(store, [shard])
             self._write(store, shard, standardiser, stopped or threading.Event())
 
     def _write(
         self, store: Store, shard: int, standardiser: Standardiser | None, stopped: threading.Event
     ) -> None:
+        def look() -> None:
+            if stopped.is_set():
+                raise CancelledError
+
+        if shard not in self._checked:
+            check_words(store, shard, look)
         column = store.column(self.facts.column, standardiser, [shard])
         digest, path = hashlib.sha256(), self.path(shard)
         if path.is_dir():
@@ -178,8 +191,7 @@ class Codebook:
 
             put(self._origin(store, shard))
             for _, block in column.blocks(_CODED_ROWS):
-                if stopped.is_set():
-                    raise CancelledError
+                look()
                 put(self._coder.sa_encode(normalised(block)).tobytes())
             stream.write(digest.digest())
 
@@ -344,7 +356,9 @@ def _without_file(facts: CodebookFacts) -> dict[str, Any]:
     return {name: value for name, value in asdict(facts).items() if name not in _OF_FILE}
 
 
-def _write_codebook(store: Store, learned: Floats, made: Mapping[str, Any]) -> Codebook:
+def _write_codebook(
+    store: Store, learned: Floats, made: Mapping[str, Any], checked: Collection[int] = ()
+) -> Codebook:
     folder = parts_folder(store.path, made["column"])
     if is_there(folder) and not folder.is_dir():
         remove(folder)
@@ -352,7 +366,7 @@ def _write_codebook(store: Store, learned: Floats, made: Mapping[str, Any]) -> C
     path, raw = folder / CODEBOOK, learned.astype(_FLOATS).tobytes()
     content = {**made, "file": _FILE, "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
     facts = typed(content, CodebookFacts, path)
-    codebook = Codebook(folder, facts, empty_index(facts.factory, store.config.hidden_size, learned))
+    codebook = Codebook(folder, facts, empty_index(facts.factory, store.config.hidden_size, learned), checked)
     write_atomically(folder / _FILE, raw)
     write_json(path, asdict(facts))
     return codebook
@@ -377,8 +391,8 @@ def ensure_codebook(store: Store, column: str, recipe: Recipe, standardiser: Sta
         return found
     dimension = store.config.hidden_size
     index: Any = faiss.index_factory(dimension, recipe.choice.factory, faiss.METRIC_INNER_PRODUCT)
-    check_shards(store, recipe.shards)
+    check_all(store, recipe.shards)
     vectors = store.column(column, standardiser, recipe.shards)
     rows_N = choose_rows(np.random.default_rng(_SEED), len(vectors), trained_rows(index))
     train(index, normalised(vectors.take(rows_N)))
-    return _write_codebook(store, learned_by(index), wanted)
+    return _write_codebook(store, learned_by(index), wanted, checked=recipe.shards)

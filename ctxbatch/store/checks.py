@@ -1,11 +1,14 @@
-"""Checks that a store is finished, has rows, and holds shards as they were written."""
+"""Checks that a store is finished, has rows, and holds vectors as they were written."""
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
+from ctxbatch.cores import count_cores
 from ctxbatch.errors import StoreError
-from ctxbatch.store.commits import shard_folder
+from ctxbatch.sealed import is_intact
+from ctxbatch.store.commits import COMMIT, WORDS, shard_folder
 from ctxbatch.store.reader import Store
-from ctxbatch.store.verify import file_damage
 
 
 def unfinished(store: Store, consequence: str = "") -> str:
@@ -42,14 +45,45 @@ def check_has_rows(store: Store) -> None:
     )
 
 
-def check_shards(store: Store, shards: Iterable[int]) -> None:
-    """Check that the files of some shards of a store are as they were written; this reads them.
+def check_words(store: Store, shard: int, look: Callable[[], None] = lambda: None) -> None:
+    """Check that the words and vectors of a shard are as they were written; this reads them.
+
+    Args:
+        store: The store.
+        shard: The shard.
+        look: Called after every few MB; what it raises ends the reading.
 
     Raises:
-        StoreError: One of them is not.
+        StoreError: They are not.
         ResourceError: The disk or a permission prevents reading.
     """
-    for shard in shards:
-        folder = shard_folder(store.path, shard)
-        for damage in file_damage(folder, str(folder), store.commits[shard]):
-            raise StoreError(f"{damage}; make it again with `ctxbatch verify {store.path} --repair`")
+    path, facts = shard_folder(store.path, shard) / WORDS, store.commits[shard].files[WORDS]
+    try:
+        intact = is_intact(path, facts.bytes, facts.sha256, look)
+    except FileNotFoundError:
+        intact = False
+    if not intact:
+        raise StoreError(
+            f"{path} is damaged: its content does not match the checksum in {COMMIT}; make it again with "
+            f"`ctxbatch verify {store.path} --repair`"
+        )
+
+
+def check_all(store: Store, shards: Iterable[int]) -> None:
+    """Check that the vectors of some shards are as they were written, several at once.
+
+    Raises:
+        StoreError: A shard is damaged.
+        ResourceError: The disk or a permission prevents reading.
+    """
+    stopped = threading.Event()
+
+    def look() -> None:
+        if stopped.is_set():
+            raise CancelledError
+
+    with ThreadPoolExecutor(count_cores()) as threads:
+        try:
+            list(threads.map(lambda shard: check_words(store, shard, look), shards))
+        finally:
+            stopped.set()  # after an error or a signal, nobody waits for the rest of large shards
