@@ -115,10 +115,10 @@ class RayEngine:
             return self._whole
         most: int = ask_node(workers_here, self._device, share=self._whole)
         n_workers = min(n_shards, self._n_workers or n_shards)
-        return Share.of_gpu(workers_per_gpu(resources(), most, n_workers))
+        return Share.of_gpu(workers_on_each_gpu(resources(), most, n_workers))
 
 
-def workers_per_gpu(nodes: Sequence[Mapping[str, float]], most: int, n_workers: int) -> int:
+def workers_on_each_gpu(nodes: Sequence[Mapping[str, float]], most: int, n_workers: int) -> int:
     """Return how many workers share each GPU of a Ray cluster.
 
     Ray fills a GPU before it takes the next one. So there are never fewer workers than places, unless there

@@ -7,7 +7,7 @@ from ray.cluster_utils import Cluster
 import ctxbatch
 from ctxbatch import InputError, RunConfig
 from ctxbatch.execution import engines, ray_cluster, run_plan
-from ctxbatch.execution.engines import RayEngine, workers_per_gpu
+from ctxbatch.execution.engines import RayEngine, workers_on_each_gpu
 from ctxbatch.execution.ray_cluster import Share, connected, places
 from ctxbatch.execution.ray_pool import RayPool
 from ctxbatch.execution.ray_worker import workers_here
@@ -58,7 +58,7 @@ def ask(function, *arguments, share):
 )
 def test_all_gpus_have_as_many_workers(nodes, n_workers, expected):
     resources = [{"CPU": float(cpus), "GPU": float(gpus), "memory": 1e9} for cpus, gpus in nodes]
-    found = workers_per_gpu(resources, 8, n_workers)
+    found = workers_on_each_gpu(resources, 8, n_workers)
     assert found == expected
     n_gpus = sum(gpus for cpus, gpus in nodes if cpus)
     assert found == 1 or found * n_gpus <= n_workers
