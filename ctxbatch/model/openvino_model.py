@@ -130,7 +130,8 @@ class OpenVinoModel:
         if self._layers is not None:
             given |= {"hidden_0": found["hidden_0"], "mask": window_BT >= 0}
             if tokens_M is not None:
-                n_padded = min(-len(tokens_M) % _TOKENS_STEP, ids_BT.size - len(tokens_M))
+                # Words can share a wordpiece, so there can be more of them than tokens.
+                n_padded = min(-len(tokens_M) % _TOKENS_STEP, max(0, ids_BT.size - len(tokens_M)))
                 given[TOKENS] = np.pad(tokens_M, (0, n_padded))
             inputs = [given[name] for name in self._read_by_layers]
             found |= zip(self._wanted, _infer(self._layers, inputs), strict=True)
