@@ -17,6 +17,7 @@ from ctxbatch.choices import StoredType
 from ctxbatch.errors import InputError, ResourceError
 from ctxbatch.formulas import ComputedShift, check_stored, kind_and_layer, plain
 from ctxbatch.store.arrow_files import is_vector
+from ctxbatch.store.checks import check_words
 from ctxbatch.store.columns import Column, StoredColumn
 from ctxbatch.store.commits import SENTENCES, WORDS, FileName
 from ctxbatch.store.int8_vectors import Int8Vectors, scale_of
@@ -78,6 +79,7 @@ class ExportedWords:
         self._store = store
         self._positions = positions
         self._dtype = np.dtype(dtype)
+        self._checked: set[int] = set()
         in_words = [store.schema(WORDS).field(name) for name in _columns_of_words(store)]
         plain_fields = {field.name: field for field in in_words if not is_vector(field)}
         of_words = {name: of for name, (file, of) in sources.items() if file == WORDS}
@@ -122,10 +124,11 @@ class ExportedWords:
         """
         positions = np.arange(first, last) if self._positions is None else self._positions[first:last]
         columns: dict[str, Any] = {}
+        row_ids = self._store.row_ids(positions)
+        if self._vectors:
+            self._check_shards(row_ids)
         if self._plain:
-            rows = self._store.gather(
-                WORDS, self._store.row_ids(positions), [*dict.fromkeys(self._plain.values())]
-            )
+            rows = self._store.gather(WORDS, row_ids, [*dict.fromkeys(self._plain.values())])
             columns |= {name: rows[of] for name, of in self._plain.items()}
         for name, column in self._vectors.items():
             if self._dtype == np.int8:
@@ -140,6 +143,12 @@ class ExportedWords:
             of_rows = pc.take(sentences, pa.array(of_row))
             columns |= {name: of_rows[of] for name, of in self._joined.items()}
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
+
+    def _check_shards(self, row_ids: Ints) -> None:
+        """Compare the vectors of rows with the checksums of their shards, of each shard once."""
+        for shard in {*(row_ids >> 32).tolist()} - self._checked:
+            check_words(self._store, shard)
+            self._checked.add(shard)
 
     def _lists(self, name: str, vectors_ND: Vectors) -> pa.Array:
         with np.errstate(over="ignore"):

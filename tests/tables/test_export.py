@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -321,6 +322,17 @@ def test_a_damaged_plan_is_refused(kept, tmp_path):
     path = tmp_path / "to" / "export.json"
     path.write_text(path.read_text().replace('"rows_per_file": ', '"rows_per_file": 1'))
     refused(kept, tmp_path / "to", "export.json is damaged: .*: name a new folder")
+
+
+def test_damaged_vectors_are_not_exported(kept, tmp_path):
+    store = ctxbatch.open(shutil.copytree(kept.path, tmp_path / "store"))
+    words = store.path / "shards" / "000000" / "words.arrow"
+    content = bytearray(words.read_bytes())
+    vector = np.ascontiguousarray(store.column("contextual_3", None, [0]).take(np.arange(1))).tobytes()
+    content[content.index(vector)] ^= 1
+    words.write_bytes(content)
+    refused(store, tmp_path / "dest", match=r"words\.arrow is damaged: .* `ctxbatch verify")
+    assert not list((tmp_path / "dest").rglob("*.parquet"))
 
 
 def test_unfinished_and_empty_stores_are_refused(kept, tiny, tmp_path):
