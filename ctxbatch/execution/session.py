@@ -129,7 +129,8 @@ def writing_to(
 def _logging_to(path: Path) -> Iterator[IO[str]]:
     """Append everything that is logged to a file; yields it, for the workers' messages."""
     descriptor = open_to_write(path, os.O_WRONLY | os.O_APPEND)
-    stream = os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+    # Under its path, which messages name.
+    stream = open(path, "a", encoding="utf-8", errors="backslashreplace", opener=lambda *_: descriptor)  # noqa: SIM115
     handler = file_handler(stream)
     level = log.level
     log.setLevel(logging.DEBUG)

@@ -15,8 +15,10 @@ import pytest
 
 import ctxbatch
 from ctxbatch import RunConfig, StoreError
+from ctxbatch.execution.session import writing_to
 from ctxbatch.files import write_json
 from ctxbatch.sealed import read_json
+from ctxbatch.store.location import location_of
 from ctxbatch.store.locks import is_locked
 from ctxbatch.store.stats import totals
 from tests.helpers.running import committed, heed_signals, ignore_signals, start, wait_for
@@ -89,6 +91,12 @@ def test_a_signal_leaves_a_resumable_store_and_says_so(arguments, reference, tmp
     assert cli(*arguments(out)).returncode == 0
     assert arrow_digests(out) == arrow_digests(reference)
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())  # nothing done twice
+
+
+def test_messages_name_the_log_by_its_path(tmp_path):
+    (tmp_path / "out").mkdir()
+    with writing_to(location_of(tmp_path / "out"), quiet=True) as session:
+        assert str(session.log_file.name) == str(tmp_path / "out" / "run.log")
 
 
 def test_ctrl_c_while_modules_are_imported_ends_a_command_without_a_word():
