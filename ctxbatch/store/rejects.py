@@ -53,23 +53,25 @@ def read_rejects(folder: Path, commit: Commit) -> Iterator[dict[str, Any]]:
 def most_frequent_reason(store: Store) -> str | None:
     """Return in words the reason of most rejects and their number, or ``None`` if there are none.
 
-    Reasons that differ only in numbers and in what they quote count as one. Only the first hundred thousand
-    rejects are counted.
+    Reasons that differ only in numbers and in what they quote count as one, of which the first is an example.
+    Only the first hundred thousand rejects are counted.
 
     Raises:
         StoreError: A file of rejects is damaged.
     """
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
+    various: set[str] = set()
     for line in itertools.islice(rejects(store), _MOST_COUNTED):
         reason = str(line.get("reason"))
         kind = _CHANGING.sub("", reason)
         counts[kind] += 1
-        examples.setdefault(kind, reason)
+        if examples.setdefault(kind, reason) != reason:
+            various.add(kind)
     if not counts:
         return None
     kind, count = counts.most_common(1)[0]
-    return f"most often, {count:,}: {examples[kind]}"
+    return f"most often, {count:,}{', such as' if kind in various else ''}: {examples[kind]}"
 
 
 def misread(folder: Path, commit: Commit) -> str | None:
