@@ -107,7 +107,7 @@ def run(
         planned(corpus, location, config, stored) as plan,
         writing_to(location, plan.choices.part, quiet=quiet) as session,
     ):
-        tell_left_out(corpus)
+        tell_left_out(corpus, log_path(location.folder, plan.choices.part))
         manifest = _open_manifest(plan)
         work = _run_missing(plan, manifest, session)
         store = Store(location.out)

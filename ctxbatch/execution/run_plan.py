@@ -212,8 +212,13 @@ def examined(corpus: Corpus, config: RunConfig) -> Corpus:
     return replace(corpus, sources=sources)
 
 
-def tell_left_out(corpus: Corpus) -> None:
-    """Warn of what is in the folders and is not read."""
+def tell_left_out(corpus: Corpus, log_file: Path | None = None) -> None:
+    """Warn of what is in the folders and is not read.
+
+    Args:
+        corpus: The corpus.
+        log_file: Where each is named, if that is kept.
+    """
     if not corpus.left_out:
         return
     unknown = Counter(suffix_of(each.name) for each in corpus.left_out if each.why.startswith(UNKNOWN))
@@ -222,6 +227,8 @@ def tell_left_out(corpus: Corpus) -> None:
     if unknown:
         kinds = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in unknown.most_common()]
         parts.append(f"unknown formats: {shortened(kinds, _SHOWN_SUFFIXES)}")
+    if log_file is not None and (unknown or len(others) > _SHOWN):
+        parts.append(f"all are named in {log_file}")
     log.warning("skipped %d files or folders: %s", len(corpus.left_out), "; ".join(parts))
     for each in corpus.left_out:
         log.debug("skipped %s", each)
