@@ -125,7 +125,7 @@ def _summary(report: "RunReport") -> Iterator[str]:
 
     totals, part = report.totals, report.part
     if part is None and not (report.n_run or report.given_up):
-        yield f"{report.out} was finished before: nothing to do"
+        yield f"{report.out} was finished before: no text is left to read"
     words = "" if totals.words is None else f" of {totals.words:,} words"
     size, time = terminal.readable_size(totals.bytes_written), terminal.readable_time(totals.seconds)
     yield f"stored    {totals.rows:,} rows{words} in {totals.sentences:,} sentences, {size}"

@@ -205,7 +205,7 @@ def test_an_interrupted_index_build_is_made_up_for(copy, corpus, tiny, cli):
         "words.arrow",
         "words.json",
     }
-    assert "was finished before: nothing to do" in result.stderr
+    assert "was finished before: no text is left to read" in result.stderr
 
 
 # --- disks and sources ----------------------------------------------------------------------------
