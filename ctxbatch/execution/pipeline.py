@@ -155,9 +155,10 @@ class ShardPipeline:
             clock, seconds, taken = _Clock(), state.seconds["read"], 0
             for buffer in self._maker.buffers(self._sentences(state)):
                 clock.lap(seconds, "busy")
-                yield ReadBuffer(state, state.bytes - taken, buffer)
+                upto = max(taken, state.bytes - _to_come(buffer))
+                yield ReadBuffer(state, upto - taken, buffer)
                 clock.lap(seconds, "blocked")
-                taken = state.bytes
+                taken = upto
             clock.lap(seconds, "busy")
             yield ShardEnd(state, spec.size - taken)
 
@@ -269,6 +270,14 @@ class ShardPipeline:
             "versions": library_versions(),
             "peak_memory_bytes": peak_memory(),
         }
+
+
+def _to_come(buffer: Buffer) -> int:
+    """Return how many code points of the last record are behind a buffer; so many bytes at least."""
+    if not buffer.sentences:
+        return 0
+    last = buffer.sentences[-1]
+    return max(0, len(last.record.text) - last.char_start - len(last.text))
 
 
 def peak_memory() -> int:

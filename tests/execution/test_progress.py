@@ -5,7 +5,11 @@ import shutil
 
 import pytest
 
+from ctxbatch import RunConfig
 from ctxbatch.execution import progress
+from ctxbatch.execution.pipeline import ShardPipeline
+from ctxbatch.text import batching
+from tests.helpers.stores import make_store
 from tests.helpers.terminals import on_a_terminal
 
 
@@ -45,6 +49,20 @@ def test_a_bar_begins_with_what_was_done_before_and_ends_full(arguments, half, t
     assert 40 <= shares(shown)[0] <= 60
     assert max(shares(shown)) == 100
     assert shares(shown) == sorted(shares(shown))
+
+
+def test_a_line_of_many_sentences_is_not_done_when_it_is_read(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(batching, "BUFFER_PIECES", 2_000)
+    (tmp_path / "one.txt").write_text("The old bank stood by the river. " * 1_000)
+    make_store(tmp_path / "out", [tmp_path / "one.txt"], RunConfig(model=str(tiny())))
+    said = []
+    pipeline = ShardPipeline(tmp_path / "out", "cpu")
+    shutil.rmtree(tmp_path / "out" / "shards")
+    list(pipeline.run_shards([0], said.append))
+    parts = [each.bytes for each in said]
+    assert sum(parts) == (tmp_path / "one.txt").stat().st_size
+    assert len(parts) > 3
+    assert max(parts) < sum(parts) / 2
 
 
 def test_lines_tell_the_share_of_the_whole_store_and_a_time_for_the_rest(arguments, half, cli, monkeypatch):
