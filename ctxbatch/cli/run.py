@@ -112,7 +112,9 @@ def _estimate_lines(found: "Estimate", out: str | None) -> Iterator[str]:
         yield f"time       unknown: no run with this model and device is remembered ({found.tokens:,} tokens)"
     else:
         rate = f"{found.tokens:,} tokens at {found.tokens_per_second:,.0f} tokens/s as in an earlier run"
-        yield f"time       about {terminal.readable_time(found.seconds)} ({rate})"
+        index = terminal.readable_time(found.seconds_of_index)
+        of_index = f", and {index} for the index" if found.seconds_of_index else ""
+        yield f"time       about {terminal.readable_time(found.seconds)} ({rate}){of_index}"
     if found.bytes_free is None:
         return
     short = "" if found.fits else ": too little, `ctxbatch run` would refuse to begin"

@@ -35,7 +35,7 @@ from ctxbatch.execution.run_plan import (
 )
 from ctxbatch.files import free_bytes
 from ctxbatch.run_config import RunConfig
-from ctxbatch.search.index_build import expected_bytes
+from ctxbatch.search.index_build import expected_bytes, expected_seconds
 from ctxbatch.store.location import location_of
 from ctxbatch.text.batching import BatchMaker
 from ctxbatch.text.buffers import Buffer
@@ -68,15 +68,15 @@ class Estimate:
     """What a run over some sources will come to.
 
     ``bytes`` are of the input, decompressed; ``kinds`` says of each suffix how many sources have it, and how
-    they are read; ``seconds``, with the start of the run, and ``tokens_per_second`` are ``None`` where no
-    run with this model has been timed on this device, ``bytes_free`` where the store is on object storage,
-    ``words`` where only sentences with given words are tokenised. ``bytes_of_shifts`` of ``bytes_on_disk``
-    are shifts that need not be stored, because they could be computed from the static and contextual vectors
-    beside them; 0 where the store exists, which keeps them. ``bytes_on_disk_as`` says what it would be with
-    each other ``--dtype`` that is possible; empty where the store exists. ``first_reject`` names a source
-    and a reason, if anything in the sample is rejected. ``fit`` says how well the model's vocabulary fits the
-    sample, ``control_tokens`` how often the text spells one. Exact only where ``sampled`` is 1 and all words
-    are stored.
+    they are read; ``seconds``, with the start of the run and without its index, and ``tokens_per_second`` are
+    ``None`` where no run with this model has been timed on this device, ``bytes_free`` where the store is on
+    object storage, ``words`` where only sentences with given words are tokenised. ``bytes_of_shifts`` of
+    ``bytes_on_disk`` are shifts that need not be stored, because they could be computed from the static and
+    contextual vectors beside them; 0 where the store exists, which keeps them. ``bytes_on_disk_as`` says what
+    it would be with each other ``--dtype`` that is possible; empty where the store exists. ``first_reject``
+    names a source and a reason, if anything in the sample is rejected. ``fit`` says how well the model's
+    vocabulary fits the sample, ``control_tokens`` how often the text spells one. Exact only where ``sampled``
+    is 1 and all words are stored.
     """
 
     sources: int
@@ -97,6 +97,7 @@ class Estimate:
     bytes_free: int | None
     tokens_per_second: float | None
     seconds: float | None
+    seconds_of_index: float
     first_reject: str | None
     fit: FitShares
     control_tokens: int
@@ -195,11 +196,18 @@ def estimate_plan(plan: RunPlan) -> Estimate:
         bytes_free=free_bytes(plan.location.folder) if plan.location.is_here else None,
         tokens_per_second=rate,
         seconds=round(known_start(config, plan.engine.devices) + total.tokens / rate, 1) if rate else None,
+        seconds_of_index=round(_seconds_of_index(plan, round(total.rows)), 1),
         first_reject=sample.first_reject,
         fit=FitShares.of(asdict(sample.total), sample.scripts),
         control_tokens=round(total.control_tokens),
         kinds=_kinds(corpus),
     )
+
+
+def _seconds_of_index(plan: RunPlan, rows: int) -> float:
+    """Return how long the index of a run takes; 0 if it builds none."""
+    builds = plan.choices.index and plan.choices.part is None and plan.location.is_here
+    return expected_seconds(rows, plan.config.hidden_size) if builds else 0.0
 
 
 def _bytes_of_shifts(config: ResolvedConfig) -> int:

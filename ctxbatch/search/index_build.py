@@ -14,6 +14,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from ctxbatch.cores import count_cores
 from ctxbatch.errors import InputError, StoreError
 from ctxbatch.files import remove, replacing, write_json
 from ctxbatch.formulas import plain
@@ -63,8 +64,8 @@ _SEED = 20_240_607
 _GROWN = 2
 # Room on the disk that a row takes in the table of words, and that its list takes in a part.
 _WORD_BYTES, _LIST_BYTES = 5, 2
-# Seconds a core needs for a row of one dimension, roughly: what is said before a build begins.
-_SECONDS_PER_VALUE = 3e-7
+# Seconds a core needs to tune an index, and for a row of one dimension, roughly.
+_SECONDS, _SECONDS_PER_VALUE = 12.0, 3e-7
 
 
 # Of an index that is not built.
@@ -98,6 +99,13 @@ def expected_bytes(rows: int, dimension: int) -> int:
     possible = choices(rows, dimension)
     chosen = next((choice for choice in possible if choice.bytes <= IndexOptions().memory), possible[-1])
     return chosen.bytes - WORKING_BYTES + (chosen.code_bytes + _LIST_BYTES + _WORD_BYTES) * rows
+
+
+def expected_seconds(rows: int, dimension: int) -> float:
+    """Return about how many seconds this machine needs for an index; 0 if a run builds none."""
+    if rows < SCAN_ROWS:
+        return 0.0
+    return (_SECONDS + rows * dimension * _SECONDS_PER_VALUE) / count_cores()
 
 
 # --- building -------------------------------------------------------------------------------------
@@ -341,7 +349,7 @@ def _tell_low_recall(column: str, recalls: Recalls, options: IndexOptions) -> No
 
 
 def _announce(store: Store, column: str, choice: Choice) -> None:
-    seconds = store.n_rows * store.config.hidden_size * _SECONDS_PER_VALUE / faiss.omp_get_max_threads()
+    seconds = expected_seconds(max(SCAN_ROWS, store.n_rows), store.config.hidden_size)
     log.info(
         "index on %s: %s for %s rows, about %s of memory, roughly %d s",
         column,

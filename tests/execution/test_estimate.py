@@ -185,6 +185,18 @@ def test_the_rate_of_a_run_is_remembered_for_its_model_and_device(tmp_path, tiny
         assert ctxbatch.estimate(tmp_path / "a.txt", tmp_path / "new", config).seconds is None
 
 
+def test_a_plan_says_how_long_the_index_takes_where_a_run_builds_one(tmp_path, tiny, cli, monkeypatch):
+    monkeypatch.setattr(rates, "_MIN_SECONDS_FOR_RATE", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "a.txt").write_bytes(as_lines(LINES))
+    options = [tmp_path / "a.txt", "--model", tiny()]
+    assert cli("run", *options, "-o", tmp_path / "out").returncode == 0
+    (tmp_path / "a.txt").write_bytes(as_lines(LINES * 1_000))
+    assert re.search(r"as in an earlier run\), and \d+ s for the index\n", cli("plan", *options).stdout)
+    for without in (("--no-index",), ("--words", "apple")):
+        assert "for the index" not in cli("plan", *options, *without).stdout
+
+
 def report_config(out):
     return ctxbatch.open(out).config
 
