@@ -148,14 +148,6 @@ def places(share: Share) -> int:
     return sum(rooms)
 
 
-def has_room(share: Share) -> bool:
-    """Return whether the cluster has such a share left; its parts may be on several nodes."""
-    ray = _import_ray()
-    with reached():
-        free = ray.available_resources()
-    return bool(free.get("CPU", 0) >= 1 and free.get("GPU", 0) >= share.gpus)
-
-
 def as_own_error(error: BaseException) -> CtxbatchError:
     """Return what a task or an actor died of, in one line."""
     cause = getattr(error, "cause", None)

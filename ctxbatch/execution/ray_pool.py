@@ -33,7 +33,7 @@ from ctxbatch.execution.messages import (
     Taken,
     Tick,
 )
-from ctxbatch.execution.ray_cluster import Share, as_own_error, has_room, places, reached, waiting
+from ctxbatch.execution.ray_cluster import Share, as_own_error, places, reached, waiting
 from ctxbatch.execution.ray_worker import RayWorker
 from ctxbatch.execution.scheduler import TRIES, Dispatch
 from ctxbatch.store.commits import COMMIT, shard_folder
@@ -46,8 +46,6 @@ log = logging.getLogger("ctxbatch")
 _LOOK_SECONDS = 3.0
 _SILENT_SECONDS = 10.0
 _SILENT_AGAIN_SECONDS = 600.0
-# How long Ray may take to start a worker where there is room for one; after each try twice as long.
-_START_SECONDS = 30.0
 # Where workers die before they are ready, and others do not, no more are started for so long.
 _PAUSE_SECONDS = 60.0
 # How long a network file system may hide from this machine what another one has written.
@@ -58,7 +56,6 @@ _END_SECONDS = 15.0
 @dataclass(eq=False)
 class _Worker:
     actor: Any
-    asked: float
     host: str | None = None
     loaded: bool = False
     waiting: bool = False
@@ -93,7 +90,6 @@ class RayPool:
         self._inbox: queue.Queue[tuple[_Worker, Future[Any]]] = queue.Queue()
         self._workers: list[_Worker] = []
         self._failed_starts = 0
-        self._start_seconds = _START_SECONDS
         self._look_at = self._start_at = 0.0
         self._placeless_since = time.monotonic()
         self._unseen: dict[int, tuple[float, str | None]] = {}
@@ -221,7 +217,6 @@ class RayPool:
             return
         self._look_at = now + _LOOK_SECONDS
         self._see_commits(now)
-        self._forget_unplaced(now)
         n_places = self._n_workers or places(self._share)
         if now >= self._start_at:
             for _ in range(min(n_places, n_open) - len(self._workers)):
@@ -232,22 +227,11 @@ class RayPool:
             self._placeless_since = now + _SILENT_AGAIN_SECONDS
             log.warning(waiting(self._share.kind))
 
-    def _forget_unplaced(self, now: float) -> None:
-        """Forget workers that Ray has room for and does not start: some versions ask a dead node for ever."""
-        late = [each for each in self._workers if not each.host and now - each.asked >= self._start_seconds]
-        if late and has_room(self._share):
-            log.debug("Ray has room and has not started %d workers: asking it again", len(late))
-            self._start_seconds *= 2
-            for worker in late:
-                self._workers.remove(worker)
-                ray.kill(worker.actor)
-
     def _start(self) -> None:
         """Have an actor started as soon as there is a place for it."""
         # Two threads, because one of them mostly waits for news.
         options = {**self._share.options(), "max_concurrency": 2}
-        actor = ray.remote(RayWorker).options(**options).remote(*self._arguments)
-        worker = _Worker(actor, asked=time.monotonic())
+        worker = _Worker(ray.remote(RayWorker).options(**options).remote(*self._arguments))
         self._workers.append(worker)
         self._listen(worker)
 

@@ -16,11 +16,9 @@ from collections import Counter
 import pytest
 from ray.cluster_utils import Cluster
 
-import ctxbatch
 from ctxbatch import InputError, RunConfig
-from ctxbatch.execution import ray_pool
 from ctxbatch.execution.messages import Committed, GivenUp, Retried
-from ctxbatch.execution.ray_cluster import Share, connected
+from ctxbatch.execution.ray_cluster import connected
 from ctxbatch.execution.scheduler import Dispatch
 from ctxbatch.store.commits import Counts
 from ctxbatch.store.locks import is_locked
@@ -126,26 +124,6 @@ def test_a_cluster_and_parts_append_what_a_local_run_appends(ray, local, referen
     expected = arrow_digests(tmp_path / "local")
     assert committed(tmp_path / "local") > committed(reference) + 2
     assert arrow_digests(tmp_path / "cluster") == arrow_digests(tmp_path / "parts") == expected
-
-
-def test_a_worker_that_ray_does_not_start_though_it_has_room_is_asked_for_again(
-    cluster, tiny, long_text, tmp_path, monkeypatch
-):
-    """Ray 2.50 asks a node that has died for ever; here the first workers want what no node has."""
-    options, asked = Share.options, []
-
-    def want_more(share):
-        asked.append(share)
-        return {**options(share), **({"resources": {"nowhere": 1}} if len(asked) in (2, 3) else {})}
-
-    monkeypatch.setattr(Share, "options", want_more)
-    monkeypatch.setattr(ray_pool, "_START_SECONDS", 5.0)
-    config = RunConfig(
-        model=str(tiny()), shard_size=5_000, index=False, engine="ray", address=cluster.address, workers=2
-    )
-    assert ctxbatch.run(long_text(300), tmp_path / "out", config).clean
-    assert len(asked) >= 4  # the first is that of the question about the model
-    assert "Ray has room and has not started 2 workers" in (tmp_path / "out" / "run.log").read_text()
 
 
 # Ray's own server of a client dies now and then as it starts, where the machine is busy.
