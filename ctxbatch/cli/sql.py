@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,11 +19,13 @@ from ctxbatch.option_values import not_a_text, size
 if TYPE_CHECKING:
     import pyarrow as pa
     from rich.console import Console
+    from rich.text import Text
 
 log = logging.getLogger("ctxbatch")
 _SHOWN_ROWS = 40
 _SHOWN_NUMBERS = 3
-_NARROWEST = 10  # of a column on a terminal, with the space between columns
+_NARROWEST = 12  # of a long text on a terminal: most names of columns have room
+_GAP = 3  # between columns, as rich draws them
 
 
 def sql(
@@ -144,34 +147,79 @@ def _show_table(names: list[str], found: "Iterator[pa.RecordBatch]") -> None:
         terminal.show(line for row in rows for line in str(row[1]).splitlines())
         return
     width = terminal.columns()
-    n_shown = max(1, width // _NARROWEST)
-    terminal.show(_drawn(names[:n_shown], [row[:n_shown] for row in rows[:_SHOWN_ROWS]], width))
-    if len(names) > n_shown:
-        log.warning("not shown: %s: select fewer columns, or add --json", ", ".join(names[n_shown:]))
+    columns = [
+        _Column.of(name, [row[number] for row in rows[:_SHOWN_ROWS]]) for number, name in enumerate(names)
+    ]
+    shown = list(_fitting(columns, width))
+    terminal.show(_drawn(shown, _widths(shown, width), width))
+    if len(names) > len(shown):
+        log.warning("not shown: %s: select fewer columns, or add --json", ", ".join(names[len(shown) :]))
     if len(rows) > _SHOWN_ROWS:
         log.warning("only the first %d rows: all with --csv, --json or --parquet FILE", _SHOWN_ROWS)
 
 
-def _drawn(names: list[str], rows: list[list[Any]], width: int) -> "list[terminal.Styled]":
+@dataclass(frozen=True)
+class _Column:
+    """A column as it is printed, and the width that shows all of it."""
+
+    name: "Text"
+    cells: "list[Text]"
+    are_numbers: bool
+    whole: int
+
+    @classmethod
+    def of(cls, name: str, values: list[Any]) -> "_Column":
+        from rich.text import Text
+
+        known = [value for value in values if value is not None]
+        are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
+        heading, *cells = (Text(terminal.printable(text)) for text in (name, *map(_cell, values)))
+        whole = max(1, *(text.cell_len for text in (heading, *cells)))
+        return cls(heading, cells, are_numbers and bool(known), whole)
+
+    @property
+    def least(self) -> int:
+        # A number is not cut beside others: what is left of it is no number.
+        return self.whole if self.are_numbers else min(self.whole, _NARROWEST)
+
+
+def _fitting(columns: list[_Column], width: int) -> Iterator[_Column]:
+    """Yield the first columns, as many as have room; the first in any case."""
+    taken = -_GAP
+    for number, column in enumerate(columns):
+        taken += _GAP + column.least
+        if number and taken > width:
+            return
+        yield column
+
+
+def _widths(columns: list[_Column], width: int) -> list[int]:
+    """Return the widths of columns that have room: all are whole but the widest, which are equally wide."""
+    room = width - _GAP * (len(columns) - 1)
+    for most in range(room, 0, -1):
+        widths = [max(column.least, min(column.whole, most)) for column in columns]
+        if sum(widths) <= room:
+            return widths
+    return [room]  # of a single column that is wider
+
+
+def _drawn(columns: list[_Column], widths: list[int], width: int) -> "list[terminal.Styled]":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
-    from rich.text import Text
 
     def draw(console: "Console") -> None:
+        # Without widths, rich takes from short columns what long ones lack, down to nothing.
         table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for number, name in enumerate(names):
-            values = [row[number] for row in rows if row[number] is not None]
-            are_numbers = bool(values) and all(
-                isinstance(value, int | float) and not isinstance(value, bool) for value in values
-            )
+        for column, its_width in zip(columns, widths, strict=True):
             table.add_column(
-                Text(terminal.printable(name)),
-                justify="right" if are_numbers else "left",
+                column.name,
+                justify="right" if column.are_numbers else "left",
                 no_wrap=True,
                 overflow="ellipsis",
+                width=its_width,
             )
-        for row in rows:
-            table.add_row(*(Text(terminal.printable(_cell(value))) for value in row))
+        for cells in zip(*(column.cells for column in columns), strict=True):
+            table.add_row(*cells)
         console.print(table)
 
     return terminal.drawn(draw, width)

@@ -68,6 +68,33 @@ def test_a_table_fits_the_terminal_and_names_what_it_leaves_out(store, cli, monk
     assert "… 29 more]" in result.stdout
 
 
+LONG = "a text that is too long for a line of any terminal " * 5
+SHORT = f"SELECT '{LONG}' AS text, 'pear' AS word, 12345678901234 AS n, '' AS nothing, '{LONG}' AS more"
+
+
+@pytest.mark.parametrize(
+    ("columns", "headings", "left_out"),
+    [
+        (12, ["text"], "word, n, nothing, more"),
+        (20, ["text", "word"], "n, nothing, more"),
+        (40, ["text", "word", "n"], "nothing, more"),
+        (80, ["text", "word", "n", "nothing", "more"], ""),
+        (200, ["text", "word", "n", "nothing", "more"], ""),
+    ],
+)
+def test_a_long_text_takes_no_room_from_short_columns(store, cli, monkeypatch, columns, headings, left_out):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    result = cli("sql", store.path, SHORT)
+    heading, line, row = result.stdout.splitlines()
+    assert heading.split() == headings
+    assert columns - len(headings) < len(line) <= columns
+    assert row.startswith("a text that")
+    assert row.count("…") == headings.count("text") + headings.count("more")
+    assert all(value in row for value in ("pear", "12345678901234")[: len(headings) - 1])
+    told = f"ctxbatch: not shown: {left_out}: select fewer columns, or add --json\n"
+    assert result.stderr == (told if left_out else "")
+
+
 def test_values_of_every_type_have_a_form_in_json(store, cli):
     query = """
         SELECT [1.5::FLOAT, 0.1::FLOAT, 'nan'::FLOAT] AS floats, sum(i) AS total, 0.25::DECIMAL(4, 2) AS part,
