@@ -23,7 +23,7 @@ from ctxbatch.corpus.table_columns import column_type, find_column, is_text
 from ctxbatch.corpus.tables import Table
 from ctxbatch.corpus.text_sample import TextSample, read_sample
 from ctxbatch.corpus.units import OpenSource
-from ctxbatch.errors import InputError, shortened
+from ctxbatch.errors import InputError, beginning, quoted, shortened
 
 log = logging.getLogger("ctxbatch")
 _SAMPLE_RECORDS = 1_000
@@ -203,7 +203,7 @@ def _with_header(source: Source, reading: Reading, wanted: Sequence[tuple[str, s
                     f"{source.path} has columns 1 to {len(columns)} and no header: name one by its number "
                     f"with {option}, not {name!r}"
                 )
-            raise _no_field(source, option, name, columns, _delimiter_hint(reading, columns))
+            raise _no_field(source, option, name, columns, _header_hint(reading, columns))
     for name in further_fields(reading):
         _check_once(source, name, columns)
     return replace(source, columns=columns)
@@ -216,11 +216,13 @@ def _check_once(source: Source, name: str, columns: Sequence[str]) -> None:
         )
 
 
-def _delimiter_hint(reading: Reading, columns: Sequence[str]) -> str:
-    if len(columns) != 1 or reading.delimiter is not None:
-        return ""
-    found = next((sign for sign in ";\t|," if sign in columns[0]), None)
-    return f", or set --delimiter {found!r}" if found else ""
+def _header_hint(reading: Reading, columns: Sequence[str]) -> str:
+    """Return what else may be wrong where the first row lacks a field: it was split wrongly, or is data."""
+    if len(columns) == 1 and reading.delimiter is None:
+        found = next((sign for sign in ";\t|," if sign in columns[0]), None)
+        if found is not None:
+            return f", or set --delimiter {found!r}"
+    return ", or add --no-header if the first row holds no names"
 
 
 def _check_json(source: Source, reading: Reading, wanted: Sequence[tuple[str, str]]) -> None:
@@ -281,4 +283,6 @@ def _no_field(source: Source, option: str, name: str, there: Sequence[str], hint
 
 
 def _shown(name: str) -> str:
-    return name if name.isprintable() else repr(name)
+    # In quotes where its end would not show in a list. Without a header, a name is a cell of any length.
+    is_clear = name and name.isprintable() and not re.search(r"[\s,]", name)
+    return beginning(name) if is_clear else quoted(name)

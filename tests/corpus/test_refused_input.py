@@ -38,6 +38,25 @@ REFUSED = {
         {},
         r"a.csv has no field 'text'; its fields are id, body: name one with --text-field",
     ),
+    "a csv table without a header": (
+        {"a.csv": b'1,"He said ""no"", and left.",,x y\n2,b,c,d\n'},
+        ["a.csv"],
+        {},
+        r"""fields are 1, 'He said "no", and left.', '', 'x y': name one with --text-field, """
+        r"or add --no-header if the first row holds no names$",
+    ),
+    "a csv table of long texts without a header": (
+        {"a.csv": b"x" * 500 + b"," + b"x y" * 500 + b"\n"},
+        ["a.csv"],
+        {},
+        r"its fields are x{200}…, 'x yx y[x y]+…': name one with",
+    ),
+    "a table of another delimiter": (
+        {"a.csv": b"id;body\n1;x\n"},
+        ["a.csv"],
+        {},
+        r"its fields are id;body: name one with --text-field, or set --delimiter ';'$",
+    ),
     "a missing id": (
         {"a.csv": b"id,text\n1,x\n"},
         ["a.csv"],
