@@ -63,8 +63,10 @@ def parse_query(query: str) -> MarkedSentence:
     r"""Read a sentence with ``[words]`` marked; ``\[`` and ``\]`` are literal brackets.
 
     Raises:
-        InputError: A bracket is unpaired or empty, or the text has unpaired surrogates.
+        InputError: The query is empty, a bracket is unpaired or empty, or the text has unpaired surrogates.
     """
+    if not query.strip():
+        raise InputError(f"the query {quoted(query)} is empty: {_EXAMPLE}")
     try:
         query.encode()
     except UnicodeEncodeError:

@@ -362,6 +362,12 @@ def test_the_command_answers_a_file_of_queries_and_names_those_it_cannot(store, 
         (("a [word]", "--row", 5), "give either --row or the query 'a [word]', not both"),
         (("--row", 10**20), "has no row 100000000000000000000"),
         (("no-such-store",), "'no-such-store' is neither a store nor a sentence"),
+        (
+            ("",),
+            "the query '' is empty: mark the word to search for with brackets: \"I will send her a [card].\"",
+        ),
+        ((" ",), "the query ' ' is empty: mark the word"),
+        (("[]",), "the brackets in '[]' are empty: mark the word"),
         (("--queries", "/dev/null"), "--queries /dev/null holds no queries"),
     ],
 )
