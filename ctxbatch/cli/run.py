@@ -1,6 +1,6 @@
 """Runs the commands run and plan: make a store, or estimate what that takes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -174,14 +174,12 @@ def _index(report: "RunReport") -> str:
 
 def _trouble(report: "RunReport") -> Iterator[str]:
     """Say which shards are not there, and what to do."""
+    from ctxbatch.execution.partition import shard_list
+
     if report.missing:
         yield (
-            f"shards {_numbers(report.missing)} have disappeared, perhaps because another run writes to "
+            f"shards {shard_list(report.missing)} have disappeared, perhaps because another run writes to "
             f"{report.out}: stop the other run, then run again"
         )
     if report.given_up:
-        yield f"ctxbatch gave up shards {_numbers(report.given_up)}: read {report.log}, then run again"
-
-
-def _numbers(shards: Iterable[int]) -> str:
-    return ", ".join(f"{shard:06d}" for shard in shards)
+        yield f"ctxbatch gave up shards {shard_list(report.given_up)}: read {report.log}, then run again"

@@ -9,7 +9,7 @@ from ctxbatch.errors import shortened
 # How long a shard that another process has claimed is waited for: a worker whose coordinator was killed is
 # gone by then.
 PATIENCE_SECONDS = 5.0
-_SHOWN_SHARDS = 20
+_SHOWN_SHARDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,5 +54,7 @@ def part_of(shards: Sequence[ShardSpec], part: tuple[int, int] | None) -> Sequen
 
 
 def shard_list(shards: Iterable[int]) -> str:
-    """Return the numbers of shards, as many as fit a line."""
-    return shortened((f"{shard:06d}" for shard in shards), _SHOWN_SHARDS)
+    """Return the numbers of shards: as many as fit a line, and of more also how many there are."""
+    numbers = [f"{shard:06d}" for shard in shards]
+    in_all = f" ({len(numbers):,} in all)" if len(numbers) > _SHOWN_SHARDS else ""
+    return f"{shortened(numbers, _SHOWN_SHARDS)}{in_all}"

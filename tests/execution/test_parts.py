@@ -1,5 +1,6 @@
 """Parts of a run work side by side, on any number of machines, and make what a whole run makes, once."""
 
+import json
 import multiprocessing
 import os
 import re
@@ -14,7 +15,7 @@ import pytest
 import ctxbatch
 from ctxbatch import InputError, ResourceError, RunConfig, StoreError
 from ctxbatch.corpus.plan import ShardSpec
-from ctxbatch.execution.partition import part_of
+from ctxbatch.execution.partition import part_of, shard_list
 from ctxbatch.execution.repair import find_damage
 from ctxbatch.sealed import read_json
 from ctxbatch.search import index_build
@@ -116,6 +117,13 @@ def test_a_part_that_is_started_twice_makes_every_shard_once(arguments, referenc
     at_once(arguments, out, "1/2", "1/2")
     assert times_made(out) == dict.fromkeys(range(5), 1)
     assert arrow_digests(out).items() <= arrow_digests(reference).items()
+
+
+def test_of_many_missing_shards_some_are_named_and_all_counted(begun, cli):
+    shown = cli("status", begun).stdout.splitlines()[1]
+    assert re.fullmatch(r"missing: 000000, (0{5}[1-6], ){6}000007, … \(10 in all\)", shown)
+    assert json.loads(cli("status", begun, "--json").stdout)["missing"] == [*range(10)]
+    assert shard_list(range(8)) == ", ".join(f"{shard:06d}" for shard in range(8))
 
 
 def test_a_shard_that_another_process_has_claimed_is_left_to_it(run, begun, reference, caplog, cli):
