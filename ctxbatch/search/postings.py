@@ -49,15 +49,21 @@ class Postings:
         bare = without_marks(word)
         return found if len(found) or bare == word else self._positions(word_key(bare))
 
+    def holds(self, word: str) -> bool:
+        """Return True if there are rows of a word, as `positions` looks it up, and look no further."""
+        keys = (word_key(word), word_key(without_marks(word)))
+        return any(len(rows) for key in dict.fromkeys(keys) for rows in self._by_shard(key))
+
     def _positions(self, wanted: str) -> Ints:
-        found = [np.zeros(0, np.int64)]
+        return np.concatenate([np.zeros(0, np.int64), *self._by_shard(wanted)])
+
+    def _by_shard(self, wanted: str) -> Iterator[Ints]:
         for number, shard in enumerate(self._store.commits):
             if self._batches is None:
                 rows = _find(self._store.read(shard, WORDS, "word"), wanted)
             else:
                 rows = _look_up(self._batches[number], wanted)
-            found.append(rows + self._store.first_position(shard))
-        return np.concatenate(found)
+            yield rows + self._store.first_position(shard)
 
     def tables(self) -> Iterator[pa.RecordBatch]:
         """Yield the words and their rows, a record batch a shard, as `tabulate` does."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ctxbatch.arrays import Floats, Ints, Mask
+from ctxbatch.errors import InputError, quoted, shortened
 from ctxbatch.formulas import plain
 from ctxbatch.search.exact import Selection, exact, normalised
 from ctxbatch.search.filters import Filters
@@ -31,6 +32,8 @@ _DEPTH_FACTOR = 8
 _SPARE = 4
 # How many rows to rank at a time, of one question or of many.
 _RANKED_ROWS = 1 << 20
+# How many stores a message names.
+_SHOWN_STORES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +141,17 @@ class Ranking:
         return normalised(self._columns[number].take(positions))
 
     def prepare(self, filters: Filters) -> None:
-        """Find the rows that meet the filters' condition in SQL.
+        """Check the filters' words, and find the rows that meet their condition in SQL.
 
         Raises:
-            InputError: The condition is wrong.
+            InputError: A word occurs in no store, or the condition is wrong.
         """
+        for word in filters.words:
+            if not any(selector.holds(word) for selector in self._selectors):
+                stores = shortened((str(store.path) for store in self._stores), _SHOWN_STORES)
+                raise InputError(
+                    f"--word {quoted(word)} does not occur in {stores}: name a word as the text has it"
+                )
         for selector in self._selectors:
             selector.prepare(filters)
 

@@ -46,6 +46,10 @@ class Selector:
         known_N = known_rows(self._store)
         return None if known_N is None else Selection(known_N)
 
+    def holds(self, word: str) -> bool:
+        """Return True if a word occurs in the store, in any spelling."""
+        return self._postings.holds(word)
+
     def prepare(self, filters: Filters) -> None:
         """Find and keep the rows that meet the condition in SQL, so that a wrong one is told early.
 

@@ -171,7 +171,7 @@ def test_an_answer_knows_the_best_score_that_was_too_low(store, rows):
         assert abs(answer.best_score - best) < 1e-5
         (same,) = searcher.ask([query], 10, Filters(min_score=answer.best_score, **others))
         assert same.hits[0].score == same.best_score == answer.best_score
-    (none,) = searcher.ask([query], 10, Filters(min_score=1.0, words=("no such word",)))
+    (none,) = searcher.ask([query], 10, Filters(min_score=1.0, docs=("no such document",)))
     assert (none.hits, none.best_score) == ([], None)
 
 

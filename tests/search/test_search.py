@@ -54,7 +54,8 @@ def test_fewer_hits_only_where_there_are_fewer_rows(store):
     assert len(every) == store.n_rows
     found = ctxbatch.searcher(store).search("I want an [apple].", 10**6)
     assert {hit.row_id for hit in found} == {*store.row_ids()[known(store)].tolist()}
-    none = ctxbatch.searcher(store).search("I want an [apple].", 5, Filters(words=("no such word",)))
+    filters = Filters(words=("apple",), exclude_words=("apple",))
+    none = ctxbatch.searcher(store).search("I want an [apple].", 5, filters)
     assert none == []
 
 
@@ -356,6 +357,8 @@ def test_the_command_answers_a_file_of_queries_and_names_those_it_cannot(store, 
             'value "line" for --distinct. Choose from: "sentence", "text", "document", "word"',
         ),
         (("a [word]", "--source", "*.pdf"), "--source '*.pdf' matches no source of the store: its sources "),
+        (("a [word]", "--word", "apple", "--word", "zzzz"), "--word 'zzzz' does not occur in "),
+        (("a [word]", "--word", ""), "--word '' does not occur in "),
         (("a [word]", "--context", -1), "--context -1 must be 0 or more"),
         (("a [word]", "-k", 0), "-k 0 must be 1 or more"),
         (("a [word]", "--source", ""), "--source '' matches no source of the store"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ctxbatch
-from ctxbatch import Filters, RunConfig, StoreError
+from ctxbatch import Filters, InputError, RunConfig, StoreError
 from ctxbatch.analysis import layers
 from ctxbatch.analysis.senses import find_senses
 from ctxbatch.search import index, index_build
@@ -60,7 +60,13 @@ def test_a_word_is_found_with_the_punctuation_that_people_write(tiny, tmp_path):
     for written, word in (("U.S.", "U.S"), ("u.s", "U.S"), ('"card"', "card"), ("known,", "known")):
         hits = searcher.search("I want the [card].", 99, Filters(words=(written,), unknown=True))
         assert {hit.word for hit in hits} == {word}, written
-    assert not searcher.search("I want the [card].", 99, Filters(words=("well-known",), unknown=True))
+    with pytest.raises(InputError, match="--word 'well-known' does not occur in "):
+        searcher.search("I want the [card].", 99, Filters(words=("well-known",), unknown=True))
+    (tmp_path / "b.txt").write_text("I want the pear.\n")
+    other = make_store(tmp_path / "other", [tmp_path / "b.txt"], RunConfig(model=str(tiny())))
+    both = ctxbatch.searcher([store, other])
+    hits = both.search("I want the [card].", 99, Filters(words=("U.S.", "pear"), unknown=True))
+    assert {hit.word for hit in hits} == {"U.S", "pear"}
 
 
 # --- words that the model does not know -----------------------------------------------------------
