@@ -13,9 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +34,6 @@ _KEPT_BYTES = 5 << 30  # five times bert-large
 UNSUPPORTED = 9
 # What it says when the files of the model have been found to fit each other.
 CHECKED = "ctxbatch: checked\n"
-# Threads that ask at once must not make two cores.
-_CORE_LOCK = threading.Lock()
 
 
 class ConversionError(CtxbatchError):
@@ -50,22 +46,6 @@ def import_openvino() -> Any:  # noqa: ANN401 (OpenVINO has no types)
     import openvino
 
     return openvino
-
-
-def the_core() -> Any:  # noqa: ANN401 (OpenVINO has no types)
-    """Return the OpenVINO core of this process, which compiles all graphs and is never freed.
-
-    A core that compiles for the CPU gives its thread a stack for handlers of signals, and puts back the one
-    before when it is freed. With two cores, that is the stack of the first one. Where the first one is freed
-    before the second, the next signal ends the process with a segmentation fault.
-    """
-    with _CORE_LOCK:
-        return _core()
-
-
-@cache
-def _core() -> Any:  # noqa: ANN401 (as above)
-    return import_openvino().Core()
 
 
 def graphs_folder(model: ModelFolder) -> Path:

@@ -15,7 +15,7 @@ from ctxbatch.arrays import Ints
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.errors import ResourceError, StoreError
 from ctxbatch.model.facts import first_line
-from ctxbatch.model.graphs import EMBEDDING, LAYERS, import_openvino, the_core
+from ctxbatch.model.graphs import EMBEDDING, LAYERS, import_openvino
 from ctxbatch.model.narrowing import TOKENS, narrow
 from ctxbatch.model.word_vectors import OutOfMemoryError
 
@@ -69,9 +69,10 @@ class OpenVinoModel:
             raise ResourceError(f"{folder}: OpenVINO cannot load the model: {first_line(error)}") from error
 
     def _load(self, folder: Path, precision: str, outputs: Sequence[str], int8_layers: Path | None) -> None:
-        ov, core = import_openvino(), the_core()
+        ov = import_openvino()
+        core = ov.Core()
         embedding = core.read_model(folder / f"{EMBEDDING}.xml")
-        self._embedding = _compiled(embedding, "f32")
+        self._embedding = _compiled(core, embedding, "f32")
         self._read = [_name(each) for each in embedding.inputs]
         self._names = [_name(each) for each in embedding.outputs]
         self._layers = None
@@ -91,7 +92,7 @@ class OpenVinoModel:
             graph = ov.Model(results, layers.get_parameters()).clone()
             if self.narrowed is not None and not narrow(graph, self.narrowed):
                 self.narrowed = None
-            self._layers = _compiled(graph, _HINTS[precision])
+            self._layers = _compiled(core, graph, _HINTS[precision])
             self._read_by_layers = [_name(each) for each in graph.inputs]
 
     @property
@@ -146,7 +147,7 @@ def half_floats() -> Callable[[Array], npt.NDArray[np.float16]]:
     """
     ov = import_openvino()
     values = ov.opset13.parameter([-1, -1], np.float32)
-    request = _compiled(ov.Model([ov.opset13.convert(values, "f16")], [values]), "f32")
+    request = _compiled(ov.Core(), ov.Model([ov.opset13.convert(values, "f16")], [values]), "f32")
     return lambda values_ND: _infer(request, [values_ND])[0]
 
 
@@ -156,7 +157,7 @@ def _name(port: Any) -> str:  # noqa: ANN401 (OpenVINO has no types)
     return name
 
 
-def _compiled(graph: Any, hint: str) -> Any:  # noqa: ANN401 (OpenVINO has no types)
+def _compiled(core: Any, graph: Any, hint: str) -> Any:  # noqa: ANN401 (OpenVINO has no types)
     """Return an inference request of a graph that computes with one thread."""
     options = {
         "INFERENCE_PRECISION_HINT": hint,
@@ -166,7 +167,7 @@ def _compiled(graph: Any, hint: str) -> Any:  # noqa: ANN401 (OpenVINO has no ty
         "ENABLE_CPU_PINNING": False,
         "CPU_RUNTIME_CACHE_CAPACITY": _CACHED_SHAPES,
     }
-    return the_core().compile_model(graph, "CPU", options).create_infer_request()
+    return core.compile_model(graph, "CPU", options).create_infer_request()
 
 
 def _infer(request: Any, inputs: list[npt.NDArray[Any]]) -> list[Any]:  # noqa: ANN401 (as above)
