@@ -4,7 +4,9 @@ Owns how graphs are compiled: their precision, one thread, bounded caches. Lette
 tokens, D hidden size, H heads, E dimensions of a head.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +169,26 @@ def _compiled(core: Any, graph: Any, hint: str) -> Any:  # noqa: ANN401 (OpenVIN
         "ENABLE_CPU_PINNING": False,
         "CPU_RUNTIME_CACHE_CAPACITY": _CACHED_SHAPES,
     }
-    return core.compile_model(graph, "CPU", options).create_infer_request()
+    with _signal_stack_kept():
+        return core.compile_model(graph, "CPU", options).create_infer_request()
+
+
+@contextlib.contextmanager
+def _signal_stack_kept() -> Iterator[None]:
+    """Leave the thread with the stack for handlers of signals that it had, mostly none.
+
+    A core of OpenVINO gives its thread one when it first compiles for the CPU, and puts back what was before
+    when it is freed. With two cores, that is the stack of the first one: where the first was freed before, or
+    on another thread, the next signal ends the process with a segmentation fault. A core that finds another
+    stack than its own changes nothing.
+    """
+    change = ctypes.CDLL(None).sigaltstack
+    before = ctypes.create_string_buffer(64)  # a stack_t has 24 bytes
+    change(None, before)
+    try:
+        yield
+    finally:
+        change(before, None)
 
 
 def _infer(request: Any, inputs: list[npt.NDArray[Any]]) -> list[Any]:  # noqa: ANN401 (as above)
