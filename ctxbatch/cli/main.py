@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -93,12 +93,12 @@ for _number, _command in enumerate((*_ON_TEXT, *_ON_STORES, cache, guide)):
 def main() -> None:
     """Run the command line of this process, and end it."""
     terminal.make_ready()
-    _listen_to_signals()
+    received = _listen_to_signals()
     log.addHandler(terminal.stderr_handler())
     log.setLevel(logging.DEBUG)
     log.propagate = False
     try:
-        status = _status_of_command()
+        status = _status_of_command(received)
     except Stopped as stopped:
         name = signal.Signals(stopped.signum).name
         _complain(f"stopped by {name}{stopped.remedy and f'; {stopped.remedy}'}", stopped.exit_status)
@@ -108,11 +108,12 @@ def main() -> None:
     sys.exit(status)
 
 
-def _status_of_command() -> int:
+def _status_of_command(received: Sequence[Stopped]) -> int:
     """Run the command; its errors become a line and a status."""
     try:
-        status = _run_command()
-        terminal.flush()
+        with _raised_again(received):
+            status = _run_command()
+            terminal.flush()
     except BrokenPipeError:  # the reader, head or less, has gone: nobody is left to tell
         return 128 + signal.SIGPIPE
     except CtxbatchError as error:
@@ -122,6 +123,16 @@ def _status_of_command() -> int:
     except OSError as error:
         return _complain(f"{error.filename or 'the disk'}: {error.strerror}: fix that and run again", 4)
     return status
+
+
+@contextlib.contextmanager
+def _raised_again(received: Sequence[Stopped]) -> Iterator[None]:
+    """Raise what a signal has raised where a library, as it is imported, has made something else of it."""
+    try:
+        yield
+    finally:
+        if received:
+            raise received[0]
 
 
 def _run_command() -> int:
@@ -170,13 +181,18 @@ def _complain(message: str, status: int) -> int:
     return status
 
 
-def _listen_to_signals() -> None:
+def _listen_to_signals() -> list[Stopped]:
+    """Raise `Stopped` at a signal; return the list to which it is added."""
+    received: list[Stopped] = []
+
     def stop(signum: int, _frame: FrameType | None) -> None:
         for each in handled:
             signal.signal(each, signal.SIG_IGN)  # one is enough; nothing may disturb the way out
-        raise Stopped(signum)
+        received.append(Stopped(signum))
+        raise received[0]
 
     handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for each in handled:
         if signal.getsignal(each) is not signal.SIG_IGN:  # nohup
             signal.signal(each, stop)
+    return received

@@ -120,6 +120,25 @@ def test_ctrl_c_while_modules_are_imported_ends_a_command_without_a_word():
         assert (started.returncode, started.stderr) == (status, "")
 
 
+def test_a_signal_is_not_taken_for_the_error_that_a_library_makes_of_it():
+    code = (
+        "import os, signal, time\n"
+        "from ctxbatch.cli import main\n"
+        "def command():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(10)\n"
+        "    except BaseException:\n"
+        "        raise ImportError('initialization failed')\n"
+        "main._run_command = command\n"
+        "main.main()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=heed_signals, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (130, "ctxbatch: stopped by SIGINT\n")
+
+
 def test_a_second_run_on_the_same_store_is_refused_and_the_first_goes_on(arguments, tmp_path, cli, reference):
     out = tmp_path / "out"
     process = start(*arguments(out))
