@@ -173,12 +173,8 @@ class Codebook:
     def _write(
         self, store: Store, shard: int, standardiser: Standardiser | None, stopped: threading.Event
     ) -> None:
-        def look() -> None:
-            if stopped.is_set():
-                raise CancelledError
-
         if shard not in self._checked:
-            check_words(store, shard, look)
+            check_words(store, shard, stopped)
         column = store.column(self.facts.column, standardiser, [shard])
         digest, path = hashlib.sha256(), self.path(shard)
         if path.is_dir():
@@ -191,7 +187,8 @@ class Codebook:
 
             put(self._origin(store, shard))
             for _, block in column.blocks(_CODED_ROWS):
-                look()
+                if stopped.is_set():
+                    raise CancelledError
                 put(self._coder.sa_encode(normalised(block)).tobytes())
             stream.write(digest.digest())
 

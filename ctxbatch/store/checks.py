@@ -1,7 +1,7 @@
 """Checks that a store is finished, has rows, and holds vectors as they were written."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 from ctxbatch.cores import count_cores
@@ -45,18 +45,24 @@ def check_has_rows(store: Store) -> None:
     )
 
 
-def check_words(store: Store, shard: int, look: Callable[[], None] = lambda: None) -> None:
+def check_words(store: Store, shard: int, stopped: threading.Event | None = None) -> None:
     """Check that the words and vectors of a shard are as they were written; this reads them.
 
     Args:
         store: The store.
         shard: The shard.
-        look: Called after every few MB; what it raises ends the reading.
+        stopped: When set, this gives up.
 
     Raises:
+        CancelledError: ``stopped`` was set.
         StoreError: They are not.
         ResourceError: The disk or a permission prevents reading.
     """
+
+    def look() -> None:
+        if stopped is not None and stopped.is_set():
+            raise CancelledError
+
     path, facts = shard_folder(store.path, shard) / WORDS, store.commits[shard].files[WORDS]
     try:
         intact = is_intact(path, facts.bytes, facts.sha256, look)
@@ -77,13 +83,8 @@ def check_all(store: Store, shards: Iterable[int]) -> None:
         ResourceError: The disk or a permission prevents reading.
     """
     stopped = threading.Event()
-
-    def look() -> None:
-        if stopped.is_set():
-            raise CancelledError
-
     with ThreadPoolExecutor(count_cores()) as threads:
         try:
-            list(threads.map(lambda shard: check_words(store, shard, look), shards))
+            list(threads.map(lambda shard: check_words(store, shard, stopped), shards))
         finally:
             stopped.set()  # after an error or a signal, nobody waits for the rest of large shards
