@@ -84,7 +84,6 @@ class RayPool:
         self._manifest = Manifest.read(location.folder)
         out = location.folder.absolute() if location.is_here else location.out
         self._share_of = share
-        self._share = Share()
         self._n_workers = n_workers
         self._arguments = (out, str(Path.cwd()), device)
         self._inbox: queue.Queue[tuple[_Worker, Future[Any]]] = queue.Queue()
@@ -113,7 +112,7 @@ class RayPool:
     ) -> list[int]:
         """Do what `ctxbatch.execution.local_pool.Pool.run` does, with the same arguments and errors."""
         dispatch = Dispatch(shards, rebuild, patience)
-        self._share = self._share_of(len(dispatch))
+        self._share: Share = self._share_of(len(dispatch))
         (self._location.folder / SHARDS).mkdir(exist_ok=True)
         with reached():
             while dispatch or self._unseen:
