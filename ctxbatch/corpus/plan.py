@@ -26,9 +26,6 @@ _SHARDS, _SMALLEST, _LARGEST = 64, 64 << 10, 256 << 20
 _TAPER, _SMALLEST_TAPERED = 8, 32 << 10
 # How often the records that some sources lack of a limit are divided among the others.
 _ROUNDS = 8
-_SAMPLE_RECORDS = 1_000
-_SHOWN_FIELDS = 12
-_HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
