@@ -26,7 +26,7 @@ def test_a_limit_of_a_container_leaves_less_memory_free(tmp_path, monkeypatch, v
 
 def test_a_limit_of_a_process_leaves_less_memory_free():
     code = "from ctxbatch.memory import *; print(free_for_this_process(), free_memory())"
-    limits = lambda: resource.setrlimit(resource.RLIMIT_AS, (400 * MIB,) * 2)  # noqa: E731
+    limits = lambda: resource.setrlimit(resource.RLIMIT_AS, (400 * MIB,) * 2)  # noqa: E731 (used once)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, preexec_fn=limits)
     here, everywhere = map(int, done.stdout.split())
     assert 0 < here < 400 * MIB

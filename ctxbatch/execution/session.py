@@ -130,7 +130,7 @@ def _logging_to(path: Path) -> Iterator[IO[str]]:
     """Append everything that is logged to a file; yields it, for the workers' messages."""
     descriptor = open_to_write(path, os.O_WRONLY | os.O_APPEND)
     # Under its path, which messages name.
-    stream = open(path, "a", encoding="utf-8", errors="backslashreplace", opener=lambda *_: descriptor)  # noqa: SIM115
+    stream = open(path, "a", encoding="utf-8", errors="backslashreplace", opener=lambda *_: descriptor)  # noqa: SIM115 (closed below)
     handler = file_handler(stream)
     level = log.level
     log.setLevel(logging.DEBUG)

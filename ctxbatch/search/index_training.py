@@ -32,7 +32,7 @@ def trained_rows(index: Any) -> int:  # noqa: ANN401 (any FAISS index)
     return max(int(ivf_in(index).nlist) * _ROWS_PER_LIST, _LEAST_ROWS)
 
 
-def train(index: Any, sample_ND: Floats) -> None:  # noqa: ANN401 (any FAISS index)
+def train(index: Any, sample_ND: Floats) -> None:  # noqa: ANN401 (any FAISS index) (any FAISS index)
     """Train an index, which may begin with a rotation, on normalised rows.
 
     Raises:
@@ -97,7 +97,7 @@ def coder_of(empty: Any) -> Any:  # noqa: ANN401 (any FAISS index)
     return coder
 
 
-def _rotate(index: Any, ivf: Any, sample_ND: Floats) -> None:  # noqa: ANN401
+def _rotate(index: Any, ivf: Any, sample_ND: Floats) -> None:  # noqa: ANN401 (any FAISS index)
     """Train the lists, learn a rotation from the residuals, and rotate the centroids."""
     quantizer: Any = faiss.downcast_index(ivf.quantizer)
     ivf.train_q1(len(sample_ND), faiss.swig_ptr(sample_ND), False, ivf.metric_type)

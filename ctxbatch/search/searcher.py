@@ -309,7 +309,7 @@ class Searcher:
             np.concatenate([rows.scores for rows in found]),
             exhausted=True,
         )
-        hits: list[Hit] = [None] * len(every.scores)  # type: ignore[list-item]
+        hits: list[Hit] = [None] * len(every.scores)  # type: ignore[list-item]  # all are set below
         for number in np.unique(every.stores).tolist():
             store, mine = self._stores[number], np.flatnonzero(every.stores == number)
             for at, row in zip(mine.tolist(), store.rows(every.positions[mine]), strict=True):

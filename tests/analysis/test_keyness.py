@@ -29,7 +29,7 @@ def test_a_repeated_text_says_no_more_than_one():
         ("हिन्दी में", {"हिन्दी", "में"}),
         ("cafe\u0301 café", {"café"}),
         ("\u0646\u0627\u0645\u0647\u200c\u0647\u0627", {"\u0646\u0627\u0645\u0647\u0647\u0627"}),
-        ("I don't, and you don’t: 'tis", {"i", "don't", "and", "you", "tis"}),  # noqa: RUF001
+        ("I don't, and you don’t: 'tis", {"i", "don't", "and", "you", "tis"}),  # noqa: RUF001 (as people type it)
         ("the 3rd 'quoted' so\u00adft 22 --", {"the", "3rd", "quoted", "soft"}),
         ("我喜欢北京", {"我", "喜欢", "北京"}),
         ("ฉันรักภาษาไทย", {"ฉัน", "รัก", "ภาษา", "ไทย"}),

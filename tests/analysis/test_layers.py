@@ -106,7 +106,7 @@ def test_a_shift_has_the_stores_own_parameters_and_the_others_the_defaults(make)
     assert (found.delta, found.floor) == (0.5, 1e-3)
     for measures in found.as_dict()["trends"][0]["measures"]:
         rows = rows_of(store)
-        of = lambda row, kind, layer: vector(row, kind, layer, delta=0.5)  # noqa: E731
+        of = lambda row, kind, layer: vector(row, kind, layer, delta=0.5)  # noqa: E731 (short)
         assert_agrees(measures, expected(rows, "bank", measures["kind"], measures["layer"], of))
 
 
@@ -130,7 +130,7 @@ def test_without_static_vectors_the_stored_shift_is_measured_and_the_rest_named(
     kinds = ("contextual", "log_ratio")
     assert [(m["layer"], m["kind"]) for m in trend["measures"]] == [(n, k) for n in (1, 2, 3) for k in kinds]
     columns = {"contextual": "contextual", "log_ratio": "shift"}
-    of = lambda row, kind, layer: row[f"{columns[kind]}_{layer}"].astype(np.float64)  # noqa: E731
+    of = lambda row, kind, layer: row[f"{columns[kind]}_{layer}"].astype(np.float64)  # noqa: E731 (short)
     for measures in trend["measures"]:
         assert_agrees(measures, expected(rows, "bank", measures["kind"], measures["layer"], of))
 
@@ -259,7 +259,7 @@ def test_tables_fit_a_terminal(store, cli):
     first = layers.measure(store, ["bank"]).trends[0].measures[0]
     shown = lines[tables[1] + 1].split()
     assert shown[1] == f"{first.self_similarity:.3f}"
-    assert shown[2] == "–"  # noqa: RUF001
+    assert shown[2] == "–"  # noqa: RUF001 (a dash for nothing)
 
 
 def test_an_unfinished_store_is_measured_as_far_as_it_is_and_one_without_rows_refused(make, cli):

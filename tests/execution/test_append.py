@@ -63,7 +63,7 @@ def appended(out, config, *names):
 
 
 @pytest.fixture(scope="module")
-def made(config, quick_indexes, tmp_path_factory):  # noqa: ARG001 (a fixture takes others only so)
+def made(config, quick_indexes, tmp_path_factory):  # noqa: ARG001 (in this folder) (a fixture takes others only so)
     """All files, their store by one run, and a store of the first file with indexes; tests copy them."""
     with contextlib.chdir(tmp_path_factory.mktemp("made")):
         paths = write(Path("in"), *NAMES)
@@ -374,7 +374,7 @@ def test_an_index_that_outgrows_its_memory_is_built_anew(indexed, config):
         index_build.ensure(store, "shift_2")
 
 
-def test_a_run_that_appends_ends_with_an_index_of_all_rows(config, folder, quick_indexes, monkeypatch):  # noqa: ARG001
+def test_a_run_that_appends_ends_with_an_index_of_all_rows(config, folder, quick_indexes, monkeypatch):  # noqa: ARG001 (in this folder)
     monkeypatch.setattr(index_build, "SCAN_ROWS", 100)
     for name in NAMES:
         report = ctxbatch.run(write(Path("in"), name), "out", replace(config, index=True))
