@@ -114,6 +114,7 @@ def ask_node(function: Callable[..., Any], *arguments: object, share: Share) -> 
         try:  # not ray.get, in which the exception that a signal raises is lost
             return future.result(timeout=_SILENT_SECONDS)
         except NotYet:
+            check_own_node()
             log.info(waiting(share.kind, what="an answer of the cluster"))  # a node may be at work on it
         except ray.exceptions.RayError as error:
             raise as_own_error(error) from error
@@ -137,6 +138,22 @@ def resources() -> list[Mapping[str, float]]:
     ray = _import_ray()
     with reached():
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def check_own_node() -> None:
+    """Raise an error if the node that this process has joined is dead: it could wait for ever.
+
+    Ray starts nothing any more for a process whose node has died, and does not say so.
+    """
+    ray = _import_ray()
+    with reached():
+        own = ray.get_runtime_context().get_node_id()
+        died = next((node for node in ray.nodes() if node["NodeID"] == own and not node["Alive"]), None)
+    if died is not None:
+        raise ResourceError(
+            f"the Ray node on {died['NodeManagerHostname']}, through which this run has joined the cluster, "
+            "has died: start it again with `ray start`, then run again"
+        )
 
 
 def places(share: Share) -> int:

@@ -33,7 +33,7 @@ from ctxbatch.execution.messages import (
     Taken,
     Tick,
 )
-from ctxbatch.execution.ray_cluster import Share, as_own_error, places, reached, waiting
+from ctxbatch.execution.ray_cluster import Share, as_own_error, check_own_node, places, reached, waiting
 from ctxbatch.execution.ray_worker import RayWorker
 from ctxbatch.execution.scheduler import TRIES, Dispatch
 from ctxbatch.store.commits import COMMIT, shard_folder
@@ -216,6 +216,7 @@ class RayPool:
             return
         self._look_at = now + _LOOK_SECONDS
         self._see_commits(now)
+        check_own_node()
         n_places = self._n_workers or places(self._share)
         if now >= self._start_at:
             for _ in range(min(n_places, n_open) - len(self._workers)):
