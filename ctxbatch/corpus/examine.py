@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ctxbatch.corpus.encoding import check_encoding, guess_encoding, marked_encoding, reads_byte_by_byte
@@ -29,6 +29,7 @@ log = logging.getLogger("ctxbatch")
 _SAMPLE_RECORDS = 1_000
 _SAMPLE_BYTES = 4 << 20
 _SHOWN_FIELDS = 12
+_SHOWN_SOURCES = 8
 _DECLARED = re.compile(rb"""\s*<\?xml\s[^<>]*?encoding\s*=\s*["']([\w.:-]+)["']""")
 
 
@@ -50,10 +51,29 @@ def examine(sources: Iterable[Source], reading: Reading, id_field: str | None = 
         wanted.append(("--id-field", id_field))
     wanted += [("--span-field", name) for name in reading.span_field]
     examined = []
+    refused: dict[str, InputError] = {}
     for source in sources:
-        with telling_of_memory(source.path):
-            examined.append(_examine(source, reading, wanted))
+        try:
+            with telling_of_memory(source.path):
+                examined.append(_examine(source, reading, wanted))
+        except InputError as error:
+            refused[source.path] = error
+            if len(refused) > _SHOWN_SOURCES:
+                break
+    if refused:
+        raise _refusal(refused)
     return tuple(examined)
+
+
+def _refusal(refused: Mapping[str, InputError]) -> InputError:
+    """Return the error of the first source that cannot be used, which names the others too."""
+    first, *others = refused
+    if not others:
+        return refused[first]
+    return InputError(
+        f"{refused[first]}; also refused: {shortened(others, _SHOWN_SOURCES - 1)} (--exclude PATTERN leaves "
+        "files out)"
+    )
 
 
 def _examine(source: Source, reading: Reading, wanted: Sequence[tuple[str, str]]) -> Source:

@@ -38,6 +38,18 @@ REFUSED = {
         {},
         r"a.csv has no field 'text'; its fields are id, body: name one with --text-field",
     ),
+    "several files": (
+        {"a.csv": b"id,body\n1,x\n", "b.jsonl": b'{"body": "x"}\n', "c.txt": b"x", "d.csv": b"a\n1\n"},
+        ["a.csv", "b.jsonl", "c.txt", "d.csv"],
+        {},
+        r"a.csv has no field 'text'; .*; also refused: \S*b.jsonl, \S*d.csv \(--exclude PATTERN leaves files",
+    ),
+    "more files than can be shown": (
+        {f"{n}.csv": b"a\n1\n" for n in range(20)},
+        ["*.csv"],
+        {},
+        r"0.csv has no field 'text'; .*; also refused: (\S*\d.csv, ){7}… \(--exclude PATTERN leaves files",
+    ),
     "a csv table without a header": (
         {"a.csv": b'1,"He said ""no"", and left.",,x y\n2,b,c,d\n'},
         ["a.csv"],
