@@ -140,6 +140,9 @@ class RunConfig:
     lang: Annotated[str | None, option(_INPUT, "CODE", default=DEFAULT_LANGUAGE)] = None
     """Language of the text, for sentence splitting."""
 
+    exclude: Annotated[tuple[str, ...], option(_INPUT, "PATTERN", default="none")] = ()
+    """Leave out files and folders whose name or path matches, such as '*.bak' or drafts; may be repeated."""
+
     format: Annotated[FormatName | None, option(_INPUT, default="by suffix")] = None
     """Format of all inputs; overrides their suffixes."""
 

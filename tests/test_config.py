@@ -167,6 +167,7 @@ def test_every_option_of_the_configuration_reaches_the_resolved_one_or_the_plan(
         "shard_range",
         "append",
         "skip_changed",
+        "exclude",
         "index",
         "force",
         "max_rejects",

@@ -4,10 +4,12 @@ Owns which files of a folder are left out.
 """
 
 import glob
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ctxbatch.choices import FormatName
@@ -28,8 +30,11 @@ from ctxbatch.corpus.store_marker import A_STORE, is_store
 from ctxbatch.errors import InputError
 from ctxbatch.filesystem import Entry, is_remote, without_password
 
+log = logging.getLogger("ctxbatch")
 # Objects whose first bytes are requested at the same time.
 _AT_ONCE = 16
+# Why a file is left out, followed by the pattern.
+EXCLUDED = "--exclude"
 _NOTHING_INSIDE = "no file in it can be read"
 
 
@@ -40,8 +45,10 @@ class _Found:
     out: Path
     format: FormatName | None
     text_field: str
+    exclude: Sequence[str] = ()
     sources: dict[str, Source] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
+    useful: set[str] = field(default_factory=set)
 
     def is_in_store(self, path: Path) -> bool:
         """Return True if a path is, or lies in, the store of this run or another one."""
@@ -51,6 +58,16 @@ class _Found:
     def leave_out(self, name: object, why: str) -> None:
         """Record a file or folder that is not read, and why."""
         self.left_out.append(LeftOut(str(name), why))
+
+    def excludes(self, path: Path | str) -> bool:
+        """Return True, and record it, if a file or folder is to be left out by its name or whole path."""
+        whole = str(path)
+        for pattern in self.exclude:
+            if fnmatchcase(whole.rpartition("/")[2], pattern) or fnmatchcase(whole, pattern):
+                self.useful.add(pattern)
+                self.leave_out(printable(path), f"{EXCLUDED} {pattern}")
+                return True
+        return False
 
     def check_new(self, real: str, name: object) -> None:
         """Raise an error if another input already named this file."""
@@ -63,6 +80,7 @@ def find_sources(
     out: Path,
     format_name: FormatName | None = None,
     text_field: str = "text",
+    exclude: Sequence[str] = (),
 ) -> tuple[list[Source], list[LeftOut]]:
     """Return the files behind the inputs. Walk folders recursively, in sorted order.
 
@@ -71,6 +89,7 @@ def find_sources(
         out: The store's folder, which is never read as input.
         format_name: The format of all files; overrides their suffixes.
         text_field: The field with the text; a JSON object without it describes the data beside it.
+        exclude: Patterns of the names or paths of files and folders that are left out.
 
     Returns:
         The sources, and what was left out of folders. Hidden files are skipped.
@@ -79,29 +98,36 @@ def find_sources(
         InputError: An input is missing, unreadable, of an unknown format or given twice, or none is given.
         ResourceError: The network fails.
     """
-    found = _Found(out.resolve(), format_name, text_field)
-    for given in inputs:
-        if not str(given):
-            raise InputError("an input is empty: name a file or a folder")
-        if _is_remote_input(str(given)):
-            _add_remote(found, str(given))
-            continue
-        path = Path(given)
-        if not glob.has_magic(str(path)) or os.path.lexists(path):
-            _add(found, path)
-            continue
-        matches = _matches(path)
-        for match in matches:
-            if not found.is_in_store(match):
-                _add(found, match)
     if not inputs:
         raise InputError("no input given: name one or more files or folders")
+    found = _Found(out.resolve(), format_name, text_field, exclude)
+    for given in inputs:
+        _add_input(found, given)
     if not found.sources:
         where = ", ".join(map(str, inputs))
-        raise InputError(f"{where} holds no file that can be read ({known_formats()})")
+        besides = " besides what --exclude leaves out" if found.useful else ""
+        raise InputError(f"{where} holds no file that can be read{besides} ({known_formats()})")
     if not sum(source.size for source in found.sources.values()):
         raise InputError(f"the inputs are empty: {', '.join(map(str, inputs))}")
+    for pattern in exclude:
+        if pattern not in found.useful:
+            log.warning("--exclude %s leaves nothing out: no name or path in the inputs matches it", pattern)
     return list(found.sources.values()), found.left_out
+
+
+def _add_input(found: _Found, given: str | Path) -> None:
+    if not str(given):
+        raise InputError("an input is empty: name a file or a folder")
+    if _is_remote_input(str(given)):
+        _add_remote(found, str(given))
+        return
+    path = Path(given)
+    if not glob.has_magic(str(path)) or os.path.lexists(path):
+        _add(found, path)
+        return
+    for match in _matches(path):
+        if not found.is_in_store(match):
+            _add(found, match)
 
 
 def _matches(pattern: Path) -> list[Path]:
@@ -115,6 +141,8 @@ def _matches(pattern: Path) -> list[Path]:
 
 
 def _add(found: _Found, path: Path) -> None:
+    if found.excludes(path):
+        return
     if not _is_folder(path):
         _add_file(found, path)
     elif found.is_in_store(path):
@@ -198,14 +226,16 @@ def _walk(found: _Found, folder: Path) -> list[Path]:
             folders.clear()
             found.leave_out(here, A_STORE)
             continue
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and not found.excludes(here / name)
+        )
         for name in sorted(filter(is_cache, names)):
             found.leave_out(here / name, A_CACHE)
         names = [name for name in names if not is_cache(name)]
         data_files = local_data_files(here, names)
         if data_files is None:
             data_files = [here / name for name in names if not name.startswith(".")]
-        files += data_files
+        files += [file for file in data_files if not found.excludes(file)]
     return sorted(files)
 
 
@@ -227,6 +257,8 @@ def _is_remote_input(given: str) -> bool:
 def _add_remote(found: _Found, url: str) -> None:
     try:
         for entry in listing.find_entries(url):
+            if found.excludes(entry.url.rstrip("/")):
+                continue
             if entry.is_folder:
                 _add_remote_folder(found, entry.url.rstrip("/"))
             else:
@@ -236,6 +268,21 @@ def _add_remote(found: _Found, url: str) -> None:
         raise unreadable(without_password(url), error) from error
 
 
+def _not_excluded(found: _Found, root: str, folders: listing.Folders) -> listing.Folders:
+    """Return the objects below a folder without those that lie in excluded folders."""
+    excluded: set[str] = set()
+    kept: listing.Folders = {}
+    for place in sorted(folders):
+        above = [each for each in (*reversed(listing.parents(place)), place) if len(each) > len(root)]
+        if any(each in excluded for each in above):
+            continue
+        if (outermost := next(filter(found.excludes, above), None)) is not None:
+            excluded.add(outermost)
+        else:
+            kept[place] = folders[place]
+    return kept
+
+
 def _add_remote_folder(found: _Found, folder: str) -> None:
     if listing.is_in_store(folder):
         found.leave_out(folder, A_STORE)
@@ -243,10 +290,11 @@ def _add_remote_folder(found: _Found, folder: str) -> None:
     folders, left_out = listing.folders_below(folder)
     found.left_out += left_out
     entries: list[Entry] = []
-    for place, files in folders.items():
+    for place, files in _not_excluded(found, folder, folders).items():
         caches = {name for name in files if is_cache(name)}
         found.left_out += [LeftOut(f"{place}/{name}", A_CACHE) for name in sorted(caches)]
         entries += remote_data_files(place, {name: files[name] for name in files if name not in caches})
+    entries = [entry for entry in entries if not found.excludes(entry.url)]
     entries.sort(key=lambda entry: entry.url.split("/"))  # as local ones are
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         sources = list(pool.map(lambda entry: remote_source(entry, found.format), entries))

@@ -217,6 +217,6 @@ def _text_head(name: str, compression: Compression | None, head: bytes, size: in
     return text
 
 
-def printable(path: Path) -> str:
+def printable(path: Path | str) -> str:
     """Return a path as text for messages, even if its name is not UTF-8."""
     return os.fsencode(path).decode(errors="backslashreplace")

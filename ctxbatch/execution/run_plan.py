@@ -14,7 +14,7 @@ from ctxbatch.choices import DEFAULT_ENCODING, DEFAULT_ID_FIELD, DEFAULT_TEXT_FI
 from ctxbatch.config import ResolvedConfig
 from ctxbatch.corpus.encoding import check_encoding
 from ctxbatch.corpus.examine import examine, layout_notes
-from ctxbatch.corpus.inputs import find_sources
+from ctxbatch.corpus.inputs import EXCLUDED, find_sources
 from ctxbatch.corpus.listing import LeftOut
 from ctxbatch.corpus.plan import default_shard_size
 from ctxbatch.corpus.sources import ANNOTATED_FORMATS, UNKNOWN, Reading, Source, suffix_of
@@ -163,7 +163,9 @@ def find_corpus(
     form, text_field = config.format, config.text_field
     if stored is not None:
         form, text_field = form or stored.reading.format, text_field or stored.reading.text_field
-    sources, left_out = find_sources(listed, location.folder, form, text_field or DEFAULT_TEXT_FIELD)
+    sources, left_out = find_sources(
+        listed, location.folder, form, text_field or DEFAULT_TEXT_FIELD, config.exclude
+    )
     reading = resolve_reading(config, sources)
     if stored is not None:
         reading = reading_as_stored(reading, stored.reading, config.given)
@@ -222,12 +224,14 @@ def tell_left_out(corpus: Corpus, log_file: Path | None = None) -> None:
     if not corpus.left_out:
         return
     unknown = Counter(suffix_of(each.name) for each in corpus.left_out if each.why.startswith(UNKNOWN))
-    others = [str(each) for each in corpus.left_out if not each.why.startswith(UNKNOWN)]
+    others = [str(each) for each in corpus.left_out if not each.why.startswith((UNKNOWN, EXCLUDED))]
     parts = [shortened(others, _SHOWN)] if others else []
     if unknown:
         kinds = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in unknown.most_common()]
         parts.append(f"unknown formats: {shortened(kinds, _SHOWN_SUFFIXES)}")
-    if log_file is not None and (unknown or len(others) > _SHOWN):
+    if excluded := sum(each.why.startswith(EXCLUDED) for each in corpus.left_out):
+        parts.append(f"{excluded:,} by {EXCLUDED}")
+    if log_file is not None and (unknown or excluded or len(others) > _SHOWN):
         parts.append(f"all are named in {log_file}")
     log.warning("skipped %d files or folders: %s", len(corpus.left_out), "; ".join(parts))
     for each in corpus.left_out:

@@ -121,6 +121,9 @@ def test_what_a_folder_holds_besides_is_summed_up_by_suffix(tmp_path, tiny, cli)
     (tmp_path / "in" / "x.png").write_bytes(b"\x89PNG")
     result = cli("plan", tmp_path / "in", "-o", tmp_path / "out", "--model", tiny())
     assert "skipped 13 files or folders: unknown formats: 12 .pdf, 1 .png" in result.stderr
+    excluding = ("--exclude", "*.pdf", "--exclude", "x.*")
+    result = cli("plan", tmp_path / "in", "-o", tmp_path / "out", "--model", tiny(), *excluding)
+    assert "skipped 13 files or folders: 13 by --exclude\n" in result.stderr
 
 
 def test_texts_that_describe_the_data_beside_them_are_left_out(tmp_path):

@@ -91,6 +91,43 @@ def test_folders_and_globs_find_what_they_find_locally_in_the_same_order(tmp_pat
     assert as_found(f"{root}/{pattern}", root) == as_found(f"{folder}/{pattern}", str(folder))
 
 
+@pytest.mark.parametrize(
+    ("exclude", "left"),
+    [
+        (["*.txt"], {"/b.jsonl"}),
+        (["f", "*.jsonl"], {"/a.txt"}),
+        (["deep"], {"/a.txt", "/b.jsonl", "/f/a.txt", "/f/g/d.txt"}),
+        (["{root}/f/*"], {"/a.txt", "/b.jsonl"}),
+        (["{root}/f/a*", "?.jsonl"], {"/a.txt", "/f/deep/er/c.txt", "/f/deep/d.txt", "/f/g/d.txt"}),
+        (["{root}/[ab].*"], {"/f/a.txt", "/f/deep/er/c.txt", "/f/deep/d.txt", "/f/g/d.txt"}),
+    ],
+)
+def test_files_and_folders_are_excluded_by_name_or_path_in_all_kinds_of_inputs(
+    exclude, left, tmp_path, bucket
+):
+    names = ("a.txt", "b.jsonl", "f/a.txt", "f/deep/er/c.txt", "f/deep/d.txt", "f/g/d.txt")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(as_json_lines(TEXTS))
+    told = set()
+    for root in (str(tmp_path), bucket(dict.fromkeys(names, as_json_lines(TEXTS)))):
+        patterns = [pattern.format(root=root) for pattern in exclude]
+        for given in ("", "/*", "/**"):
+            sources, left_out = find_sources([f"{root}{given}"], Path("/nowhere"), exclude=patterns)
+            assert {source.path.removeprefix(root) for source in sources} == left
+            by_option = (str(each).replace(root, "") for each in left_out if "--exclude" in each.why)
+            told.add(tuple(sorted(by_option)))
+    assert len(told) == 1
+
+
+def test_an_exclusion_that_matches_nothing_is_told_and_one_that_leaves_nothing_refused(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("x")
+    assert find_sources([tmp_path], Path("/nowhere"), exclude=["*.tx"])[1] == []
+    assert "--exclude *.tx leaves nothing out: no name or path in the inputs matches it" in caplog.text
+    with pytest.raises(InputError, match="holds no file that can be read besides what --exclude leaves out"):
+        find_sources([tmp_path / "a.txt"], Path("/nowhere"), exclude=["*.txt"])
+
+
 def as_found(given: str, root: str) -> tuple[list[str], set[str]]:
     try:
         sources, left_out = find_sources([given], Path("/nowhere"))
