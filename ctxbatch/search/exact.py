@@ -99,7 +99,11 @@ class _Best:
 
 
 def scan(
-    column: Column, queries_QD: Floats, k: int, excluded: Sequence[Ints] | None = None
+    column: Column,
+    queries_QD: Floats,
+    k: int,
+    excluded: Sequence[Ints] | None = None,
+    on_rows: Callable[[int], object] | None = None,
 ) -> tuple[Ints, Floats]:
     """Find the best rows among all rows of a column.
 
@@ -108,6 +112,7 @@ def scan(
         queries_QD: Normalised queries.
         k: The number of rows to find.
         excluded: For each query, the sorted positions of rows to ignore.
+        on_rows: Called with the number of rows of each block that was compared.
 
     Returns:
         Positions and cosines, (Q, K), best first, ties by position; padded with -1 and -inf.
@@ -124,6 +129,8 @@ def scan(
             begin, end = np.searchsorted(out, [first, first + len(block)])
             scores_N[out[begin:end] - first] = -np.inf
         best.offer(np.arange(first, first + len(block)), scores_QN)
+        if on_rows is not None:
+            on_rows(len(block))
     return best.positions_QK, best.scores_QK
 
 

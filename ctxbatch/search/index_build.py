@@ -19,9 +19,8 @@ from ctxbatch.errors import InputError, StoreError
 from ctxbatch.files import remove, replacing, write_json
 from ctxbatch.formulas import plain
 from ctxbatch.sealed import file_digest
-from ctxbatch.search.best_scores import best_scores
 from ctxbatch.search.exact import normalised
-from ctxbatch.search.index import Index, IndexOptions, Proposer, Recalls, said_by_faiss
+from ctxbatch.search.index import IndexOptions, Recalls, said_by_faiss
 from ctxbatch.search.index_choice import WORKING_BYTES, Choice, begin, choices, megabytes
 from ctxbatch.search.index_files import (
     WORD_ROWS,
@@ -44,7 +43,7 @@ from ctxbatch.search.index_parts import (
     restore_codebook,
 )
 from ctxbatch.search.index_training import train, trained_rows
-from ctxbatch.search.index_tuning import choose_rows, hold_out, measure_all, tune_all
+from ctxbatch.search.index_tuning import choose_rows, tune_index
 from ctxbatch.search.new_queries import new_queries
 from ctxbatch.search.postings import Postings, is_current, write
 from ctxbatch.store.checks import check_all, check_finished
@@ -66,7 +65,6 @@ _GROWN = 2
 _WORD_BYTES, _LIST_BYTES = 5, 2
 # Seconds a core needs to tune an index, and for a row of one dimension, roughly.
 _SECONDS, _SECONDS_PER_VALUE = 12.0, 3e-7
-
 
 # Of an index that is not built.
 _NONE = Recalls(0.0, 0.0)
@@ -285,11 +283,7 @@ def _build(store: Store, column: str, options: IndexOptions, model: str | None, 
     postings = _ensure_words(store)
     random = np.random.default_rng(_SEED)
     new_QD = new_queries(store, column, standardiser, model, random)
-    to_tune, to_measure = hold_out(store, vectors, postings, new_QD, random)
-    proposer = Proposer(filled)
-    index = Index(proposer, vectors, tune_all(proposer, vectors, to_tune, options.recall))
-    recalls = measure_all(index, vectors, to_measure)
-    of_own_rows = best_scores(index.nearest, store, vectors, random)
+    tuned = tune_index(filled, store, vectors, postings, new_QD, options.recall, random, quiet=quiet)
     written = write_faiss_file(filled, path, outdated=facts_path(store.path, column))
     seconds = round(time.monotonic() - started, 1)
     facts = {
@@ -298,8 +292,8 @@ def _build(store: Store, column: str, options: IndexOptions, model: str | None, 
         "factory": factory,
         "codebook": None if codebook is None else asdict(codebook.facts),
         "options": asdict(options),
-        **efforts_and_recalls(index.efforts, recalls),
-        "best_scores": None if of_own_rows is None else asdict(of_own_rows),
+        **efforts_and_recalls(tuned.efforts, tuned.recalls),
+        "best_scores": None if tuned.best_scores is None else asdict(tuned.best_scores),
         "seconds": seconds,
         "faiss_version": faiss.__version__,
         "built_from": built_from(store.commits),
@@ -311,8 +305,8 @@ def _build(store: Store, column: str, options: IndexOptions, model: str | None, 
     _kept_facts(facts_path(store.path, column)).unlink(missing_ok=True)
     if codebook is None:
         remove(parts_folder(store.path, column))
-    _tell_low_recall(column, recalls, options)
-    return IndexReport(column, store.n_rows, path, written["bytes"], seconds, recalls)
+    _tell_low_recall(column, tuned.recalls, options)
+    return IndexReport(column, store.n_rows, path, written["bytes"], seconds, tuned.recalls)
 
 
 def _filled(

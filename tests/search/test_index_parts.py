@@ -86,7 +86,7 @@ def test_a_damaged_index_is_made_again_from_its_parts_without_tuning(in_parts, t
     out = shutil.copytree(in_parts, tmp_path / "out")
     path = out / "index" / f"{COLUMN}.faiss"
     path.write_bytes(path.read_bytes()[:-100])
-    monkeypatch.setattr(index_build, "tune_all", None)
+    monkeypatch.setattr(index_build, "tune_index", None)
     assert repair_store(out).indexes == (COLUMN,)
     assert index_digests(out) == index_digests(in_parts)
 
@@ -235,7 +235,7 @@ def test_a_build_with_other_options_that_is_stopped_leaves_the_index_that_is_the
     monkeypatch.setattr(Codebook, "ensure", stop)
     for options in (IndexOptions(memory=40 << 20), IndexOptions(factory="IVF16,Flat")):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(index_build, "tune_all", stop)
+            patch.setattr(index_build, "tune_index", stop)
             with pytest.raises(KeyboardInterrupt):
                 index_build.build(Store(out), COLUMN, options)
         assert not list(find_damage(out))
