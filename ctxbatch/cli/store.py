@@ -262,6 +262,7 @@ def verify(
 def status(out: StoreName, /, *, as_json: AsJson = False) -> None:
     """Show how far a run has come, and whether it is running now."""
     from ctxbatch.execution.partition import shard_list
+    from ctxbatch.store.checks import state_of
     from ctxbatch.store.location import location_of
     from ctxbatch.store.locks import claimed, is_locked
 
@@ -270,7 +271,7 @@ def status(out: StoreName, /, *, as_json: AsJson = False) -> None:
     store.tell_damage()
     out = str(store.location.out)
     done, planned = len(store.commits), len(store.manifest.shards)
-    state = "running" if running else "finished" if store.complete else "interrupted"
+    state: str = "running" if running else state_of(store)
     size = sum(spec.size for spec in store.manifest.shards)
     size_done = sum(spec.size for spec in store.manifest.shards if spec.shard in store.commits)
     missing = [spec.shard for spec in store.manifest.shards if spec.shard not in store.commits]
@@ -280,7 +281,9 @@ def status(out: StoreName, /, *, as_json: AsJson = False) -> None:
         found |= {"bytes_planned": size, "rows": store.n_rows, "missing": missing, "in_work": in_work}
         terminal.show([terminal.json_line(found)])
         return
-    if state == "interrupted":
+    if state == "damaged":
+        state = "damaged: run its `ctxbatch run` command again, which makes anew what is missing"
+    elif state == "interrupted":
         state = "interrupted: run its `ctxbatch run` command again"
         if not store.location.is_here:
             state = "unfinished, and no run on this machine writes to it: if none runs elsewhere, run its "

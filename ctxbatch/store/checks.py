@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import Literal
 
 from ctxbatch.cores import count_cores
 from ctxbatch.errors import StoreError
@@ -11,9 +12,25 @@ from ctxbatch.store.commits import COMMIT, WORDS, shard_folder
 from ctxbatch.store.reader import Store
 
 
+def state_of(store: Store) -> Literal["finished", "interrupted", "damaged"]:
+    """Return whether all shards of a store count; it is damaged if those that do not are all there."""
+    if store.complete:
+        return "finished"
+    n_missing = len(store.manifest.shards) - len(store.commits)
+    n_broken = len(store.location.broken(store.manifest, store.commits))
+    return "damaged" if n_broken == n_missing else "interrupted"
+
+
 def unfinished(store: Store, consequence: str = "") -> str:
-    """Return the message about an unfinished store: its progress, the consequence, and the remedy."""
-    progress = f"{len(store.commits)} of {len(store.manifest.shards)} shards"
+    """Return the message about a store without all shards: its progress, the consequence, and the remedy."""
+    planned = len(store.manifest.shards)
+    if state_of(store) == "damaged":
+        damaged = f"{planned - len(store.commits)} of {planned} shards"
+        return (
+            f"{store.path} is damaged ({damaged}){consequence}: run its `ctxbatch run` command again, which "
+            f"makes them anew; `ctxbatch verify {store.path}` says more"
+        )
+    progress = f"{len(store.commits)} of {planned} shards"
     return f"{store.path} is unfinished ({progress}){consequence}: run its `ctxbatch run` command again"
 
 

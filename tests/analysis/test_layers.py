@@ -282,7 +282,7 @@ def test_a_store_without_rows_is_refused_and_told_from_one_that_is_unfinished(ma
             f"({store.config.kept}); run again with another -o and a wider selection or other text"
         )
     planned = len(store.manifest.shards)
-    (store.path / "shards" / "000000" / "shard.json").unlink()
+    shutil.rmtree(store.path / "shards" / "000000")
     message = rf"is unfinished \({planned - 1} of {planned} shards\) and holds no rows yet: run its"
     with pytest.raises(StoreError, match=message):
         layers.measure(Store(store.path), ["zebra"])

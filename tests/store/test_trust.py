@@ -227,6 +227,20 @@ def test_a_damaged_shard_is_named_where_a_store_is_shown(command, copy, cli):
     assert f"{copy}/shards/000001 is damaged: run `ctxbatch verify {copy}` for details" in result.stderr
 
 
+def test_a_store_that_was_finished_and_is_damaged_is_not_called_unfinished(copy, cli):
+    (copy / "shards" / "000001" / "words.arrow").unlink()
+    planned = len(Store(copy).manifest.shards)
+    anew = "run its `ctxbatch run` command again, which makes"
+    searched = cli("search", copy, "--row", "0")
+    assert f"{copy} is damaged (1 of {planned} shards): {anew} them anew" in searched.stderr
+    assert cli("status", copy).stdout.startswith(f"{copy}: damaged: {anew} anew what is missing; ")
+    assert json.loads(cli("status", copy, "--json").stdout)["state"] == "damaged"
+    shutil.rmtree(copy / "shards" / "000000")
+    searched = cli("search", copy, "--row", "0")
+    assert f"{copy} is unfinished ({planned - 2} of {planned} shards): " in searched.stderr
+    assert json.loads(cli("status", copy, "--json").stdout)["state"] == "interrupted"
+
+
 @pytest.mark.parametrize("sentence", [2**31 - 1, -1, 1 << 40])
 def test_rows_of_sentences_that_are_not_there_are_damage(sentence, copy, cli):
     """Under right checksums, and without those of record batches."""
