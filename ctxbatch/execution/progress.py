@@ -19,6 +19,8 @@ from ctxbatch.execution.messages import (
 from ctxbatch.terminal import bar_of_bytes
 
 _LOG_SECONDS = 60.0
+# What is shown until the first batches are computed.
+_STARTING = "starting"
 log = logging.getLogger("ctxbatch")
 
 
@@ -43,6 +45,7 @@ class ProgressBar:
         self._terminal = not quiet and sys.stderr.isatty()
         self._lines = not quiet and not self._terminal
         self._bar = bar_of_bytes(self._total, quiet=quiet, before=before)
+        self._bar.set_postfix_str(_STARTING)
 
     def on_message(self, message: Message) -> None:
         """Take note of what is said of a shard."""
@@ -83,7 +86,8 @@ class ProgressBar:
         rate = tokens / max(elapsed, 1e-9)
         if self._terminal:
             self._bar.n, self._bar.initial = done, self._before
-            self._bar.set_postfix_str(f"{sentences:,} sentences, {rate:,.0f} tokens/s", refresh=False)
+            shown = f"{sentences:,} sentences, {rate:,.0f} tokens/s" if tokens else _STARTING
+            self._bar.set_postfix_str(shown, refresh=False)
             self._bar.refresh()
         if now - self._logged >= _LOG_SECONDS:
             self._logged = now

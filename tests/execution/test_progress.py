@@ -44,6 +44,8 @@ def test_a_bar_begins_with_what_was_done_before_and_ends_full(arguments, half, t
     assert status == 0, shown
     assert shares(shown)[0] == 0
     assert max(shares(shown)) == 100
+    assert " 0 tokens/s" not in shown
+    assert shown.index("left, starting") < shown.index("tokens/s")
     shown, status = on_a_terminal(*arguments(half))
     assert status == 0, shown
     assert 40 <= shares(shown)[0] <= 60
