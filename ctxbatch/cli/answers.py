@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ctxbatch import terminal
-from ctxbatch.errors import quoted
+from ctxbatch.errors import quoted, shortened
 from ctxbatch.search.filters import Filters
 
 if TYPE_CHECKING:
     from ctxbatch.search.hits import Answer
 
 log = logging.getLogger("ctxbatch")
+_SHOWN_WORDS = 3
 
 
 def lines(answers: "Sequence[Answer]", first_store: str, *, headings: bool) -> Iterator[str]:
@@ -72,4 +73,7 @@ def tell_no_hit(answers: "Sequence[Answer]", filters: Filters, place: str = "") 
     else:
         unknown = "" if filters.unknown else ", add --unknown if the model may not know the words"
         why = f"relax the filters{unknown}, or mark another word"
+        if filters.same_word:
+            words = shortened(dict.fromkeys(quoted(answer.word) for answer in answers), _SHOWN_WORDS)
+            why = f"the filters leave no occurrence of {words}: leave out --same-word, or {why}"
     log.warning("%sno hit: %s", place, why)

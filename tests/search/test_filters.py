@@ -185,6 +185,14 @@ def test_the_command_names_the_best_score_that_was_too_low(store, cli):
     assert json.loads(cli(*asked, "--min-score", best).stdout.splitlines()[0])["score"] == best
 
 
+def test_the_command_names_the_word_that_the_store_lacks(store, cli):
+    none = cli("search", store.path, "A [zebra] wants an apple.", "--same-word")
+    assert none.returncode == 0, none.stderr
+    assert (
+        "no hit: the filters leave no occurrence of 'zebra': leave out --same-word, or relax" in none.stderr
+    )
+
+
 @pytest.mark.parametrize(
     ("filters", "message"),
     [
