@@ -6,6 +6,7 @@ Reads no file except that of ``--words``, and imports no model code.
 
 import re
 from dataclasses import dataclass, field, fields
+from pathlib import PurePath
 from typing import Annotated, get_args
 
 from cyclopts import Group, Parameter
@@ -141,7 +142,7 @@ class RunConfig:
     """Language of the text, for sentence splitting."""
 
     exclude: Annotated[tuple[str, ...], option(_INPUT, "PATTERN", default="none")] = ()
-    """Leave out files and folders whose name or path matches, such as '*.bak' or drafts; may be repeated."""
+    """Leave out files and folders whose path, or its end, matches, such as '*.bak'; may be repeated."""
 
     format: Annotated[FormatName | None, option(_INPUT, default="by suffix")] = None
     """Format of all inputs; overrides their suffixes."""
@@ -261,6 +262,7 @@ class RunConfig:
             raise InputError(f"--shard-range {number}/{of} must be I/N with I from 1 to N, such as 2/4")
         if self.skip_changed and not self.append:
             raise InputError("--skip-changed says what --append does with changed inputs: give both")
+        self._check_exclude()
         check_positive("--limit", self.limit)
         check_positive("--workers", self.workers)
         check_positive("--shard-size", self.shard_size)
@@ -278,6 +280,13 @@ class RunConfig:
         self._check_selection()
         if self.split == "none" and self.lang is not None:
             raise InputError("--lang cannot be used with --split none: leave one of them out")
+
+    def _check_exclude(self) -> None:
+        if isinstance(self.exclude, str):
+            raise InputError(f"--exclude {self.exclude!r} is one string: give a tuple of patterns")
+        for pattern in self.exclude:
+            if not PurePath(pattern).parts:
+                raise InputError(f"--exclude {pattern!r} matches no path: give a pattern such as '*.bak'")
 
     def _check_engine(self) -> None:
         check_choice("--engine", self.engine, get_args(EngineName))

@@ -9,8 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ctxbatch.choices import FormatName
 from ctxbatch.corpus import listing
@@ -60,10 +59,9 @@ class _Found:
         self.left_out.append(LeftOut(str(name), why))
 
     def excludes(self, path: Path | str) -> bool:
-        """Return True, and record it, if a file or folder is to be left out by its name or whole path."""
-        whole = str(path)
+        """Return True, and record it, if a file or folder is to be left out by its path or the end of it."""
         for pattern in self.exclude:
-            if fnmatchcase(whole.rpartition("/")[2], pattern) or fnmatchcase(whole, pattern):
+            if PurePath(path).match(pattern):
                 self.useful.add(pattern)
                 self.leave_out(printable(path), f"{EXCLUDED} {pattern}")
                 return True
@@ -89,7 +87,7 @@ def find_sources(
         out: The store's folder, which is never read as input.
         format_name: The format of all files; overrides their suffixes.
         text_field: The field with the text; a JSON object without it describes the data beside it.
-        exclude: Patterns of the names or paths of files and folders that are left out.
+        exclude: Patterns of the paths of files and folders that are left out, or of the ends of paths.
 
     Returns:
         The sources, and what was left out of folders. Hidden files are skipped.
@@ -111,7 +109,7 @@ def find_sources(
         raise InputError(f"the inputs are empty: {', '.join(map(str, inputs))}")
     for pattern in exclude:
         if pattern not in found.useful:
-            log.warning("--exclude %s leaves nothing out: no name or path in the inputs matches it", pattern)
+            log.warning("--exclude %s leaves nothing out: no path in the inputs matches it", pattern)
     return list(found.sources.values()), found.left_out
 
 

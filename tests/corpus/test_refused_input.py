@@ -38,6 +38,8 @@ REFUSED = {
         {},
         r"a.csv has no field 'text'; its fields are id, body: name one with --text-field",
     ),
+    "an exclusion that is empty": (GOOD, ["a.txt"], {"exclude": ("./",)}, r"--exclude './' matches no path"),
+    "an exclusion that is a string": (GOOD, ["a.txt"], {"exclude": "*"}, r"--exclude '\*' is one string"),
     "several files": (
         {"a.csv": b"id,body\n1,x\n", "b.jsonl": b'{"body": "x"}\n', "c.txt": b"x", "d.csv": b"a\n1\n"},
         ["a.csv", "b.jsonl", "c.txt", "d.csv"],

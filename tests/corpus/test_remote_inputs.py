@@ -96,7 +96,9 @@ def test_folders_and_globs_find_what_they_find_locally_in_the_same_order(tmp_pat
     [
         (["*.txt"], {"/b.jsonl"}),
         (["f", "*.jsonl"], {"/a.txt"}),
-        (["deep"], {"/a.txt", "/b.jsonl", "/f/a.txt", "/f/g/d.txt"}),
+        (["deep/"], {"/a.txt", "/b.jsonl", "/f/a.txt", "/f/g/d.txt"}),
+        (["deep/*", "./f/a.txt"], {"/a.txt", "/b.jsonl", "/f/g/d.txt"}),
+        (["f*/d*/*/*", "b.*"], {"/a.txt", "/f/a.txt", "/f/deep/d.txt", "/f/g/d.txt"}),
         (["{root}/f/*"], {"/a.txt", "/b.jsonl"}),
         (["{root}/f/a*", "?.jsonl"], {"/a.txt", "/f/deep/er/c.txt", "/f/deep/d.txt", "/f/g/d.txt"}),
         (["{root}/[ab].*"], {"/f/a.txt", "/f/deep/er/c.txt", "/f/deep/d.txt", "/f/g/d.txt"}),
@@ -123,7 +125,7 @@ def test_files_and_folders_are_excluded_by_name_or_path_in_all_kinds_of_inputs(
 def test_an_exclusion_that_matches_nothing_is_told_and_one_that_leaves_nothing_refused(tmp_path, caplog):
     (tmp_path / "a.txt").write_text("x")
     assert find_sources([tmp_path], Path("/nowhere"), exclude=["*.tx"])[1] == []
-    assert "--exclude *.tx leaves nothing out: no name or path in the inputs matches it" in caplog.text
+    assert "--exclude *.tx leaves nothing out: no path in the inputs matches it" in caplog.text
     with pytest.raises(InputError, match="holds no file that can be read besides what --exclude leaves out"):
         find_sources([tmp_path / "a.txt"], Path("/nowhere"), exclude=["*.txt"])
 
