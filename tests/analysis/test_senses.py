@@ -261,7 +261,7 @@ def test_a_mistake_is_told_in_one_line(store, cli):
 
 def test_an_unfinished_store_is_refused(corpus, tiny, tmp_path):
     store = make_store(tmp_path / "out", [corpus], RunConfig(model=str(tiny()), shard_size=2000))
-    (store.path / "shards" / "000001" / "shard.json").unlink()
+    shutil.rmtree(store.path / "shards" / "000001")
     with pytest.raises(StoreError, match="is unfinished"):
         find_senses(type(store)(store.path), "want")
 

@@ -251,7 +251,7 @@ def test_wrong_options_are_refused_in_one_line(store, cli, arguments, said, tmp_
 
 def test_an_unfinished_store_is_refused(store, cli, tmp_path):
     shutil.copytree(store.path, tmp_path / "out")
-    (tmp_path / "out" / "shards" / "000001" / "shard.json").unlink()
+    shutil.rmtree(tmp_path / "out" / "shards" / "000001")
     result = cli("sql", tmp_path / "out", "FROM words")
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
     assert "is unfinished" in result.stderr
