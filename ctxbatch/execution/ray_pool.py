@@ -51,6 +51,8 @@ _PAUSE_SECONDS = 60.0
 # How long a network file system may hide from this machine what another one has written.
 _UNSEEN_SECONDS = 90.0
 _END_SECONDS = 15.0
+# How long a worker's process may live after Ray says that it has ended: until then its files are its own.
+_DYING_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -96,11 +98,13 @@ class RayPool:
     def __enter__(self) -> "RayPool":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with contextlib.suppress(ConnectionError, ray.exceptions.RayError):  # its end is theirs too
             for worker in self._workers:
                 ray.kill(worker.actor)
         wait_for_all([each.listening for each in self._workers if each.listening], timeout=_END_SECONDS)
+        if kind is not None:
+            time.sleep(_DYING_SECONDS)
         remove_leftovers(self._location.folder)
 
     def run(
