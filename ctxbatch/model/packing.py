@@ -5,7 +5,6 @@ which take half precision, on GPUs from Ampere on. Tensor names end in the lette
 H heads, T tokens of the longest window, S tokens of all windows, M wordpieces of rows, E size of a head.
 """
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from ctxbatch.text.batching import TokenBatch
 
@@ -69,9 +69,14 @@ class Packed:
         return positions_S
 
 
+def is_in_torch() -> bool:
+    """Return whether this torch has the attention: that of 2.10 takes neither a scale nor a window."""
+    return TorchVersion(torch.__version__) >= "2.11"
+
+
 def runs_on(device: str) -> bool:
-    """Return whether this torch has the attention, as 2.10 and newer do, and a device runs it."""
-    if not device.startswith("cuda") or importlib.util.find_spec("torch.nn.attention.varlen") is None:
+    """Return whether this torch has the attention and a device runs it."""
+    if not device.startswith("cuda") or not is_in_torch():
         return False
     return torch.cuda.get_device_capability(device) >= _AMPERE
 

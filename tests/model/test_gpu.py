@@ -66,6 +66,9 @@ def test_a_gpu_keeps_the_rows_that_a_cpu_keeps(top_salient, budget, tiny, text, 
     assert mean_cosine(stores[1], stores[0], "contextual_1") > 0.999
 
 
+@pytest.mark.skipif(
+    torch.cuda.is_available() and not packing.runs_on("cuda:0"), reason="a GPU or a torch that cannot pack"
+)
 @pytest.mark.parametrize("family", PACKED_FAMILIES)
 @pytest.mark.parametrize(("precision", "short"), [("bf16", 0), ("bf16", 12), ("bf16", 64), ("fp16", 64)])
 def test_packed_windows_are_close_to_fp32_on_a_cpu(

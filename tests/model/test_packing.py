@@ -1,5 +1,7 @@
 """Windows without padding: what packing promises, with a slow attention in place of a GPU's."""
 
+import importlib
+import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +18,8 @@ from ctxbatch.model.resolve import resolve
 from ctxbatch.run_config import RunConfig
 from tests.helpers.fake_gpu import PACKED_FAMILIES, batches_of, packing_encoder
 from tests.helpers.stores import arrow_digests
+
+needs_attention = pytest.mark.skipif(not packing.is_in_torch(), reason="torch before 2.11")
 
 
 def attend_slowly(query, key, value, ends, _ends, longest, _longest, *, scale, window_size=(-1, -1)):
@@ -41,10 +45,11 @@ def attend_short_ones_slowly(query, key, value, _bias, *given, scale):
     return attend_slowly(query[0], key[0], value[0], *bounds, scale=scale)[None], None
 
 
+@needs_attention
 @pytest.mark.parametrize("family", PACKED_FAMILIES)
 @pytest.mark.parametrize(("pool", "short"), [("mean", 0), ("mean", 9), ("first", 12), ("none", 64)])
 def test_packed_windows_give_the_vectors_of_padded_ones(family, pool, short, tiny, monkeypatch):
-    varlen = pytest.importorskip("torch.nn.attention.varlen", reason="torch before 2.10")
+    varlen = importlib.import_module("torch.nn.attention.varlen")
     monkeypatch.setattr(varlen, "varlen_attn", attend_slowly)
     monkeypatch.setattr(torch.ops.aten, "_efficient_attention_forward", attend_short_ones_slowly)
     monkeypatch.setattr(packing, "SHORT", short)
@@ -58,9 +63,24 @@ def test_packed_windows_give_the_vectors_of_padded_ones(family, pool, short, tin
         assert (one.finite_R == other.finite_R).all()
 
 
+@needs_attention
+def test_torchs_attention_takes_what_it_is_given():
+    """The tests put a slow one in its place, and torch 2.10 has one of other arguments."""
+    real = inspect.signature(importlib.import_module("torch.nn.attention.varlen").varlen_attn)
+    query = key = value = ends = torch.zeros(1)
+    real.bind(query, key, value, ends, ends, 1, 1, scale=1.0, window_size=(-1, -1))
+
+
+@pytest.mark.parametrize(("version", "is_in"), [("2.6.0", False), ("2.10.0+cu130", False), ("2.11.0", True)])
+def test_windows_are_packed_with_a_torch_whose_attention_takes_a_scale(version, is_in, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    assert packing.runs_on("cuda:0") is is_in
+
+
+@needs_attention
 @pytest.mark.parametrize(("capability", "runs"), [((7, 5), False), ((8, 0), True), ((12, 0), True)])
 def test_windows_are_packed_on_gpus_from_ampere_on(capability, runs, monkeypatch):
-    pytest.importorskip("torch.nn.attention.varlen", reason="torch before 2.10")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert packing.runs_on("cuda:0") is runs
     assert not packing.runs_on("cpu")
