@@ -3,6 +3,7 @@
 Decides where a shard runs, never what running it means.
 """
 
+import logging
 import math
 import os
 import queue
@@ -35,6 +36,7 @@ from ctxbatch.files import PROCESS_NONCE, new_nonce, process_name
 from ctxbatch.store.location import StoreLocation
 from ctxbatch.store.shard_writer import remove_leftovers
 
+log = logging.getLogger("ctxbatch")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 # What keeps a worker's memory flat, and makes nothing slower (both measured). oneDNN keeps a thousand pieces
 # of the code that it makes for shapes, and batches have thousands of shapes; with 32, int8 loses 8 %. glibc
@@ -81,6 +83,7 @@ class _Worker:
     waiting: bool = False
     shards: list[int] = field(default_factory=list)
     failure: str | None = None
+    crowded_out: bool = False
 
     @property
     def name(self) -> str:
@@ -171,7 +174,7 @@ class Pool:
                 for what_follows in self._bury(worker, dispatch):
                     on_message(what_follows)
                 check_failures(dispatch, self._log.name)
-                if dispatch:
+                if dispatch and not worker.crowded_out:
                     self._start(worker.device)
                 continue
             self._take(worker, message)
@@ -244,12 +247,29 @@ class Pool:
             code = worker.process.wait()
         remove_leftovers(self._location.folder, worker.name)
         if not worker.loaded:
-            self._failed_starts += 1
-            if worker.failure or self._failed_starts >= TRIES:
-                raise WorkersFailedError(
-                    f"workers on {worker.device} stopped before they were ready "
-                    f"({worker.failure or f'status {code}'}): read the end of {self._log.name}"
-                )
+            self._check_start(worker, code)
         if worker.failure:
             return dispatch.failed(worker.shards, worker.failure)
         return dispatch.lost(worker.shards)
+
+    def _check_start(self, worker: _Worker, code: int) -> None:
+        """Go on without a worker that found no room on a GPU that others work on; stop at another failure.
+
+        Raises:
+            WorkersFailedError: No worker can be started.
+        """
+        self._failed_starts += 1
+        others = sum(each.device == worker.device for each in self._workers)
+        if worker.failure and worker.device != "cpu" and others:
+            worker.crowded_out = True
+            log.warning(
+                "a worker on %s cannot start (%s): %d others go on there; --workers sets their number",
+                worker.device,
+                worker.failure,
+                others,
+            )
+        elif worker.failure or self._failed_starts >= TRIES:
+            raise WorkersFailedError(
+                f"workers on {worker.device} stopped before they were ready "
+                f"({worker.failure or f'status {code}'}): read the end of {self._log.name}"
+            )
