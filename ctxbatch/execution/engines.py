@@ -70,9 +70,10 @@ class LocalEngine:
 
     def resolve(self, config: RunConfig) -> ResolvedConfig:
         """Resolve the options for this machine."""
+        from ctxbatch.model.devices import least_capable
         from ctxbatch.model.resolve import resolve
 
-        return resolve(config, self._devices[0])
+        return resolve(config, least_capable(self._devices))
 
     def workers(self, location: StoreLocation, lock: int, log_file: IO[str]) -> Pool:
         """Return worker processes."""

@@ -50,6 +50,13 @@ def choose_devices(wanted: Sequence[str] | None) -> list[str]:
     return usable or ["cpu"]
 
 
+def least_capable(devices: Sequence[str]) -> str:
+    """Return one of the devices, all of which compute what it computes: its arithmetic, packed or not."""
+    if devices[0] == "cpu":
+        return devices[0]
+    return min(devices, key=lambda device: (facts_of(device).bf16, facts_of(device).packs))
+
+
 def choose_workers(wanted: int | None, devices: Sequence[str]) -> list[str]:
     """Return the device of each worker: one per physical core on CPUs, several per GPU."""
     n_workers = wanted or (

@@ -7,6 +7,7 @@ import torch
 
 import ctxbatch
 from ctxbatch.errors import InputError, ResourceError
+from ctxbatch.execution.engines import LocalEngine
 from ctxbatch.model import devices, gpus, openvino_model, resolve
 from ctxbatch.model.devices import choose_devices, choose_workers
 from ctxbatch.model.encoder import WordModel
@@ -112,6 +113,19 @@ def test_devices_are_those_asked_for_or_all_gpus_or_the_cpu(monkeypatch):
     assert choose_workers(3, ["cuda:0", "cuda:1"]) == ["cuda:0", "cuda:1", "cuda:0"]
     assert choose_workers(2, ["cpu"]) == ["cpu", "cpu"]
     assert set(choose_workers(None, ["cpu"])) == {"cpu"}
+
+
+def test_a_run_on_different_gpus_computes_as_all_of_them_can(monkeypatch, tiny):
+    """Or its bytes would depend on which of them takes a shard."""
+    old, newer = (replace(gpu(number), bf16=bf16, packs=False) for number, bf16 in ((1, False), (2, True)))
+    monkeypatch.setattr(devices, "find_gpus", lambda: Found((gpu(0), old, newer)))
+    for chosen, precision, packed in (
+        (["cuda:0"], "bf16", True),
+        (["cuda:0", "cuda:2"], "bf16", False),
+        (["cuda:0", "cuda:1", "cuda:2"], "fp16", False),
+    ):
+        config = LocalEngine(chosen).resolve(RunConfig(model=str(tiny())))
+        assert (config.precision, config.packed) == (precision, packed)
 
 
 def test_a_gpu_that_torch_cannot_use_is_left_out_with_the_reason(monkeypatch, caplog):
