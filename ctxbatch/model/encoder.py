@@ -6,6 +6,7 @@ packed windows, N rows, R rows among them that are kept, M wordpieces, C vector 
 
 import contextlib
 import functools
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -66,7 +67,7 @@ class WordModel(nn.Module):
         """Return the name of the attention function; ``None`` for transformers' default."""
         if self.packed:
             return packing.packed_attention()
-        return None if self._watch is None else watched_attention()
+        return watched_attention() if family_of(self._config).shows_attention else None
 
     def _prepare(self, family: Family) -> None:
         """Cut the model, set the precision of its layers, and register hooks that keep hidden states."""
@@ -91,6 +92,10 @@ class WordModel(nn.Module):
         self._narrows = self._config.kept_by_model is not None and family.mixed is not None
         if family.mixed is not None and self._narrows:
             layers[-1].get_submodule(family.mixed).register_forward_pre_hook(self._narrow)
+
+    def forget(self) -> None:
+        """Drop what is kept of a batch that could not be computed to its end."""
+        self._hidden.clear()
 
     def _keep_input(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
         self._hidden[0] = args[0]
@@ -147,21 +152,24 @@ class WordModel(nn.Module):
             self._model(input_ids=ids_BT, attention_mask=mask_BT, **within)
         columns = self._columns(ids_BT)
         self._hidden.clear()
-        stored = _STORED_TYPES[self._config.value_type]
-        vectors_CRD = torch.stack([columns[name].to(stored) for name in self._config.columns])
+        vectors_CRD = torch.stack([columns[name] for name in self._config.columns])
         return vectors_CRD, vectors_CRD.isfinite().all(dim=2).all(dim=0), *also
 
     def _columns(self, ids_BT: Tensor) -> dict[str, Tensor]:
-        config, columns = self._config, {}
+        """Return the columns in the stored type, which takes half the memory of what they are made of."""
+        config, columns, static_RD = self._config, {}, None
+        stored = _STORED_TYPES[config.value_type]
         if config.static is not None:
             is_lookup = config.static == "lookup"
             static = self._model.get_input_embeddings()(ids_BT) if is_lookup else self._hidden[0]
-            columns["static"] = self._rows.pooled(static)
+            static_RD = self._rows.pooled(static)
+            columns["static"] = static_RD.to(stored)
         for layer in config.layers:
             contextual_RD = self._pooled(layer)
-            columns[f"contextual_{layer}"] = contextual_RD
+            columns[f"contextual_{layer}"] = contextual_RD.to(stored)
             if self._shift is not None:
-                columns[f"shift_{layer}"] = self._shift(contextual_RD, columns["static"])
+                assert static_RD is not None
+                columns[f"shift_{layer}"] = self._shift(contextual_RD, static_RD).to(stored)
         return columns
 
     def _pooled(self, layer: int) -> Tensor:
@@ -213,7 +221,7 @@ class Encoder:
         """Start a batch; return a function that waits for its vectors."""
         if len(batch.lengths_V) > len(batch.input_ids_BT):  # as a store has it that a CPU began
             batch = batch.separated(self._pad_id)
-        with self._telling_of_memory(), sdpa_kernel(_ATTENTION):
+        with self._transfers.at_work(), self._telling_of_memory(), sdpa_kernel(_ATTENTION):
             inputs = self._packed(batch) if self._model.packed else self._padded(batch)
             return functools.partial(self._finish, self._transfers.fetch(self._model(**inputs)))
 
@@ -248,7 +256,7 @@ class Encoder:
 
     def _finish(self, fetched: Callable[[], Arrays]) -> WordVectors:
         """Wait for a batch's vectors; a GPU can say only now that it had no memory for them."""
-        with self._telling_of_memory():
+        with self._transfers.at_work(), self._telling_of_memory():
             return WordVectors(*fetched())
 
     @contextlib.contextmanager
@@ -259,6 +267,8 @@ class Encoder:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+            self._model.forget()
+            traceback.clear_frames(error.__traceback__)  # which hold what the failed batch had computed
             self._transfers.free()
             raise OutOfMemoryError(first_line(error)) from None
 

@@ -28,6 +28,13 @@ log = logging.getLogger("ctxbatch")
 # Without one of these transformers makes up a tokenizer to which every word is unknown.
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _BESIDE = ("tokenizer_config.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+# What torch says if it is not its allocator, but a library of CUDA or the system, that gets no memory.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",
+)
 # Errors of the operating system that say what is wrong with a model's folder, not with this machine.
 _WRONG_NAME = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
@@ -206,9 +213,10 @@ def model_error(what: str, error: Exception) -> CtxbatchError:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether a library had no memory: torch has a type for a full GPU, and only a text for a CPU."""
-    is_of_gpu = type(error).__name__ == "OutOfMemoryError"
-    return is_of_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    """Return whether a library had no memory: torch has a type for it on a GPU, but often only a text."""
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return True
+    return any(text in str(error) for text in _NO_MEMORY)
 
 
 def first_line(error: BaseException) -> str:

@@ -66,7 +66,11 @@ class Watch:
 
 
 def watched_attention() -> str:
-    """Register the observed variant of transformers' attention; return its name there."""
+    """Register the variant of transformers' attention for padded batches; return its name there.
+
+    A watch sees what it computes. For no batch does the host wait for a value on the device, as transformers
+    does to find that nothing is padded: then the model is given no mask.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
@@ -85,9 +89,15 @@ def watched_attention() -> str:
         attended: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, mask, **options)
         return attended
 
+    def mask(*args: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:  # noqa: ANN401 (as above)
+        if attention_mask is not None:
+            options["allow_is_bidirectional_skip"] = False
+        made: Tensor | None = sdpa_mask(*args, attention_mask=attention_mask, **options)
+        return made
+
     # Under a name of our own, and for good: a model looks its attention up by name in every pass.
     AttentionInterface.register(_NAME, watched)
-    AttentionMaskInterface.register(_NAME, sdpa_mask)
+    AttentionMaskInterface.register(_NAME, mask)
     return _NAME
 
 

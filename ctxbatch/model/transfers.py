@@ -1,5 +1,6 @@
 """Moves arrays to a device and results back: as they are for a CPU, through pinned memory for a GPU."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,10 @@ class CpuTransfers:
 
     # So many batches are handed over before the last one's results are waited for.
     ahead = 0
+
+    def at_work(self) -> contextlib.AbstractContextManager[object]:
+        """Return the context in which the model runs and its results are fetched."""
+        return contextlib.nullcontext()
 
     def put(self, array: npt.NDArray[Any]) -> Tensor:
         """Return an array as a tensor on the device."""
@@ -41,6 +46,13 @@ class GpuTransfers(CpuTransfers):
         self._device = torch.device(device)
         # Results leave on a stream of their own, while the next batch is computed.
         self._leaving = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    def at_work(self) -> contextlib.AbstractContextManager[object]:
+        """Return a context in which torch takes this GPU where none is named, as in streams, and no other.
+
+        Without it each process would also take some hundred MB of the first GPU, which can be full.
+        """
+        return torch.cuda.device(self._device)
 
     def put(self, array: npt.NDArray[Any]) -> Tensor:
         """Start the copy of an array to the device."""

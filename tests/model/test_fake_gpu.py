@@ -1,22 +1,27 @@
 """What can be shown of a GPU without one: a GPU that computes nothing, and copies that are late or fail."""
 
+import contextlib
 import json
 import subprocess
 import sys
+import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 from packaging.version import Version
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ctxbatch.errors import ResourceError
 from ctxbatch.execution import pipeline
+from ctxbatch.model import resolve
 from ctxbatch.model.encoder import Encoder
 from ctxbatch.model.families import FAMILIES
-from ctxbatch.model.transfers import CpuTransfers
+from ctxbatch.model.transfers import CpuTransfers, GpuTransfers
 from ctxbatch.model.word_vectors import OutOfMemoryError
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.stats import totals
-from tests.helpers.fake_gpu import FAKE_BUDGET, OPTIONS, batches_of, configured, is_possible
+from tests.helpers.fake_gpu import FAKE_BUDGET, OPTIONS, PACKED_FAMILIES, batches_of, configured, is_possible
 from tests.helpers.stores import arrow_digests, make_store
 
 
@@ -65,14 +70,23 @@ class Copies(CpuTransfers):
     def __init__(self, fails=lambda _: None):
         self.fails = fails
         self.waiting = self.most_waiting = self.freed = self.number = 0
+        self.is_at_work = False
+
+    @contextlib.contextmanager
+    def at_work(self):
+        self.is_at_work = True
+        yield
+        self.is_at_work = False
 
     def fetch(self, found):
+        assert self.is_at_work
         self.number += 1
         number, arrays = self.number, [tensor.numpy().copy() for tensor in found]
         self.waiting += 1
         self.most_waiting = max(self.most_waiting, self.waiting)
 
         def wait():
+            assert self.is_at_work
             self.waiting -= 1
             self.fails(number)
             return arrays
@@ -113,6 +127,58 @@ def test_the_next_batch_is_handed_over_before_the_last_one_is_waited_for(gpu, ti
     assert arrow_digests(late.path) == arrow_digests(plain.path)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be reported later.",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_memory_that_a_library_of_the_gpu_lacks_is_a_lack_of_memory(said, gpu, tiny, text, tmp_path):
+    def fail(number):
+        if number == 2:
+            raise RuntimeError(said)
+
+    copies = gpu(Copies(fail))
+    store = make_store(tmp_path / "out", [text], options(tiny()))
+    assert copies.freed == 1
+    assert totals(store).shards_short_of_memory == 1
+
+
+def test_what_a_batch_had_computed_is_dropped_before_memory_is_freed(gpu, tiny, text, tmp_path):
+    computed = []
+
+    def fail(number):
+        if number == 1:
+            held = torch.zeros(8)
+            computed.append(weakref.ref(held))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    copies = gpu(Copies(fail))
+    copies.free = lambda: computed.append(computed[0]())
+    make_store(tmp_path / "out", [text], options(tiny()))
+    assert computed[1:] == [None]
+
+
+def test_a_gpu_is_the_current_one_while_it_is_at_work(monkeypatch):
+    current = []
+
+    @contextlib.contextmanager
+    def device(wanted):
+        current.append(wanted)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda wanted: wanted)
+    copies = GpuTransfers("cuda:1")
+    assert current == []
+    with copies.at_work():
+        assert current == [torch.device("cuda:1")]
+    assert current == []
+
+
 @pytest.mark.parametrize("which", range(1, 6))
 def test_memory_that_is_short_at_any_batch_halves_the_batches_of_its_shard(which, gpu, tiny, text, tmp_path):
     def fail(number):
@@ -127,6 +193,34 @@ def test_memory_that_is_short_at_any_batch_halves_the_batches_of_its_shard(which
     gpu(CpuTransfers())
     plain = make_store(tmp_path / "plain", [text], options(tiny()))
     assert store.words.to_table().num_rows == plain.words.to_table().num_rows
+
+
+class Values(TorchDispatchMode):
+    """Counts the values that Python asks tensors for, for which it would wait on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+
+    def __torch_dispatch__(self, function, _types, args=(), kwargs=None):
+        self.asked += function in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.is_nonzero.default,
+        )
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("salience", [False, True])
+@pytest.mark.parametrize("family", PACKED_FAMILIES)
+def test_no_value_of_a_padded_batch_is_waited_for(family, salience, tiny):
+    """A fake GPU cannot show it: transformers asks tensors without values for none."""
+    config = resolve.resolve(RunConfig(model=str(tiny(family)), precision="fp32", salience=salience), "cpu")
+    batches = batches_of(replace(config, shared_sequences=False))
+    assert any((batch.lengths_V < batch.input_ids_BT.shape[1]).any() for batch in batches)
+    encoder = Encoder(config, "cpu")
+    with Values() as values:
+        list(encoder.encode(batches))
+    assert values.asked == 0
 
 
 def test_a_gpu_that_is_lost_is_no_lack_of_memory(gpu, tiny, text, tmp_path):
