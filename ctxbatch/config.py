@@ -151,6 +151,12 @@ class ResolvedConfig:
         """The type of vectors that encoders hand over and readers give: float32 if int8 is stored."""
         return "float32" if self.dtype == "int8" else self.dtype
 
+    @property
+    def batch_bytes(self) -> int:
+        """The bytes of a batch's vectors, if each of its tokens is a row."""
+        value_bytes = 2 if self.value_type == "float16" else 4
+        return self.tokens_per_batch * len(self.columns) * self.hidden_size * value_bytes
+
     def contradiction(self) -> str | None:
         """Return why a configuration that was read is invalid, or ``None``."""
         layers = (*self.layers, *([self.salience_layer] if self.salience_layer else ()))

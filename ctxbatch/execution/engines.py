@@ -3,6 +3,7 @@
 An engine resolves the options for its devices and runs shards there. The work itself is the same everywhere.
 """
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from ctxbatch.execution.ray_cluster import Share, ask_node, count, resources
 from ctxbatch.execution.ray_worker import resolve_here, workers_here
 from ctxbatch.run_config import RunConfig
 from ctxbatch.store.location import StoreLocation
+from ctxbatch.store.manifest import Manifest
 
 if TYPE_CHECKING:
     from ctxbatch.execution.ray_pool import RayPool
@@ -54,12 +56,11 @@ class LocalEngine:
         workers: int | None = None,
         model: Path | None = None,
     ) -> None:
-        from ctxbatch.model.devices import choose_devices, choose_workers
+        from ctxbatch.model.devices import choose_devices
 
         self._model = model
         self._devices = choose_devices(devices)
-        self._workers = choose_workers(workers, self._devices)
-        self._counts_cores = workers is None and self._devices == ["cpu"]
+        self._n_workers = workers
 
     @property
     def devices(self) -> Sequence[str]:
@@ -77,9 +78,14 @@ class LocalEngine:
 
     def workers(self, location: StoreLocation, lock: int, log_file: IO[str]) -> Pool:
         """Return worker processes."""
-        if self._counts_cores and (limit := describe_limit()):
-            log.info("workers: %d, because %s; --workers N overrides this", len(self._workers), limit)
-        return Pool(location, self._workers, lock, log_file, self._model)
+        from ctxbatch.model.devices import choose_workers
+
+        batch_bytes = Manifest.read(location.folder).config.batch_bytes
+        workers = choose_workers(self._n_workers, self._devices, batch_bytes)
+        counts_cores = self._n_workers is None and self._devices == ["cpu"]
+        if counts_cores and (limit := describe_limit()):
+            log.info("workers: %d, because %s; --workers N overrides this", len(workers), limit)
+        return Pool(location, workers, lock, log_file, self._model)
 
 
 class RayEngine:
@@ -108,13 +114,14 @@ class RayEngine:
         """Return Ray actors."""
         from ctxbatch.execution.ray_pool import RayPool
 
-        return RayPool(location, self._device, self._share, self._n_workers)
+        share = functools.partial(self._share, Manifest.read(location.folder).config.batch_bytes)
+        return RayPool(location, self._device, share, self._n_workers)
 
-    def _share(self, n_shards: int) -> Share:
-        """Return what each worker gets in a run of so many shards."""
+    def _share(self, batch_bytes: int, n_shards: int) -> Share:
+        """Return what each worker gets in a run of so many shards, with so many bytes of vectors a batch."""
         if not self._whole.gpus:
             return self._whole
-        most: int = ask_node(workers_here, self._device, share=self._whole)
+        most: int = ask_node(workers_here, self._device, batch_bytes, share=self._whole)
         n_workers = min(n_shards, self._n_workers or n_shards)
         return Share.of_gpu(workers_on_each_gpu(resources(), most, n_workers))
 

@@ -137,8 +137,14 @@ def resolve_here(config: RunConfig, device: str, folder: str) -> ResolvedConfig:
     return resolve(config, device)
 
 
-def workers_here(device: str, folder: str) -> int:
-    """Return how many workers can share each GPU of the machine of the cluster that is asked."""
+def workers_here(device: str, batch_bytes: int, folder: str) -> int:
+    """Return how many workers can share each GPU of the machine of the cluster that is asked.
+
+    Args:
+        device: The GPU.
+        batch_bytes: What the vectors of a batch take.
+        folder: Where the driver stands.
+    """
     stand_in(folder)
     import ray
 
@@ -146,4 +152,4 @@ def workers_here(device: str, folder: str) -> int:
 
     own = ray.get_runtime_context().get_node_id()
     node = next(each for each in ray.nodes() if each["NodeID"] == own)
-    return workers_per_gpu([device], max(1, int(node["Resources"].get("GPU", 1))))
+    return workers_per_gpu([device], max(1, int(node["Resources"].get("GPU", 1))), batch_bytes)

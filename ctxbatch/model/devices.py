@@ -18,6 +18,9 @@ log = logging.getLogger("ctxbatch")
 # memory of the GPU for the model, a batch and what the driver takes, and of the host for three buffers.
 _WORKERS_PER_GPU = 8
 _GPU_BYTES, _HOST_BYTES = 6 << 30, 3 << 30
+# And so many times the vectors of a batch: on the GPU each column, all columns together and those of the last
+# batch; on the host two batches, whose memory torch takes by powers of two.
+_ON_GPU, _ON_HOST = 3, 4
 
 
 def choose_devices(wanted: Sequence[str] | None) -> list[str]:
@@ -57,24 +60,34 @@ def least_capable(devices: Sequence[str]) -> str:
     return min(devices, key=lambda device: (facts_of(device).bf16, facts_of(device).packs))
 
 
-def choose_workers(wanted: int | None, devices: Sequence[str]) -> list[str]:
-    """Return the device of each worker: one per physical core on CPUs, several per GPU."""
+def choose_workers(wanted: int | None, devices: Sequence[str], batch_bytes: int) -> list[str]:
+    """Return the device of each worker: one per physical core on CPUs, several per GPU.
+
+    Args:
+        wanted: How many are asked for.
+        devices: Where they work.
+        batch_bytes: What the vectors of a batch take.
+    """
     n_workers = wanted or (
-        count_cores() if devices == ["cpu"] else len(devices) * workers_per_gpu(devices, len(devices))
+        count_cores()
+        if devices == ["cpu"]
+        else len(devices) * workers_per_gpu(devices, len(devices), batch_bytes)
     )
     return [devices[number % len(devices)] for number in range(n_workers)]
 
 
-def workers_per_gpu(devices: Sequence[str], n_gpus: int) -> int:
+def workers_per_gpu(devices: Sequence[str], n_gpus: int, batch_bytes: int) -> int:
     """Return how many workers cores and memory allow on each GPU of a machine that works on ``n_gpus``.
 
     Args:
         devices: Those of its GPUs that this process sees.
         n_gpus: How many there are.
+        batch_bytes: What the vectors of a batch take.
     """
+    gpu_bytes, host_bytes = _GPU_BYTES + _ON_GPU * batch_bytes, _HOST_BYTES + _ON_HOST * batch_bytes
     free = [gpu.free_bytes for gpu in find_gpus().gpus if gpu.device in devices]
-    fit = min([count_cores() // n_gpus, free_memory() // (_HOST_BYTES * n_gpus)])
-    return max(1, min(_WORKERS_PER_GPU, fit, *(each // _GPU_BYTES for each in free)))
+    fit = min([count_cores() // n_gpus, free_memory() // (host_bytes * n_gpus)])
+    return max(1, min(_WORKERS_PER_GPU, fit, *(each // gpu_bytes for each in free)))
 
 
 def facts_of(device: str) -> Gpu:

@@ -9,7 +9,7 @@ import pytest
 COUNT = """
 import ctxbatch, torch
 from ctxbatch.model.devices import choose_workers
-print(len(choose_workers(None, ["cpu"])))
+print(len(choose_workers(None, ["cpu"], 0)))
 """
 
 

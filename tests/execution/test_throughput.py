@@ -110,9 +110,9 @@ def test_devices_are_those_asked_for_or_all_gpus_or_the_cpu(monkeypatch):
     assert choose_devices(None) == ["cuda:0", "cuda:1"]
     assert choose_devices(["cuda:1"]) == ["cuda:1"]
     assert choose_devices(["cpu"]) == ["cpu"]
-    assert choose_workers(3, ["cuda:0", "cuda:1"]) == ["cuda:0", "cuda:1", "cuda:0"]
-    assert choose_workers(2, ["cpu"]) == ["cpu", "cpu"]
-    assert set(choose_workers(None, ["cpu"])) == {"cpu"}
+    assert choose_workers(3, ["cuda:0", "cuda:1"], 0) == ["cuda:0", "cuda:1", "cuda:0"]
+    assert choose_workers(2, ["cpu"], 0) == ["cpu", "cpu"]
+    assert set(choose_workers(None, ["cpu"], 0)) == {"cpu"}
 
 
 def test_a_run_on_different_gpus_computes_as_all_of_them_can(monkeypatch, tiny):
@@ -154,25 +154,28 @@ def test_with_a_driver_but_a_torch_for_cpus_a_run_says_so(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("cores", "host", "free", "n_gpus", "per_gpu"),
+    ("cores", "host", "free", "n_gpus", "batch", "per_gpu"),
     [
-        (64, 512, 80, 1, 8),
-        (16, 512, 80, 4, 4),
-        (16, 32, 80, 2, 5),
-        (64, 512, 16, 1, 2),
-        (64, 512, 4, 2, 1),
-        (2, 4, 80, 4, 1),
+        (64, 512, 80, 1, 0, 8),
+        (16, 512, 80, 4, 0, 4),
+        (16, 32, 80, 2, 0, 5),
+        (64, 512, 16, 1, 0, 2),
+        (64, 512, 4, 2, 0, 1),
+        (2, 4, 80, 4, 0, 1),
+        (64, 512, 80, 1, 6, 3),  # as all layers of a large model
+        (64, 128, 140, 1, 6, 4),
+        (64, 512, 80, 1, 60, 1),
     ],
 )
 def test_as_many_workers_share_a_gpu_as_cores_and_memory_allow(
-    cores, host, free, n_gpus, per_gpu, monkeypatch
+    cores, host, free, n_gpus, batch, per_gpu, monkeypatch
 ):
     found = Found(tuple(replace(gpu(number), free_bytes=free << 30) for number in range(n_gpus)))
     monkeypatch.setattr(devices, "find_gpus", lambda: found)
     monkeypatch.setattr(devices, "count_cores", lambda: cores)
     monkeypatch.setattr(devices, "free_memory", lambda: host << 30)
     names = [each.device for each in found.gpus]
-    assert choose_workers(None, names) == names * per_gpu
+    assert choose_workers(None, names, batch << 30) == names * per_gpu
 
 
 @pytest.mark.parametrize(
