@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # its workers share what it keeps: converted models, rates
@@ -30,6 +31,9 @@ from tests.helpers.stores import make_store
 if TYPE_CHECKING:
     from tests.helpers.oracle import Oracle
 
+# The same examples everywhere, as fast as the machine is.
+settings.register_profile("ctxbatch", deadline=None, derandomize=True)
+settings.load_profile("ctxbatch")
 # Fixtures import what imports torch: the process that starts those of the tests has no need of it.
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 _convert_elsewhere = graphs._convert
