@@ -171,10 +171,12 @@ def as_own_error(error: BaseException) -> CtxbatchError:
     if isinstance(cause, CtxbatchError):
         return cause
     log.debug("Ray says: %s", error)
-    return WorkersFailedError(
-        f"the cluster's nodes cannot work ({_last_line(error)}): "
-        "install the same version of ctxbatch and its dependencies on every node"
-    )
+    said = _last_line(error)
+    if "out of memory" in said:
+        remedy = "free memory there, or use fewer --workers"
+    else:
+        remedy = "install the same version of ctxbatch and its dependencies on every node"
+    return WorkersFailedError(f"the cluster's nodes cannot work ({said}): {remedy}")
 
 
 def _last_line(error: BaseException) -> str:

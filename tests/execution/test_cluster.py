@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 
 from ctxbatch import InputError, RunConfig
 from ctxbatch.execution.messages import Committed, GivenUp, Retried
-from ctxbatch.execution.ray_cluster import connected
+from ctxbatch.execution.ray_cluster import as_own_error, connected
 from ctxbatch.execution.scheduler import Dispatch
 from ctxbatch.store.commits import Counts
 from ctxbatch.store.locks import is_locked
@@ -327,3 +327,17 @@ def test_a_shard_that_failed_runs_alone_and_is_given_up_after_three_times():
     dispatch.heard(Committed(8, Counts()))
     assert not dispatch
     assert dispatch.given_up == [7]
+
+
+@pytest.mark.parametrize(
+    ("last", "remedy"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "use fewer --workers"),
+        ("ModuleNotFoundError: No module named 'ctxbatch'", "install the same version of ctxbatch"),
+    ],
+)
+def test_what_nodes_lack_is_told_with_a_remedy_for_it(last, remedy):
+    said = str(as_own_error(RuntimeError(f"Traceback (most recent call last):\n  File 1\n{last}\n")))
+    assert said.startswith(f"the cluster's nodes cannot work ({last}): ")
+    assert remedy in said
+    assert "\n" not in said
