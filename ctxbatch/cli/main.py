@@ -80,6 +80,8 @@ app = App(
 )
 app["--help"].help = "Show this message and exit."
 app["--version"].help = "Print the version and exit."
+# How often `Stopped` is raised again while nothing heeds it.
+_AGAIN_SECONDS = 0.5
 _Command = Callable[..., int | None]
 _ON_TEXT: tuple[_Command, ...] = (run, plan)
 _ON_STORES: tuple[_Command, ...] = (search, sql, layers, senses, export, index, pull, stats, verify, status)
@@ -182,17 +184,30 @@ def _complain(message: str, status: int) -> int:
 
 
 def _listen_to_signals() -> list[Stopped]:
-    """Raise `Stopped` at a signal; return the list to which it is added."""
+    """Raise `Stopped` at a signal; return the list to which it is added.
+
+    A library can lose what is raised in it, as Python does in a callback of a weak reference. So it is raised
+    again from time to time, and at further signals, but never where the first one is on its way out.
+    """
     received: list[Stopped] = []
 
     def stop(signum: int, _frame: FrameType | None) -> None:
-        for each in handled:
-            signal.signal(each, signal.SIG_IGN)  # one is enough; nothing may disturb the way out
-        received.append(Stopped(signum))
-        raise received[0]
+        if not received:
+            received.append(Stopped(signum))
+            signal.signal(signal.SIGALRM, stop)
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS, _AGAIN_SECONDS)
+        if not _is_handled(received[0]):
+            raise received[0]
 
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    for each in handled:
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(each) is not signal.SIG_IGN:  # nohup
             signal.signal(each, stop)
     return received
+
+
+def _is_handled(stopped: Stopped) -> bool:
+    """Return True if an ``except``, a ``finally`` or a ``with`` is at work on an exception or what it caused."""
+    error = sys.exception()
+    while error is not None and error is not stopped:
+        error = error.__context__
+    return error is stopped

@@ -139,6 +139,36 @@ def test_a_signal_is_not_taken_for_the_error_that_a_library_makes_of_it():
     assert (ended.returncode, ended.stderr) == (130, "ctxbatch: stopped by SIGINT\n")
 
 
+def test_a_signal_that_is_lost_in_a_library_stops_the_command_all_the_same():
+    """But it disturbs nothing that takes its time on the way out, nor do further signals."""
+    code = (
+        "import os, signal, time, weakref\n"
+        "from ctxbatch.cli import main\n"
+        "class Thing: pass\n"
+        "def callback(_):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(0.1)\n"
+        "def command():\n"
+        "    thing = Thing()\n"
+        "    reference = weakref.ref(thing, callback)\n"
+        "    del thing\n"
+        "    print('lost', flush=True)\n"
+        "    try:\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(1.5)\n"
+        "        print('tidied up', flush=True)\n"
+        "main._run_command = command\n"
+        "main.main()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=heed_signals, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (130, "lost\ntidied up\n")
+    assert ended.stderr.endswith("\nctxbatch: stopped by SIGINT\n")
+
+
 def test_a_second_run_on_the_same_store_is_refused_and_the_first_goes_on(arguments, tmp_path, cli, reference):
     out = tmp_path / "out"
     process = start(*arguments(out))
