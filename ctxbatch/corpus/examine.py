@@ -29,7 +29,7 @@ log = logging.getLogger("ctxbatch")
 _SAMPLE_RECORDS = 1_000
 _SAMPLE_BYTES = 4 << 20
 _SHOWN_FIELDS = 12
-_SHOWN_SOURCES = 8
+_SHOWN_SOURCES = 20
 _DECLARED = re.compile(rb"""\s*<\?xml\s[^<>]*?encoding\s*=\s*["']([\w.:-]+)["']""")
 
 
@@ -90,8 +90,8 @@ def _examine(source: Source, reading: Reading, wanted: Sequence[tuple[str, str]]
     source = replace(source, encoding=marked_encoding(sample.head) or reading.encoding)
     if source.format == "xml":
         source = replace(source, encoding=_encoding_of_xml(source, reading, sample))
-    if source.encoding == "utf-8" and _looks_like_utf_16(sample.head):
-        raise InputError(f"{source.path} looks like UTF-16 without a byte order mark: say --encoding utf-16")
+    if source.encoding == "utf-8" and (name := _utf_16_of(sample.head)):
+        raise InputError(f"{source.path} looks like UTF-16 without a byte order mark: say --encoding {name}")
     if source.encoding == "utf-8" and source.format != "xml":
         _warn_of_encoding(source, sample)
     source = _with_layout(source, reading, sample)
@@ -179,16 +179,17 @@ def _with_layout(source: Source, reading: Reading, sample: TextSample) -> Source
     return source
 
 
-def _looks_like_utf_16(head: bytes) -> bool:
-    """Return whether every second byte is NUL and most of the others are letters."""
-    for nul, other in ((head[::2], head[1::2]), (head[1::2], head[::2])):
-        if len(nul) >= 8 and nul.count(0) > 0.9 * len(nul) and sum(map(_is_letter, other)) > 0.5 * len(other):
-            return True
-    return False
+def _utf_16_of(head: bytes) -> str | None:
+    """Return the name of UTF-16 if every second byte is NUL and most of the others are of ASCII."""
+    for name, nul, other in (("utf-16-be", head[::2], head[1::2]), ("utf-16-le", head[1::2], head[::2])):
+        is_ascii = sum(map(_is_printable, other)) > 0.5 * len(other)
+        if len(nul) >= 8 and nul.count(0) > 0.9 * len(nul) and is_ascii:
+            return name
+    return None
 
 
-def _is_letter(byte: int) -> bool:
-    return bytes((byte,)).isalnum()
+def _is_printable(byte: int) -> bool:
+    return 32 <= byte < 127
 
 
 def _check_table(source: Source, wanted: Sequence[tuple[str, str]]) -> None:
