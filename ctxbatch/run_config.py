@@ -282,9 +282,10 @@ class RunConfig:
             raise InputError("--lang cannot be used with --split none: leave one of them out")
 
     def _check_exclude(self) -> None:
-        if isinstance(self.exclude, str):
-            raise InputError(f"--exclude {self.exclude!r} is one string: give a tuple of patterns")
-        for pattern in self.exclude:
+        patterns = self.exclude
+        if not isinstance(patterns, tuple | list) or not all(isinstance(each, str) for each in patterns):
+            raise InputError(f"--exclude {patterns!r} is no tuple of strings: give one, as ('*.bak',)")
+        for pattern in patterns:
             if not PurePath(pattern).parts:
                 raise InputError(f"--exclude {pattern!r} matches no path: give a pattern such as '*.bak'")
 

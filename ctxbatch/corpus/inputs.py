@@ -4,6 +4,7 @@ Owns which files of a folder are left out.
 """
 
 import glob
+import itertools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,7 @@ class _Found:
     def excludes(self, path: Path | str) -> bool:
         """Return True, and record it, if a file or folder is to be left out by its path or the end of it."""
         for pattern in self.exclude:
-            if PurePath(path).match(pattern):
+            if _matches_end(path, pattern):
                 self.useful.add(pattern)
                 self.leave_out(printable(path), f"{EXCLUDED} {pattern}")
                 return True
@@ -71,6 +72,15 @@ class _Found:
         """Raise an error if another input already named this file."""
         if real in self.sources:
             raise InputError(f"{name} is given twice among the inputs: give it once")
+
+
+def _matches_end(path: Path | str, pattern: str) -> bool:
+    """Return True if a path or its end matches a pattern, or is the pattern itself, with brackets perhaps."""
+    if pattern.startswith("/"):
+        path = Path(path).absolute()
+    while pattern.startswith("**/"):  # as every pattern may stand below any folders
+        pattern = pattern[3:]
+    return PurePath(path).match(pattern) or f"/{path}".endswith(f"/{pattern.rstrip('/')}")
 
 
 def find_sources(
@@ -124,8 +134,15 @@ def _add_input(found: _Found, given: str | Path) -> None:
         _add(found, path)
         return
     for match in _matches(path):
-        if not found.is_in_store(match):
+        if not found.is_in_store(match) and not any(map(found.excludes, _folders_of(str(path), str(match)))):
             _add(found, match)
+
+
+def _folders_of(pattern: str, match: str) -> list[str]:
+    """Return the folders of a match that its pattern does not name plainly."""
+    named = list(itertools.takewhile(lambda part: not glob.has_magic(part), pattern.split("/")))
+    parts = match.rstrip("/").split("/")
+    return ["/".join(parts[:number]) for number in range(len(named) + 1, len(parts))]
 
 
 def _matches(pattern: Path) -> list[Path]:
@@ -255,7 +272,8 @@ def _is_remote_input(given: str) -> bool:
 def _add_remote(found: _Found, url: str) -> None:
     try:
         for entry in listing.find_entries(url):
-            if found.excludes(entry.url.rstrip("/")):
+            folders = _folders_of(url, entry.url)
+            if any(map(found.excludes, [*folders, entry.url.rstrip("/")])):
                 continue
             if entry.is_folder:
                 _add_remote_folder(found, entry.url.rstrip("/"))

@@ -14,7 +14,7 @@ from ctxbatch.store.manifest import Manifest
 
 log = logging.getLogger("ctxbatch")
 _SHOWN = 3
-_ANOTHER = "use the same inputs to resume, or another -o"
+_ANOTHER = "use the same inputs and --exclude to resume, or another -o"
 
 
 def check_sources(out: Path | str, manifest: Manifest, sources: Sequence[Source]) -> None:

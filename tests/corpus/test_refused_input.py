@@ -39,7 +39,8 @@ REFUSED = {
         r"a.csv has no field 'text'; its fields are id, body: name one with --text-field",
     ),
     "an exclusion that is empty": (GOOD, ["a.txt"], {"exclude": ("./",)}, r"--exclude './' matches no path"),
-    "an exclusion that is a string": (GOOD, ["a.txt"], {"exclude": "*"}, r"--exclude '\*' is one string"),
+    "an exclusion that is a string": (GOOD, ["a.txt"], {"exclude": "*"}, r"--exclude '\*' is no tuple of"),
+    "an exclusion that is a path": (GOOD, ["a.txt"], {"exclude": (Path("x"),)}, r"is no tuple of strings"),
     "several files": (
         {"a.csv": b"id,body\n1,x\n", "b.jsonl": b'{"body": "x"}\n', "c.txt": b"x", "d.csv": b"a\n1\n"},
         ["a.csv", "b.jsonl", "c.txt", "d.csv"],
@@ -47,10 +48,10 @@ REFUSED = {
         r"a.csv has no field 'text'; .*; also refused: \S*b.jsonl, \S*d.csv \(--exclude PATTERN leaves files",
     ),
     "more files than can be shown": (
-        {f"{n}.csv": b"a\n1\n" for n in range(20)},
+        {f"{n}.csv": b"a\n1\n" for n in range(30)},
         ["*.csv"],
         {},
-        r"0.csv has no field 'text'; .*; also refused: (\S*\d.csv, ){7}… \(--exclude PATTERN leaves files",
+        r"0.csv has no field 'text'; .*; also refused: (\S*\d.csv, ){19}… \(--exclude PATTERN leaves files",
     ),
     "a csv table without a header": (
         {"a.csv": b'1,"He said ""no"", and left.",,x y\n2,b,c,d\n'},
@@ -112,7 +113,19 @@ REFUSED = {
         {"a.txt": "some text of a few words\n".encode("utf-16-le")},
         ["a.txt"],
         {},
-        r"looks like UTF-16 without",
+        r"looks like UTF-16 without a byte order mark: say --encoding utf-16-le$",
+    ),
+    "utf-16 of the other order without a mark": (
+        {"a.txt": "some text of a few words\n".encode("utf-16-be")},
+        ["a.txt"],
+        {},
+        r"looks like UTF-16 without a byte order mark: say --encoding utf-16-be$",
+    ),
+    "json lines in utf-16 without a mark": (
+        {"a.jsonl": '{"text":"a"}\n'.encode("utf-16-le")},
+        ["a.jsonl"],
+        {},
+        r"looks like UTF-16 without a byte order mark: say --encoding utf-16-le$",
     ),
     "two fields of one name": ({"a.csv": b"text,text\nx,y\n"}, ["a.csv"], {}, r"a.csv has 2 fields 'text'"),
     "an encoding that cannot replace": (

@@ -99,6 +99,7 @@ def test_folders_and_globs_find_what_they_find_locally_in_the_same_order(tmp_pat
         (["deep/"], {"/a.txt", "/b.jsonl", "/f/a.txt", "/f/g/d.txt"}),
         (["deep/*", "./f/a.txt"], {"/a.txt", "/b.jsonl", "/f/g/d.txt"}),
         (["f*/d*/*/*", "b.*"], {"/a.txt", "/f/a.txt", "/f/deep/d.txt", "/f/g/d.txt"}),
+        (["**/g", "**/*.jsonl"], {"/a.txt", "/f/a.txt", "/f/deep/er/c.txt", "/f/deep/d.txt"}),
         (["{root}/f/*"], {"/a.txt", "/b.jsonl"}),
         (["{root}/f/a*", "?.jsonl"], {"/a.txt", "/f/deep/er/c.txt", "/f/deep/d.txt", "/f/g/d.txt"}),
         (["{root}/[ab].*"], {"/f/a.txt", "/f/deep/er/c.txt", "/f/deep/d.txt", "/f/g/d.txt"}),
@@ -120,6 +121,30 @@ def test_files_and_folders_are_excluded_by_name_or_path_in_all_kinds_of_inputs(
             by_option = (str(each).replace(root, "") for each in left_out if "--exclude" in each.why)
             told.add(tuple(sorted(by_option)))
     assert len(told) == 1
+
+
+def test_folders_that_a_pattern_finds_are_excluded_and_those_that_it_names_are_not(tmp_path, bucket):
+    names = ("f/a.txt", "f/deep/er/c.txt", "f/deep/d.txt", "f/g/d.txt")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(as_lines(TEXTS))
+    for root in (str(tmp_path), bucket(dict.fromkeys(names, as_lines(TEXTS)))):
+        for exclude, left in (
+            (["deep"], {"/f/a.txt", "/f/g/d.txt"}),
+            (["f/deep", "f", tmp_path.name], {"/f/a.txt", "/f/g/d.txt"}),
+            (["er"], {"/f/a.txt", "/f/deep/d.txt", "/f/g/d.txt"}),
+        ):
+            sources, _ = find_sources([f"{root}/f/**/*.txt"], Path("/nowhere"), exclude=exclude)
+            assert {source.path.removeprefix(root) for source in sources} == left
+
+
+def test_names_with_brackets_and_absolute_paths_are_excluded_as_they_are(tmp_path, monkeypatch):
+    for name in ("br[1].txt", "a.txt"):
+        (tmp_path / name).write_bytes(as_lines(TEXTS))
+    monkeypatch.chdir(tmp_path)
+    for exclude in ("br[1].txt", f"{tmp_path}/br[1].txt", f"{tmp_path}/b*"):
+        sources, _ = find_sources(["."], Path("/nowhere"), exclude=[exclude])
+        assert [source.path for source in sources] == ["a.txt"]
 
 
 def test_an_exclusion_that_matches_nothing_is_told_and_one_that_leaves_nothing_refused(tmp_path, caplog):
