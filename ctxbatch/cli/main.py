@@ -199,14 +199,21 @@ def _listen_to_signals() -> list[Stopped]:
         if not _is_handled(received[0]):
             raise received[0]
 
+    sys.unraisablehook = _tell_unraisable
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(each) is not signal.SIG_IGN:  # nohup
             signal.signal(each, stop)
     return received
 
 
+def _tell_unraisable(lost: "sys.UnraisableHookArgs") -> None:
+    """Show what Python cannot raise; but a `Stopped` is raised again."""
+    if not isinstance(lost.exc_value, Stopped):
+        sys.__unraisablehook__(lost)
+
+
 def _is_handled(stopped: Stopped) -> bool:
-    """Return True if an ``except``, a ``finally`` or a ``with`` is at work on an exception or what it caused."""
+    """Return True if an ``except``, ``finally`` or ``with`` is at work on an exception or what it caused."""
     error = sys.exception()
     while error is not None and error is not stopped:
         error = error.__context__
