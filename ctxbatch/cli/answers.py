@@ -75,5 +75,5 @@ def tell_no_hit(answers: "Sequence[Answer]", filters: Filters, place: str = "") 
         why = f"relax the filters{unknown}, or mark another word"
         if filters.same_word:
             words = shortened(dict.fromkeys(quoted(answer.word) for answer in answers), _SHOWN_WORDS)
-            why = f"the filters leave no occurrence of {words}: leave out --same-word, or {why}"
+            why = f"no occurrence of {words} passes the filters: leave out --same-word or other filters"
     log.warning("%sno hit: %s", place, why)
