@@ -190,10 +190,15 @@ def searcher(
 def open(out: str | Path) -> "ctxbatch.Store":  # noqa: A001 (users write `ctxbatch.open`)
     """Open a store for reading, by its folder; of a URL only what its commits say can be read.
 
+    Logs a warning for each damaged shard: its rows are not read, nor are those of a shard that a run has not
+    finished. Only a store whose ``complete`` is true has all rows.
+
     Raises:
         StoreError: It is not a store, or its manifest is damaged.
         ResourceError: The network fails.
     """
     from ctxbatch.store.reader import Store
 
-    return Store(out)
+    store = Store(out)
+    store.tell_damage()
+    return store

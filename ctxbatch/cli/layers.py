@@ -73,7 +73,6 @@ def layers(
 
     files = TableFiles({"--csv": as_csv, "--parquet": as_parquet})
     store = ctxbatch.open(out)
-    store.tell_damage()
     check_has_rows(store)
     for note in _notes(store, kinds_of(store.config)):
         log.warning("%s", note)

@@ -108,7 +108,6 @@ def stats(out: StoreName, /, *, as_json: AsJson = False) -> None:
     from ctxbatch.store.stats import totals
 
     store = ctxbatch.open(out)
-    store.tell_damage()
     found = {**totals(store).as_dict(), "anisotropy": _measured_anisotropy(store)}
     terminal.show([terminal.json_line(found)] if as_json else _lines_of_stats(found))
 
@@ -268,7 +267,6 @@ def status(out: StoreName, /, *, as_json: AsJson = False) -> None:
 
     running = is_locked(location_of(out).folder)
     store = ctxbatch.open(out)
-    store.tell_damage()
     out = str(store.location.out)
     done, planned = len(store.commits), len(store.manifest.shards)
     state: str = "running" if running else state_of(store)

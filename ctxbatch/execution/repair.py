@@ -60,7 +60,7 @@ def find_damage(out: str | Path) -> Iterator[Damage]:
 
 def _index_damage(store: Store, path: Path) -> Iterator[str]:
     """Yield a line for each file that belongs to an index and is damaged; ``path`` is its JSON file."""
-    damage = [*check_index(path, store.manifest)]
+    damage = [*check_index(path, store.manifest, complete=store.complete)]
     yield from damage
     if not damage and isinstance(facts := read_facts(path), IndexFacts):
         yield from parts_damage(store, facts)

@@ -139,14 +139,16 @@ def index_files(out: Path) -> list[Path]:
     return sorted({*folder.glob("*.json"), *orphans})
 
 
-def check_index(path: Path, manifest: Manifest) -> Iterator[str]:
+def check_index(path: Path, manifest: Manifest, *, complete: bool = True) -> Iterator[str]:
     """Yield a line if the index of this JSON file is damaged or was built from other shards.
+
+    Only a ``complete`` store tells whether they are others: missing ones may come to be the same again.
 
     Raises:
         ResourceError: The disk or a permission prevents reading.
     """
     try:
-        damage = _damage(read_facts(path), path, manifest)
+        damage = _damage(read_facts(path), path, manifest, complete)
     except FileNotFoundError as error:
         damage = f"{error.filename} is missing"
     except StoreError as error:
@@ -155,11 +157,11 @@ def check_index(path: Path, manifest: Manifest) -> Iterator[str]:
         yield f"{damage}; rebuild it with `{rebuild_command(path)}`"
 
 
-def _damage(facts: FileOrigin, path: Path, manifest: Manifest) -> str | None:
+def _damage(facts: FileOrigin, path: Path, manifest: Manifest, complete: bool = True) -> str | None:
     file = path.parent / facts.file
     if not is_intact(file, facts.bytes, facts.sha256):
         return f"{file} is damaged: its content does not match its checksum"
-    if len(facts.built_from) > len(manifest.shards):
+    if not complete or len(facts.built_from) > len(manifest.shards):
         return None  # appended to, and indexed, since the store was opened: it is of no use here
     now = built_from(FolderLocation(path.parent.parent).commits(manifest))
     if facts.built_from != dict(itertools.islice(now.items(), len(facts.built_from))):
@@ -340,7 +342,7 @@ def open_postings(store: Store) -> Postings:
     Raises:
         StoreError: The table is damaged or was built from other shards; the message says how to rebuild it.
     """
-    facts = _intact_facts(store, WORD_ROWS)
+    facts = _intact_facts(store, WORD_ROWS) if store.complete else None
     if facts is None or not facts.has_all(store):  # an append is not finished
         return Postings(store, None)
     path = store.path / INDEX / facts.file

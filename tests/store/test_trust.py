@@ -227,6 +227,24 @@ def test_a_damaged_shard_is_named_where_a_store_is_shown(command, copy, cli):
     assert f"{copy}/shards/000001 is damaged: run `ctxbatch verify {copy}` for details" in result.stderr
 
 
+def test_whoever_opens_a_damaged_store_is_told(copy, caplog):
+    (copy / "shards" / "000001" / "words.arrow").unlink()
+    ctxbatch.open(copy)
+    assert f"{copy}/shards/000001 is damaged: run `ctxbatch verify {copy}` for details" in caplog.text
+
+
+def test_an_index_is_not_blamed_for_a_damaged_shard(copy, cli):
+    assert cli("index", copy, "--factory", "IVF1,Flat").returncode == 0
+    assert list(copy.glob("index/*.json"))
+    (copy / "shards" / "000001" / "words.arrow").unlink()
+    verified = cli("verify", copy)
+    assert verified.returncode == 3
+    assert "/index/" not in verified.stdout
+    assert cli("layers", copy).returncode == 0
+    assert cli("verify", copy, "--repair").returncode == 0
+    assert cli("verify", copy).returncode == 0
+
+
 def test_a_store_that_was_finished_and_is_damaged_is_not_called_unfinished(copy, cli):
     (copy / "shards" / "000001" / "words.arrow").unlink()
     planned = len(Store(copy).manifest.shards)
