@@ -120,30 +120,32 @@ def test_ctrl_c_while_modules_are_imported_ends_a_command_without_a_word():
         assert (started.returncode, started.stderr) == (status, "")
 
 
-def test_a_signal_is_not_taken_for_the_error_that_a_library_makes_of_it():
+def command_line(command):
+    """Run the command line with a function named ``command`` in place of its commands."""
     code = (
-        "import os, signal, time\n"
-        "from ctxbatch.cli import main\n"
+        "import os, signal, time, weakref\n"
+        f"from ctxbatch.cli import main\n{command}\nmain._run_command = command\nmain.main()\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=heed_signals, check=False
+    )
+
+
+def test_a_signal_is_not_taken_for_the_error_that_a_library_makes_of_it():
+    ended = command_line(
         "def command():\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "        time.sleep(10)\n"
         "    except BaseException:\n"
         "        raise ImportError('initialization failed')\n"
-        "main._run_command = command\n"
-        "main.main()\n"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=heed_signals, check=False
     )
     assert (ended.returncode, ended.stderr) == (130, "ctxbatch: stopped by SIGINT\n")
 
 
 def test_a_signal_that_is_lost_in_a_library_stops_the_command_all_the_same():
     """But it disturbs nothing that takes its time on the way out, nor do further signals."""
-    code = (
-        "import os, signal, time, weakref\n"
-        "from ctxbatch.cli import main\n"
+    ended = command_line(
         "class Thing: pass\n"
         "def callback(_):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
@@ -159,11 +161,6 @@ def test_a_signal_that_is_lost_in_a_library_stops_the_command_all_the_same():
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "        time.sleep(1.5)\n"
         "        print('tidied up', flush=True)\n"
-        "main._run_command = command\n"
-        "main.main()\n"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=heed_signals, check=False
     )
     assert (ended.returncode, ended.stdout) == (130, "lost\ntidied up\n")
     assert ended.stderr == "ctxbatch: stopped by SIGINT\n"
