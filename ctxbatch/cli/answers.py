@@ -70,10 +70,10 @@ def tell_no_hit(answers: "Sequence[Answer]", filters: Filters, place: str = "") 
     scores = [answer.best_score for answer in answers if answer.best_score is not None]
     if scores and filters.min_score is not None:
         why = f"the best score is {max(scores)}, below --min-score {filters.min_score}"
+    elif filters.same_word:
+        words = shortened(dict.fromkeys(quoted(answer.word) for answer in answers), _SHOWN_WORDS)
+        why = f"no occurrence of {words} passes the filters: leave out --same-word or other filters"
     else:
         unknown = "" if filters.unknown else ", add --unknown if the model may not know the words"
         why = f"relax the filters{unknown}, or mark another word"
-        if filters.same_word:
-            words = shortened(dict.fromkeys(quoted(answer.word) for answer in answers), _SHOWN_WORDS)
-            why = f"no occurrence of {words} passes the filters: leave out --same-word or other filters"
     log.warning("%sno hit: %s", place, why)

@@ -129,7 +129,7 @@ def _status_of_command(received: Sequence[Stopped]) -> int:
 
 @contextlib.contextmanager
 def _raised_again(received: Sequence[Stopped]) -> Iterator[None]:
-    """Raise what a signal has raised where a library, as it is imported, has made something else of it."""
+    """Raise what a signal has raised where a library has made another error of it."""
     try:
         yield
     finally:
@@ -213,7 +213,7 @@ def _tell_unraisable(lost: "sys.UnraisableHookArgs") -> None:
 
 
 def _is_handled(stopped: Stopped) -> bool:
-    """Return True if an ``except``, ``finally`` or ``with`` is at work on an exception or what it caused."""
+    """Return True while an ``except``, a ``finally`` or a ``with`` handles it, or an error that it led to."""
     error = sys.exception()
     while error is not None and error is not stopped:
         error = error.__context__

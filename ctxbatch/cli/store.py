@@ -280,7 +280,7 @@ def status(out: StoreName, /, *, as_json: AsJson = False) -> None:
         terminal.show([terminal.json_line(found)])
         return
     if state == "damaged":
-        state = "damaged: run its `ctxbatch run` command again, which makes anew what is missing"
+        state = "damaged: run its `ctxbatch run` command again to rebuild the damaged shards"
     elif state == "interrupted":
         state = "interrupted: run its `ctxbatch run` command again"
         if not store.location.is_here:

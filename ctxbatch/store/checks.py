@@ -27,8 +27,8 @@ def unfinished(store: Store, consequence: str = "") -> str:
     if state_of(store) == "damaged":
         damaged = f"{planned - len(store.commits)} of {planned} shards"
         return (
-            f"{store.path} is damaged ({damaged}){consequence}: run its `ctxbatch run` command again, which "
-            f"makes them anew; `ctxbatch verify {store.path}` says more"
+            f"{store.path} is damaged ({damaged}){consequence}: run its `ctxbatch run` command again to "
+            f"rebuild them; `ctxbatch verify {store.path}` names the damage"
         )
     progress = f"{len(store.commits)} of {planned} shards"
     return f"{store.path} is unfinished ({progress}){consequence}: run its `ctxbatch run` command again"

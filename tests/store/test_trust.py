@@ -248,10 +248,10 @@ def test_an_index_is_not_blamed_for_a_damaged_shard(copy, cli):
 def test_a_store_that_was_finished_and_is_damaged_is_not_called_unfinished(copy, cli):
     (copy / "shards" / "000001" / "words.arrow").unlink()
     planned = len(Store(copy).manifest.shards)
-    anew = "run its `ctxbatch run` command again, which makes"
+    again = "run its `ctxbatch run` command again to rebuild"
     searched = cli("search", copy, "--row", "0")
-    assert f"{copy} is damaged (1 of {planned} shards): {anew} them anew" in searched.stderr
-    assert cli("status", copy).stdout.startswith(f"{copy}: damaged: {anew} anew what is missing; ")
+    assert f"{copy} is damaged (1 of {planned} shards): {again} them; " in searched.stderr
+    assert cli("status", copy).stdout.startswith(f"{copy}: damaged: {again} the damaged shards; ")
     assert json.loads(cli("status", copy, "--json").stdout)["state"] == "damaged"
     shutil.rmtree(copy / "shards" / "000000")
     searched = cli("search", copy, "--row", "0")
